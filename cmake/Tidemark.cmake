@@ -1,0 +1,83 @@
+# tidemark_library: one static library per folder of src/; its LINKS are the layer rule that
+# tools/tidy holds the includes against.
+#
+#   tidemark_library(NAME [SOURCES a.cpp ...] [LINKS base ...] [EXTERNAL lib ...] [TESTS a_test.cpp ...]
+#                    [TEST_LINKS ...])
+#
+# NAME "io/uring" becomes the target tm_io_uring, its tests the program io_uring_test.
+
+find_package(PkgConfig REQUIRED)
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
+set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g")
+add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wconversion
+                    -Wno-sign-conversion -Werror -fno-strict-aliasing -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # -Wmaybe-uninitialized and -Wdangling-pointer misfire inside coroutine frames on GCC 12.
+  add_compile_options(-fcoroutines -Wno-maybe-uninitialized -Wno-dangling-pointer -Wno-mismatched-new-delete)
+endif()
+if(TIDEMARK_SANITIZE)
+  add_compile_options(-fsanitize=${TIDEMARK_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${TIDEMARK_SANITIZE})
+endif()
+if(TIDEMARK_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+add_link_options(-fuse-ld=lld)
+
+if(TIDEMARK_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()
+
+function(tidemark_target_name out name)
+  string(REPLACE "/" "_" target ${name})
+  set(${out} tm_${target} PARENT_SCOPE)
+endfunction()
+
+function(tidemark_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;EXTERNAL;TESTS;TEST_LINKS;TEST_EXTERNAL" ${ARGN})
+  tidemark_target_name(target ${name})
+  set(links)
+  foreach(link ${ARG_LINKS})
+    tidemark_target_name(link_target ${link})
+    list(APPEND links ${link_target})
+  endforeach()
+  if(ARG_SOURCES)
+    add_library(${target} STATIC ${ARG_SOURCES})
+    target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(${target} PUBLIC ${links} PRIVATE ${ARG_EXTERNAL})
+  else()
+    add_library(${target} INTERFACE)
+    target_include_directories(${target} INTERFACE ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(${target} INTERFACE ${links} ${ARG_EXTERNAL})
+  endif()
+  if(ARG_TESTS AND TIDEMARK_TESTS)
+    tidemark_test(${name} SOURCES ${ARG_TESTS} LINKS ${name} ${ARG_TEST_LINKS} EXTERNAL ${ARG_TEST_EXTERNAL})
+  endif()
+endfunction()
+
+# tidemark_test(NAME SOURCES ... LINKS folder ... EXTERNAL lib ...): a GoogleTest program NAME_test, run as a whole
+# (one ctest entry a program keeps the everyday run fast).
+function(tidemark_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;EXTERNAL" ${ARGN})
+  string(REPLACE "/" "_" test ${name})
+  set(links)
+  foreach(link ${ARG_LINKS})
+    tidemark_target_name(link_target ${link})
+    list(APPEND links ${link_target})
+  endforeach()
+  add_executable(${test}_test ${ARG_SOURCES})
+  target_include_directories(${test}_test PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${test}_test PRIVATE ${links} ${ARG_EXTERNAL} GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${test}_test --gtest_brief=1 WORKING_DIRECTORY ${CMAKE_BINARY_DIR})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()

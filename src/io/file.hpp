@@ -1,0 +1,57 @@
+// File: an open file or block device on a reactor.  Whole transfers: a short read before the end of
+// the file or a short write is continued; what a read asks for beyond the end reads as zeroes.
+//
+// close() is awaited before the File goes (asserted), on every path.
+#pragma once
+
+#include "io/reactor.hpp"
+
+namespace tidemark {
+
+class File {
+ public:
+  static Task<File> open(Reactor& reactor, std::string path, OpenFlags flags);
+
+  File() = default;
+  File(File&& o) noexcept;
+  File& operator=(File&& o) noexcept;
+  ~File();
+
+  bool is_open() const noexcept { return handle_ != Handle::none; }
+  const std::string& path() const noexcept { return path_; }
+  Reactor& reactor() const noexcept { return *reactor_; }
+  Handle handle() const noexcept { return handle_; }
+
+  Task<> read(std::uint64_t offset, Buffers into);
+  Task<> write(std::uint64_t offset, Buffers from, bool durable = false);
+  Task<> sync();
+  Task<> allocate(AllocateMode mode, Range range);
+  Task<FileExtent> extent(std::uint64_t offset);
+  Task<> truncate(std::uint64_t size);
+  Task<FileInfo> stat();
+  Task<> lock(LockRequest request);               // Errc::busy when another holds it
+  Task<> close();
+
+ private:
+  Error failed(std::string_view verb, std::int64_t result) const;   // "read 'a.img': Input/output error"
+  Reactor* reactor_ = nullptr;
+  Handle handle_ = Handle::none;
+  std::string path_;
+};
+
+// Operations on names.  Errors read "verb 'path': reason".
+namespace fs {
+Task<FileInfo> stat(Reactor& reactor, std::string path);
+Task<bool> exists(Reactor& reactor, std::string path);
+Task<> rename(Reactor& reactor, std::string from, std::string to, bool no_replace = false);
+Task<> unlink(Reactor& reactor, std::string path);
+Task<> mkdir(Reactor& reactor, std::string path);
+Task<> rmdir(Reactor& reactor, std::string path);
+Task<std::vector<std::string>> list(Reactor& reactor, std::string path);    // sorted, without . and ..
+Task<> sync_dir(Reactor& reactor, std::string path);                        // makes renames in it durable
+Task<std::string> read_all(Reactor& reactor, std::string path, std::uint64_t size_max);
+// Written beside, synced, renamed over: the old content or the new, never a mix.  Durable.
+Task<> replace(Reactor& reactor, std::string path, std::string content);
+}  // namespace fs
+
+}  // namespace tidemark

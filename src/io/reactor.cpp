@@ -1,0 +1,142 @@
+#include "io/reactor.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr std::int64_t inline_budget_per_turn = 4 * 1024 * 1024;
+constexpr std::int64_t inline_charge_per_op = 16 * 1024;
+
+}  // namespace
+
+class Reactor::Timer final : public CancelWaiter {
+ public:
+  explicit Timer(Reactor& reactor, Instant when, CancelToken token)
+      : reactor_(reactor), when_(when), token_(token) {}
+  Timer(const Timer&) = delete;
+  ~Timer() {
+    TM_ASSERT(!posted_);
+    if (armed_) reactor_.timers_.erase(place_);
+  }
+
+  bool await_ready() const noexcept { return token_.requested(); }
+  void await_suspend(std::coroutine_handle<> waiter) {
+    waiter_ = waiter;
+    place_ = reactor_.timers_.emplace(when_, this);
+    armed_ = true;
+    token_.add(*this);
+  }
+  bool await_resume() noexcept {                 // false when cancelled
+    posted_ = false;
+    return fired_;
+  }
+  void fire() noexcept {
+    fired_ = true;
+    unlink();
+    release();
+  }
+  void on_cancel() noexcept override { release(); }
+
+ private:
+  void release() noexcept {
+    reactor_.timers_.erase(place_);
+    armed_ = false;
+    posted_ = true;
+    reactor_.post(waiter_);
+  }
+  Reactor& reactor_;
+  Instant when_;
+  CancelToken token_;
+  std::coroutine_handle<> waiter_;
+  std::multimap<Instant, Timer*>::iterator place_;
+  bool armed_ = false, posted_ = false, fired_ = false;
+};
+
+namespace {
+
+class CancelOp final : public CancelWaiter {
+ public:
+  CancelOp(IoBackend& io, IoOp& op) : io_(io), op_(op) {}
+  void on_cancel() noexcept override { io_.cancel(op_); }
+
+ private:
+  IoBackend& io_;
+  IoOp& op_;
+};
+
+}  // namespace
+
+Reactor::~Reactor() {
+  TM_ASSERT(in_flight_ == 0);                    // what owns I/O has ended it
+}
+
+bool Reactor::try_now(IoOp& op) noexcept {
+  if (inline_budget_ <= 0 || !io_.try_now(op)) return false;
+  inline_budget_ -= inline_charge_per_op + (op.result > 0 ? op.result : 0);
+  return true;
+}
+
+Task<std::int64_t> Reactor::perform(IoOp& op, CancelToken token) {
+  if (token.requested()) co_return -ECANCELED;
+  CancelOp cancel(io_, op);
+  token.add(cancel);
+  co_return co_await perform(op);
+}
+
+Task<> Reactor::sleep_until(Instant when, CancelToken token) {
+  Timer timer(*this, when, token);
+  if (!co_await timer) co_await cancelled_error();
+}
+
+Task<> Reactor::offload(std::function<void()> work) {
+  IoOp::Extra extra;
+  extra.work = std::move(work);
+  IoOp op(IoOp::Kind::work);
+  op.extra = &extra;
+  (void)co_await perform(op);
+}
+
+void Reactor::post_remote(std::function<void()> call) {
+  {
+    std::lock_guard lock(remote_mutex_);
+    remote_.push_back(std::move(call));
+  }
+  io_.wake();
+}
+
+void Reactor::run_remote() {
+  std::vector<std::function<void()>> calls;
+  {
+    std::lock_guard lock(remote_mutex_);
+    calls.swap(remote_);
+  }
+  for (auto& call : calls) call();
+}
+
+void Reactor::run_ready() {
+  // Only what is ready now: what it posts waits for the completions of this turn.
+  for (std::size_t left = ready_.size(); left != 0; --left) {
+    auto waiter = ready_.front();
+    ready_.pop_front();
+    waiter.resume();
+  }
+}
+
+void Reactor::run_timers() {
+  while (!timers_.empty() && timers_.begin()->first <= now()) timers_.begin()->second->fire();
+}
+
+void Reactor::turn() {
+  inline_budget_ = inline_budget_per_turn;
+  run_remote();
+  if (!timers_.empty()) run_timers();
+  run_ready();
+  const Instant next_timer = timers_.empty() ? no_deadline : timers_.begin()->first;
+  completed_.clear();
+  io_.wait(ready_.empty() ? next_timer : Instant::min(), completed_);
+  for (IoOp* op : completed_) {
+    --in_flight_;
+    op->waiter.resume();
+  }
+}
+
+}  // namespace tidemark

@@ -1,0 +1,104 @@
+// Reactor: runs coroutines on one thread over an IoBackend.
+//
+// A turn runs what is ready, then takes completions.  Reads that the page cache can answer and
+// sockets that have bytes complete without a suspension (try_now), up to a budget a turn, so that no
+// task can hold the thread.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+
+#include "io/backend.hpp"
+#include "task/cancel.hpp"
+#include "task/executor.hpp"
+#include "task/task.hpp"
+
+namespace tidemark {
+
+class Reactor final : public Executor {
+ public:
+  explicit Reactor(IoBackend& io) : io_(io) {}
+  Reactor(const Reactor&) = delete;
+  ~Reactor();
+
+  IoBackend& backend() noexcept { return io_; }
+  Instant now() noexcept { return io_.now(); }
+
+  // Runs `main` to its end, turning; for a program's main and for tests.
+  template <class T>
+  Result<T> run(Task<T> main) {
+    auto handle = main.release();
+    handle.resume();
+    while (!handle.promise().finished) turn();
+    Result<T> outcome = std::move(*handle.promise().outcome);
+    handle.destroy();
+    return outcome;
+  }
+
+  void post(std::coroutine_handle<> waiter) override { ready_.push_back(waiter); }
+  // From any thread: runs `call` on this reactor's thread in a later turn.
+  void post_remote(std::function<void()> call);
+
+  // co_await reactor.perform(op): the op's result, bytes or -errno.
+  class Perform {
+   public:
+    Perform(Reactor& reactor, IoOp& op) : reactor_(reactor), op_(op) {}
+    bool await_ready() { return reactor_.try_now(op_); }
+    void await_suspend(std::coroutine_handle<> waiter) {
+      op_.waiter = waiter;
+      ++reactor_.in_flight_;
+      reactor_.io_.submit(op_);
+    }
+    std::int64_t await_resume() const noexcept { return op_.result; }
+
+   private:
+    Reactor& reactor_;
+    IoOp& op_;
+  };
+  Perform perform(IoOp& op) { return Perform(*this, op); }
+  // The same, ended early when the token is asked (sockets).
+  Task<std::int64_t> perform(IoOp& op, CancelToken token);
+
+  // Lets everything else that is ready run first.
+  class Yield {
+   public:
+    explicit Yield(Reactor& reactor) : reactor_(reactor) {}
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> waiter) { reactor_.post(waiter); }
+    void await_resume() const noexcept {}
+
+   private:
+    Reactor& reactor_;
+  };
+  Yield yield() { return Yield(*this); }
+
+  Task<> sleep(Duration duration, CancelToken token = {}) { return sleep_until(now() + duration, token); }
+  Task<> sleep_until(Instant when, CancelToken token = {});
+
+  // Runs `work` on a worker thread (a simulation: here, later).  It must not touch the reactor.
+  Task<> offload(std::function<void()> work);
+
+  // One turn: ready coroutines, then completions; waits at most until the next timer.
+  void turn();
+
+ private:
+  class Timer;
+  bool try_now(IoOp& op) noexcept;
+  void run_ready();
+  void run_timers();
+  void run_remote();
+
+  IoBackend& io_;
+  std::deque<std::coroutine_handle<>> ready_;
+  std::multimap<Instant, Timer*> timers_;
+  std::vector<IoOp*> completed_;
+  std::uint64_t in_flight_ = 0;
+  std::int64_t inline_budget_ = 0;                // bytes, and a charge an op, left this turn
+
+  std::mutex remote_mutex_;
+  std::vector<std::function<void()>> remote_;
+};
+
+}  // namespace tidemark
