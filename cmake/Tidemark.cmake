@@ -14,7 +14,7 @@ endif()
 
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
 set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g")
-add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wconversion
+add_compile_options(-Wall -Wextra -Wshadow -Woverloaded-virtual -Wconversion
                     -Wno-sign-conversion -Werror -fno-strict-aliasing -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # -Wmaybe-uninitialized and -Wdangling-pointer misfire inside coroutine frames on GCC 12.
