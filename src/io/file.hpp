@@ -36,6 +36,7 @@ class File {
   Error failed(std::string_view verb, std::int64_t result) const;   // "read 'a.img': Input/output error"
   Reactor* reactor_ = nullptr;
   Handle handle_ = Handle::none;
+  bool direct_ = false;
   std::string path_;
 };
 

@@ -11,7 +11,7 @@
 //   recv, send  handle, buffers                             bytes; recv 0 at the end of the stream
 //   accept      handle                                      handle of the connection
 //   connect     address                                     handle
-//   listen      address                                     handle
+//   listen      address                                     handle; address.port 0 is filled in
 //   shutdown    handle                                      0; both directions, wakes blocked peers
 //   open        path, open                                  handle
 //   close       handle                                      0
