@@ -1,0 +1,53 @@
+// BlockDriver: what a storage, a format or a filter is.  No policy and no bookkeeping: requests come
+// aligned to limits(), inside size(), and split; dirtiness, drain, permissions and statistics are the
+// node's (block/node.hpp).
+//
+// A driver owns the edges to its children and lists them in edges().  Requests run side by side;
+// a driver orders what it must.  All calls on the home reactor's thread.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "block/types.hpp"
+#include "io/buffers.hpp"
+#include "task/task.hpp"
+
+namespace tidemark {
+
+class Edge;
+
+class BlockDriver {
+ public:
+  virtual ~BlockDriver() = default;
+
+  virtual std::string_view name() const noexcept = 0;       // qapi: BlockdevDriver
+  virtual std::uint64_t size() const noexcept = 0;          // bytes
+  virtual BlockLimits limits() const noexcept { return {}; }
+  virtual bool is_filter() const noexcept { return false; } // shows its Role::filtered child's content
+  virtual bool supports_fua() const noexcept { return false; }   // else the node flushes after the write
+  virtual std::vector<Edge*> edges() const { return {}; }
+
+  // What this driver's node uses of and shares on a child, given what the node's own users use and
+  // share.  The default suits formats (file, data-file, backing) and filters.
+  virtual Permissions child_permissions(const Edge& child, Permissions node, bool writable) const;
+
+  // The first extent from wanted.offset: 0 < length <= wanted.length.
+  virtual Task<Extent> map(Range wanted) = 0;
+
+  virtual Task<> read(std::uint64_t offset, Buffers into) = 0;
+  virtual Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) = 0;
+  // Errc::unsupported: the node writes zeroes itself, unless no_fallback.
+  virtual Task<> write_zeroes(Range range, WriteFlags flags);
+  // Advisory; Errc::unsupported is ignored by the node.
+  virtual Task<> discard(Range range);
+  // Completed writes are durable afterwards, down to the device.
+  virtual Task<> flush() = 0;
+  // Writes a cluster's worth of data compressed, where the format can (limits: cluster aligned).
+  virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
+  virtual Task<> truncate(std::uint64_t size);
+  virtual Task<ImageInfo> info() = 0;
+  virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
+};
+
+}  // namespace tidemark

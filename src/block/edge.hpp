@@ -1,0 +1,64 @@
+// Edge: one use of a node, by another node's driver or by a root user (an export, a job, a backend).
+// Owned by the user; attached from construction to destruction; carries permissions and all I/O.
+//
+// Requests of root users wait while the node is drained; those of drivers pass, since they are part
+// of requests under way above.
+#pragma once
+
+#include <memory>
+
+#include "block/types.hpp"
+#include "io/buffers.hpp"
+#include "task/sync.hpp"
+
+namespace tidemark {
+
+class Edge {
+ public:
+  // Checks permissions against the node's other users, through filters too; nothing changes on error.
+  // `user` reads in messages: "export 'disk0'", "block job 'job0'".
+  static Result<std::unique_ptr<Edge>> attach(BlockNode& child, Role role, Permissions permissions,
+                                              std::string user);
+  Edge(const Edge&) = delete;
+  ~Edge();
+
+  BlockNode& node() const noexcept { return *node_; }
+  Role role() const noexcept { return role_; }
+  bool is_root() const noexcept { return role_ == Role::root; }
+  Permissions permissions() const noexcept { return permissions_; }
+  // The node whose driver owns this edge; null for root users and before the driver has its node.
+  BlockNode* parent() const noexcept { return parent_; }
+  std::string describe_user() const;             // "node 'fmt0'", "export 'disk0'"
+
+  Result<> set_permissions(Permissions permissions);
+  // Points at another node instead; both are drained by the caller.  For filters and snapshots.
+  Result<> retarget(BlockNode& child);
+
+  std::uint64_t size() const noexcept;
+  Task<> read(std::uint64_t offset, Buffers into);
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags = WriteFlags::none);
+  Task<> write_zeroes(Range range, WriteFlags flags = WriteFlags::none);
+  Task<> write_compressed(std::uint64_t offset, Buffers from);
+  Task<> discard(Range range);
+  Task<> flush();
+  Task<> truncate(std::uint64_t size);
+  Task<Extent> map(Range wanted);
+
+  // For users whose operation is more than one request (a copy job): in flight for drain from here
+  // until the holder goes; waits while drained.  Inside, use the drivers' edges, not root edges.
+  Task<Gate::Holder> enter();
+
+ private:
+  friend class BlockNode;
+  friend class Graph;
+  friend class PermissionUpdate;
+  Edge(Role role, std::string user) : role_(role), user_(std::move(user)) {}
+
+  BlockNode* node_ = nullptr;
+  BlockNode* parent_ = nullptr;
+  Role role_;
+  Permissions permissions_;
+  std::string user_;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,119 @@
+// BlockNode: one vertex of the block graph.  Adds to its driver what all have in common: bounds,
+// alignment and splitting, marking of dirty bitmaps before a write is submitted, permissions, drain,
+// statistics.  Used through Edges; made, found and closed through the Graph.
+//
+// Invariant: a write reaches the driver only after every recording bitmap has its range and, where
+// the node is tracked through crashes, the WriteAdmission has let it pass.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/driver.hpp"
+#include "block/edge.hpp"
+#include "block/node_bitmap.hpp"
+#include "io/reactor.hpp"
+#include "task/range_lock.hpp"
+#include "task/sync.hpp"
+
+namespace tidemark {
+
+class Graph;
+
+// The seam for crash-safe tracking: a write of `range` may be submitted once admit() has returned.
+class WriteAdmission {
+ public:
+  virtual ~WriteAdmission() = default;
+  virtual bool admitted(Range range) noexcept = 0;      // already durable: no wait
+  virtual Task<> admit(Range range) = 0;
+};
+
+struct BlockStats {
+  struct Counter {
+    std::uint64_t operations = 0, bytes = 0, failed = 0, time_ns = 0;
+  };
+  Counter read, write, write_zeroes, discard, flush;
+};
+
+struct NodeOptions {
+  std::string name;                 // empty: a generated "#block123"
+  bool read_only = false;
+  bool monitor_owned = false;       // made by blockdev-add: stays until blockdev-del
+  bool discard = true;              // "unmap"; false: discards are ignored
+  bool detect_zeroes = false;
+  bool cache_direct = false, cache_no_flush = false;    // shown; no_flush: flush() does nothing
+};
+
+class BlockNode final {
+ public:
+  BlockNode(const BlockNode&) = delete;
+  ~BlockNode();
+
+  const std::string& name() const noexcept { return options_.name; }
+  const NodeOptions& options() const noexcept { return options_; }
+  bool read_only() const noexcept { return options_.read_only; }
+  BlockDriver& driver() const noexcept { return *driver_; }
+  Graph& graph() const noexcept { return graph_; }
+  Reactor& reactor() const noexcept;
+  std::uint64_t size() const noexcept { return align_up(driver_->size(), sector_size); }
+  const BlockLimits& limits() const noexcept { return limits_; }
+  const BlockStats& stats() const noexcept { return stats_; }
+  NodeBitmaps& bitmaps() noexcept { return bitmaps_; }
+  void set_admission(WriteAdmission* admission) noexcept { admission_ = admission; }
+
+  const std::vector<Edge*>& parents() const noexcept { return parents_; }
+  Edge* child(Role role) const noexcept;                // null when there is none
+  BlockNode* backing() const noexcept;                  // through Role::backing
+  BlockNode* filtered() const noexcept;
+  // Storage below formats and filters: where bytes end up ("file" chain); itself when it has none.
+  std::uint64_t in_flight() const noexcept { return gate_.count(); }
+  bool quiesced() const noexcept { return quiesced_; }
+
+  // Re-reads driver().limits(); after a driver changed its children.
+  void refresh_limits() noexcept { limits_ = driver_->limits(); }
+
+ private:
+  friend class Edge;
+  friend class Graph;
+  friend class PermissionUpdate;
+  class Request;                    // in flight, for drain and statistics
+
+  BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver);
+
+  Task<> read(bool root, std::uint64_t offset, Buffers into);
+  Task<> write(bool root, std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> write_zeroes(bool root, Range range, WriteFlags flags);
+  Task<> write_compressed(bool root, std::uint64_t offset, Buffers from);
+  Task<> discard(bool root, Range range);
+  Task<> flush(bool root);
+  Task<> truncate(bool root, std::uint64_t size);
+  Task<Extent> map(bool root, Range wanted);
+
+  Task<> wait_not_quiesced();
+  Result<> check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const;
+  Result<> check_writable(std::uint64_t offset, std::uint64_t length) const;
+  Task<> before_write(Range range, WriteFlags flags);
+  bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
+  Task<> read_padded(std::uint64_t offset, Buffers into);
+  Task<> write_padded(std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> write_split(std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> zero_aligned(Range range, WriteFlags flags);
+  Task<> zero_by_writing(Range range, WriteFlags flags);
+
+  Graph& graph_;
+  NodeOptions options_;
+  std::unique_ptr<BlockDriver> driver_;
+  BlockLimits limits_;
+  BlockStats stats_;
+  NodeBitmaps bitmaps_;
+  WriteAdmission* admission_ = nullptr;
+  std::vector<Edge*> parents_;
+  Gate gate_;
+  RangeLock padded_;                // read-modify-write of request_align units against other writes
+  std::uint64_t padded_writes_ = 0;
+  Event unquiesced_;
+  bool quiesced_ = false;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,87 @@
+// NodeBitmap: a dirty bitmap with a name on a node, and QEMU's states of it
+// (docs/interop/bitmaps.rst: recording, busy, persistent, inconsistent; successors).
+//
+// Every write to the node marks every bitmap that records before the write reaches the driver, so a
+// bit is never missing for content that changed.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "bitmap/dirty_bitmap.hpp"
+
+namespace tidemark {
+
+class NodeBitmap {
+ public:
+  NodeBitmap(std::string name, std::uint64_t disk_size, std::uint32_t granularity)
+      : name_(std::move(name)), bits_(disk_size, granularity) {}
+
+  const std::string& name() const noexcept { return name_; }
+  std::uint32_t granularity() const noexcept { return bits_.granularity(); }
+  bool enabled() const noexcept { return enabled_; }
+  bool busy() const noexcept { return busy_; }                  // a job or export holds it
+  bool has_successor() const noexcept { return successor_ != nullptr; }
+  bool recording() const noexcept { return successor_ ? true : enabled_; }
+  bool persistent() const noexcept { return persistent_; }
+  bool inconsistent() const noexcept { return inconsistent_; }
+  // Dirty bytes, those recorded since a job froze it included.
+  std::uint64_t dirty_bytes() const noexcept;
+
+  DirtyBitmap& bits() noexcept { return bits_; }
+  const DirtyBitmap& bits() const noexcept { return bits_; }
+  void set_enabled(bool enabled) noexcept { enabled_ = enabled; }
+  void set_busy(bool busy) noexcept { busy_ = busy; }
+  void set_persistent(bool persistent) noexcept { persistent_ = persistent; }
+
+  void mark(Range range) {
+    if (successor_) successor_->set(range);
+    else if (enabled_) bits_.set(range);
+  }
+
+  // A job takes the bits of this moment: they stay as they are, later writes go to a successor.
+  // The bitmap is busy until abdicate() or reclaim().
+  void freeze();
+  // The job has used them: the successor's bits become the bitmap's.
+  void abdicate();
+  // The job has failed: bits = frozen ∪ successor.  Nothing is lost.
+  void reclaim();
+
+  void truncate(std::uint64_t disk_size);
+
+ private:
+  std::string name_;
+  DirtyBitmap bits_;
+  std::unique_ptr<DirtyBitmap> successor_;       // records while a job holds bits_
+  bool enabled_ = true, busy_ = false, persistent_ = false, inconsistent_ = false;
+};
+
+// What a command needs of a bitmap; QEMU's bdrv_dirty_bitmap_check() conditions and messages.
+enum class BitmapUse : std::uint8_t {
+  read,          // not busy, not inconsistent
+  modify,
+  allow_inconsistent,   // removal
+};
+Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use);
+
+class NodeBitmaps {
+ public:
+  NodeBitmap* find(std::string_view name) noexcept;
+  // Errors as QEMU's block-dirty-bitmap-add: name empty or over 1023 bytes, exists, granularity.
+  Result<NodeBitmap*> add(std::string name, std::uint64_t disk_size, std::uint32_t granularity);
+  void insert(std::unique_ptr<NodeBitmap> bitmap) { all_.push_back(std::move(bitmap)); }
+  std::unique_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
+  void mark(Range range) {
+    for (auto& bitmap : all_) bitmap->mark(range);
+  }
+  void truncate(std::uint64_t disk_size);
+  bool empty() const noexcept { return all_.empty(); }
+  const std::vector<std::unique_ptr<NodeBitmap>>& all() const noexcept { return all_; }
+
+ private:
+  std::vector<std::unique_ptr<NodeBitmap>> all_;
+};
+
+}  // namespace tidemark
