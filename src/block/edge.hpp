@@ -9,9 +9,21 @@
 
 #include "block/types.hpp"
 #include "io/buffers.hpp"
-#include "task/sync.hpp"
+#include "task/task.hpp"
 
 namespace tidemark {
+
+// Something under way in a node: drain waits until the last one is gone.
+class [[nodiscard]] InFlight {
+ public:
+  explicit InFlight(BlockNode& node) noexcept;
+  InFlight(InFlight&& o) noexcept : node_(std::exchange(o.node_, nullptr)) {}
+  InFlight& operator=(InFlight&&) = delete;
+  ~InFlight();
+
+ private:
+  BlockNode* node_;
+};
 
 class Edge {
  public:
@@ -46,7 +58,7 @@ class Edge {
 
   // For users whose operation is more than one request (a copy job): in flight for drain from here
   // until the holder goes; waits while drained.  Inside, use the drivers' edges, not root edges.
-  Task<Gate::Holder> enter();
+  Task<InFlight> enter();
 
  private:
   friend class BlockNode;

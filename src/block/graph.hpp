@@ -59,6 +59,7 @@ class Graph {
  private:
   friend class BlockNode;
   friend class Edge;
+  friend class InFlight;
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced
   Result<> check_name(std::string_view name) const;

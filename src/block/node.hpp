@@ -66,8 +66,7 @@ class BlockNode final {
   Edge* child(Role role) const noexcept;                // null when there is none
   BlockNode* backing() const noexcept;                  // through Role::backing
   BlockNode* filtered() const noexcept;
-  // Storage below formats and filters: where bytes end up ("file" chain); itself when it has none.
-  std::uint64_t in_flight() const noexcept { return gate_.count(); }
+  std::uint64_t in_flight() const noexcept { return in_flight_; }
   bool quiesced() const noexcept { return quiesced_; }
 
   // Re-reads driver().limits(); after a driver changed its children.
@@ -77,29 +76,35 @@ class BlockNode final {
   friend class Edge;
   friend class Graph;
   friend class PermissionUpdate;
-  class Request;                    // in flight, for drain and statistics
+  friend class InFlight;
+  class Timed;                      // counts a request in the statistics
 
   BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
-  Task<> read(bool root, std::uint64_t offset, Buffers into);
-  Task<> write(bool root, std::uint64_t offset, Buffers from, WriteFlags flags);
-  Task<> write_zeroes(bool root, Range range, WriteFlags flags);
-  Task<> write_compressed(bool root, std::uint64_t offset, Buffers from);
-  Task<> discard(bool root, Range range);
-  Task<> flush(bool root);
-  Task<> truncate(bool root, std::uint64_t size);
-  Task<Extent> map(bool root, Range wanted);
+  // Requests, started through an edge.  Each waits while a root user's edge leads to a drained node,
+  // and looks at the edge's node only then: a filter may have been inserted meanwhile.
+  static Task<> read(Edge& via, std::uint64_t offset, Buffers into);
+  static Task<> write(Edge& via, std::uint64_t offset, Buffers from, WriteFlags flags);
+  static Task<> write_zeroes(Edge& via, Range range, WriteFlags flags);
+  static Task<> write_compressed(Edge& via, std::uint64_t offset, Buffers from);
+  static Task<> discard(Edge& via, Range range);
+  static Task<> flush(Edge& via);
+  static Task<> truncate(Edge& via, std::uint64_t size);
+  static Task<Extent> map(Edge& via, Range wanted);
+  static Task<InFlight> enter(Edge& via);
+  static Task<> wait_unquiesced(Edge& via);
 
-  Task<> wait_not_quiesced();
   Result<> check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const;
-  Result<> check_writable(std::uint64_t offset, std::uint64_t length) const;
-  Task<> before_write(Range range, WriteFlags flags);
+  Result<> check_writable(const Edge& via, Range range, std::string_view verb) const;
+  bool mark(Range range, WriteFlags flags);            // false: admission has to be waited for
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
-  Task<> read_padded(std::uint64_t offset, Buffers into);
-  Task<> write_padded(std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> read_bounced(std::uint64_t offset, Buffers into);
+  Task<> write_locked(std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> write_bounced(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> write_split(std::uint64_t offset, Buffers from, WriteFlags flags);
-  Task<> zero_aligned(Range range, WriteFlags flags);
+  Task<> zero_whole(Range range, WriteFlags flags);
   Task<> zero_by_writing(Range range, WriteFlags flags);
+  std::size_t transfer_max() const noexcept;
 
   Graph& graph_;
   NodeOptions options_;
@@ -109,9 +114,9 @@ class BlockNode final {
   NodeBitmaps bitmaps_;
   WriteAdmission* admission_ = nullptr;
   std::vector<Edge*> parents_;
-  Gate gate_;
-  RangeLock padded_;                // read-modify-write of request_align units against other writes
-  std::uint64_t padded_writes_ = 0;
+  std::uint64_t in_flight_ = 0;
+  std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
+  RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   Event unquiesced_;
   bool quiesced_ = false;
 };

@@ -1,0 +1,153 @@
+#include "block/graph.hpp"
+
+#include <algorithm>
+#include <cctype>
+
+#include "block/permission_update.hpp"
+
+namespace tidemark {
+
+Graph::~Graph() { TM_ASSERT(nodes_.empty() && drained_.empty()); }
+
+BlockNode* Graph::find(std::string_view name) noexcept {
+  auto it = by_name_.find(name);
+  return it == by_name_.end() ? nullptr : it->second;
+}
+
+Result<BlockNode*> Graph::lookup(std::string_view name) {
+  if (BlockNode* node = find(name)) return node;
+  return Error(Errc::not_found,
+               "Cannot find device='" + std::string(name) + "' nor node-name='" + std::string(name) + "'");
+}
+
+// QEMU's identifiers: a letter, then letters, digits, '-', '.', '_'; at most 31 characters.
+Result<> Graph::check_name(std::string_view name) const {
+  constexpr std::size_t name_max = 31;
+  auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
+  const bool well_formed = !name.empty() && std::isalpha(static_cast<unsigned char>(name[0])) &&
+                           std::all_of(name.begin(), name.end(), legal);
+  if (!well_formed) return Error(Errc::invalid_argument, "Invalid node-name: '" + std::string(name) + "'");
+  if (name.size() > name_max) return Error(Errc::invalid_argument, "Node name too long");
+  if (by_name_.contains(name))
+    return Error(Errc::exists, "Duplicate nodes with node-name='" + std::string(name) + "'");
+  return {};
+}
+
+Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> driver) {
+  Result<> ok;
+  if (options.name.empty()) options.name = "#block" + std::to_string(next_generated_++);
+  else ok = check_name(options.name);
+  std::unique_ptr<BlockNode> node(new BlockNode(*this, std::move(options), std::move(driver)));
+  for (Edge* edge : node->driver_->edges()) edge->parent_ = node.get();
+  if (ok) {
+    PermissionUpdate update;
+    ok = update.refresh(*node);
+    if (ok) update.commit();
+  }
+  if (!ok) {
+    (void)co_await node->driver_->close().result();
+    co_await ok.error();
+  }
+  BlockNode* added = node.get();
+  by_name_.emplace(added->name(), added);
+  nodes_.push_back(std::move(node));
+  shape_changed();
+  co_return added;
+}
+
+Task<> Graph::close_node(BlockNode& node) {
+  std::vector<BlockNode*> children;
+  for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());
+  auto closed = co_await node.driver_->close().result();
+  node.driver_.reset();                                  // and with it its edges
+  by_name_.erase(node.name());
+  std::erase_if(nodes_, [&](const auto& n) { return n.get() == &node; });
+  shape_changed();
+  Result<> first = closed;
+  for (BlockNode* child : children) {
+    const bool present = std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& n) { return n.get() == child; });
+    if (!present) continue;
+    auto released = co_await release(*child).result();
+    if (first && !released) first = released;
+  }
+  if (!first) co_await first.error();
+}
+
+Task<> Graph::remove(BlockNode& node) {
+  if (!node.parents().empty())
+    co_await Error(Errc::busy, "Node " + node.name() + " is in use");
+  co_await close_node(node);
+}
+
+Task<> Graph::release(BlockNode& node) {
+  if (node.parents().empty() && !node.options().monitor_owned) co_await close_node(node);
+}
+
+Task<> Graph::close_all() {
+  Result<> first;
+  for (;;) {
+    auto top = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& n) { return n->parents().empty(); });
+    if (top == nodes_.end()) break;
+    auto closed = co_await close_node(**top).result();
+    if (first && !closed) first = closed;
+  }
+  TM_ASSERT(nodes_.empty());
+  if (!first) co_await first.error();
+}
+
+bool Graph::reaches(const BlockNode& from, const BlockNode& to) const noexcept {
+  if (&from == &to) return true;
+  if (!from.driver_) return false;
+  for (const Edge* edge : from.driver_->edges())
+    if (edge->node_ && reaches(*edge->node_, to)) return true;
+  return false;
+}
+
+void Graph::shape_changed() noexcept {
+  for (auto& node : nodes_) {
+    const bool quiesced = std::any_of(drained_.begin(), drained_.end(),
+                                      [&](const BlockNode* target) { return reaches(*node, *target); });
+    if (std::exchange(node->quiesced_, quiesced) && !quiesced) node->unquiesced_.notify_all();
+  }
+}
+
+Graph::DrainGuard::~DrainGuard() {
+  if (!graph_) return;
+  graph_->drained_.erase(place_);
+  graph_->shape_changed();
+}
+
+Task<Graph::DrainGuard> Graph::drain(BlockNode& node) {
+  DrainGuard guard(*this, drained_.insert(drained_.end(), &node));
+  shape_changed();
+  auto busy = [&](const auto& n) { return n->in_flight() != 0 && reaches(*n, node); };
+  while (std::any_of(nodes_.begin(), nodes_.end(), busy)) co_await idle_.wait();
+  co_return std::move(guard);
+}
+
+Result<> Graph::insert_filter(BlockNode& node, BlockNode& filter) {
+  PermissionUpdate update;
+  const std::vector<Edge*> users = node.parents_;
+  for (Edge* user : users)
+    // Not the filter's own edge, nor one of a node below the filter: that would close a loop.
+    if (!user->parent_ || !reaches(filter, *user->parent_)) update.move(*user, &filter);
+  if (auto ok = update.refresh(node); !ok) return ok;
+  if (auto ok = update.refresh(filter); !ok) return ok;
+  update.commit();
+  shape_changed();
+  return {};
+}
+
+Result<> Graph::remove_filter(BlockNode& filter) {
+  BlockNode& node = filter.child(Role::filtered)->node();
+  PermissionUpdate update;
+  const std::vector<Edge*> users = filter.parents_;
+  for (Edge* user : users) update.move(*user, &node);
+  if (auto ok = update.refresh(filter); !ok) return ok;
+  if (auto ok = update.refresh(node); !ok) return ok;
+  update.commit();
+  shape_changed();
+  return {};
+}
+
+}  // namespace tidemark

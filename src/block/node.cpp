@@ -1,0 +1,55 @@
+#include "block/node.hpp"
+
+#include "block/graph.hpp"
+
+namespace tidemark {
+
+InFlight::InFlight(BlockNode& node) noexcept : node_(&node) { ++node.in_flight_; }
+
+InFlight::~InFlight() {
+  if (node_ && --node_->in_flight_ == 0 && node_->quiesced_) node_->graph_.idle_.notify_all();
+}
+
+BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver)
+    : graph_(graph), options_(std::move(options)), driver_(std::move(driver)), limits_(driver_->limits()),
+      size_largest_(size()), unit_lock_(graph.reactor()), unquiesced_(graph.reactor()) {}
+
+BlockNode::~BlockNode() { TM_ASSERT(parents_.empty() && in_flight_ == 0); }
+
+Reactor& BlockNode::reactor() const noexcept { return graph_.reactor(); }
+
+Edge* BlockNode::child(Role role) const noexcept {
+  for (Edge* edge : driver_->edges())
+    if (edge->role() == role) return edge;
+  return nullptr;
+}
+
+BlockNode* BlockNode::backing() const noexcept {
+  Edge* edge = child(Role::backing);
+  return edge ? &edge->node() : nullptr;
+}
+
+BlockNode* BlockNode::filtered() const noexcept {
+  Edge* edge = driver_->is_filter() ? child(Role::filtered) : nullptr;
+  return edge ? &edge->node() : nullptr;
+}
+
+Result<> BlockNode::check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const {
+  if (fits(offset, length, size())) return {};
+  return Error(Errc::out_of_range, std::string(verb) + " node '" + name() + "': " + std::to_string(length) +
+                                       " bytes at " + std::to_string(offset) + " reach beyond its end at " +
+                                       std::to_string(size()));
+}
+
+Result<> BlockNode::check_writable(const Edge& via, Range range, std::string_view verb) const {
+  if (read_only() && !(via.permissions_.uses & Permissions::write_unchanged))
+    return Error(Errc::permission, std::string(verb) + " node '" + name() + "': it is read-only", EROFS);
+  return check_range(range.offset, range.length, verb);
+}
+
+bool BlockNode::mark(Range range, WriteFlags flags) {
+  if (!has(flags, WriteFlags::unchanged)) bitmaps_.mark(range);
+  return !admission_ || admission_->admitted(range);
+}
+
+}  // namespace tidemark

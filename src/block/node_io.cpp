@@ -1,0 +1,143 @@
+// The requests of a node, as they arrive through an edge: wait while drained, check, mark, count,
+// and hand on what is aligned.  What is not goes through node_padding.cpp.
+#include "block/graph.hpp"
+#include "block/node_timed.hpp"
+
+namespace tidemark {
+
+Task<> BlockNode::wait_unquiesced(Edge& via) {
+  while (via.node_->quiesced_) co_await via.node_->unquiesced_.wait();
+}
+
+Task<InFlight> BlockNode::enter(Edge& via) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  co_return InFlight(*via.node_);
+}
+
+bool BlockNode::simple(std::uint64_t offset, const Buffers& data) const noexcept {
+  const std::uint64_t align = limits_.request_align;
+  return ((offset | data.size()) & (align - 1)) == 0 &&
+         (limits_.max_transfer == 0 || data.size() <= limits_.max_transfer) &&
+         (limits_.memory_align <= 1 || data.aligned(limits_.memory_align));
+}
+
+Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  Timed timed(node, node.stats_.read, into.size());
+  if (!fits(offset, into.size(), node.size())) co_await unwrap(node.check_range(offset, into.size(), "read"));
+  if (node.simple(offset, into)) co_await node.driver_->read(offset, into);
+  else co_await node.read_bounced(offset, into);
+  timed.done();
+}
+
+Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlags flags) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  if (node.options_.detect_zeroes && from.all_zero()) {
+    const Range range{offset, from.size()};
+    co_return co_await write_zeroes(via, range, flags);
+  }
+  Timed timed(node, node.stats_.write, from.size());
+  const Range range{offset, from.size()};
+  if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
+  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
+  if (flush_after) flags = without(flags, WriteFlags::fua);
+  if (node.limits_.request_align == 1 && node.simple(offset, from))
+    co_await node.driver_->write(offset, from, flags);
+  else co_await node.write_locked(offset, from, flags);
+  if (flush_after) co_await node.driver_->flush();
+  timed.done();
+}
+
+Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  Timed timed(node, node.stats_.write_zeroes, range.length);
+  if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
+  if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
+  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  const bool flush_after = has(flags, WriteFlags::fua);
+  const Range whole = range.narrowed(node.limits_.write_zeroes_align);
+  const WriteFlags part_flags = without(flags, WriteFlags::fua);
+  if (whole.empty()) {
+    co_await node.zero_by_writing(range, part_flags);
+  } else {
+    co_await node.zero_whole(whole, part_flags);
+    const Range head{range.offset, whole.offset - range.offset};
+    const Range tail{whole.end(), range.end() - whole.end()};
+    if (!head.empty()) co_await node.zero_by_writing(head, part_flags);
+    if (!tail.empty()) co_await node.zero_by_writing(tail, part_flags);
+  }
+  if (flush_after) co_await node.driver_->flush();
+  timed.done();
+}
+
+Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  Timed timed(node, node.stats_.write, from.size());
+  const Range range{offset, from.size()};
+  if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
+  if (!node.mark(range, WriteFlags::none)) co_await node.admission_->admit(range);
+  co_await node.driver_->write_compressed(offset, from);
+  timed.done();
+}
+
+Task<> BlockNode::discard(Edge& via, Range range) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  Timed timed(node, node.stats_.discard, range.length);
+  if (auto ok = node.check_writable(via, range, "discard"); !ok) co_await ok.error();
+  range = range.narrowed(node.limits_.discard_align);
+  while (node.options_.discard && !range.empty()) {
+    const std::uint64_t max = node.limits_.max_zeroes;
+    const Range part{range.offset, max && range.length > max ? max : range.length};
+    if (!node.mark(part, WriteFlags::none)) co_await node.admission_->admit(part);
+    auto done = co_await node.driver_->discard(part).result();
+    if (!done && done.error().code() == Errc::unsupported) break;      // advisory
+    if (!done) co_await done.error();
+    range = {part.end(), range.length - part.length};
+  }
+  timed.done();
+}
+
+Task<> BlockNode::flush(Edge& via) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  Timed timed(node, node.stats_.flush, 0);
+  co_await node.driver_->flush();
+  timed.done();
+}
+
+Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  InFlight in_flight(node);
+  if (auto ok = node.check_writable(via, {}, "resize"); !ok) co_await ok.error();
+  const std::uint64_t before = node.size();
+  co_await node.driver_->truncate(size);
+  const std::uint64_t after = node.size();
+  node.bitmaps_.truncate(after);
+  if (after > before && before < node.size_largest_) {
+    // The regrown part held other bytes once: what reads as zeroes now has changed.
+    const Range regrown{before, std::min(after, node.size_largest_) - before};
+    node.bitmaps_.mark(regrown);
+  }
+  node.size_largest_ = std::max(node.size_largest_, after);
+}
+
+Task<Extent> BlockNode::map(Edge& via, Range wanted) {
+  if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
+  BlockNode& node = *via.node_;
+  InFlight in_flight(node);
+  co_await unwrap(node.check_range(wanted.offset, wanted.length, "map"));
+  TM_ASSERT(wanted.length > 0);
+  const std::uint64_t stored = node.driver_->size();
+  if (wanted.offset >= stored) co_return Extent{wanted, Mapping::zero, {}};    // the odd tail of a sector
+  if (wanted.end() > stored) wanted.length = stored - wanted.offset;
+  co_return co_await node.driver_->map(wanted);
+}
+
+}  // namespace tidemark
