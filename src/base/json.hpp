@@ -88,18 +88,27 @@ class Json {
 };
 
 struct JsonLimits {
-  std::size_t depth_max = 1024;                 // QEMU's MAX_NESTING
+  std::size_t depth_max = 1024;                 // QEMU's, as the next two are
+  std::size_t tokens_max = 2 * 1024 * 1024;     // brackets, names and scalars of one value
   std::size_t size_max = 64 * 1024 * 1024;      // bytes of one value
 };
 
-// One value and nothing after it but white space.  Errors name the place: "line 3, column 7: ...".
+// One value and nothing after it but white space.  Strings are valid modified UTF-8: \u0000 becomes
+// the bytes c0 80, so that none holds a NUL.  Errors (Errc::invalid_format) name the place:
+// "line 3, column 7: JSON parse error, expecting value".
 Result<Json> parse_json(std::string_view text, const JsonLimits& limits = {});
 
-// Compact on one line with `indent` 0 ("{\"a\": 1}", QEMU's spacing), else pretty.
+// ASCII only.  Compact on one line with `indent` 0 ("{\"a\": 1}", QEMU's spacing), else pretty.
 std::string to_text(const Json& value, unsigned indent = 0);
 
-// Cuts a stream into top-level values.  Feed bytes as they come; take each outcome until none is
-// left.  After an error the stream resynchronises at the next line or at a byte 0xff, as QEMU's does.
+// Cuts a stream into top-level values: a value ends where its brackets balance, a scalar before the
+// next white space.  Feed bytes as they come, then take outcomes until there is none.
+//
+// A value that does not parse, or breaks a limit, is one error and is skipped to its end.  A byte
+// that cannot stand in JSON (0xff, a control character, a line end inside a string) is an error at
+// once, ends the value under way, and the stream goes on at the next bracket, comma, colon, line or
+// such byte: that is how a client forces the parser into a known state.  Memory is bound by
+// size_max and what was fed.
 class JsonStream {
  public:
   explicit JsonStream(JsonLimits limits = {}) : limits_(limits) {}
@@ -107,18 +116,27 @@ class JsonStream {
   std::optional<Result<Json>> next();
 
  private:
-  void step(char c);
-  void finish_value();
-  void fail(std::string message);
+  enum class State : std::uint8_t { between, word, quoted, escape, recovering };
+  using Outcome = std::optional<Result<Json>>;
+
+  Outcome step(char c, bool& consumed);
+  Outcome between(char c);
+  Outcome quoted(char c);
+  Outcome keep(char c);
+  Outcome keep_last(char c);
+  Outcome finish_if_balanced();
+  Outcome broken(char c);
+  void reset();
 
   JsonLimits limits_;
+  std::string input_;             // fed and not looked at yet, from at_ on
+  std::size_t at_ = 0;
   std::string value_;             // the bytes of the value under way
-  std::vector<char> open_;        // the brackets not closed yet
+  std::size_t braces_ = 0;        // open in it
+  std::size_t brackets_ = 0;
+  State state_ = State::between;
   char quote_ = 0;
-  bool escaped_ = false;
-  bool skipping_ = false;         // after an error, to the end of the line
-  std::vector<Result<Json>> ready_;
-  std::size_t taken_ = 0;
+  bool too_large_ = false;        // an error already; skipped to its end
 };
 
 }  // namespace tidemark
