@@ -1,0 +1,52 @@
+# Short names for what is done often.  All work happens in CMake (CMakePresets.json) and tools/.
+#
+#   make            build/tidemarkd and build/tidemark, optimised, asserts on
+#   make demo       set-up, build, and the main job from end to end
+#   make test       set-up, build, and every test
+#   make bench      side-by-side measurements; writes build/bench.md
+#   make install    PREFIX=/usr/local, DESTDIR=
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+NINJA = ninja -C
+
+.PHONY: all demo test test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
+
+all: setup-build build/build.ninja
+	$(NINJA) build tidemarkd tidemark
+
+build/build.ninja:
+	cmake --preset release -DCMAKE_INSTALL_PREFIX=$(PREFIX) >/dev/null
+
+setup-%:
+	@tools/setup $*
+
+demo: all setup-test
+	tools/demo
+
+test: setup-build setup-test build/build.ninja
+	$(NINJA) build
+	tools/tidy
+	ctest --test-dir build --output-on-failure -j2
+
+test-asan test-tsan: test-%: setup-build setup-test
+	cmake --preset $* >/dev/null
+	$(NINJA) build-$*
+	ctest --test-dir build-$* --output-on-failure -j2
+
+test-clang: setup-build setup-test setup-clang
+	cmake --preset clang >/dev/null
+	$(NINJA) build-clang
+	ctest --test-dir build-clang --output-on-failure -j2
+
+tidy:
+	tools/tidy
+
+bench: all setup-test setup-bench
+	bench/run
+
+install: all
+	DESTDIR=$(DESTDIR) cmake --install build --prefix $(PREFIX)
+
+clean:
+	rm -rf build build-debug build-asan build-tsan build-clang
