@@ -7,6 +7,7 @@
 # NAME "io/uring" becomes the target tm_io_uring, its tests the program io_uring_test.
 
 find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
 find_program(CCACHE ccache)
 if(CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})

@@ -20,7 +20,7 @@ class NodeBitmap {
       : name_(std::move(name)), bits_(disk_size, granularity) {}
 
   const std::string& name() const noexcept { return name_; }
-  std::uint32_t granularity() const noexcept { return bits_.granularity(); }
+  std::uint64_t granularity() const noexcept { return bits_.granularity(); }
   bool enabled() const noexcept { return enabled_; }
   bool busy() const noexcept { return busy_; }                  // a job or export holds it
   bool has_successor() const noexcept { return successor_ != nullptr; }

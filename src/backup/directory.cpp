@@ -1,0 +1,176 @@
+#include "backup/directory.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+namespace {
+
+constexpr std::string_view directory_format = "tidemark-backup-directory";
+constexpr int directory_version = 1;
+constexpr std::string_view marker_file = "/tidemark-backup.json";
+constexpr std::string_view new_prefix = ".new-";
+constexpr std::uint64_t manifest_size_max = 64 * MiB;
+
+Result<std::string> parse_marker(std::string_view text) {
+  auto json = parse_json(text);
+  if (!json) return json.error();
+  const Json* format = json->find("format");
+  const Json* version = json->find("version");
+  const Json* id = json->find("id");
+  std::uint64_t number = 0;
+  if (!format || !(*format == Json(directory_format)) || !version || !version->to_uint64(number) || !id ||
+      !id->is_string() || !valid_point_id(id->as_string()))
+    return Error(Errc::corrupt, "is not a backup directory's marker");
+  if (number != directory_version)
+    return Error(Errc::unsupported, "is of a newer version; use a newer program");
+  return id->as_string();
+}
+
+}  // namespace
+
+Task<BackupDirectory> BackupDirectory::open(Reactor& reactor, std::string path, Open how) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  BackupDirectory directory(reactor, std::move(path));
+  auto opened = co_await directory.open_now(how).result();
+  if (!opened) {
+    (void)co_await directory.close().result();
+    co_await opened.error();
+  }
+  co_return std::move(directory);
+}
+
+Task<> BackupDirectory::close() {
+  if (lock_.is_open()) co_await lock_.close();
+}
+
+Task<> BackupDirectory::open_now(Open how) {
+  const std::string marker = path_ + std::string(marker_file);
+  if (how == Open::create && !co_await fs::exists(*reactor_, marker)) co_await create();
+  auto text = co_await fs::read_all(*reactor_, marker, manifest_size_max).result();
+  if (!text && text.error().code() == Errc::not_found)
+    co_await Error(Errc::not_found, fmt::format("'{}' is not a backup directory (it has no tidemark-backup.json)", path_));
+  if (!text) co_await text.error();
+  auto id = parse_marker(*text);
+  if (!id) co_await id.error().with_context("'" + marker + "'");
+  id_ = *id;
+  if (how != Open::read) {
+    co_await take_lock();
+    co_await sweep();
+  }
+  co_await load();
+}
+
+Task<> BackupDirectory::create() {
+  if (!co_await fs::exists(*reactor_, path_)) co_await fs::mkdir(*reactor_, path_);
+  const auto present = co_await fs::list(*reactor_, path_);
+  for (const std::string& name : present)
+    // What an interrupted creation left behind is no obstacle.
+    if (name != "points" && !name.starts_with("tidemark-backup.json"))
+      co_await Error(Errc::exists, fmt::format("'{}' is not empty and not a backup directory", path_));
+  const std::string points = path_ + "/points";
+  if (!co_await fs::exists(*reactor_, points)) co_await fs::mkdir(*reactor_, points);
+  const Json marker = Json::object({{"format", directory_format},
+                                    {"version", directory_version},
+                                    {"id", fmt::format("{:016x}", reactor_->backend().random())}});
+  co_await fs::replace(*reactor_, path_ + std::string(marker_file), to_text(marker, 2) + "\n");
+}
+
+Task<> BackupDirectory::take_lock() {
+  OpenFlags flags;
+  flags.write = flags.create = true;
+  lock_ = co_await File::open(*reactor_, path_ + "/lock", flags);
+  LockRequest request;
+  request.mode = LockRequest::Mode::exclusive;
+  request.length = 1;
+  auto locked = co_await lock_.lock(request).result();
+  if (locked) co_return;
+  if (locked.error().code() != Errc::busy) co_await locked.error();
+  co_await Error(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
+}
+
+Task<> BackupDirectory::load() {
+  const auto names = co_await fs::list(*reactor_, path_ + "/points");
+  for (const std::string& name : names) {
+    if (!valid_point_id(name)) continue;
+    auto text = co_await fs::read_all(*reactor_, point_path(name) + "/manifest.json", manifest_size_max).result();
+    Result<PointManifest> manifest = text ? parse_manifest(*text) : Result<PointManifest>(text.error());
+    if (manifest && manifest->id != name) manifest = Error(Errc::corrupt, "manifest: is of point '" + manifest->id + "'");
+    if (manifest) points_.push_back(*std::move(manifest));
+    else damaged_.push_back(name + ": " + manifest.error().message());
+  }
+  std::sort(points_.begin(), points_.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.time_ns, a.id) < std::tie(b.time_ns, b.id);
+  });
+}
+
+Result<const PointManifest*> BackupDirectory::find(std::string_view name) const {
+  if (name == "latest") {
+    if (points_.empty()) return Error(Errc::not_found, fmt::format("'{}' holds no points", path_));
+    return &points_.back();
+  }
+  const PointManifest* found = nullptr;
+  for (const auto& point : points_) {
+    if (point.id == name) return &point;
+    if (!point.id.starts_with(name) || name.empty()) continue;
+    if (found)
+      return Error(Errc::invalid_argument, fmt::format("'{}' is the beginning of several points' ids; give more of it", name));
+    found = &point;
+  }
+  if (found) return found;
+  for (const auto& line : damaged_)
+    if (line.starts_with(std::string(name) + ":"))
+      return Error(Errc::corrupt, fmt::format("point {} in '{}'", line, path_));
+  return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
+}
+
+Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointManifest& point, std::string_view disk) const {
+  std::vector<const PointManifest*> layers;
+  const PointManifest* at = &point;
+  for (;;) {
+    const DiskManifest* entry = at->find(disk);
+    if (!entry) return Error(Errc::not_found, fmt::format("point {} holds no disk '{}'", at->id, disk));
+    layers.push_back(at);
+    if (!entry->base) return layers;
+    const auto base = std::find_if(points_.begin(), points_.end(), [&](const auto& p) { return p.id == *entry->base; });
+    if (base == points_.end())
+      return Error(Errc::corrupt, fmt::format("point {} builds on point {}, which is missing or damaged", at->id, *entry->base));
+    if (layers.size() > points_.size())
+      return Error(Errc::corrupt, fmt::format("point {} builds on itself", point.id));
+    at = &*base;
+  }
+}
+
+Task<std::string> BackupDirectory::begin_point() {
+  TM_ASSERT(lock_.is_open());
+  const std::string id = fmt::format("{}-{:08x}", utc_time_compact(reactor_->backend().wall_clock_ns()),
+                                     static_cast<std::uint32_t>(reactor_->backend().random()));
+  co_await fs::mkdir(*reactor_, new_path(id));
+  co_return id;
+}
+
+Task<> BackupDirectory::publish(PointManifest manifest) {
+  const std::string id = manifest.id;
+  co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", to_text(manifest));   // syncs the names, too
+  co_await fs::rename(*reactor_, new_path(id), point_path(id), true);
+  co_await fs::sync_dir(*reactor_, path_ + "/points");
+  points_.push_back(std::move(manifest));
+}
+
+Task<> BackupDirectory::discard(std::string id) { return remove_tree(new_path(id)); }
+
+Task<> BackupDirectory::sweep() {
+  const auto names = co_await fs::list(*reactor_, path_ + "/points");
+  for (const std::string& name : names)
+    if (name.starts_with(new_prefix)) co_await remove_tree(path_ + "/points/" + name);
+}
+
+// A point's directory holds files only.
+Task<> BackupDirectory::remove_tree(std::string path) {
+  const auto names = co_await fs::list(*reactor_, path);
+  for (const std::string& name : names) co_await fs::unlink(*reactor_, path + "/" + name);
+  co_await fs::rmdir(*reactor_, path);
+}
+
+}  // namespace tidemark

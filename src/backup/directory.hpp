@@ -1,0 +1,65 @@
+// BackupDirectory: points in time in a directory (docs/formats/backup-directory.md).
+//
+//   DIR/tidemark-backup.json        what this directory is, and its id
+//   DIR/lock                        held exclusively by whoever changes the directory
+//   DIR/points/ID/manifest.json     one point; ID/DISK.qcow2, ID/DISK.sums of each disk
+//   DIR/points/.new-ID/             one being written: litter when nobody holds the lock
+//
+// Invariant: a point appears under its name only whole and durable.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backup/manifest.hpp"
+#include "io/file.hpp"
+
+namespace tidemark {
+
+class BackupDirectory {
+ public:
+  enum class Open : std::uint8_t {
+    read,            // the directory exists
+    write,           // exists; takes the lock and removes litter
+    create,          // as write, made when it does not exist or is empty
+  };
+  static Task<BackupDirectory> open(Reactor& reactor, std::string path, Open how);
+  BackupDirectory(BackupDirectory&&) = default;
+  Task<> close();
+
+  const std::string& path() const noexcept { return path_; }
+  const std::string& id() const noexcept { return id_; }          // 16 hex digits
+
+  // Oldest first.  Points whose manifest is damaged are left out and told in `damaged`.
+  const std::vector<PointManifest>& points() const noexcept { return points_; }
+  const std::vector<std::string>& damaged() const noexcept { return damaged_; }   // "ID: reason"
+  // By id, by a unique beginning of it, or "latest".
+  Result<const PointManifest*> find(std::string_view name) const;
+  // The point and those it builds on for `disk`, newest first.
+  Result<std::vector<const PointManifest*>> chain(const PointManifest& point, std::string_view disk) const;
+
+  std::string point_path(std::string_view id) const { return path_ + "/points/" + std::string(id); }
+  std::string new_path(std::string_view id) const { return path_ + "/points/.new-" + std::string(id); }
+
+  // The steps of a new point, with the lock held: begin, the caller's files, then publish or discard.
+  Task<std::string> begin_point();                    // its id
+  Task<> publish(PointManifest manifest);             // whole and durable when it returns
+  Task<> discard(std::string id);
+
+ private:
+  BackupDirectory(Reactor& reactor, std::string path) : reactor_(&reactor), path_(std::move(path)) {}
+  Task<> open_now(Open how);
+  Task<> create();
+  Task<> take_lock();
+  Task<> load();
+  Task<> sweep();
+  Task<> remove_tree(std::string path);
+
+  Reactor* reactor_;
+  std::string path_, id_;
+  File lock_;
+  std::vector<PointManifest> points_;
+  std::vector<std::string> damaged_;
+};
+
+}  // namespace tidemark

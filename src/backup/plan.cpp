@@ -1,0 +1,59 @@
+#include "backup/plan.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+
+std::string bitmap_name(std::string_view directory_id, std::string_view point_id) {
+  return fmt::format("tidemark:{}:{}", directory_id, point_id);
+}
+
+namespace {
+
+// The newest point with this disk, and why it cannot be built on, if so.
+struct Candidate {
+  const PointManifest* point = nullptr;
+  std::string obstacle;
+};
+
+Candidate newest_point(const BackupDirectory& directory, std::string_view disk, std::uint64_t disk_size,
+                       const std::vector<NodeBitmapState>& bitmaps) {
+  const auto& points = directory.points();
+  const auto newest = std::find_if(points.rbegin(), points.rend(), [&](const auto& p) { return p.find(disk); });
+  if (newest == points.rend()) return {nullptr, "there is no earlier point"};
+  const DiskManifest& entry = *newest->find(disk);
+  if (auto chain = directory.chain(*newest, disk); !chain) return {&*newest, chain.error().message()};
+  const auto bitmap = std::find_if(bitmaps.begin(), bitmaps.end(), [&](const auto& b) { return b.name == entry.bitmap; });
+  if (bitmap == bitmaps.end()) return {&*newest, fmt::format("the disk has no bitmap since point {}", newest->id)};
+  if (bitmap->inconsistent) return {&*newest, fmt::format("the bitmap since point {} is inconsistent", newest->id)};
+  if (!bitmap->recording) return {&*newest, fmt::format("the bitmap since point {} does not record", newest->id)};
+  if (entry.size != disk_size) return {&*newest, "the disk's size has changed"};
+  return {&*newest, {}};
+}
+
+}  // namespace
+
+Result<DiskPlan> plan_disk(const BackupDirectory& directory, std::string_view disk, std::uint64_t disk_size,
+                           const std::vector<NodeBitmapState>& bitmaps, BackupLevel level) {
+  const Candidate candidate = newest_point(directory, disk, disk_size, bitmaps);
+  const bool usable = candidate.obstacle.empty();
+  if (level == BackupLevel::incremental && !usable)
+    return Error(Errc::not_found, fmt::format("disk '{}' cannot be backed up incrementally: {}; use level full or auto",
+                                              disk, candidate.obstacle));
+  DiskPlan plan;
+  if (usable && level != BackupLevel::full) {
+    plan.base = candidate.point->id;
+    plan.base_bitmap = candidate.point->find(disk)->bitmap;
+  } else {
+    plan.full_reason = level == BackupLevel::full ? "asked for" : candidate.obstacle;
+  }
+  const std::string ours = bitmap_name(directory.id(), "");
+  const std::string keep = usable ? candidate.point->find(disk)->bitmap : std::string();
+  for (const auto& bitmap : bitmaps)
+    if (bitmap.name.starts_with(ours) && bitmap.name != keep && !bitmap.busy) plan.litter.push_back(bitmap.name);
+  return plan;
+}
+
+}  // namespace tidemark

@@ -1,0 +1,38 @@
+// Which kind of backup a disk gets: pure, from the points of a directory and the bitmaps of a node.
+//
+// Every backup starts a bitmap of its own, named after its point, in the transaction that takes the
+// point; the bitmap of the point before goes only once the new point is published.  So a bitmap
+// always says which point it began at, and whatever dies in between leaves a bitmap that is right for a
+// point that exists, and litter that says by its name that it is litter.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backup/directory.hpp"
+
+namespace tidemark {
+
+enum class BackupLevel : std::uint8_t { automatic, full, incremental };
+
+struct NodeBitmapState {
+  std::string name;
+  bool recording = false, busy = false, inconsistent = false;
+};
+
+struct DiskPlan {
+  std::optional<std::string> base;              // the point to build on; none: full
+  std::string base_bitmap;                      // records since `base`
+  std::string full_reason;                      // why not incremental; for people
+  std::vector<std::string> litter;              // bitmaps of this directory that no point needs: remove
+};
+
+// "tidemark:DIRECTORY:POINT"
+std::string bitmap_name(std::string_view directory_id, std::string_view point_id);
+
+// Errc::not_found when `level` is incremental and no point can be built on; says why.
+Result<DiskPlan> plan_disk(const BackupDirectory& directory, std::string_view disk, std::uint64_t disk_size,
+                           const std::vector<NodeBitmapState>& bitmaps, BackupLevel level);
+
+}  // namespace tidemark
