@@ -126,12 +126,9 @@ Result<Hole> decode_offset_hole(Bytes payload) {
   return hole;
 }
 
-void encode_status_chunk(std::vector<std::byte>& out, Headers headers, std::uint32_t context,
-                         std::span<const Extent> extents) {
+void encode_status_chunk(std::byte* to, Headers headers, std::uint32_t context,
+                         std::span<const Extent> extents) noexcept {
   TM_ASSERT(extents.size() <= extents_max);
-  const std::size_t at = out.size();
-  out.resize(at + status_payload_size(extents.size(), headers));
-  std::byte* to = out.data() + at;
   store_be(to, context);
   to += 4;
   if (headers == Headers::extended) {

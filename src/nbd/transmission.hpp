@@ -108,9 +108,10 @@ constexpr std::size_t status_payload_size(std::size_t extents, Headers headers) 
 constexpr Chunk status_chunk_type(Headers headers) noexcept {
   return headers == Headers::extended ? Chunk::block_status_ext : Chunk::block_status;
 }
-// Appends the payload.  Lengths and flags fit the 32 bits of Chunk::block_status (asserted).
-void encode_status_chunk(std::vector<std::byte>& out, Headers headers, std::uint32_t context,
-                         std::span<const Extent> extents);
+// The payload into memory of status_payload_size().  Lengths and flags fit the 32 bits of
+// Chunk::block_status (asserted).
+void encode_status_chunk(std::byte* to, Headers headers, std::uint32_t context,
+                         std::span<const Extent> extents) noexcept;
 Result<StatusChunk> decode_status_chunk(Bytes payload, Headers headers);
 
 // Chunk::error and Chunk::error_offset, and the readable part of error chunks yet unknown.

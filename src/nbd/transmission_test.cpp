@@ -8,6 +8,13 @@
 namespace tidemark::nbd {
 namespace {
 
+std::vector<std::byte> status_chunk(Headers headers, std::uint32_t context,
+                                    std::span<const Extent> extents) {
+  std::vector<std::byte> out(status_payload_size(extents.size(), headers));
+  encode_status_chunk(out.data(), headers, context, extents);
+  return out;
+}
+
 template <std::size_t N>
 std::vector<std::byte> bytes_of(const std::byte (&array)[N], std::size_t size = N) {
   return {array, array + size};
@@ -104,15 +111,11 @@ TEST(NbdReply, Holes) {
 
 TEST(NbdReply, BlockStatusIsTheDocuments) {
   const Extent extents[] = {{0x10000, 0}, {0x30000, 3}};
-  std::vector<std::byte> out;
-  encode_status_chunk(out, Headers::structured, 1, extents);
-  EXPECT_EQ(out, hex("00000001 00010000 00000000 00030000 00000003"));
-  EXPECT_EQ(out.size(), status_payload_size(2, Headers::structured));
-  out.clear();
-  encode_status_chunk(out, Headers::extended, 1, extents);
-  EXPECT_EQ(out, hex("00000001 00000002 0000000000010000 0000000000000000"
-                     "0000000000030000 0000000000000003"));
-  EXPECT_EQ(out.size(), status_payload_size(2, Headers::extended));
+  EXPECT_EQ(status_chunk(Headers::structured, 1, extents),
+            hex("00000001 00010000 00000000 00030000 00000003"));
+  EXPECT_EQ(status_chunk(Headers::extended, 1, extents),
+            hex("00000001 00000002 0000000000010000 0000000000000000"
+                "0000000000030000 0000000000000003"));
 }
 
 TEST(NbdReply, MalformedBlockStatusIsRefused) {
@@ -168,8 +171,7 @@ RC_GTEST_PROP(NbdTransmission, BlockStatusComesBackAsItWent, ()) {
   for (auto length : *rc::gen::nonEmpty<std::vector<std::uint32_t>>())
     chunk.extents.push_back({length | 1u, length >> 3});
   const auto headers = *rc::gen::element(Headers::structured, Headers::extended);
-  std::vector<std::byte> out;
-  encode_status_chunk(out, headers, chunk.context, chunk.extents);
+  const auto out = status_chunk(headers, chunk.context, chunk.extents);
   RC_ASSERT(*decode_status_chunk(out, headers) == chunk);
   const auto cut = *rc::gen::inRange<std::size_t>(0, out.size());
   const auto part = decode_status_chunk(Bytes(out).first(cut), headers);

@@ -61,8 +61,11 @@ void fuzz_transmission(unsigned which, Bytes input) {
       if (auto r = decode_status_query(input)) encode_status_query(out, *r), same(out, input);
       break;
     case 3:
-      if (auto r = decode_status_chunk(input, headers))
-        encode_status_chunk(out, headers, r->context, r->extents), same(out, input);
+      if (auto r = decode_status_chunk(input, headers)) {
+        out.resize(status_payload_size(r->extents.size(), headers));
+        encode_status_chunk(out.data(), headers, r->context, r->extents);
+        same(out, input);
+      }
       break;
     case 4: (void)decode_offset_hole(input); break;
     case 5: (void)decode_error(input, Chunk::error); break;
