@@ -1,0 +1,74 @@
+#include "bitmap/dirty_bitmap.hpp"
+
+#include <algorithm>
+
+namespace tidemark {
+
+DirtyBitmap::DirtyBitmap(std::uint64_t size, std::uint64_t granularity) noexcept
+    : size_(size), shift_(log2_of(granularity)), bits_(div_up(size, granularity)) {
+  TM_ASSERT(valid_granularity(granularity) && size <= max_disk_size);
+}
+
+DirtyBitmap DirtyBitmap::clone() const noexcept { return {size_, shift_, bits_.clone()}; }
+
+std::uint64_t DirtyBitmap::dirty_bytes() const noexcept {
+  const std::uint64_t bytes = count() << shift_;
+  const std::uint64_t overhang = (granules() << shift_) - size_;
+  return overhang != 0 && test(size_ - 1) ? bytes - overhang : bytes;
+}
+
+bool DirtyBitmap::test(std::uint64_t offset) const noexcept {
+  TM_ASSERT(offset < size_);
+  return bits_.test(offset >> shift_);
+}
+
+std::optional<std::uint64_t> DirtyBitmap::next_dirty(std::uint64_t from) const noexcept {
+  const std::uint64_t granule = bits_.find(from >> shift_, true);
+  if (from >= size_ || granule == granules()) return std::nullopt;
+  return std::max(from, granule << shift_);
+}
+
+std::optional<std::uint64_t> DirtyBitmap::next_clean(std::uint64_t from) const noexcept {
+  const std::uint64_t granule = bits_.find(from >> shift_, false);
+  if (from >= size_ || granule == granules()) return std::nullopt;
+  return std::max(from, granule << shift_);
+}
+
+std::optional<Range> DirtyBitmap::next_dirty_area(std::uint64_t from, std::uint64_t end,
+                                                  std::uint64_t max_bytes) const noexcept {
+  end = std::min(end, size_);
+  if (from >= end || max_bytes == 0) return std::nullopt;
+  const std::uint64_t first = bits_.find(from >> shift_, true);
+  const std::uint64_t begin = std::max(from, first << shift_);
+  if (begin >= end) return std::nullopt;
+  end = std::min(end, begin + std::min(max_bytes, end - begin));
+  const std::uint64_t last = bits_.find(first, false);
+  return Range{begin, std::min(end, last << shift_) - begin};
+}
+
+std::uint64_t DirtyBitmap::set(Range range) noexcept {
+  TM_ASSERT(fits(range.offset, range.length, size_));
+  if (range.empty()) return 0;
+  return bits_.assign(range.offset >> shift_, granules_of(range.end()), true);
+}
+
+std::uint64_t DirtyBitmap::clear(Range range) noexcept {
+  TM_ASSERT(fits(range.offset, range.length, size_));
+  const std::uint64_t first = granules_of(range.offset);
+  const std::uint64_t last = range.end() == size_ ? granules() : range.end() >> shift_;
+  return first < last ? bits_.assign(first, last, false) : 0;
+}
+
+void DirtyBitmap::truncate(std::uint64_t new_size) noexcept {
+  TM_ASSERT(new_size <= max_disk_size);
+  bits_.resize(granules_of(new_size));
+  size_ = new_size;
+}
+
+void DirtyBitmap::merge(const DirtyBitmap& other) noexcept {
+  if (other.shift_ == shift_) bits_.merge(other.bits_);
+  else if (other.shift_ < shift_) merge_finer(other);
+  else merge_coarser(other);
+}
+
+}  // namespace tidemark
