@@ -113,34 +113,41 @@ Task<> SumsReader::read_exactly(MutableBytes into) {
 Task<SumsReader> SumsReader::open(Reactor& reactor, std::string path, std::uint64_t disk_size,
                                   std::uint32_t granularity, Digest digest) {
   SumsReader reader;
-  reader.file_ = co_await File::open(reactor, std::move(path), OpenFlags{});
-  auto check = [](SumsReader& r, std::uint64_t size, std::uint32_t granule, Digest expected) -> Task<> {
-    const FileInfo info = co_await r.file_.stat();
-    r.size_ = info.size;
-    r.granules_ = div_up(size, granule);
-    DigestStream actual;
-    AlignedBuffer buffer(buffer_max);
-    for (std::uint64_t at = 0; at < r.size_;) {
-      const MutableBytes part = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), r.size_ - at));
-      co_await r.file_.read(at, part);
-      actual.update(part);
-      at += part.size();
-    }
-    if (actual.digest() != expected) co_await r.broken("is not the file its manifest names: the digest differs");
-    std::byte header[header_size];
-    const MutableBytes header_bytes(header);
-    co_await r.read_exactly(header_bytes);
-    if (load_le<std::uint64_t>(header) != magic) co_await r.broken("is not a sums file");
-    if (load_le<std::uint64_t>(header + 8) != granule || load_le<std::uint64_t>(header + 16) != size)
-      co_await r.broken("is of another disk");
-    co_await r.next();
-  };
-  auto checked = co_await check(reader, disk_size, granularity, digest).result();
-  if (!checked) {
+  const OpenFlags read_only;
+  reader.file_ = co_await File::open(reactor, std::move(path), read_only);
+  auto begun = co_await reader.begin(disk_size, granularity, digest).result();
+  if (!begun) {
     (void)co_await reader.file_.close().result();
-    co_await checked.error();
+    co_await begun.error();
   }
   co_return std::move(reader);
+}
+
+Task<> SumsReader::begin(std::uint64_t disk_size, std::uint32_t granularity, Digest digest) {
+  const FileInfo info = co_await file_.stat();
+  size_ = info.size;
+  granules_ = div_up(disk_size, granularity);
+  if (co_await digest_of_file() != digest)
+    co_await broken("is not the file its manifest names: the digest differs");
+  std::byte header[header_size];
+  const MutableBytes header_bytes(header);
+  co_await read_exactly(header_bytes);
+  if (load_le<std::uint64_t>(header) != magic) co_await broken("is not a sums file");
+  if (load_le<std::uint64_t>(header + 8) != granularity || load_le<std::uint64_t>(header + 16) != disk_size)
+    co_await broken("is of another disk");
+  co_await next();
+}
+
+Task<Digest> SumsReader::digest_of_file() {
+  DigestStream stream;
+  AlignedBuffer buffer(buffer_max);
+  for (std::uint64_t at = 0; at < size_;) {
+    const MutableBytes part = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), size_ - at));
+    co_await file_.read(at, part);
+    stream.update(part);
+    at += part.size();
+  }
+  co_return stream.digest();
 }
 
 Task<> SumsReader::next() {

@@ -54,6 +54,8 @@ class SumsReader {
   Task<> close() { return file_.close(); }
 
  private:
+  Task<> begin(std::uint64_t disk_size, std::uint32_t granularity, Digest digest);
+  Task<Digest> digest_of_file();
   Task<> read_exactly(MutableBytes into);
   Error broken(std::string_view why) const;
 
