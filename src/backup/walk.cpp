@@ -21,7 +21,7 @@ class Walk {
 
   Task<WalkReport> run() {
     auto body = [this](TaskGroup& group) -> Task<> {
-      for (int i = 0; i < workers; ++i) group.spawn(work());
+      for (int i = 0; i < workers; ++i) group.spawn(work(group.token()));
       co_await group.join();
     };
     co_await with_group(disk_.node().reactor(), body);
@@ -29,9 +29,10 @@ class Walk {
   }
 
  private:
-  Task<> work() {
+  Task<> work(CancelToken stop) {
     AlignedBuffer buffer(std::max<std::uint64_t>(piece_max, expected_.granularity()));
     for (;;) {
+      if (stop.requested() || options_.interrupted.requested()) co_await cancelled_error();
       Expectation piece;
       {
         auto turn = co_await turn_.lock();

@@ -22,6 +22,7 @@ class WalkSink {
 struct WalkOptions {
   bool stop_at_first_mismatch = true;              // restore; verify goes on and counts
   std::function<void(std::uint64_t done)> progress;    // bytes of the disk walked so far
+  CancelToken interrupted;
 };
 
 struct WalkReport {

@@ -1,0 +1,53 @@
+#include <fmt/format.h>
+
+#include "app/cli/backup_run.hpp"
+#include "app/cli/text.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+void print_point(const Context& context, const PointManifest& point, const std::vector<RunDisk>& disks) {
+  if (context.json) {
+    Json rows = Json::array();
+    for (const RunDisk& disk : disks)
+      rows.push_back(Json::object({{"name", disk.choice.name},
+                                   {"node", disk.choice.node},
+                                   {"size", disk.size},
+                                   {"level", disk.plan.base ? "incremental" : "full"},
+                                   {"base", disk.plan.base ? Json(*disk.plan.base) : Json()},
+                                   {"stored-bytes", disk.manifest.stored_bytes}}));
+    print_json(Json::object(
+        {{"point", point.id}, {"time", utc_time(point.time_ns)}, {"seconds", point.seconds}, {"disks", std::move(rows)}}));
+    return;
+  }
+  for (const RunDisk& disk : disks) {
+    const std::string level = disk.plan.base ? "incremental on " + *disk.plan.base : "full (" + disk.plan.full_reason + ")";
+    print_line(fmt::format("{}  {}  {}: {} of {}", point.id, disk.choice.name, level, human_size(disk.manifest.stored_bytes),
+                           human_size(disk.size)));
+  }
+  print_line(fmt::format("point {} complete in {}", point.id, human_duration(point.seconds)));
+}
+
+Task<> run_with_client(const Context& context, BackupDirectory& directory, BackupOptions options) {
+  QmpClient client = co_await context.connect();
+  auto close = [&client]() -> Task<> { return client.close(); };
+  auto run = [&]() -> Task<> {
+    BackupRun backup(context, client, directory, std::move(options));
+    const PointManifest point = co_await backup.run();
+    print_point(context, point, backup.disks());
+  };
+  co_await finally(run(), close);
+}
+
+}  // namespace
+
+Task<Exit> backup(const Context& context, BackupOptions options) {
+  BackupDirectory directory =
+      co_await BackupDirectory::open(context.reactor, options.directory, BackupDirectory::Open::create);
+  auto close = [&directory]() -> Task<> { return directory.close(); };
+  co_await finally(run_with_client(context, directory, std::move(options)), close);
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,295 @@
+#include "app/cli/backup_run.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/images.hpp"
+#include "backup/seal.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+constexpr std::uint32_t granularity = 64 * KiB;          // of bitmaps, checksums and the images' clusters
+constexpr Duration poll_interval = std::chrono::milliseconds(100);
+
+std::string text(const Json& object, std::string_view key) {
+  const Json* value = object.find(key);
+  return value && value->is_string() ? value->as_string() : std::string();
+}
+
+bool flag(const Json& object, std::string_view key) {
+  const Json* value = object.find(key);
+  return value && value->is_bool() && value->as_bool();
+}
+
+std::uint64_t number(const Json& object, std::string_view key) {
+  std::uint64_t n = 0;
+  if (const Json* value = object.find(key)) (void)value->to_uint64(n);
+  return n;
+}
+
+const Json* find_node(const Json& nodes, const std::string& name) {
+  for (const Json& node : nodes.as_array())
+    if (text(node, "node-name") == name) return &node;
+  return nullptr;
+}
+
+std::vector<NodeBitmapState> bitmaps_of(const Json& node) {
+  std::vector<NodeBitmapState> states;
+  if (const Json* bitmaps = node.find("dirty-bitmaps"))
+    for (const Json& bitmap : bitmaps->as_array())
+      states.push_back({text(bitmap, "name"), flag(bitmap, "recording"), flag(bitmap, "busy"), flag(bitmap, "inconsistent")});
+  return states;
+}
+
+Json action(std::string_view type, Json data) { return Json::object({{"type", type}, {"data", std::move(data)}}); }
+
+}  // namespace
+
+std::string BackupRun::image_path(const RunDisk& disk) const {
+  return directory_.new_path(id_) + "/" + disk.choice.name + ".qcow2";
+}
+
+Task<PointManifest> BackupRun::run() {
+  started_ = context_.reactor.now();
+  machine_ = co_await read_machine();
+  co_await plan();
+  id_ = co_await directory_.begin_point();
+  auto taken = co_await take_point().result();
+  progress_.finish();
+  Result<PointManifest> published = taken ? PointManifest{} : Result<PointManifest>(taken.error());
+  if (taken) published = co_await publish().result();
+  if (!published) {
+    (void)co_await undo().result();
+    co_await published.error();
+  }
+  co_await drop_old_bitmaps();
+  co_return *std::move(published);
+}
+
+Task<Json> BackupRun::read_machine() {
+  if (options_.machine_file.empty()) co_return Json();
+  const std::string content = co_await fs::read_all(context_.reactor, options_.machine_file, 16 * MiB);
+  auto json = parse_json(content);
+  if (!json) co_await json.error().with_context("'" + options_.machine_file + "'");
+  co_return *std::move(json);
+}
+
+Task<> BackupRun::plan() {
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  co_await choose_disks(nodes);
+  for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
+}
+
+Task<> BackupRun::choose_disks(const Json& nodes) {
+  if (options_.disks.empty()) {
+    const Json exports = co_await client_.execute("query-block-exports");
+    for (const Json& entry : exports.as_array()) {
+      const std::string node = text(entry, "node-name");
+      const Json* found = find_node(nodes, node);
+      const bool known = std::any_of(options_.disks.begin(), options_.disks.end(), [&](auto& d) { return d.node == node; });
+      if (found && !flag(*found, "ro") && !known) options_.disks.push_back({node, node});
+    }
+    if (options_.disks.empty())
+      co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
+  }
+  for (const DiskChoice& choice : options_.disks) {
+    RunDisk disk;
+    disk.choice = choice;
+    if (disk.choice.name.empty()) disk.choice.name = choice.node;
+    if (!valid_disk_name(disk.choice.name))
+      co_await Error(Errc::invalid_argument,
+                     fmt::format("'{}' cannot name a disk in a backup; give another with --disk NODE=NAME", disk.choice.name));
+    for (const RunDisk& other : disks_)
+      if (other.choice.name == disk.choice.name)
+        co_await Error(Errc::invalid_argument, fmt::format("two disks are named '{}'", disk.choice.name));
+    disks_.push_back(std::move(disk));
+  }
+}
+
+Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
+  const Json* node = find_node(nodes, disk.choice.node);
+  if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", disk.choice.node));
+  const Json* image = node->find("image");
+  disk.size = image ? number(*image, "virtual-size") : 0;
+  if (disk.size == 0) co_await Error(Errc::invalid_format, fmt::format("node '{}' has no size", disk.choice.node));
+  const auto bitmaps = bitmaps_of(*node);
+  disk.plan = co_await unwrap(plan_disk(directory_, disk.choice.name, disk.size, bitmaps, options_.level));
+  for (const std::string& name : disk.plan.litter) {
+    Json arguments = Json::object({{"node", disk.choice.node}, {"name", name}});
+    co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments));
+  }
+  if (!disk.plan.base) co_return;
+  const PointManifest* base = co_await unwrap(directory_.find(*disk.plan.base));
+  const auto chain = co_await unwrap(directory_.chain(*base, disk.choice.name));
+  disk.base_images = image_paths(directory_, chain, disk.choice.name);
+}
+
+Task<> BackupRun::take_point() {
+  for (RunDisk& disk : disks_) co_await prepare(disk);
+  co_await start();
+  co_await wait();
+  co_await remove_targets();
+  co_await seal();
+}
+
+Task<> BackupRun::prepare(RunDisk& disk) {
+  const std::string path = image_path(disk);
+  std::string backing;
+  if (disk.plan.base) backing = fmt::format("../{}/{}.qcow2", *disk.plan.base, disk.choice.name);
+  co_await create_point_image(context_.reactor, path, disk.size, backing);
+  const auto tag = static_cast<std::uint32_t>(context_.reactor.backend().random());
+  const auto index = static_cast<std::size_t>(&disk - disks_.data());
+  disk.target_node = fmt::format("tidemark-{:08x}-{}", tag, index);
+  disk.job_id = fmt::format("tidemark-backup-{:08x}-{}", tag, index);
+  disk.new_bitmap = bitmap_name(directory_.id(), id_);
+  // What the image does not hold is read from its base by others, never by the job: no backing node.
+  Json file = Json::object({{"driver", "file"}, {"filename", path}});
+  Json node = Json::object(
+      {{"driver", "qcow2"}, {"node-name", disk.target_node}, {"file", std::move(file)}, {"backing", Json()}});
+  co_await client_.execute("blockdev-add", std::move(node));
+  disk.target_added = true;
+}
+
+Task<> BackupRun::start() {
+  Json actions = Json::array();
+  for (const RunDisk& disk : disks_) {
+    actions.push_back(action("block-dirty-bitmap-add", Json::object({{"node", disk.choice.node},
+                                                                     {"name", disk.new_bitmap},
+                                                                     {"granularity", granularity}})));
+    Json backup = Json::object({{"job-id", disk.job_id},
+                                {"device", disk.choice.node},
+                                {"target", disk.target_node},
+                                {"sync", disk.plan.base ? "bitmap" : "full"},
+                                {"auto-dismiss", false}});
+    if (disk.plan.base) {
+      backup.set("bitmap", disk.plan.base_bitmap);
+      backup.set("bitmap-mode", "never");
+    }
+    if (options_.compress) backup.set("compress", true);
+    if (options_.speed) backup.set("speed", options_.speed);
+    actions.push_back(action("blockdev-backup", std::move(backup)));
+  }
+  time_ns_ = context_.reactor.backend().wall_clock_ns();
+  Json arguments = Json::object({{"actions", std::move(actions)}});
+  co_await client_.execute("transaction", std::move(arguments));
+  for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
+}
+
+bool BackupRun::all_concluded(const Json& jobs) {
+  std::uint64_t done = 0, total = 0;
+  bool all = true;
+  for (RunDisk& disk : disks_)
+    for (const Json& job : jobs.as_array()) {
+      if (text(job, "id") != disk.job_id) continue;
+      done += number(job, "current-progress");
+      total += number(job, "total-progress");
+      if (text(job, "status") != "concluded") all = false;
+      else disk.job_error = text(job, "error");
+    }
+  progress_.update(done, total);
+  return all;
+}
+
+Task<> BackupRun::wait() {
+  bool cancelled = false;
+  for (;;) {
+    const Json jobs = co_await client_.execute("query-jobs");
+    if (all_concluded(jobs)) break;
+    const bool failed = std::any_of(disks_.begin(), disks_.end(), [](const auto& d) { return !d.job_error.empty(); });
+    if (!cancelled && (failed || context_.interrupted.requested())) {
+      cancelled = true;
+      for (const RunDisk& disk : disks_) {
+        Json arguments = Json::object({{"id", disk.job_id}});
+        (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
+      }
+    }
+    co_await context_.reactor.sleep(poll_interval);
+  }
+  co_await dismiss_jobs();
+  co_await unwrap(context_.check_interrupted());
+  for (const RunDisk& disk : disks_)
+    if (!disk.job_error.empty())
+      co_await Error(Errc::io, fmt::format("backup of disk '{}' failed: {}", disk.choice.name, disk.job_error));
+}
+
+Task<> BackupRun::dismiss_jobs() {
+  for (RunDisk& disk : disks_) {
+    if (!std::exchange(disk.job_started, false)) continue;
+    Json arguments = Json::object({{"id", disk.job_id}});
+    co_await client_.execute("job-dismiss", std::move(arguments));
+  }
+}
+
+Task<> BackupRun::remove_targets() {
+  for (RunDisk& disk : disks_) {
+    if (!std::exchange(disk.target_added, false)) continue;
+    Json arguments = Json::object({{"node-name", disk.target_node}});
+    co_await client_.execute("blockdev-del", std::move(arguments));
+  }
+}
+
+Task<> BackupRun::seal() {
+  for (RunDisk& disk : disks_) {
+    co_await unwrap(context_.check_interrupted());
+    std::vector<std::string> layers{image_path(disk)};
+    layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
+    auto image = co_await PointImage::open(context_.reactor, std::move(layers));
+    const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
+    auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity).result();
+    (void)co_await image->close().result();
+    const Seal seal = co_await unwrap(std::move(sealed));
+    // The daemon has flushed the image; it is made sure of here, by who publishes the point.
+    OpenFlags flags;
+    flags.write = true;
+    File file = co_await File::open(context_.reactor, image_path(disk), flags);
+    auto synced = co_await file.sync().result();
+    (void)co_await file.close().result();
+    co_await unwrap(std::move(synced));
+    disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
+                     seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
+  }
+}
+
+Task<PointManifest> BackupRun::publish() {
+  PointManifest manifest;
+  manifest.id = id_;
+  manifest.time_ns = time_ns_;
+  manifest.seconds = std::chrono::duration<double>(context_.reactor.now() - started_).count();
+  for (const RunDisk& disk : disks_) manifest.disks.push_back(disk.manifest);
+  manifest.machine = machine_;
+  co_await directory_.publish(manifest);
+  co_return std::move(manifest);
+}
+
+Task<> BackupRun::undo() {
+  for (RunDisk& disk : disks_) {
+    if (!disk.job_started) continue;
+    Json arguments = Json::object({{"id", disk.job_id}});
+    (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
+  }
+  (void)co_await remove_targets().result();
+  for (const RunDisk& disk : disks_) {
+    if (!disk.bitmap_added) continue;
+    Json arguments = Json::object({{"node", disk.choice.node}, {"name", disk.new_bitmap}});
+    (void)co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments)).result();
+  }
+  co_await directory_.discard(id_);
+}
+
+Task<> BackupRun::drop_old_bitmaps() {
+  for (const RunDisk& disk : disks_) {
+    const std::string ours = bitmap_name(directory_.id(), "");
+    const Json nodes = co_await client_.execute("query-named-block-nodes");
+    const Json* node = find_node(nodes, disk.choice.node);
+    if (!node) continue;
+    for (const NodeBitmapState& bitmap : bitmaps_of(*node)) {
+      if (!bitmap.name.starts_with(ours) || bitmap.name == disk.new_bitmap || bitmap.busy) continue;
+      Json arguments = Json::object({{"node", disk.choice.node}, {"name", bitmap.name}});
+      co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments));
+    }
+  }
+}
+
+}  // namespace tidemark::cli

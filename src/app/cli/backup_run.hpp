@@ -1,0 +1,72 @@
+// BackupRun: one point of one or more disks of a running daemon, taken over QMP into a backup directory.
+//
+//   plan      level of each disk, from the points and the bitmaps
+//   prepare   the point's images, and nodes for them in the daemon
+//   start     one transaction: a new bitmap and a backup job for each disk
+//   wait      for the jobs
+//   seal      checksums read back from the images; manifest; publish
+//   tidy up   bitmaps that the new point makes useless
+//
+// Invariant: whatever fails before publish() leaves points, bitmaps and the daemon's nodes as they were.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/cli/commands.hpp"
+#include "app/cli/progress.hpp"
+#include "backup/directory.hpp"
+
+namespace tidemark::cli {
+
+struct RunDisk {
+  DiskChoice choice;
+  std::uint64_t size = 0;
+  DiskPlan plan;
+  std::vector<std::string> base_images;   // newest first; empty for a full backup
+  std::string target_node, job_id, new_bitmap;
+  bool target_added = false, bitmap_added = false, job_started = false;
+  std::string job_error;
+  DiskManifest manifest;
+};
+
+class BackupRun {
+ public:
+  BackupRun(const Context& context, QmpClient& client, BackupDirectory& directory, BackupOptions options)
+      : context_(context), client_(client), directory_(directory), options_(std::move(options)),
+        progress_(context, "backup") {}
+
+  Task<PointManifest> run();
+  const std::vector<RunDisk>& disks() const noexcept { return disks_; }
+
+ private:
+  Task<> plan();
+  Task<> choose_disks(const Json& nodes);
+  Task<> plan_one(RunDisk& disk, const Json& nodes);
+  Task<> take_point();
+  Task<> prepare(RunDisk& disk);
+  Task<> start();
+  Task<> wait();
+  bool all_concluded(const Json& jobs);
+  Task<> dismiss_jobs();
+  Task<> remove_targets();
+  Task<> seal();
+  Task<PointManifest> publish();
+  Task<> undo();
+  Task<> drop_old_bitmaps();
+  Task<Json> read_machine();
+  std::string image_path(const RunDisk& disk) const;
+
+  const Context& context_;
+  QmpClient& client_;
+  BackupDirectory& directory_;
+  BackupOptions options_;
+  Progress progress_;
+  std::vector<RunDisk> disks_;
+  std::string id_;
+  std::int64_t time_ns_ = 0;
+  Instant started_{};
+  Json machine_;
+};
+
+}  // namespace tidemark::cli

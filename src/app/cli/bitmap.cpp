@@ -1,0 +1,88 @@
+#include <fmt/format.h>
+
+#include "app/cli/commands.hpp"
+#include "app/cli/text.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+std::string state_of(const Json& bitmap) {
+  auto flag = [&](std::string_view key) {
+    const Json* value = bitmap.find(key);
+    return value && value->is_bool() && value->as_bool();
+  };
+  std::string state = flag("recording") ? "recording" : "disabled";
+  if (flag("busy")) state += ",busy";
+  if (flag("persistent")) state += ",persistent";
+  if (flag("inconsistent")) state += ",inconsistent";
+  return state;
+}
+
+std::uint64_t number(const Json& object, std::string_view key) {
+  std::uint64_t n = 0;
+  if (const Json* value = object.find(key)) (void)value->to_uint64(n);
+  return n;
+}
+
+std::string text(const Json& object, std::string_view key) {
+  const Json* value = object.find(key);
+  return value && value->is_string() ? value->as_string() : std::string();
+}
+
+Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node) {
+  const Json nodes = co_await client.execute("query-named-block-nodes");
+  Table table({"NODE", "BITMAP", "GRANULARITY", "DIRTY", "STATE"});
+  Json rows = Json::array();
+  for (const Json& entry : nodes.as_array()) {
+    const std::string name = text(entry, "node-name");
+    const Json* bitmaps = entry.find("dirty-bitmaps");
+    if (!bitmaps || (!node.empty() && node != name)) continue;
+    for (const Json& bitmap : bitmaps->as_array()) {
+      table.add({name, text(bitmap, "name"), human_size(number(bitmap, "granularity")), human_size(number(bitmap, "count")),
+                 state_of(bitmap)});
+      Json row = bitmap;
+      row.set("node", name);
+      rows.push_back(std::move(row));
+    }
+  }
+  if (context.json) print_json(rows);
+  else print_line(table.to_text());
+}
+
+Json arguments_of(const BitmapOptions& options) {
+  Json arguments = Json::object({{"node", options.node}});
+  if (options.verb == BitmapOptions::Verb::merge) {
+    Json sources = Json::array();
+    for (const std::string& source : options.sources) sources.push_back(source);
+    arguments.set("target", options.name);
+    arguments.set("bitmaps", std::move(sources));
+    return arguments;
+  }
+  arguments.set("name", options.name);
+  if (options.verb == BitmapOptions::Verb::add) {
+    if (options.granularity) arguments.set("granularity", options.granularity);
+    if (options.disabled) arguments.set("disabled", true);
+  }
+  return arguments;
+}
+
+Task<> run(const Context& context, QmpClient& client, BitmapOptions options) {
+  static constexpr const char* commands[] = {"", "add", "remove", "clear", "enable", "disable", "merge"};
+  if (options.verb == BitmapOptions::Verb::list) co_return co_await list_bitmaps(context, client, options.node);
+  const std::string command = fmt::format("block-dirty-bitmap-{}", commands[static_cast<int>(options.verb)]);
+  Json arguments = arguments_of(options);
+  const Json answer = co_await client.execute(command, std::move(arguments));
+  if (context.json) print_json(answer);
+}
+
+}  // namespace
+
+Task<Exit> bitmap(const Context& context, BitmapOptions options) {
+  QmpClient client = co_await context.connect();
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_await finally(run(context, client, std::move(options)), close);
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,25 @@
+#include "app/cli/context.hpp"
+
+#include <cstdio>
+
+namespace tidemark::cli {
+
+Task<QmpClient> Context::connect() const {
+  SocketAddress address;
+  address.path = qmp_socket;
+  return QmpClient::connect(reactor, std::move(address));
+}
+
+Result<> Context::check_interrupted() const {
+  if (interrupted.requested()) return Error(Errc::cancelled, "interrupted");
+  return {};
+}
+
+void print_json(const Json& value) { print_line(tidemark::to_text(value, 2)); }
+
+void print_line(const std::string& line) {
+  std::fwrite(line.data(), 1, line.size(), stdout);
+  if (!line.ends_with('\n')) std::fputc('\n', stdout);
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,30 @@
+// What every command of `tidemark` has: the reactor, how to print, and whether Ctrl-C was pressed.
+#pragma once
+
+#include <string>
+
+#include "base/json.hpp"
+#include "control/qmp_client.hpp"
+#include "io/reactor.hpp"
+
+namespace tidemark::cli {
+
+// Exit codes, documented in --help and the manual page.
+enum class Exit : int { ok = 0, failed = 1, usage = 2, damaged = 3, interrupted = 130 };
+
+struct Context {
+  Reactor& reactor;
+  CancelToken interrupted;           // asked by Ctrl-C and SIGTERM
+  bool json = false;                 // machine-readable output only
+  bool show_progress = false;        // stderr is a terminal, and not --json, --quiet
+  std::string qmp_socket;
+
+  Task<QmpClient> connect() const;
+  Result<> check_interrupted() const;
+};
+
+// One line of result per command with --json, through here.
+void print_json(const Json& value);
+void print_line(const std::string& line);
+
+}  // namespace tidemark::cli

@@ -1,0 +1,270 @@
+// tidemark: the command line for people.  Parses, starts a reactor, runs one command of commands.hpp.
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "app/cli/commands.hpp"
+#include "app/cli/text.hpp"
+#include "app/runtime.hpp"
+#include "app/version.hpp"
+#include "io/posix/signals.hpp"
+#include "task/group.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+using Command = std::function<Task<Exit>(const Context&)>;
+
+struct Options {
+  bool json = false, quiet = false;
+  std::string qmp_socket, aio;
+  Command command;                       // of the subcommand that was given
+  std::function<Exit()> immediate;       // serve: needs no reactor
+};
+
+constexpr const char* exit_codes =
+    "Exit codes: 0 done; 1 failed, nothing was changed; 2 wrong usage; 3 a backup is damaged; 130 interrupted.";
+
+std::string default_socket(const char* file) {
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  return fmt::format("{}/tidemark/{}", runtime && *runtime ? runtime : "/run", file);
+}
+
+std::string absolute(const std::string& path) {
+  std::error_code error;
+  auto full = std::filesystem::absolute(path, error);
+  return error ? path : full.lexically_normal().string();
+}
+
+// "NODE" or "NODE=NAME"
+DiskChoice parse_choice(const std::string& word) {
+  const auto at = word.find('=');
+  if (at == std::string::npos) return {word, {}};
+  return {word.substr(0, at), word.substr(at + 1)};
+}
+
+CLI::Validator size_check() {
+  return CLI::Validator([](std::string& text) {
+    std::uint64_t bytes = 0;
+    if (!parse_size(text, bytes)) return fmt::format("'{}' is no size; write for instance 512K or 1.5G", text);
+    text = std::to_string(bytes);
+    return std::string();
+  }, "SIZE");
+}
+
+void add_qmp(CLI::App* command, Options& options) {
+  command->add_option("--qmp", options.qmp_socket, "the daemon's QMP socket")
+      ->envname("TIDEMARK_QMP")->default_val(default_socket("qmp.sock"))->type_name("SOCKET");
+}
+
+void add_backup(CLI::App& app, Options& options) {
+  auto* command = app.add_subcommand("backup", "back up disks of a running daemon into a backup directory");
+  auto chosen = std::make_shared<BackupOptions>();
+  auto disks = std::make_shared<std::vector<std::string>>();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required();
+  command->add_option("--disk", *disks, "a node to back up, and its name in the backup (default: all exported writable)")
+      ->type_name("NODE[=NAME]");
+  static const std::map<std::string, BackupLevel> levels{
+      {"auto", BackupLevel::automatic}, {"full", BackupLevel::full}, {"incremental", BackupLevel::incremental}};
+  command->add_option("--level", chosen->level, "auto, full or incremental")
+      ->transform(CLI::CheckedTransformer(levels))->type_name("LEVEL");
+  command->add_flag("--compress", chosen->compress, "compress the images");
+  command->add_option("--speed", chosen->speed, "at most so many bytes a second")->transform(size_check());
+  command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
+      ->type_name("FILE");
+  add_qmp(command, options);
+  command->callback([=, &options] {
+    for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
+    chosen->directory = absolute(chosen->directory);
+    options.command = [=](const Context& context) { return backup(context, *chosen); };
+  });
+}
+
+void add_restore(CLI::App& app, Options& options) {
+  auto* command = app.add_subcommand("restore", "restore a disk of a point to a file, verifying every byte");
+  auto chosen = std::make_shared<RestoreOptions>();
+  command->add_option("DIRECTORY", chosen->directory)->required();
+  command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
+  command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()->type_name("FILE");
+  command->add_option("--disk", chosen->disk, "which disk, when the point holds several")->type_name("NAME");
+  command->add_option("--format", chosen->format)->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
+  command->add_flag("--force", chosen->force, "replace the file if it exists");
+  command->callback([=, &options] {
+    options.command = [=](const Context& context) { return restore(context, *chosen); };
+  });
+}
+
+void add_list_and_verify(CLI::App& app, Options& options) {
+  auto directory = std::make_shared<std::string>();
+  auto* list_command = app.add_subcommand("list", "list the points of a backup directory");
+  list_command->add_option("DIRECTORY", *directory)->required();
+  list_command->callback([=, &options] {
+    options.command = [=](const Context& context) { return list(context, *directory); };
+  });
+  auto chosen = std::make_shared<VerifyOptions>();
+  auto* command = app.add_subcommand("verify", "read every granule of a point back and check it");
+  command->add_option("DIRECTORY", chosen->directory)->required();
+  command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
+  command->add_flag("--all", chosen->all, "all points");
+  command->callback([=, &options] {
+    options.command = [=](const Context& context) { return verify(context, *chosen); };
+  });
+}
+
+void add_bitmap(CLI::App& app, Options& options) {
+  using Verb = BitmapOptions::Verb;
+  auto* group = app.add_subcommand("bitmap", "dirty bitmaps of a running daemon")->require_subcommand(1);
+  auto chosen = std::make_shared<BitmapOptions>();
+  auto verb = [&](const char* name, const char* help, Verb which) {
+    auto* command = group->add_subcommand(name, help);
+    add_qmp(command, options);
+    auto* node = command->add_option("NODE", chosen->node);
+    if (which != Verb::list) {
+      node->required();
+      command->add_option("NAME", chosen->name)->required();
+    }
+    command->callback([=, &options] {
+      chosen->verb = which;
+      options.command = [=](const Context& context) { return bitmap(context, *chosen); };
+    });
+    return command;
+  };
+  verb("list", "all bitmaps, or those of a node", Verb::list);
+  auto* add = verb("add", "start recording", Verb::add);
+  add->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check());
+  add->add_flag("--disabled", chosen->disabled, "do not record yet");
+  verb("remove", "forget a bitmap", Verb::remove);
+  verb("clear", "mark everything clean", Verb::clear);
+  verb("enable", "record from now on", Verb::enable);
+  verb("disable", "stop recording", Verb::disable);
+  verb("merge", "add other bitmaps' bits to NAME", Verb::merge)->add_option("SOURCE", chosen->sources)->required();
+}
+
+void add_job(CLI::App& app, Options& options) {
+  using Verb = JobOptions::Verb;
+  auto* group = app.add_subcommand("job", "jobs of a running daemon")->require_subcommand(1);
+  auto chosen = std::make_shared<JobOptions>();
+  auto verb = [&](const char* name, const char* help, Verb which) {
+    auto* command = group->add_subcommand(name, help);
+    add_qmp(command, options);
+    if (which != Verb::list) command->add_option("JOB", chosen->id)->required();
+    command->callback([=, &options] {
+      chosen->verb = which;
+      options.command = [=](const Context& context) { return job(context, *chosen); };
+    });
+    return command;
+  };
+  verb("list", "all jobs", Verb::list);
+  verb("watch", "show a job's progress until it ends", Verb::watch);
+  verb("pause", "stop working, and keep the job", Verb::pause);
+  verb("resume", "go on", Verb::resume);
+  verb("cancel", "end a job without its result", Verb::cancel)->add_flag("--force", chosen->force, "do not wait for writes");
+  verb("set-speed", "limit a job's rate", Verb::set_speed)
+      ->add_option("SPEED", chosen->speed, "bytes a second; 0: no limit")->required()->transform(size_check());
+}
+
+void add_qmp_verb(CLI::App& app, Options& options) {
+  auto* command = app.add_subcommand("qmp", "run one QMP command, or those that standard input gives line by line");
+  auto chosen = std::make_shared<QmpOptions>();
+  command->add_option("COMMAND", chosen->command);
+  command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, or one JSON object")->type_name("");
+  add_qmp(command, options);
+  command->callback([=, &options] {
+    options.command = [=](const Context& context) { return qmp(context, *chosen); };
+  });
+}
+
+void add_serve(CLI::App& app, Options& options) {
+  auto* command = app.add_subcommand("serve", "serve disk images over NBD, ready for backups; prints their URIs");
+  auto chosen = std::make_shared<ServeOptions>();
+  command->add_option("DISK", chosen->disks, "an image or device, and its name")->required()->type_name("FILE[=NAME]");
+  command->add_option("--format", chosen->format, "raw or qcow2 (default: by name and content)")->check(CLI::IsMember({"raw", "qcow2"}));
+  command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET");
+  command->add_option("--tcp", chosen->nbd_tcp, "listen on an address instead")->type_name("HOST:PORT");
+  command->add_flag("--read-only", chosen->read_only);
+  command->add_flag("--direct", chosen->direct, "past the page cache");
+  add_qmp(command, options);
+  command->callback([=, &options] {
+    options.immediate = [=, &options] { return serve(options.qmp_socket, *chosen); };
+  });
+}
+
+// The first Ctrl-C asks the command to clean up and end; the second ends the process.
+Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToken done) {
+  for (;;) {
+    auto number = co_await signals.next(done).result();
+    if (!number) co_return;
+    if (interrupted.requested()) std::_Exit(static_cast<int>(Exit::interrupted));
+    interrupted.request();
+  }
+}
+
+Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& signals) {
+  CancelSource interrupted;
+  Context context{reactor, interrupted.token(), options.json,
+                  !options.json && !options.quiet && ::isatty(STDERR_FILENO) == 1, options.qmp_socket};
+  auto body = [&](TaskGroup& group) -> Task<Exit> {
+    group.spawn(watch_signals(signals, interrupted, group.token()));
+    co_return co_await options.command(context);
+  };
+  auto outcome = co_await with_group(reactor, body).result();
+  if (outcome) co_return *outcome;
+  const bool stopped = interrupted.requested() && outcome.error().code() == Errc::cancelled;
+  fmt::print(stderr, "tidemark: {}\n", stopped ? "interrupted; nothing was left behind" : outcome.error().message());
+  if (stopped) co_return Exit::interrupted;
+  co_return outcome.error().code() == Errc::corrupt ? Exit::damaged : Exit::failed;
+}
+
+Exit run(const Options& options) {
+  auto backend = make_backend(options.aio);
+  if (!backend) {
+    fmt::print(stderr, "tidemark: {}\n", backend.error().message());
+    return Exit::failed;
+  }
+  Reactor reactor(**backend);
+  auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
+  if (!signals) {
+    fmt::print(stderr, "tidemark: {}\n", signals.error().message());
+    return Exit::failed;
+  }
+  auto outcome = reactor.run(run_command(reactor, options, *signals));
+  (void)reactor.run(signals->close());
+  return outcome ? *outcome : Exit::failed;
+}
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("tidemark: live backups of virtual machine disks", "tidemark");
+  app.set_version_flag("--version", fmt::format("tidemark {}", version_text));
+  app.footer(exit_codes);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_flag("--json", options.json, "print results as JSON");
+  app.add_flag("--quiet,-q", options.quiet, "no progress bar");
+  app.add_option("--aio", options.aio, "io_uring or threads (default: what the kernel grants)");
+  add_serve(app, options);
+  add_backup(app, options);
+  add_restore(app, options);
+  add_list_and_verify(app, options);
+  add_bitmap(app, options);
+  add_job(app, options);
+  add_qmp_verb(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    fmt::print(stderr, "tidemark: {} (see tidemark --help)\n", error.what());
+    return static_cast<int>(Exit::usage);
+  }
+  return static_cast<int>(options.immediate ? options.immediate() : run(options));
+}
+
+}  // namespace
+}  // namespace tidemark::cli
+
+int main(int argc, char** argv) { return tidemark::cli::main(argc, argv); }

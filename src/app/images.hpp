@@ -1,0 +1,64 @@
+// Images of a backup directory, opened and made in this process.
+//
+// This is the gate of backup chains: which files are opened is decided by the directory's manifests; the names
+// inside the images are only compared with them.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backup/directory.hpp"
+#include "block/graph.hpp"
+
+namespace tidemark {
+
+// The image of one disk at one point, with all it builds on, open for reading.
+class PointImage {
+ public:
+  // `layers` newest first (BackupDirectory::chain), or the files of a point under way before them.
+  static Task<std::unique_ptr<PointImage>> open(Reactor& reactor, std::vector<std::string> layers);
+  ~PointImage();
+
+  Edge& disk() noexcept { return *disk_; }
+  Task<> close();
+
+ private:
+  explicit PointImage(Reactor& reactor) : graph_(reactor) {}
+  Task<> open_layers(std::vector<std::string> layers);
+  Graph graph_;
+  std::unique_ptr<Edge> disk_;
+};
+
+// The files of `disk` in a chain, newest first.
+std::vector<std::string> image_paths(const BackupDirectory& directory, const std::vector<const PointManifest*>& chain,
+                                     std::string_view disk);
+
+// An image of the kind that backup directories hold: qcow2, 64 KiB clusters; `backing` as it is written into it.
+Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size, std::string backing);
+
+// A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name.
+class RestoreTarget {
+ public:
+  static Task<std::unique_ptr<RestoreTarget>> create(Reactor& reactor, std::string path, std::string format,
+                                                     std::uint64_t size, bool replace);
+  ~RestoreTarget();
+
+  Edge& disk() noexcept { return *disk_; }
+  Task<> publish();                  // flushed, closed, renamed; durable
+  Task<> discard();                  // nothing is left
+
+ private:
+  RestoreTarget(Reactor& reactor, std::string path, bool replace)
+      : reactor_(reactor), graph_(reactor), path_(std::move(path)), replace_(replace) {}
+  Task<> create_now(std::string format, std::uint64_t size);
+  Task<> close();
+  std::string partial_path() const { return path_ + ".tidemark-partial"; }
+
+  Reactor& reactor_;
+  Graph graph_;
+  std::string path_;
+  bool replace_;
+  std::unique_ptr<Edge> disk_;
+};
+
+}  // namespace tidemark
