@@ -1,0 +1,238 @@
+#include "backup/directory.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "backup/expectation.hpp"
+#include "backup/plan.hpp"
+#include "io/threads/threads_backend.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark {
+namespace {
+
+class DirectoryTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = make_threads_backend(4);
+    ASSERT_TRUE(made);
+    backend_ = *std::move(made);
+    reactor_ = std::make_unique<Reactor>(*backend_);
+    std::string pattern = (std::filesystem::temp_directory_path() / "tidemark-backup-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    top_ = pattern;
+    path_ = top_ + "/backups";
+  }
+  void TearDown() override { std::filesystem::remove_all(top_); }
+
+  template <class T>
+  Result<T> run(Task<T> task) { return reactor_->run(std::move(task)); }
+
+  BackupDirectory open(BackupDirectory::Open how) {
+    auto opened = run(BackupDirectory::open(*reactor_, path_, how));
+    EXPECT_TRUE(opened) << opened.error().message();
+    return *std::move(opened);
+  }
+  void close(BackupDirectory& directory) { EXPECT_TRUE(run(directory.close())); }
+
+  // A point whose disk "vda" of 10 granules has the given data granules (content: the number) and zero granules.
+  std::string add_point(BackupDirectory& directory, std::optional<std::string> base, std::vector<unsigned> data,
+                        std::vector<unsigned> zero) {
+    auto add = [&]() -> Task<std::string> {
+      PointManifest manifest;
+      manifest.id = co_await directory.begin_point();
+      manifest.time_ns = ++clock_;
+      DiskManifest disk;
+      disk.name = disk.node = "vda";
+      disk.size = size;
+      disk.base = base;
+      disk.granularity = granule;
+      disk.bitmap = bitmap_name(directory.id(), manifest.id);
+      SumsWriter sums = co_await SumsWriter::create(*reactor_, directory.new_path(manifest.id) + "/vda.sums", size, granule);
+      for (unsigned g = 0; g < 10; ++g) {
+        if (std::find(data.begin(), data.end(), g) != data.end()) co_await sums.add_data(g, digest_of(g, manifest.time_ns));
+        if (std::find(zero.begin(), zero.end(), g) != zero.end()) co_await sums.add_zero(g, 1);
+      }
+      disk.sums_digest = co_await sums.finish();
+      co_await sums.close();
+      manifest.disks.push_back(disk);
+      co_await directory.publish(manifest);
+      co_return manifest.id;
+    };
+    auto id = run(add());
+    EXPECT_TRUE(id) << id.error().message();
+    return *id;
+  }
+  static Digest digest_of(std::uint64_t granule_number, std::int64_t time) {
+    return {granule_number, static_cast<std::uint64_t>(time)};
+  }
+
+  static constexpr std::uint32_t granule = 4096;
+  static constexpr std::uint64_t size = 9 * granule + 512;
+  std::int64_t clock_ = 0;
+  std::unique_ptr<IoBackend> backend_;
+  std::unique_ptr<Reactor> reactor_;
+  std::string top_, path_;
+};
+
+TEST_F(DirectoryTest, IsMadeOnceAndKeepsItsId) {
+  auto first = open(BackupDirectory::Open::create);
+  const std::string id = first.id();
+  EXPECT_EQ(id.size(), 16u);
+  close(first);
+  auto second = open(BackupDirectory::Open::create);
+  EXPECT_EQ(second.id(), id);
+  close(second);
+}
+
+TEST_F(DirectoryTest, ForeignDirectoriesAreRefused) {
+  std::filesystem::create_directory(path_);
+  std::ofstream(path_ + "/precious") << "data";
+  auto opened = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::create));
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), Errc::exists);
+  auto missing = run(BackupDirectory::open(*reactor_, top_ + "/none", BackupDirectory::Open::read));
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code(), Errc::not_found);
+}
+
+TEST_F(DirectoryTest, ASecondWriterIsRefusedAReaderIsNot) {
+  auto writer = open(BackupDirectory::Open::create);
+  auto second = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::write));
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), Errc::busy);
+  auto reader = open(BackupDirectory::Open::read);
+  close(reader);
+  close(writer);
+}
+
+TEST_F(DirectoryTest, LitterOfADeadWriterIsRemoved) {
+  auto writer = open(BackupDirectory::Open::create);
+  auto id = run(writer.begin_point());
+  ASSERT_TRUE(id);
+  std::ofstream(writer.new_path(*id) + "/vda.qcow2") << "half";
+  close(writer);
+  auto reader = open(BackupDirectory::Open::read);
+  EXPECT_TRUE(std::filesystem::exists(reader.new_path(*id)));
+  EXPECT_TRUE(reader.points().empty());
+  close(reader);
+  auto next = open(BackupDirectory::Open::write);
+  EXPECT_FALSE(std::filesystem::exists(next.new_path(*id)));
+  close(next);
+}
+
+TEST_F(DirectoryTest, FindsPointsAndTheirChains) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string full = add_point(directory, {}, {0, 1, 2}, {3});
+  const std::string next = add_point(directory, full, {1}, {});
+  EXPECT_EQ((*directory.find("latest"))->id, next);
+  EXPECT_EQ((*directory.find(full))->id, full);
+  EXPECT_FALSE(directory.find("nothing"));
+  auto chain = directory.chain(**directory.find("latest"), "vda");
+  ASSERT_TRUE(chain);
+  ASSERT_EQ(chain->size(), 2u);
+  EXPECT_EQ((*chain)[1]->id, full);
+  EXPECT_FALSE(directory.chain(**directory.find("latest"), "vdb"));
+  close(directory);
+}
+
+TEST_F(DirectoryTest, ADamagedPointIsToldAndNotBuiltOn) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string full = add_point(directory, {}, {0}, {});
+  const std::string next = add_point(directory, full, {1}, {});
+  close(directory);
+  std::ofstream(path_ + "/points/" + full + "/manifest.json") << "{}";
+  auto again = open(BackupDirectory::Open::read);
+  ASSERT_EQ(again.damaged().size(), 1u);
+  EXPECT_TRUE(again.damaged()[0].starts_with(full + ": "));
+  ASSERT_EQ(again.points().size(), 1u);
+  EXPECT_FALSE(again.chain(again.points()[0], "vda"));
+  const auto plan = plan_disk(again, "vda", size, {{again.points()[0].disks[0].bitmap, true, false, false}}, BackupLevel::automatic);
+  ASSERT_TRUE(plan);
+  EXPECT_FALSE(plan->base);
+  close(again);
+}
+
+TEST_F(DirectoryTest, ExpectationsTakeTheNewestWord) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string full = add_point(directory, {}, {0, 1, 2, 9}, {3});          // time 1
+  const std::string next = add_point(directory, full, {1, 5}, {2});              // time 2
+  auto walk = [&]() -> Task<std::string> {
+    const auto chain = *directory.chain(**directory.find("latest"), "vda");
+    Expectations expected = co_await Expectations::open(*reactor_, directory, chain, "vda");
+    std::string seen;
+    for (;;) {
+      const Expectation piece = co_await expected.next(1 * MiB);
+      if (piece.range.empty()) break;
+      const std::uint64_t first = piece.range.offset / granule;
+      for (std::uint64_t i = 0; i < div_up(piece.range.length, granule); ++i) {
+        if (piece.zero) {
+          seen += 'z';
+          continue;
+        }
+        EXPECT_EQ(piece.digests[i].high, first + i);
+        seen += static_cast<char>('0' + piece.digests[i].low);
+      }
+    }
+    co_await expected.close();
+    co_return seen;
+  };
+  EXPECT_EQ(*run(walk()), "12zzz2zzz1");
+  close(directory);
+}
+
+TEST_F(DirectoryTest, ADamagedSumsFileIsFound) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string full = add_point(directory, {}, {0, 1, 2}, {3});
+  const std::string file = directory.point_path(full) + "/vda.sums";
+  const auto length = std::filesystem::file_size(file);
+  for (std::uint64_t at = 0; at < length; at += 5) {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(at));
+    const char byte = static_cast<char>(stream.get());
+    stream.seekp(static_cast<std::streamoff>(at));
+    stream.put(static_cast<char>(byte ^ 4));
+    stream.flush();
+    const auto chain = *directory.chain(**directory.find("latest"), "vda");
+    auto opened = run(Expectations::open(*reactor_, directory, chain, "vda"));
+    EXPECT_FALSE(opened) << at;
+    stream.seekp(static_cast<std::streamoff>(at));
+    stream.put(byte);
+  }
+  close(directory);
+}
+
+TEST_F(DirectoryTest, PlansByPointsAndBitmaps) {
+  auto directory = open(BackupDirectory::Open::create);
+  auto none = plan_disk(directory, "vda", size, {}, BackupLevel::automatic);
+  ASSERT_TRUE(none);
+  EXPECT_FALSE(none->base);
+  const std::string full = add_point(directory, {}, {0}, {});
+  const std::string bitmap = bitmap_name(directory.id(), full);
+  const NodeBitmapState good{bitmap, true, false, false};
+
+  auto incremental = plan_disk(directory, "vda", size, {good}, BackupLevel::automatic);
+  ASSERT_TRUE(incremental);
+  EXPECT_EQ(incremental->base, full);
+  EXPECT_EQ(incremental->base_bitmap, bitmap);
+
+  EXPECT_FALSE(plan_disk(directory, "vda", size, {good}, BackupLevel::full)->base);
+  EXPECT_FALSE(plan_disk(directory, "vda", size + 512, {good}, BackupLevel::automatic)->base);
+  EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, false, false, false}}, BackupLevel::automatic)->base);
+  EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, true, false, true}}, BackupLevel::automatic)->base);
+  EXPECT_FALSE(plan_disk(directory, "vda", size, {}, BackupLevel::incremental));
+  EXPECT_TRUE(plan_disk(directory, "vda", size, {good}, BackupLevel::incremental));
+
+  // Bitmaps of points that never were are litter; other people's are not.
+  const NodeBitmapState litter{bitmap_name(directory.id(), "never"), true, false, false};
+  const NodeBitmapState foreign{"other", true, false, false};
+  auto tidy = plan_disk(directory, "vda", size, {good, litter, foreign}, BackupLevel::automatic);
+  ASSERT_EQ(tidy->litter.size(), 1u);
+  EXPECT_EQ(tidy->litter[0], litter.name);
+  close(directory);
+}
+
+}  // namespace
+}  // namespace tidemark
