@@ -62,7 +62,8 @@ class Parser {
   Parser(std::string_view text, const JsonLimits& limits) : text_(text), limits_(limits) {}
 
   Result<Json> run() {
-    if (text_.size() > limits_.size_max) return Error(Errc::invalid_format, "JSON value size limit exceeded");
+    if (text_.size() > limits_.size_max)
+      return Error(Errc::invalid_format, "JSON value size limit exceeded");
     Json value;
     skip_space();
     if (parse_value(value)) {
@@ -106,8 +107,9 @@ class Parser {
   std::string place() const {
     const std::string_view before = text_.substr(0, at_);
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-    const std::size_t line_start = before.rfind('\n') + 1;      // npos + 1 is 0
-    return "line " + std::to_string(line) + ", column " + std::to_string(at_ - line_start + 1) + ": ";
+    const std::size_t line_start = before.rfind('\n') + 1;  // npos + 1 is 0
+    return "line " + std::to_string(line) + ", column " + std::to_string(at_ - line_start + 1) +
+           ": ";
   }
 
   bool parse_value(Json& value);
@@ -209,12 +211,16 @@ bool Parser::parse_word(Json& value) {
   while (end < text_.size() && is_word(text_[end])) ++end;
   const std::string_view word = text_.substr(at_, end - at_);
   if (word.empty()) return fail("expecting value");
-  if (word == "null") value = nullptr;
-  else if (word == "true") value = true;
-  else if (word == "false") value = false;
+  if (word == "null")
+    value = nullptr;
+  else if (word == "true")
+    value = true;
+  else if (word == "false")
+    value = false;
   else if (!is_digit(word[0]) && word[0] != '-')
     return fail("invalid keyword '" + std::string(word.substr(0, 40)) + "'");
-  else if (!parse_number(word, value)) return false;
+  else if (!parse_number(word, value))
+    return false;
   at_ = end;
   return true;
 }
@@ -225,10 +231,14 @@ bool Parser::parse_number(std::string_view word, Json& value) {
   std::int64_t whole = 0;
   std::uint64_t natural = 0;
   double real = 0;
-  if (form.integral && convert(word, whole)) value = whole;
-  else if (form.integral && convert(word, natural)) value = natural;
-  else if (convert(word, real)) value = real;
-  else return fail("number '" + std::string(word.substr(0, 40)) + "' is out of range");
+  if (form.integral && convert(word, whole))
+    value = whole;
+  else if (form.integral && convert(word, natural))
+    value = natural;
+  else if (convert(word, real))
+    value = real;
+  else
+    return fail("number '" + std::string(word.substr(0, 40)) + "' is out of range");
   return true;
 }
 
@@ -283,7 +293,8 @@ bool Parser::parse_unicode_escape(std::string& out, std::size_t start) {
     return true;
   }
   const std::string escape(text_.substr(start, at_ - start));
-  const bool printable = std::all_of(escape.begin(), escape.end(), [](char c) { return c > ' ' && c < 127; });
+  const bool printable =
+      std::all_of(escape.begin(), escape.end(), [](char c) { return c > ' ' && c < 127; });
   return fail_at(start, (printable ? escape : "\\u") + " is not a valid Unicode character");
 }
 

@@ -13,8 +13,10 @@ Error broken_byte(char c) {
   static constexpr char hex[] = "0123456789abcdef";
   const auto byte = static_cast<unsigned char>(c);
   std::string message = "JSON parse error, stray ";
-  if (byte > ' ' && byte < 0x7f) message += std::string("'") + c + "'";
-  else message += std::string("byte 0x") + hex[byte >> 4] + hex[byte & 15];
+  if (byte > ' ' && byte < 0x7f)
+    message += std::string("'") + c + "'";
+  else
+    message += std::string("byte 0x") + hex[byte >> 4] + hex[byte & 15];
   return Error(Errc::invalid_format, std::move(message));
 }
 
@@ -69,7 +71,7 @@ JsonStream::Outcome JsonStream::between(char c) {
   if (c == '[') ++brackets_;
   if (c == '}') unbalanced = braces_ == 0 || (--braces_, false);
   if (c == ']') unbalanced = brackets_ == 0 || (--brackets_, false);
-  if (unbalanced) braces_ = brackets_ = 0;       // the value ends here; it will not parse
+  if (unbalanced) braces_ = brackets_ = 0;  // the value ends here; it will not parse
   return keep_last(c);
 }
 
@@ -92,8 +94,9 @@ JsonStream::Outcome JsonStream::keep(char c) {
   too_large_ = true;
   value_.clear();
   value_.shrink_to_fit();
-  value_ += c;                                   // not empty: a value is under way
-  return Error(Errc::invalid_format, deep ? "JSON nesting depth limit exceeded" : "JSON value size limit exceeded");
+  value_ += c;  // not empty: a value is under way
+  return Error(Errc::invalid_format,
+               deep ? "JSON nesting depth limit exceeded" : "JSON value size limit exceeded");
 }
 
 // The same for a byte that may end the value.

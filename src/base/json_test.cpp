@@ -55,18 +55,23 @@ TEST(Json, StringsOfBothQuotesAndAllEscapes) {
   EXPECT_EQ(parsed(R"("it's")"), Json("it's"));
   EXPECT_EQ(parsed(R"('\'\"\\\/\b\f\n\r\t')"), Json("'\"\\/\b\f\n\r\t"));
   EXPECT_EQ(parsed(R"("\u0041\u00e9\u2028\ud83d\uDE00")"), Json("A\u00e9\u2028\U0001f600"));
-  EXPECT_EQ(parsed(R"("a\u0000b")"), Json("a\xc0\x80" "b")) << "no string holds a NUL";
+  EXPECT_EQ(parsed(R"("a\u0000b")"), Json("a\xc0\x80"
+                                          "b"))
+      << "no string holds a NUL";
   EXPECT_EQ(parsed("\"\xc3\xa9\x7f\""), Json("\xc3\xa9\x7f"));
 }
 
 TEST(Json, RefusesWhatIsNotAString) {
-  EXPECT_EQ(refusal(R"("\ud800")"), "line 1, column 2: JSON parse error, \\ud800 is not a valid Unicode character");
+  EXPECT_EQ(refusal(R"("\ud800")"),
+            "line 1, column 2: JSON parse error, \\ud800 is not a valid Unicode character");
   EXPECT_NE(refusal(R"("\ud83d\u0041")").find("\\ud83d is not"), std::string::npos);
-  for (const char* bad : {R"("\uDC00")", R"("\uFFFE")", R"("\ufdd0")", R"("\u12")", R"("\u-123")", R"("\u+123")"})
+  for (const char* bad :
+       {R"("\uDC00")", R"("\uFFFE")", R"("\ufdd0")", R"("\u12")", R"("\u-123")", R"("\u+123")"})
     EXPECT_NE(refusal(bad).find("is not a valid Unicode character"), std::string::npos) << bad;
   EXPECT_NE(refusal(R"("\x41")").find("invalid escape sequence in string"), std::string::npos);
-  for (const char* bad : {"'\xc3('", "'\xff'", "'\x80'", "'\xc1\x80'", "'\xe0\x80\x80'", "'\xed\xa0\x80'",
-                          "'\xf4\x90\x80\x80'", "'\xf8\x80\x80\x80\x80'", "'\xc3'", "'\xef\xbf\xbe'"})
+  for (const char* bad :
+       {"'\xc3('", "'\xff'", "'\x80'", "'\xc1\x80'", "'\xe0\x80\x80'", "'\xed\xa0\x80'",
+        "'\xf4\x90\x80\x80'", "'\xf8\x80\x80\x80\x80'", "'\xc3'", "'\xef\xbf\xbe'"})
     EXPECT_NE(refusal(bad).find("invalid UTF-8 sequence in string"), std::string::npos);
   EXPECT_NE(refusal("'a\nb'").find("control character in string"), std::string::npos);
   for (const char* bad : {"'abc", "\"abc'", "'abc\\'", "'\\"}) EXPECT_NE(refusal(bad), "");
@@ -74,10 +79,12 @@ TEST(Json, RefusesWhatIsNotAString) {
 }
 
 TEST(Json, RefusesWhatIsNotANumber) {
-  for (const char* bad : {"01", "-", "-a", "1.", ".5", "+1", "1e", "1e+", "0x10", "1.e5", "--1", "1-2", "00"})
+  for (const char* bad :
+       {"01", "-", "-a", "1.", ".5", "+1", "1e", "1e+", "0x10", "1.e5", "--1", "1-2", "00"})
     refusal(bad);
   EXPECT_NE(refusal("1e400").find("out of range"), std::string::npos);
-  for (const char* bad : {"NaN", "nan", "Infinity", "-Infinity", "inf", "True", "nul", "nullx"}) refusal(bad);
+  for (const char* bad : {"NaN", "nan", "Infinity", "-Infinity", "inf", "True", "nul", "nullx"})
+    refusal(bad);
 }
 
 TEST(Json, ErrorsNameThePlaceAndTheReason) {
@@ -87,7 +94,8 @@ TEST(Json, ErrorsNameThePlaceAndTheReason) {
   EXPECT_EQ(refusal("{'a':1 'b'"), "line 1, column 8: JSON parse error, expected ',' or '}'");
   EXPECT_EQ(refusal("{1:2}"), "line 1, column 2: JSON parse error, key is not a string in object");
   EXPECT_EQ(refusal("[1,]"), "line 1, column 4: JSON parse error, expecting value");
-  EXPECT_EQ(refusal("{'a':1,}"), "line 1, column 8: JSON parse error, key is not a string in object");
+  EXPECT_EQ(refusal("{'a':1,}"),
+            "line 1, column 8: JSON parse error, key is not a string in object");
   EXPECT_EQ(refusal("nope"), "line 1, column 1: JSON parse error, invalid keyword 'nope'");
   EXPECT_EQ(refusal("{} x"), "line 1, column 4: JSON parse error, unexpected text after the value");
   EXPECT_EQ(refusal("{'a':1,\n'b':2,'a':3}"), "line 2, column 7: JSON parse error, duplicate key");
@@ -98,7 +106,8 @@ TEST(Json, DepthTokensAndSizeAreBound) {
   EXPECT_TRUE(parse_json(nested(1024)));
   EXPECT_NE(refusal(nested(1025)).find("nesting depth limit exceeded"), std::string::npos);
   EXPECT_NE(refusal(std::string(1 << 20, '{')), "");
-  EXPECT_NE(refusal("[1,2,3]", {.tokens_max = 3}).find("token count limit exceeded"), std::string::npos);
+  EXPECT_NE(refusal("[1,2,3]", {.tokens_max = 3}).find("token count limit exceeded"),
+            std::string::npos);
   EXPECT_TRUE(parse_json("[1,2]", {.tokens_max = 3}));
   EXPECT_NE(refusal("[1,2,3]", {.size_max = 6}).find("size limit exceeded"), std::string::npos);
 }
@@ -138,7 +147,8 @@ TEST(Json, TextIsAsciiInQemusForm) {
 TEST(Json, PrettyText) {
   const Json json = parsed("{'a': [1, {'b': []}], 'c': {}}");
   EXPECT_EQ(to_text(json, 4),
-            "{\n    \"a\": [\n        1,\n        {\n            \"b\": []\n        }\n    ],\n    \"c\": {}\n}");
+            "{\n    \"a\": [\n        1,\n        {\n            \"b\": []\n        }\n    ],\n    "
+            "\"c\": {}\n}");
   EXPECT_EQ(parsed(to_text(json, 2)), json);
 }
 
@@ -148,7 +158,8 @@ std::string random_string(Prng& random) {
   std::string text;
   for (auto n = random.below(12); n != 0; --n) {
     static constexpr std::int32_t ranges[] = {0x80, 0x80, 0x80, 0x800, 0x10000, 0x110000};
-    const auto code = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(ranges[random.below(6)])));
+    const auto code = static_cast<std::int32_t>(
+        random.below(static_cast<std::uint64_t>(ranges[random.below(6)])));
     if (is_unicode_character(code)) append_utf8(text, code);
   }
   return text;
@@ -161,7 +172,8 @@ Json random_scalar(Prng& random) {
     case 2: return static_cast<std::int64_t>(random()) >> random.below(64);
     case 3: return random() >> random.below(64);
     case 4: {
-      const double real = std::ldexp(static_cast<double>(random() >> 11) + 0.5, static_cast<int>(random.below(600)) - 400);
+      const double real = std::ldexp(static_cast<double>(random() >> 11) + 0.5,
+                                     static_cast<int>(random.below(600)) - 400);
       return real == std::floor(real) ? 0.5 : real;
     }
     default: return random_string(random);
@@ -172,8 +184,10 @@ Json random_json(Prng& random, unsigned depth) {
   if (depth == 0 || random.chance(1, 3)) return random_scalar(random);
   Json value = random.chance(1, 2) ? Json::array() : Json::object();
   for (auto n = random.below(5); n != 0; --n) {
-    if (value.is_array()) value.push_back(random_json(random, depth - 1));
-    else value.set(random_string(random), random_json(random, depth - 1));
+    if (value.is_array())
+      value.push_back(random_json(random, depth - 1));
+    else
+      value.set(random_string(random), random_json(random, depth - 1));
   }
   return value;
 }
@@ -184,7 +198,8 @@ TEST(JsonProperty, TextReadsBackAsTheSameValue) {
     const Json value = random_json(random, 5);
     for (unsigned indent : {0u, 3u}) {
       const std::string text = to_text(value, indent);
-      for (char c : text) ASSERT_TRUE((c >= ' ' && c < 0x7f) || (indent && c == '\n')) << "seed " << seed;
+      for (char c : text)
+        ASSERT_TRUE((c >= ' ' && c < 0x7f) || (indent && c == '\n')) << "seed " << seed;
       ASSERT_EQ(parsed(text), value) << "seed " << seed << ": " << text;
     }
   }
@@ -196,14 +211,19 @@ TEST(JsonProperty, DamagedTextIsRefusedOrReadsAsSomethingThatRoundTrips) {
     std::string text = to_text(random_json(random, 4));
     for (auto n = 1 + random.below(3); n != 0; --n) {
       const auto at = random.below(text.size());
-      if (random.chance(1, 2)) text[at] = static_cast<char>(random());
-      else if (random.chance(1, 2)) text.erase(at, 1 + random.below(4));
-      else text.insert(at, 1, "{}[]:,'\"\\0"[random.below(10)]);
+      if (random.chance(1, 2))
+        text[at] = static_cast<char>(random());
+      else if (random.chance(1, 2))
+        text.erase(at, 1 + random.below(4));
+      else
+        text.insert(at, 1, "{}[]:,'\"\\0"[random.below(10)]);
       if (text.empty()) text = " ";
     }
     const Result<Json> outcome = parse_json(text);
-    if (outcome) ASSERT_EQ(parsed(to_text(*outcome)), *outcome) << "seed " << seed << ": " << text;
-    else ASSERT_NE(outcome.error().message(), "");
+    if (outcome)
+      ASSERT_EQ(parsed(to_text(*outcome)), *outcome) << "seed " << seed << ": " << text;
+    else
+      ASSERT_NE(outcome.error().message(), "");
   }
 }
 
@@ -222,9 +242,11 @@ std::vector<std::string> outcomes(std::vector<std::string_view> chunks, JsonLimi
 using Texts = std::vector<std::string>;
 
 TEST(JsonStream, ValuesEndWhereTheirBracketsDo) {
-  EXPECT_EQ(outcomes({"{}[1]\"a\" 'b'{\"}\":']'}"}), (Texts{"{}", "[1]", "\"a\"", "\"b\"", "{\"}\": \"]\"}"}));
+  EXPECT_EQ(outcomes({"{}[1]\"a\" 'b'{\"}\":']'}"}),
+            (Texts{"{}", "[1]", "\"a\"", "\"b\"", "{\"}\": \"]\"}"}));
   EXPECT_EQ(outcomes({"{'a':", "1", "}", "  "}), (Texts{"{\"a\": 1}"}));
-  EXPECT_EQ(outcomes({"1 2,"}), (Texts{"1", "2", "error"})) << "a scalar ends before what follows it";
+  EXPECT_EQ(outcomes({"1 2,"}), (Texts{"1", "2", "error"}))
+      << "a scalar ends before what follows it";
   EXPECT_EQ(outcomes({"tr", "ue", "\n"}), (Texts{"true"}));
   EXPECT_EQ(outcomes({"'a\\'b", "\\", "'c'"}), (Texts{"\"a'b'c\""}));
   EXPECT_EQ(outcomes({"{'a'", "  :  1"}), (Texts{}));
@@ -238,7 +260,8 @@ TEST(JsonStream, OneErrorForAValueThatDoesNotParse) {
 }
 
 TEST(JsonStream, ABrokenByteForcesAKnownState) {
-  EXPECT_EQ(outcomes({"{'a': ['x\xff{'execute':'quit'}"}), (Texts{"error", "{\"execute\": \"quit\"}"}));
+  EXPECT_EQ(outcomes({"{'a': ['x\xff{'execute':'quit'}"}),
+            (Texts{"error", "{\"execute\": \"quit\"}"}));
   EXPECT_EQ(outcomes({"{'a': [\x01{}"}), (Texts{"error", "{}"}));
   EXPECT_EQ(outcomes({"{'a\n{}"}), (Texts{"error", "{}"})) << "no string spans lines";
   EXPECT_EQ(outcomes({"$ not json at all\n{}"}), (Texts{"error", "{}"}));
@@ -252,7 +275,8 @@ TEST(JsonStream, LimitsAreOneErrorEachAndMemoryIsBound) {
   EXPECT_EQ(outcomes({"['", std::string(1000, 'a'), "',[]]", "{}"}, small), (Texts{"error", "{}"}));
   EXPECT_EQ(outcomes({"'", std::string(15, 'a'), "'{}"}, small), (Texts{"error", "{}"}));
   EXPECT_EQ(outcomes({std::string(1000, '1'), " {}"}, small), (Texts{"error", "{}"}));
-  EXPECT_EQ(outcomes({"[[[[[['\xff{}"}, small), (Texts{"error", "{}"})) << "one error, then resynchronised";
+  EXPECT_EQ(outcomes({"[[[[[['\xff{}"}, small), (Texts{"error", "{}"}))
+      << "one error, then resynchronised";
 }
 
 TEST(JsonStream, HowTheBytesArriveDoesNotMatter) {
@@ -260,7 +284,8 @@ TEST(JsonStream, HowTheBytesArriveDoesNotMatter) {
     Prng random(seed);
     std::string all;
     for (int i = 0; i < 4; ++i) all += to_text(random_json(random, 3)) + " ";
-    if (random.chance(1, 2)) all[random.below(all.size())] = "\x01\xff'\"[]{},:\\ "[random.below(13)];
+    if (random.chance(1, 2))
+      all[random.below(all.size())] = "\x01\xff'\"[]{},:\\ "[random.below(13)];
     std::vector<std::string_view> pieces;
     for (std::size_t at = 0; at < all.size();) {
       const auto length = std::min<std::size_t>(1 + random.below(7), all.size() - at);

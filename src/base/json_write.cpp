@@ -1,5 +1,5 @@
-// to_text: QEMU's form, byte for byte, numbers with a fraction excepted (the shortest text that reads
-// back as the same number).
+// to_text: QEMU's form, byte for byte, numbers with a fraction excepted (the shortest text that
+// reads back as the same number).
 #include <charconv>
 #include <cmath>
 
@@ -38,12 +38,16 @@ class Writer {
   void integer(const Json& json) {
     std::int64_t whole = 0;
     std::uint64_t natural = 0;
-    if (json.to_int64(whole)) digits(whole);
-    else if (json.to_uint64(natural)) digits(natural);
+    if (json.to_int64(whole))
+      digits(whole);
+    else if (json.to_uint64(natural))
+      digits(natural);
   }
   void number(double real) {
-    if (std::isfinite(real)) digits(real);
-    else out_ += "null";                         // JSON has no name for it
+    if (std::isfinite(real))
+      digits(real);
+    else
+      out_ += "null";  // JSON has no name for it
   }
 
   void array(const Json::Array& items) {
@@ -68,8 +72,10 @@ class Writer {
   }
   void separate(bool first) {
     if (!first) out_ += ',';
-    if (indent_ != 0) new_line();
-    else if (!first) out_ += ' ';
+    if (indent_ != 0)
+      new_line();
+    else if (!first)
+      out_ += ' ';
   }
   void close(bool empty, char bracket) {
     --depth_;
@@ -93,7 +99,8 @@ class Writer {
   void character(std::int32_t code) {
     static constexpr std::string_view named = "\"\\\b\f\n\r\t";
     static constexpr std::string_view names = "\"\\bfnrt";
-    const std::size_t index = code > 0 && code < 0x80 ? named.find(static_cast<char>(code)) : named.npos;
+    const std::size_t index =
+        code > 0 && code < 0x80 ? named.find(static_cast<char>(code)) : named.npos;
     if (index != named.npos) {
       out_ += '\\';
       out_ += names[index];

@@ -6,9 +6,9 @@ namespace tidemark {
 namespace {
 
 struct Lead {
-  std::size_t length;             // of the whole sequence; 0: cannot lead
-  std::int32_t bits;              // of the code point, from this byte
-  std::int32_t least;             // code point that needs this length
+  std::size_t length;  // of the whole sequence; 0: cannot lead
+  std::int32_t bits;   // of the code point, from this byte
+  std::int32_t least;  // code point that needs this length
 };
 
 Lead lead_of(std::uint8_t byte) noexcept {
@@ -47,7 +47,7 @@ void append_utf8(std::string& to, std::int32_t code) {
   const auto tail = [&](int shift) { to += static_cast<char>(0x80 | (code >> shift & 0x3f)); };
   if (code > 0 && code < 0x80) {
     to += static_cast<char>(code);
-  } else if (code < 0x800) {                     // U+0000 too
+  } else if (code < 0x800) {  // U+0000 too
     to += static_cast<char>(0xc0 | code >> 6);
     tail(0);
   } else if (code < 0x10000) {

@@ -10,8 +10,8 @@
 namespace tidemark {
 
 struct Utf8Char {
-  std::int32_t code = -1;         // -1: invalid
-  std::size_t length = 0;         // bytes taken, at least 1
+  std::int32_t code = -1;  // -1: invalid
+  std::size_t length = 0;  // bytes taken, at least 1
 };
 
 // The first code point of `text`, which is not empty.

@@ -1,0 +1,1 @@
+"""The parts of tools/generate-schema: parser -> model -> types, commands, introspection, manual."""
