@@ -36,13 +36,17 @@ struct BlockStats {
   Counter read, write, write_zeroes, discard, flush;
 };
 
+// What becomes of writes of nothing but zeroes (qapi: BlockdevDetectZeroesOptions).
+enum class DetectZeroes : std::uint8_t { off, on, unmap };
+
 struct NodeOptions {
   std::string name;                 // empty: a generated "#block123"
   bool read_only = false;
   bool monitor_owned = false;       // made by blockdev-add: stays until blockdev-del
   bool discard = true;              // "unmap"; false: discards are ignored
-  bool detect_zeroes = false;
-  bool cache_direct = false, cache_no_flush = false;    // shown; no_flush: flush() does nothing
+  DetectZeroes detect_zeroes = DetectZeroes::off;
+  bool cache_direct = false;        // shown; the driver was opened so
+  bool cache_no_flush = false;      // a storage's flushes do nothing: fast, and a crash may lose what was written
 };
 
 class BlockNode final {
@@ -119,6 +123,7 @@ class BlockNode final {
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   Event unquiesced_;
   bool quiesced_ = false;
+  const bool ignores_flush_;
 };
 
 }  // namespace tidemark

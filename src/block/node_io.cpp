@@ -34,14 +34,16 @@ Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
 Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlags flags) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  if (node.options_.detect_zeroes && from.all_zero()) {
+  if (node.options_.detect_zeroes != DetectZeroes::off && from.all_zero()) {
     const Range range{offset, from.size()};
-    co_return co_await write_zeroes(via, range, flags);
+    const bool unmap = node.options_.detect_zeroes == DetectZeroes::unmap;
+    co_return co_await write_zeroes(via, range, unmap ? flags | WriteFlags::may_unmap : flags);
   }
   Timed timed(node, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
   if (node.limits_.request_align == 1 && node.simple(offset, from))
@@ -58,7 +60,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
   if (!node.mark(range, flags)) co_await node.admission_->admit(range);
-  const bool flush_after = has(flags, WriteFlags::fua);
+  const bool flush_after = has(flags, WriteFlags::fua) && !node.ignores_flush_;
   const Range whole = range.narrowed(node.limits_.write_zeroes_align);
   const WriteFlags part_flags = without(flags, WriteFlags::fua);
   if (whole.empty()) {
@@ -107,7 +109,7 @@ Task<> BlockNode::flush(Edge& via) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(node, node.stats_.flush, 0);
-  co_await node.driver_->flush();
+  if (!node.ignores_flush_) co_await node.driver_->flush();
   timed.done();
 }
 

@@ -47,11 +47,11 @@ Task<WalkReport> copy(const Context& context, Edge& source, Expectations& expect
   auto target = co_await RestoreTarget::create(context.reactor, options.to, options.format, expected.disk_size(),
                                                options.force);
   auto filled = co_await fill(context, "restore", source, expected, *target).result();
-  if (!filled) {
+  Result<> outcome = filled ? co_await target->publish().result() : Result<>(filled.error());
+  if (!outcome) {
     (void)co_await target->discard().result();
-    co_await filled.error();
+    co_await outcome.error();
   }
-  co_await target->publish();
   co_return *std::move(filled);
 }
 

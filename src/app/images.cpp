@@ -1,0 +1,161 @@
+#include "app/images.hpp"
+
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "format/qcow2/driver.hpp"
+#include "storage/file.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr Permissions reading{Permissions::consistent_read, Permissions::all};
+constexpr Permissions writing{Permissions::consistent_read | Permissions::write | Permissions::resize,
+                              Permissions::consistent_read};
+
+Task<BlockNode*> add_file(Graph& graph, std::string path, bool read_only) {
+  FileOptions options;
+  options.filename = std::move(path);
+  options.read_only = read_only;
+  auto driver = co_await open_file(graph.reactor(), std::move(options));
+  NodeOptions node;
+  node.read_only = read_only;
+  co_return co_await graph.add(std::move(node), std::move(driver));
+}
+
+Task<std::unique_ptr<Edge>> attach_file(Graph& graph, std::string path, bool read_only) {
+  BlockNode* file = co_await add_file(graph, std::move(path), read_only);
+  co_return co_await unwrap(Edge::attach(*file, Role::file, read_only ? reading : writing, "an image being opened"));
+}
+
+Task<BlockNode*> add_qcow2(Graph& graph, std::string path, bool read_only, std::unique_ptr<Edge> backing) {
+  auto file = co_await attach_file(graph, path, read_only);
+  Qcow2OpenOptions options;
+  options.read_only = read_only;
+  auto driver = co_await Qcow2Driver::open(std::move(file), options).result();
+  if (!driver) co_await driver.error().with_context("'" + path + "'");
+  const bool names_backing = !(*driver)->backing_file().empty();
+  if (names_backing != (backing != nullptr)) {
+    (void)co_await (*driver)->close().result();
+    co_await Error(Errc::corrupt, fmt::format("'{}' {} a backing file, its manifest says otherwise", path,
+                                              names_backing ? "names" : "does not name"));
+  }
+  if (backing) (*driver)->set_backing(std::move(backing));
+  NodeOptions node;
+  node.read_only = read_only;
+  co_return co_await graph.add(std::move(node), *std::move(driver));
+}
+
+}  // namespace
+
+Task<std::unique_ptr<PointImage>> PointImage::open(Reactor& reactor, std::vector<std::string> layers) {
+  std::unique_ptr<PointImage> image(new PointImage(reactor));
+  auto opened = co_await image->open_layers(std::move(layers)).result();
+  if (!opened) {
+    (void)co_await image->close().result();
+    co_await opened.error();
+  }
+  co_return std::move(image);
+}
+
+PointImage::~PointImage() = default;
+
+Task<> PointImage::open_layers(std::vector<std::string> layers) {
+  std::unique_ptr<Edge> below;
+  for (auto path = layers.rbegin(); path != layers.rend(); ++path) {
+    BlockNode* node = co_await add_qcow2(graph_, *path, true, std::move(below));
+    const bool top = path + 1 == layers.rend();
+    auto edge = Edge::attach(*node, top ? Role::root : Role::backing, reading, "a backup chain");
+    below = co_await unwrap(std::move(edge));
+  }
+  disk_ = std::move(below);
+}
+
+Task<> PointImage::close() {
+  disk_.reset();
+  return graph_.close_all();
+}
+
+std::vector<std::string> image_paths(const BackupDirectory& directory, const std::vector<const PointManifest*>& chain,
+                                     std::string_view disk) {
+  std::vector<std::string> paths;
+  for (const PointManifest* point : chain)
+    paths.push_back(directory.point_path(point->id) + "/" + point->find(disk)->image_file());
+  return paths;
+}
+
+namespace {
+
+Task<> create_qcow2_on(Graph& graph, std::string path, Qcow2CreateOptions options) {
+  auto file = co_await attach_file(graph, std::move(path), false);
+  co_await Qcow2Driver::create(*file, options);
+  co_await file->flush();
+}
+
+Task<> create_qcow2(Reactor& reactor, std::string path, Qcow2CreateOptions options) {
+  co_await create_file(reactor, path, 0, FilePreallocation::off);
+  Graph graph(reactor);
+  auto close = [&graph]() -> Task<> { return graph.close_all(); };
+  co_await finally(create_qcow2_on(graph, std::move(path), std::move(options)), close);
+}
+
+}  // namespace
+
+Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size, std::string backing) {
+  Qcow2CreateOptions options;
+  options.size = size;
+  if (!backing.empty()) options.backing_format = "qcow2";
+  options.backing_file = std::move(backing);
+  return create_qcow2(reactor, std::move(path), std::move(options));
+}
+
+Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std::string path, std::string format,
+                                                           std::uint64_t size, bool replace) {
+  if (!replace && co_await fs::exists(reactor, path))
+    co_await Error(Errc::exists, fmt::format("'{}' exists; choose another file or give --force", path));
+  std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), replace));
+  auto created = co_await target->create_now(std::move(format), size).result();
+  if (!created) {
+    (void)co_await target->discard().result();
+    co_await created.error();
+  }
+  co_return std::move(target);
+}
+
+RestoreTarget::~RestoreTarget() = default;
+
+Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
+  BlockNode* node = nullptr;
+  if (format == "qcow2") {
+    Qcow2CreateOptions options;
+    options.size = size;
+    co_await create_qcow2(reactor_, partial_path(), std::move(options));
+    node = co_await add_qcow2(graph_, partial_path(), false, nullptr);
+  } else {
+    co_await create_file(reactor_, partial_path(), size, FilePreallocation::off);
+    node = co_await add_file(graph_, partial_path(), false);
+  }
+  disk_ = co_await unwrap(Edge::attach(*node, Role::root, writing, "the restore"));
+}
+
+Task<> RestoreTarget::close() {
+  disk_.reset();
+  return graph_.close_all();
+}
+
+Task<> RestoreTarget::publish() {
+  co_await disk_->flush();
+  co_await close();
+  co_await fs::rename(reactor_, partial_path(), path_, !replace_);
+  const auto parent = std::filesystem::path(path_).parent_path().string();
+  co_await fs::sync_dir(reactor_, parent.empty() ? "." : parent);
+}
+
+Task<> RestoreTarget::discard() {
+  (void)co_await close().result();
+  if (co_await fs::exists(reactor_, partial_path())) co_await fs::unlink(reactor_, partial_path());
+}
+
+}  // namespace tidemark
