@@ -71,7 +71,10 @@ bool Semaphore::try_acquire(std::uint64_t units) noexcept {
 Task<> Semaphore::acquire(std::uint64_t units, CancelToken token) {
   if (token.requested()) co_await cancelled_error();
   if (try_acquire(units)) co_return;
-  if (co_await waiters_.wait(token, units)) co_return;
+  // Not inside the condition: GCC 12 lays out the frame wrongly for an awaiter that is a temporary of
+  // one (the handle points 8 bytes behind the frame's start).
+  const bool granted = co_await waiters_.wait(token, units);
+  if (granted) co_return;
   grant();                                      // who waited behind may fit now
   co_await cancelled_error();
 }
@@ -90,7 +93,8 @@ void Semaphore::grant() noexcept {
 
 Task<> Event::wait(CancelToken token) {
   if (set_) co_return;
-  if (!co_await waiters_.wait(token)) co_await cancelled_error();
+  const bool woken = co_await waiters_.wait(token);
+  if (!woken) co_await cancelled_error();
 }
 
 Task<> Gate::wait_idle() {
