@@ -13,4 +13,12 @@ std::size_t Buffers::gather(std::vector<iovec>& out, std::size_t max) const {
   return covered;
 }
 
+std::size_t Buffers::gather(std::span<iovec> out) const {
+  std::size_t count = 0;
+  for_each([&](MutableBytes piece) {
+    if (count < out.size()) out[count++] = {piece.data(), piece.size()};
+  });
+  return count;
+}
+
 }  // namespace tidemark

@@ -99,6 +99,8 @@ class Buffers {
 
   // The pieces as iovecs, at most `max` of them, into `out` (cleared); returns the bytes they cover.
   std::size_t gather(std::vector<iovec>& out, std::size_t max = 1024) const;
+  // The first pieces that fit into `out`; returns how many there are.
+  std::size_t gather(std::span<iovec> out) const;
 
  private:
   iovec one_{nullptr, 0};             // when many_ is null

@@ -97,6 +97,7 @@ struct IoOp {
   Kind kind;
   bool durable = false;                          // write: on stable storage when it completes
   bool no_replace = false;                       // rename
+  enum class State : std::uint8_t { idle, submitted, completed } state = State::idle;   // the reactor's
   AllocateMode allocate = AllocateMode::punch_hole;
   Handle handle;
   std::uint64_t offset = 0, length = 0;

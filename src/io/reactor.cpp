@@ -51,20 +51,6 @@ class Reactor::Timer final : public CancelWaiter {
   bool armed_ = false, posted_ = false, fired_ = false;
 };
 
-namespace {
-
-class CancelOp final : public CancelWaiter {
- public:
-  CancelOp(IoBackend& io, IoOp& op) : io_(io), op_(op) {}
-  void on_cancel() noexcept override { io_.cancel(op_); }
-
- private:
-  IoBackend& io_;
-  IoOp& op_;
-};
-
-}  // namespace
-
 Reactor::~Reactor() {
   TM_ASSERT(in_flight_ == 0);                    // what owns I/O has ended it
 }
@@ -75,11 +61,21 @@ bool Reactor::try_now(IoOp& op) noexcept {
   return true;
 }
 
-Task<std::int64_t> Reactor::perform(IoOp& op, CancelToken token) {
-  if (token.requested()) co_return -ECANCELED;
-  CancelOp cancel(io_, op);
-  token.add(cancel);
-  co_return co_await perform(op);
+void Reactor::submit(IoOp& op, std::coroutine_handle<> waiter) {
+  op.waiter = waiter;
+  op.state = IoOp::State::submitted;
+  ++in_flight_;
+  io_.submit(op);
+}
+
+bool Reactor::CancellablePerform::await_ready() {
+  if (!token_.requested()) return Perform::await_ready();
+  op_.result = -ECANCELED;
+  return true;
+}
+
+void Reactor::CancellablePerform::on_cancel() noexcept {
+  if (op_.state == IoOp::State::submitted) reactor_.io_.cancel(op_);
 }
 
 Task<> Reactor::sleep_until(Instant when, CancelToken token) {
@@ -126,17 +122,24 @@ void Reactor::run_timers() {
 }
 
 void Reactor::turn() {
+  // Waits first: a task that ends in here is seen before the next wait.
+  const Instant next_timer = timers_.empty() ? no_deadline : timers_.begin()->first;
+  io_.wait(ready_.empty() ? next_timer : Instant::min(), completed_);
   inline_budget_ = inline_budget_per_turn;
+  complete();
   run_remote();
   if (!timers_.empty()) run_timers();
   run_ready();
-  const Instant next_timer = timers_.empty() ? no_deadline : timers_.begin()->first;
-  completed_.clear();
-  io_.wait(ready_.empty() ? next_timer : Instant::min(), completed_);
+}
+
+void Reactor::complete() {
+  in_flight_ -= completed_.size();
+  for (IoOp* op : completed_) op->state = IoOp::State::completed;
   for (IoOp* op : completed_) {
-    --in_flight_;
+    op->state = IoOp::State::idle;
     op->waiter.resume();
   }
+  completed_.clear();
 }
 
 }  // namespace tidemark

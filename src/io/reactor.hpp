@@ -1,8 +1,8 @@
 // Reactor: runs coroutines on one thread over an IoBackend.
 //
-// A turn runs what is ready, then takes completions.  Reads that the page cache can answer and
-// sockets that have bytes complete without a suspension (try_now), up to a budget a turn, so that no
-// task can hold the thread.
+// A turn takes completions, waiting for them when nothing else can run, then runs what is ready.
+// Reads that the page cache can answer and sockets that have bytes complete without a suspension
+// (try_now), up to a budget a turn, so that no task can hold the thread.
 #pragma once
 
 #include <deque>
@@ -45,21 +45,36 @@ class Reactor final : public Executor {
   class Perform {
    public:
     Perform(Reactor& reactor, IoOp& op) : reactor_(reactor), op_(op) {}
+    Perform(const Perform&) = delete;
+    ~Perform() { TM_ASSERT(op_.state == IoOp::State::idle); }   // cancel, then await
     bool await_ready() { return reactor_.try_now(op_); }
-    void await_suspend(std::coroutine_handle<> waiter) {
-      op_.waiter = waiter;
-      ++reactor_.in_flight_;
-      reactor_.io_.submit(op_);
-    }
+    void await_suspend(std::coroutine_handle<> waiter) { reactor_.submit(op_, waiter); }
     std::int64_t await_resume() const noexcept { return op_.result; }
 
-   private:
+   protected:
     Reactor& reactor_;
     IoOp& op_;
   };
   Perform perform(IoOp& op) { return Perform(*this, op); }
-  // The same, ended early when the token is asked (sockets).
-  Task<std::int64_t> perform(IoOp& op, CancelToken token);
+
+  // The same, ended early with -ECANCELED when the token is asked (sockets, and what has not begun).
+  class CancellablePerform final : public Perform, CancelWaiter {
+   public:
+    CancellablePerform(Reactor& reactor, IoOp& op, CancelToken token)
+        : Perform(reactor, op), token_(token) {}
+    bool await_ready();
+    void await_suspend(std::coroutine_handle<> waiter) {
+      token_.add(*this);
+      Perform::await_suspend(waiter);
+    }
+
+   private:
+    void on_cancel() noexcept override;
+    CancelToken token_;
+  };
+  CancellablePerform perform(IoOp& op, CancelToken token) {
+    return CancellablePerform(*this, op, token);
+  }
 
   // Lets everything else that is ready run first.
   class Yield {
@@ -80,12 +95,14 @@ class Reactor final : public Executor {
   // Runs `work` on a worker thread (a simulation: here, later).  It must not touch the reactor.
   Task<> offload(std::function<void()> work);
 
-  // One turn: ready coroutines, then completions; waits at most until the next timer.
+  // One turn; waits at most until the next timer.
   void turn();
 
  private:
   class Timer;
   bool try_now(IoOp& op) noexcept;
+  void submit(IoOp& op, std::coroutine_handle<> waiter);
+  void complete();
   void run_ready();
   void run_timers();
   void run_remote();

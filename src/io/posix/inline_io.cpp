@@ -1,0 +1,97 @@
+#include "io/posix/inline_io.hpp"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <array>
+
+#include "io/posix/calls.hpp"
+
+namespace tidemark::posix {
+namespace {
+
+bool finish(IoOp& op, std::int64_t result) noexcept {
+  op.result = result;
+  return true;
+}
+
+bool try_socket(IoOp& op) noexcept {
+  const std::int64_t result = transfer(op, MSG_DONTWAIT);
+  return result != -EAGAIN && finish(op, result);
+}
+
+// At most so much at once, so that one transfer does not hold the thread for long.
+constexpr std::size_t transfer_max = 1 << 20;
+
+std::int64_t transfer_now(IoOp& op, int flags) noexcept {
+  std::array<iovec, 64> pieces;
+  const Buffers part = op.buffers.first(std::min(op.buffers.size(), transfer_max));
+  const auto count = static_cast<int>(part.gather(pieces));
+  const auto at = static_cast<off_t>(op.offset);
+  const int fd = descriptor(op.handle);
+  if (op.kind == IoOp::Kind::read)
+    return retried([&] { return ::preadv2(fd, pieces.data(), count, at, flags); });
+  return retried([&] { return ::pwritev2(fd, pieces.data(), count, at, flags); });
+}
+
+}  // namespace
+
+InlineClass classify(int fd, bool direct) noexcept {
+  if (direct) return InlineClass::never;
+  struct statfs fs;
+  if (::fstatfs(fd, &fs) != 0) return InlineClass::never;
+  const bool in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+  return in_memory ? InlineClass::memory : InlineClass::cached;
+}
+
+bool InlineIo::try_now(IoOp& op) noexcept {
+  switch (op.kind) {
+    case IoOp::Kind::recv:
+    case IoOp::Kind::send: return try_socket(op);
+    case IoOp::Kind::shutdown: return finish(op, perform_blocking(op));
+    case IoOp::Kind::read:
+    case IoOp::Kind::write:
+    case IoOp::Kind::sync: return try_file(op);
+    default: return false;
+  }
+}
+
+InlineIo::File& InlineIo::file(Handle handle) {
+  const auto at = static_cast<std::size_t>(descriptor(handle));
+  if (at >= files_.size()) files_.resize(at + 1);
+  return files_[at];
+}
+
+void InlineIo::opened(const IoOp& op) {
+  File& f = file(static_cast<Handle>(op.result));
+  f = File{};
+  f.kind = static_cast<InlineClass>(op.backend_data[0]);
+}
+
+void InlineIo::forget(Handle handle) noexcept {
+  const auto at = static_cast<std::size_t>(descriptor(handle));
+  if (at < files_.size()) files_[at] = File{};
+}
+
+bool InlineIo::try_file(IoOp& op) {
+  File& f = file(op.handle);
+  if (f.kind == InlineClass::unknown) {
+    const int flags = ::fcntl(descriptor(op.handle), F_GETFL);
+    f.kind = flags < 0 || (flags & O_DIRECT) ? InlineClass::never : InlineClass::cached;
+  }
+  if (f.kind == InlineClass::never) return false;
+  if (f.kind == InlineClass::memory)
+    return finish(op, op.kind == IoOp::Kind::sync ? 0 : transfer_now(op, 0));
+  bool& allowed = op.kind == IoOp::Kind::read ? f.reads : f.writes;
+  if (op.kind == IoOp::Kind::sync || op.durable || !allowed) return false;
+  const std::int64_t result = transfer_now(op, RWF_NOWAIT);
+  if (result >= 0) return finish(op, result);
+  if (result != -EAGAIN) allowed = false;        // refused, or an error: the long way says which
+  return false;
+}
+
+}  // namespace tidemark::posix

@@ -1,0 +1,170 @@
+#include "io/posix/worker_pool.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <system_error>
+
+#include "io/posix/perform.hpp"
+
+namespace tidemark::posix {
+namespace {
+
+// Signals are for the threads that expect them.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
+void WorkerPool::Queue::push(IoOp& op) {
+  op.next = nullptr;
+  (last ? last->next : first) = &op;
+  last = &op;
+}
+
+IoOp* WorkerPool::Queue::pop() {
+  IoOp* op = first;
+  first = op->next;
+  if (!first) last = nullptr;
+  return op;
+}
+
+bool WorkerPool::Queue::remove(IoOp& op) {
+  IoOp* before = nullptr;
+  for (IoOp* at = first; at; before = at, at = at->next) {
+    if (at != &op) continue;
+    (before ? before->next : first) = op.next;
+    if (last == &op) last = before;
+    return true;
+  }
+  return false;
+}
+
+void WorkerPool::Queue::append(Queue& other) {
+  if (other.empty()) return;
+  (last ? last->next : first) = other.first;
+  last = other.last;
+  other = {};
+}
+
+WorkerPool::WorkerPool(Wakeup& wakeup, unsigned workers_max)
+    : wakeup_(wakeup),
+      workers_max_(workers_max),
+      work_max_(std::max(1u, std::thread::hardware_concurrency())) {}
+
+WorkerPool::~WorkerPool() {
+  TM_ASSERT(idle());
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  ready_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void WorkerPool::submit(IoOp& op) noexcept {
+  ++in_flight_;
+  op.backend_data[0] = op.backend_data[1] = 0;
+  (op.kind == IoOp::Kind::work ? fresh_work_ : fresh_io_).push(op);
+}
+
+void WorkerPool::flush() {
+  if (fresh_io_.empty() && fresh_work_.empty()) return;
+  std::unique_lock lock(mutex_);
+  io_.append(fresh_io_);
+  work_.append(fresh_work_);
+  if (want_another()) {
+    lock.unlock();
+    ready_.notify_one();
+  } else if (workers_.empty()) {                 // the system gives us no thread: do it here
+    while (IoOp* op = next_op()) {
+      op->result = perform_blocking(*op);
+      done_.push_back(op);
+    }
+    wakeup_.notify();
+  }
+}
+
+bool WorkerPool::cancel(IoOp& op) noexcept {
+  std::lock_guard lock(mutex_);
+  for (Queue* queue : {&fresh_io_, &fresh_work_, &io_, &work_}) {
+    if (!queue->remove(op)) continue;
+    --in_flight_;
+    return true;
+  }
+  request_cancel(op);
+  return false;
+}
+
+void WorkerPool::take(std::vector<IoOp*>& completed) {
+  std::lock_guard lock(mutex_);
+  in_flight_ -= done_.size();
+  completed.insert(completed.end(), done_.begin(), done_.end());
+  done_.clear();
+}
+
+bool WorkerPool::runnable() const {
+  return !io_.empty() || (!work_.empty() && working_ < work_max_);
+}
+
+IoOp* WorkerPool::next_op() {
+  if (!io_.empty()) return io_.pop();
+  return runnable() ? work_.pop() : nullptr;
+}
+
+bool WorkerPool::start_worker() {
+  if (workers_.size() >= workers_max_) return false;
+  const SignalsBlocked blocked;
+  try {
+    workers_.emplace_back([this] { run(); });
+  } catch (const std::system_error&) {
+    return false;                                // no more threads: those there are will do
+  }
+  return true;
+}
+
+bool WorkerPool::want_another() {
+  if (!runnable()) return false;
+  if (free_ == 0) return start_worker();
+  return true;
+}
+
+void WorkerPool::run() {
+  std::unique_lock lock(mutex_);
+  bool notify = false;                           // the reactor, once the lock is free
+  for (;;) {
+    IoOp* op = next_op();
+    if (!op && !notify) {
+      if (ending_) return;
+      ++free_;
+      ready_.wait(lock);
+      --free_;
+      continue;
+    }
+    const bool is_work = op && op->kind == IoOp::Kind::work;
+    working_ += is_work;
+    const bool another = want_another();         // each that begins calls the next
+    lock.unlock();
+    if (std::exchange(notify, false)) wakeup_.notify();
+    if (another) ready_.notify_one();
+    if (op) op->result = perform_blocking(*op);
+    lock.lock();
+    if (!op) continue;
+    working_ -= is_work;
+    done_.push_back(op);
+    notify = done_.size() == 1;
+  }
+}
+
+}  // namespace tidemark::posix

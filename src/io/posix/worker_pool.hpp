@@ -1,0 +1,67 @@
+// WorkerPool: threads that run perform_blocking() for one reactor.
+//
+// submit(), flush(), cancel() and take() are the reactor's thread's.  Threads start when there is
+// work that none of them is free for, up to a maximum, and end with the pool.  `work` operations burn
+// CPU: no more of them run at once than there are processors, so that I/O need not wait for them.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "io/posix/host.hpp"
+
+namespace tidemark::posix {
+
+class WorkerPool {
+ public:
+  WorkerPool(Wakeup& wakeup, unsigned workers_max);
+  WorkerPool(const WorkerPool&) = delete;
+  ~WorkerPool();                                 // nothing is in flight
+
+  // Queued until flush().
+  void submit(IoOp& op) noexcept;
+  void flush();
+
+  // True when the op had not begun: it is the caller's again.  Else it ends in its own time.
+  bool cancel(IoOp& op) noexcept;
+
+  // Appends what is done.  The wakeup is notified when there is something.
+  void take(std::vector<IoOp*>& completed);
+
+  bool idle() const noexcept { return in_flight_ == 0; }
+
+ private:
+  struct Queue {                                 // FIFO through IoOp::next
+    IoOp* first = nullptr;
+    IoOp* last = nullptr;
+    bool empty() const { return !first; }
+    void push(IoOp& op);
+    IoOp* pop();
+    bool remove(IoOp& op);
+    void append(Queue& other);
+  };
+
+  void run();
+  IoOp* next_op();                               // under mutex_
+  bool runnable() const;
+  bool start_worker();                           // under mutex_
+  bool want_another();                           // under mutex_; true: notify one
+
+  Wakeup& wakeup_;
+  const unsigned workers_max_, work_max_;
+  std::uint64_t in_flight_ = 0;                  // the reactor's
+  Queue fresh_io_, fresh_work_;                  // the reactor's, not yet flushed
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  Queue io_, work_;
+  std::vector<IoOp*> done_;
+  std::vector<std::thread> workers_;
+  unsigned free_ = 0;                            // workers that wait
+  unsigned working_ = 0;                         // workers that run a `work`
+  bool ending_ = false;
+};
+
+}  // namespace tidemark::posix
