@@ -28,8 +28,28 @@ BitTree::Piece BitTree::piece_at(std::uint64_t bit) const noexcept {
 
 std::uint64_t BitTree::find(std::uint64_t from, bool value) const noexcept {
   if (from >= size_) return size_;
-  const std::uint64_t found = find(root_, height_, 0, from, value);
+  // Most searches end in the leaf they begin in; the others go on behind it.
+  const Piece piece = piece_at(from);
+  if (piece.leaf) {
+    const unsigned bit = piece.leaf->find(static_cast<unsigned>(from - piece.from), value);
+    if (bit < piece.to - piece.from) return piece.from + bit;
+  } else if (piece.value == value) {
+    return from;
+  }
+  if (piece.to == size_) return size_;
+  const std::uint64_t found = find(root_, height_, 0, piece.to, value);
   return found < size_ ? found : size_;
+}
+
+Range BitTree::find_run(std::uint64_t from) const noexcept {
+  const Piece piece = from < size_ ? piece_at(from) : Piece{size_, size_, nullptr, false};
+  if (piece.leaf) {
+    const unsigned first = piece.leaf->find(static_cast<unsigned>(from - piece.from), true);
+    const unsigned last = piece.leaf->find(first, false);
+    if (last < piece.to - piece.from) return {piece.from + first, last - first};
+  }
+  const std::uint64_t first = find(from, true);
+  return {first, find(first, false) - first};
 }
 
 std::uint64_t BitTree::find(const Slot& slot, unsigned level, std::uint64_t start,
@@ -73,9 +93,48 @@ void BitTree::settle(Slot& slot, unsigned level, std::uint64_t start) noexcept {
   if (count == 0 || count == capacity(level, start)) slot = Slot::uniform(count != 0);
 }
 
+// Edits the leaf of a bit: `edit` answers by how much the leaf's count grew (modulo 2^64), and so
+// does this.  Nothing happens where a uniform stretch has the value `unless`, which shows before
+// anything was opened.
+template <class Edit>
+std::uint64_t BitTree::edit_leaf(std::uint64_t bit, std::optional<bool> unless,
+                                 Edit edit) noexcept {
+  std::array<Slot*, height_max + 1> path;
+  path[height_] = &root_;
+  bool opened = false;
+  for (unsigned level = height_;; --level) {
+    if (!path[level]->is_mixed()) {
+      if (unless == path[level]->is_set()) return 0;
+      open(*path[level], level, align_down(bit, span(level)));
+      opened = true;
+    }
+    if (level == 0) break;
+    path[level - 1] = &path[level]->node().children[child_of(level, bit)];
+  }
+  const std::uint64_t grown = edit(path[0]->leaf());
+  if (grown == 0 && !opened) return 0;
+  settle(*path[0], 0, align_down(bit, span(0)));
+  const bool reshaped = opened || !path[0]->is_mixed();
+  for (unsigned level = 1; level <= height_; ++level) {
+    Node& node = path[level]->node();
+    node.count += grown;
+    if (!reshaped) continue;
+    node.refresh(child_of(level, bit));
+    settle(*path[level], level, align_down(bit, span(level)));
+  }
+  return grown;
+}
+
 std::uint64_t BitTree::assign(std::uint64_t from, std::uint64_t to, bool value) noexcept {
   TM_ASSERT(from <= to && to <= size_);
-  return from < to ? assign(root_, height_, 0, {from, to - from}, value) : 0;
+  if (from == to) return 0;
+  const std::uint64_t start = align_down(from, Leaf::bits);
+  if (to - start > Leaf::bits) return assign(root_, height_, 0, {from, to - from}, value);
+  const std::uint64_t grown = edit_leaf(from, value, [=](Leaf& leaf) {
+    return leaf.assign(static_cast<unsigned>(from - start), static_cast<unsigned>(to - start),
+                       value);
+  });
+  return value ? grown : 0 - grown;
 }
 
 std::uint64_t BitTree::assign(Slot& slot, unsigned level, std::uint64_t start, Range bits,
@@ -92,8 +151,9 @@ std::uint64_t BitTree::assign(Slot& slot, unsigned level, std::uint64_t start, R
   open(slot, level, start);
   std::uint64_t changed = 0;
   if (level == 0) {
-    changed = slot.leaf().assign(static_cast<unsigned>(from - start),
-                                 static_cast<unsigned>(to - start), value);
+    const std::uint64_t grown = slot.leaf().assign(static_cast<unsigned>(from - start),
+                                                   static_cast<unsigned>(to - start), value);
+    changed = value ? grown : 0 - grown;
   } else {
     Node& node = slot.node();
     for (unsigned child = child_of(level, from); child <= child_of(level, to - 1); ++child) {
@@ -127,27 +187,6 @@ void BitTree::invert(Slot& slot, unsigned level, std::uint64_t start) noexcept {
   }
 }
 
-template <class Edit>
-std::uint64_t BitTree::edit_leaf(Slot& slot, unsigned level, std::uint64_t start, std::uint64_t bit,
-                                 Edit edit) noexcept {
-  open(slot, level, start);
-  std::uint64_t changed;
-  if (level == 0) {
-    const std::uint64_t before = slot.leaf().count;
-    edit(slot.leaf());
-    changed = slot.leaf().count - before;
-  } else {
-    const unsigned child = child_of(level, bit);
-    Node& node = slot.node();
-    changed = edit_leaf(node.children[child], level - 1,
-                        start + (std::uint64_t{child} << span_log2(level - 1)), bit, edit);
-    node.refresh(child);
-    node.count += changed;
-  }
-  settle(slot, level, start);
-  return changed;
-}
-
 void BitTree::put(std::uint64_t bit, const Word* words, unsigned n) noexcept {
   const std::uint64_t end = bit + std::uint64_t{n} * word_bits;
   if (find_word_not(words, 0, n, 0) == n) {
@@ -155,13 +194,13 @@ void BitTree::put(std::uint64_t bit, const Word* words, unsigned n) noexcept {
     return;
   }
   const auto at = static_cast<unsigned>(bit % Leaf::bits) / word_bits;
-  edit_leaf(root_, height_, 0, bit, [=](Leaf& leaf) { leaf.put(at, words, n); });
+  edit_leaf(bit, std::nullopt, [=](Leaf& leaf) { return leaf.put(at, words, n); });
 }
 
 void BitTree::merge(std::uint64_t bit, const Word* words, unsigned n) noexcept {
   if (find_word_not(words, 0, n, 0) == n) return;
   const auto at = static_cast<unsigned>(bit % Leaf::bits) / word_bits;
-  edit_leaf(root_, height_, 0, bit, [=](Leaf& leaf) { leaf.merge(at, words, n); });
+  edit_leaf(bit, true, [=](Leaf& leaf) { return leaf.merge(at, words, n); });
 }
 
 BitTree BitTree::clone() const {

@@ -1,12 +1,14 @@
 // BitTree: a sparse array of up to 2^57 bits, all clear at first.
 //
 // Leaves of 4 KiB under as many levels of nodes as the size needs (none up to 32768 bits, 7 for an
-// 8 EiB disk in sectors).  What is uniformly clear or set has no memory, so a search or an operation
-// on a range steps over it in one go, and the cost of everything follows what is mixed.
+// 8 EiB disk in sectors).  What is uniformly clear or set has no memory, so a search or an
+// operation on a range steps over it in one go, and the cost of everything follows what is mixed.
 //
 // The tree is always settled (see slot.hpp): equal content means equal shape.  Searches answer
 // size() when there is nothing.  Out of memory ends the process; nothing else fails.
 #pragma once
+
+#include <optional>
 
 #include "base/units.hpp"
 #include "bitmap/slot.hpp"
@@ -25,6 +27,8 @@ class BitTree {
   bool test(std::uint64_t bit) const noexcept;
   // The first bit at or after `from` that has the value.
   std::uint64_t find(std::uint64_t from, bool value) const noexcept;
+  // The first set bits at or after `from`, up to the next clear one; empty at size() when none.
+  Range find_run(std::uint64_t from) const noexcept;
 
   // Sets or clears [from, to), within the size; answers how many bits changed.
   std::uint64_t assign(std::uint64_t from, std::uint64_t to, bool value) noexcept;
@@ -64,6 +68,7 @@ class BitTree {
   static constexpr std::uint64_t span(unsigned level) noexcept {
     return std::uint64_t{1} << span_log2(level);
   }
+  static constexpr unsigned height_max = 7;
   static unsigned height_for(std::uint64_t size) noexcept {
     unsigned height = 0;
     while (span(height) < size) ++height;
@@ -87,14 +92,14 @@ class BitTree {
 
   void open(Slot& slot, unsigned level, std::uint64_t start) noexcept;
   void settle(Slot& slot, unsigned level, std::uint64_t start) noexcept;
+  // The recursive parts; a slot comes with its level and the bit its stretch begins at.
   std::uint64_t find(const Slot& slot, unsigned level, std::uint64_t start, std::uint64_t from,
                      bool value) const noexcept;
   std::uint64_t assign(Slot& slot, unsigned level, std::uint64_t start, Range bits,
                        bool value) noexcept;
   void invert(Slot& slot, unsigned level, std::uint64_t start) noexcept;
   template <class Edit>
-  std::uint64_t edit_leaf(Slot& slot, unsigned level, std::uint64_t start, std::uint64_t bit,
-                          Edit edit) noexcept;
+  std::uint64_t edit_leaf(std::uint64_t bit, std::optional<bool> unless, Edit edit) noexcept;
 
   struct Source;
   std::uint64_t merge(Slot& slot, unsigned level, std::uint64_t start, Source source) noexcept;
@@ -107,7 +112,7 @@ class BitTree {
   void lower(unsigned height) noexcept;
 
   std::uint64_t size_;
-  unsigned height_;                  // the root's level
+  unsigned height_;  // the root's level
   Slot root_;
 };
 

@@ -61,14 +61,11 @@ std::uint64_t BitTree::merge_node(Slot& slot, unsigned level, std::uint64_t star
 }
 
 std::uint64_t BitTree::merge_leaf(Leaf& leaf, std::uint64_t start, const Leaf& from) noexcept {
-  const std::uint64_t before = leaf.count;
   const auto bits = static_cast<unsigned>(capacity(0, start));
-  leaf.merge(0, from.words, bits / word_bits);
-  if (bits % word_bits != 0) {
-    const Word last = from.words[bits / word_bits] & word_mask(0, bits % word_bits);
-    leaf.merge(bits / word_bits, &last, 1);
-  }
-  return leaf.count - before;
+  const std::uint64_t grown = leaf.merge(0, from.words, bits / word_bits);
+  if (bits % word_bits == 0) return grown;
+  const Word last = from.words[bits / word_bits] & word_mask(0, bits % word_bits);
+  return grown + leaf.merge(bits / word_bits, &last, 1);
 }
 
 }  // namespace tidemark

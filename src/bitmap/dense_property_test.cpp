@@ -20,12 +20,14 @@ struct Model {
 
   void set(Range range) {
     if (range.empty()) return;
-    for (std::size_t i = 0; i < dirty.size(); ++i)
-      if (range.overlaps({begin_of(i), end_of(i) - begin_of(i)})) dirty[i] = true;
+    for (std::size_t i = range.offset / granularity; begin_of(i) < range.end(); ++i)
+      dirty[i] = true;
   }
   void clear(Range range) {
-    for (std::size_t i = 0; i < dirty.size(); ++i)
-      if (range.offset <= begin_of(i) && end_of(i) <= range.end()) dirty[i] = false;
+    for (std::size_t i = range.offset / granularity; i < dirty.size(); ++i) {
+      if (end_of(i) > range.end()) break;
+      if (range.offset <= begin_of(i)) dirty[i] = false;
+    }
   }
   void truncate(std::uint64_t new_size) {
     size = new_size;
@@ -63,8 +65,8 @@ void scatter(Pair& pair, std::uint64_t seed) {
   Prng random(seed);
   if (pair.model.size == 0) return;
   for (int i = 0; i < 40; ++i) {
-    const Range range = pick_range(random(), random() & ~std::uint64_t{1}, pair.model.granularity,
-                                   pair.model.size);
+    const Range range =
+        pick_range(random(), random() & ~std::uint64_t{1}, pair.model.granularity, pair.model.size);
     pair.bitmap.set(range);
     pair.model.set(range);
   }
@@ -101,17 +103,32 @@ void apply(Pair& pair, const BitmapOp& op) {
   auto& [bitmap, model] = pair;
   const Range range = pick_range(op.a, op.b, model.granularity, model.size);
   switch (op.kind) {
-    case BitmapOp::set: bitmap.set(range); model.set(range); break;
-    case BitmapOp::clear: bitmap.clear(range); model.clear(range); break;
+    case BitmapOp::set:
+      bitmap.set(range);
+      model.set(range);
+      break;
+    case BitmapOp::clear:
+      bitmap.clear(range);
+      model.clear(range);
+      break;
     case BitmapOp::clear_aligned: {
       const Range wide = range.widened(model.granularity).intersect({0, model.size});
       bitmap.clear(wide);
       model.clear(wide);
       break;
     }
-    case BitmapOp::set_all: bitmap.set_all(); model.dirty.assign(model.dirty.size(), true); break;
-    case BitmapOp::clear_all: bitmap.clear_all(); model.dirty.assign(model.dirty.size(), false); break;
-    case BitmapOp::invert: bitmap.invert(); model.dirty.flip(); break;
+    case BitmapOp::set_all:
+      bitmap.set_all();
+      model.dirty.assign(model.dirty.size(), true);
+      break;
+    case BitmapOp::clear_all:
+      bitmap.clear_all();
+      model.dirty.assign(model.dirty.size(), false);
+      break;
+    case BitmapOp::invert:
+      bitmap.invert();
+      model.dirty.flip();
+      break;
     case BitmapOp::truncate: {
       const std::uint64_t size = pick_below(op.a, model.granularity, 150000 * model.granularity);
       bitmap.truncate(size);
@@ -152,8 +169,10 @@ void compare_searches(const DirtyBitmap& bitmap, const Model& model, std::uint64
     std::size_t i = from / model.granularity;
     while (i < model.dirty.size() && model.dirty[i] != value) ++i;
     const auto found = value ? bitmap.next_dirty(from) : bitmap.next_clean(from);
-    if (i == model.dirty.size()) RC_ASSERT(found == std::nullopt);
-    else RC_ASSERT(found == std::max(from, model.begin_of(i)));
+    if (i == model.dirty.size())
+      RC_ASSERT(found == std::nullopt);
+    else
+      RC_ASSERT(found == std::max(from, model.begin_of(i)));
   }
   RC_ASSERT(bitmap.test(from) == model.dirty[from / model.granularity]);
 }

@@ -5,8 +5,9 @@
 namespace tidemark {
 
 DirtyBitmap::DirtyBitmap(std::uint64_t size, std::uint64_t granularity) noexcept
-    : size_(size), shift_(log2_of(granularity)), bits_(div_up(size, granularity)) {
+    : size_(size), shift_(log2_of(granularity)) {
   TM_ASSERT(valid_granularity(granularity) && size <= max_disk_size);
+  bits_ = BitTree(granules_of(size));
 }
 
 DirtyBitmap DirtyBitmap::clone() const noexcept { return {size_, shift_, bits_.clone()}; }
@@ -38,12 +39,10 @@ std::optional<Range> DirtyBitmap::next_dirty_area(std::uint64_t from, std::uint6
                                                   std::uint64_t max_bytes) const noexcept {
   end = std::min(end, size_);
   if (from >= end || max_bytes == 0) return std::nullopt;
-  const std::uint64_t first = bits_.find(from >> shift_, true);
-  const std::uint64_t begin = std::max(from, first << shift_);
+  const Range run = bits_.find_run(from >> shift_);
+  const std::uint64_t begin = std::max(from, run.offset << shift_);
   if (begin >= end) return std::nullopt;
-  end = std::min(end, begin + std::min(max_bytes, end - begin));
-  const std::uint64_t last = bits_.find(first, false);
-  return Range{begin, std::min(end, last << shift_) - begin};
+  return Range{begin, std::min({end - begin, (run.end() << shift_) - begin, max_bytes})};
 }
 
 std::uint64_t DirtyBitmap::set(Range range) noexcept {
@@ -66,9 +65,12 @@ void DirtyBitmap::truncate(std::uint64_t new_size) noexcept {
 }
 
 void DirtyBitmap::merge(const DirtyBitmap& other) noexcept {
-  if (other.shift_ == shift_) bits_.merge(other.bits_);
-  else if (other.shift_ < shift_) merge_finer(other);
-  else merge_coarser(other);
+  if (other.shift_ == shift_)
+    bits_.merge(other.bits_);
+  else if (other.shift_ < shift_)
+    merge_finer(other);
+  else
+    merge_coarser(other);
 }
 
 }  // namespace tidemark

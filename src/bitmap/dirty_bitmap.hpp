@@ -15,8 +15,8 @@ namespace tidemark {
 
 // A value: owned by one, used by one thread at a time.  Copies are explicit (clone), for they cost
 // memory.  Offsets and ranges are bytes of the disk and must lie within it (asserted).  Nothing
-// fails; out of memory ends the process.  Queries cost at most eight steps down a tree plus a look
-// through one leaf, whatever lies between; changes cost that plus what is mixed in their range.
+// fails; out of memory ends the process.  A query goes at most twice down a tree of eight levels
+// and through a leaf, whatever lies between; changes cost that and what is mixed in their range.
 class DirtyBitmap {
  public:
   static constexpr std::uint64_t granularity_min = 512;
@@ -28,17 +28,17 @@ class DirtyBitmap {
 
   // All clean.  `size` is at most max_disk_size, the granularity valid.
   DirtyBitmap(std::uint64_t size, std::uint64_t granularity) noexcept;
-  DirtyBitmap(DirtyBitmap&&) noexcept = default;              // leaves a clean bitmap of that size
+  DirtyBitmap(DirtyBitmap&&) noexcept = default;  // leaves a clean bitmap of that size
   DirtyBitmap& operator=(DirtyBitmap&&) noexcept = default;
   DirtyBitmap clone() const noexcept;
 
-  std::uint64_t size() const noexcept { return size_; }       // of the disk, in bytes
+  std::uint64_t size() const noexcept { return size_; }  // of the disk, in bytes
   std::uint64_t granularity() const noexcept { return std::uint64_t{1} << shift_; }
   std::uint64_t granules() const noexcept { return bits_.size(); }
   std::size_t memory_bytes() const noexcept { return sizeof *this + bits_.heap_bytes(); }
 
   // How much is dirty, in granules (O(1)) and in bytes of the disk: the last granule counts only up
-  // to the end.
+  // to the end (QEMU's `count` is granules times granularity).
   std::uint64_t count() const noexcept { return bits_.count(); }
   std::uint64_t dirty_bytes() const noexcept;
   bool empty() const noexcept { return count() == 0; }
@@ -70,8 +70,9 @@ class DirtyBitmap {
   void truncate(std::uint64_t new_size) noexcept;
 
   // The dense form, as qcow2 and QEMU's migration keep it: bit i of byte n is granule 8n + i.
-  // A chunk is any part of it that begins at a multiple of 64 granules and has a multiple of 8 bytes
-  // or reaches the last granule; what it has beyond that is zero when stored, ignored when loaded.
+  // A chunk is any part of it that begins at a multiple of 64 granules and has a multiple of 8
+  // bytes or reaches the last granule; what it has beyond that is zero when stored, ignored when
+  // loaded.
   std::uint64_t dense_bytes() const noexcept { return div_up(granules(), 8); }
   void store_chunk(std::uint64_t first_granule, MutableBytes chunk) const noexcept;
   // Replaces the chunk's granules.  False when bits beyond the last granule are set, which a
@@ -81,9 +82,9 @@ class DirtyBitmap {
   enum class Fill : std::uint8_t { clean, dirty, mixed };
   Fill chunk_fill(std::uint64_t first_granule, std::uint64_t granules) const noexcept;
 
-  // The dense form as native 64-bit words, in order and without a copy: visit(std::span<const Word>),
-  // at most 512 words at a time.  At least one word, for a disk of no bytes too, which is what QEMU
-  // digests for x-debug-block-dirty-bitmap-sha256.
+  // The dense form as native 64-bit words, in order: visit(std::span<const Word>), at most 512 at a
+  // time and at least one in all, for a disk of no bytes too.  QEMU digests these words for
+  // x-debug-block-dirty-bitmap-sha256.  Its cost follows the disk, not the marks.
   template <class Visit>
   void for_each_words(Visit visit) const {
     Word scratch[Leaf::size];
@@ -109,13 +110,14 @@ class DirtyBitmap {
                     std::uint64_t end) noexcept;
 
   std::uint64_t size_;
-  unsigned shift_;                   // log2 of the granularity
-  BitTree bits_;                     // one a granule
+  unsigned shift_;  // log2 of the granularity
+  BitTree bits_;    // one a granule
 };
 
 // The dirty areas of a range, in order, for loops that copy: each lies within one granule-aligned
-// stretch of dirty bytes and has at most `max_bytes`.  Keeps a position only, so that the bitmap may
-// change between two calls (areas behind the position are not seen again), but must outlive this.
+// stretch of dirty bytes and has at most `max_bytes`.  Keeps a position only, so that the bitmap
+// may change between two calls (areas behind the position are not seen again), but must outlive
+// this.
 class DirtyAreas {
  public:
   DirtyAreas(const DirtyBitmap& bitmap, Range within,

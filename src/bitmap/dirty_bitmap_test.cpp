@@ -20,8 +20,17 @@ std::vector<Range> areas(const DirtyBitmap& bitmap, Range within, std::uint64_t 
 TEST(DirtyBitmap, AcceptsPowersOfTwoFrom512To2GiB) {
   for (std::uint64_t granularity = 512; granularity <= 2 * GiB; granularity *= 2)
     EXPECT_TRUE(DirtyBitmap::valid_granularity(granularity));
-  for (std::uint64_t granularity : {std::uint64_t{0}, std::uint64_t{256}, std::uint64_t{768}, 4 * GiB})
+  for (std::uint64_t granularity :
+       {std::uint64_t{0}, std::uint64_t{256}, std::uint64_t{768}, 4 * GiB})
     EXPECT_FALSE(DirtyBitmap::valid_granularity(granularity));
+}
+
+TEST(DirtyBitmapDeathTest, RangesLieWithinTheDisk) {
+  DirtyBitmap bitmap(MiB, 64 * KiB);
+  EXPECT_DEATH(bitmap.set({MiB - 1, 2}), "assertion failed");
+  EXPECT_DEATH(bitmap.clear({0, MiB + 1}), "assertion failed");
+  EXPECT_DEATH(bitmap.test(MiB), "assertion failed");
+  EXPECT_DEATH(DirtyBitmap(MiB, 0), "assertion failed");
 }
 
 TEST(DirtyBitmap, DiskOfNoBytesHasNothing) {
@@ -140,6 +149,8 @@ TEST(DirtyBitmap, TakingLeavesACleanBitmapOfTheSameDisk) {
   EXPECT_EQ(bitmap, DirtyBitmap(TiB, 64 * KiB));
   bitmap.merge(taken);
   EXPECT_EQ(bitmap, taken);
+  bitmap.merge(bitmap);
+  EXPECT_EQ(bitmap, taken);
 }
 
 TEST(DirtyBitmap, EqualityNeedsTheSameDiskAndGranules) {
@@ -234,9 +245,8 @@ TEST(DirtyBitmap, WordsAreThoseThatQemuDigests) {
     DirtyBitmap bitmap(granules * 4096, 4096);
     for (std::uint64_t g = 0; g < granules; g += 7) bitmap.set({g * 4096, 1});
     std::vector<Word> words;
-    bitmap.for_each_words([&](std::span<const Word> part) {
-      words.insert(words.end(), part.begin(), part.end());
-    });
+    bitmap.for_each_words(
+        [&](std::span<const Word> part) { words.insert(words.end(), part.begin(), part.end()); });
     ASSERT_EQ(words.size(), granules == 0 ? 1 : (granules + 63) / 64);
     for (std::uint64_t i = 0; i < words.size() * 64; ++i)
       ASSERT_EQ(words[i / 64] >> i % 64 & 1, i < granules && i % 7 == 0) << i;

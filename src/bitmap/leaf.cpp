@@ -14,11 +14,10 @@ Leaf::Leaf(unsigned ones) noexcept : count(ones) {
 namespace {
 
 std::uint64_t assign_word(Word& word, Word mask, bool value) noexcept {
-  const Word before = word;
-  word = value ? before | mask : before & ~mask;
-  const Word changed = word ^ before;
-  if ((changed & (changed - 1)) == 0) return changed != 0;     // the usual single bit
-  return static_cast<unsigned>(std::popcount(changed));
+  const Word changed = (value ? ~word : word) & mask;
+  if (changed == 0) return 0;  // and its cache line stays unwritten
+  word ^= changed;
+  return (changed & (changed - 1)) == 0 ? 1 : static_cast<unsigned>(std::popcount(changed));
 }
 
 }  // namespace
@@ -39,8 +38,9 @@ std::uint64_t Leaf::assign(unsigned from, unsigned to, bool value) noexcept {
     changed += assign_word(words[first], word_mask(from_bit, word_bits), value);
     changed += assign_word(words[last], word_mask(0, to_bit), value);
   }
-  count += value ? changed : 0 - changed;
-  return changed;
+  const std::uint64_t grown = value ? changed : 0 - changed;
+  if (changed != 0) count += grown;  // else its cache line is left alone
+  return grown;
 }
 
 unsigned Leaf::find(unsigned from, bool value) const noexcept {
@@ -56,17 +56,18 @@ unsigned Leaf::find(unsigned from, bool value) const noexcept {
   return at * word_bits + static_cast<unsigned>(std::countr_zero(wanted));
 }
 
-void Leaf::put(unsigned at, const Word* from, unsigned n) noexcept {
-  count -= count_words(words + at, n);
+std::uint64_t Leaf::put(unsigned at, const Word* from, unsigned n) noexcept {
+  const std::uint64_t grown = count_words(from, n) - count_words(words + at, n);
   std::memcpy(words + at, from, n * sizeof(Word));
-  count += count_words(words + at, n);
+  count += grown;
+  return grown;
 }
 
-void Leaf::merge(unsigned at, const Word* from, unsigned n) noexcept {
-  const bool whole = n == size;
-  if (!whole) count -= count_words(words + at, n);
-  const std::uint64_t ones = or_words(words + at, from, n);
-  count = whole ? ones : count + ones;
+std::uint64_t Leaf::merge(unsigned at, const Word* from, unsigned n) noexcept {
+  const std::uint64_t before = n == size ? count : count_words(words + at, n);
+  const std::uint64_t grown = or_words(words + at, from, n) - before;
+  count += grown;
+  return grown;
 }
 
 void Leaf::flip(unsigned n) noexcept {

@@ -12,7 +12,7 @@ namespace tidemark {
 struct Leaf {
   static constexpr unsigned bits_log2 = 15;
   static constexpr unsigned bits = 1u << bits_log2;
-  static constexpr unsigned size = bits / word_bits;      // in words
+  static constexpr unsigned size = bits / word_bits;  // in words
 
   Word words[size];
   std::uint64_t count;
@@ -23,15 +23,16 @@ struct Leaf {
 
   bool test(unsigned bit) const noexcept { return words[bit / word_bits] >> bit % word_bits & 1; }
 
-  // Sets or clears [from, to), from < to; answers how many bits changed.
+  // These answer by how much the count grew (modulo 2^64).
+  // Sets or clears [from, to), from < to.
   std::uint64_t assign(unsigned from, unsigned to, bool value) noexcept;
+
+  // Replaces n words from the index `at`, or adds to them.
+  std::uint64_t put(unsigned at, const Word* from, unsigned n) noexcept;
+  std::uint64_t merge(unsigned at, const Word* from, unsigned n) noexcept;
 
   // The first bit at or after `from` that has the value, else `bits`.
   unsigned find(unsigned from, bool value) const noexcept;
-
-  // Replaces n words from the index `at`, or adds to them, and counts.
-  void put(unsigned at, const Word* from, unsigned n) noexcept;
-  void merge(unsigned at, const Word* from, unsigned n) noexcept;
 
   // Flips the first `n` bits; those beyond are clear and stay so.
   void flip(unsigned n) noexcept;

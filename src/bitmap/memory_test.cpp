@@ -10,7 +10,7 @@
 
 namespace {
 std::size_t live_bytes = 0;
-constexpr std::size_t head = 16;                     // remembers the size; malloc's own is 8
+constexpr std::size_t head = 16;  // remembers the size; malloc's own is 8
 }  // namespace
 
 void* operator new(std::size_t size) {
@@ -73,7 +73,8 @@ TEST(BitmapMemory, CleanOrDirtyThroughoutCostsNothing) {
   for (std::uint64_t offset = 0; offset < TiB; offset += GiB) bitmap.set({offset, GiB});
   EXPECT_EQ(live_bytes, before);
   EXPECT_EQ(bitmap.dirty_bytes(), TiB);
-  for (std::uint64_t offset = 0; offset < 2 * GiB; offset += 32 * KiB) bitmap.clear({offset, 32 * KiB});
+  for (std::uint64_t offset = 0; offset < 2 * GiB; offset += 32 * KiB)
+    bitmap.clear({offset, 32 * KiB});
   EXPECT_LT(bitmap.memory_bytes(), 2 * KiB);
   bitmap.clear({0, TiB});
   EXPECT_EQ(live_bytes, before);

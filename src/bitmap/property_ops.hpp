@@ -14,21 +14,33 @@ namespace tidemark {
 
 struct BitmapOp {
   enum Kind : std::uint8_t {
-    set, clear, clear_aligned, set_all, clear_all, invert, truncate, merge, reload, take, kinds
+    set,
+    clear,
+    clear_aligned,
+    set_all,
+    clear_all,
+    invert,
+    truncate,
+    merge,
+    reload,
+    take,
+    kinds
   };
   Kind kind;
   std::uint64_t a;
   std::uint64_t b;
 
   friend std::ostream& operator<<(std::ostream& out, const BitmapOp& op) {
-    static constexpr const char* names[] = {"set",    "clear",    "clear_aligned", "set_all", "clear_all",
-                                            "invert", "truncate", "merge",         "reload",  "take"};
+    static constexpr const char* names[] = {"set",       "clear",  "clear_aligned", "set_all",
+                                            "clear_all", "invert", "truncate",      "merge",
+                                            "reload",    "take"};
     return out << names[op.kind] << "(" << op.a << ", " << op.b << ")";
   }
 };
 
 // Any number below the bound, half of them close to where leaves, nodes and the disk end.
-inline std::uint64_t pick_below(std::uint64_t number, std::uint64_t granularity, std::uint64_t bound) {
+inline std::uint64_t pick_below(std::uint64_t number, std::uint64_t granularity,
+                                std::uint64_t bound) {
   if (bound == 0) return 0;
   const std::uint64_t rest = number >> 8;
   const std::uint64_t near = rest % 3 * granularity + rest % 7;
@@ -68,15 +80,15 @@ struct Arbitrary<tidemark::BitmapOp> {
   static Gen<tidemark::BitmapOp> arbitrary() {
     using tidemark::BitmapOp;
     const auto kind = gen::weightedElement<BitmapOp::Kind>({{6, BitmapOp::set},
-                                                           {3, BitmapOp::clear},
-                                                           {3, BitmapOp::clear_aligned},
-                                                           {1, BitmapOp::set_all},
-                                                           {1, BitmapOp::clear_all},
-                                                           {1, BitmapOp::invert},
-                                                           {2, BitmapOp::truncate},
-                                                           {2, BitmapOp::merge},
-                                                           {2, BitmapOp::reload},
-                                                           {1, BitmapOp::take}});
+                                                            {3, BitmapOp::clear},
+                                                            {3, BitmapOp::clear_aligned},
+                                                            {1, BitmapOp::set_all},
+                                                            {1, BitmapOp::clear_all},
+                                                            {1, BitmapOp::invert},
+                                                            {2, BitmapOp::truncate},
+                                                            {2, BitmapOp::merge},
+                                                            {2, BitmapOp::reload},
+                                                            {1, BitmapOp::take}});
     return gen::build<BitmapOp>(gen::set(&BitmapOp::kind, kind),
                                 gen::set(&BitmapOp::a, tidemark::any_number()),
                                 gen::set(&BitmapOp::b, tidemark::any_number()));

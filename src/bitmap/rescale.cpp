@@ -51,7 +51,7 @@ void DirtyBitmap::merge_finer(const DirtyBitmap& other) noexcept {
     }
     Word words[Leaf::size];
     const unsigned n = fold_leaf(words, *piece.leaf, end - piece.from, ratio);
-    words[0] <<= from % word_bits;                       // a leaf may fold to less than a word
+    words[0] <<= from % word_bits;  // a leaf may fold to less than a word
     bits_.merge(align_down(from, word_bits), words, n);
   }
 }

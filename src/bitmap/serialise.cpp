@@ -12,7 +12,8 @@ void store_words(std::byte* to, const Word* from, std::size_t bytes) noexcept {
   if constexpr (std::endian::native == std::endian::little) {
     std::memcpy(to, from, bytes);
   } else {
-    for (std::size_t i = 0; i < bytes; ++i) to[i] = static_cast<std::byte>(from[i / 8] >> i % 8 * 8);
+    for (std::size_t i = 0; i < bytes; ++i)
+      to[i] = static_cast<std::byte>(from[i / 8] >> i % 8 * 8);
   }
 }
 
@@ -42,8 +43,10 @@ void DirtyBitmap::store_chunk(std::uint64_t first_granule, MutableBytes chunk) c
     const std::uint64_t from = std::max(piece.from, first_granule);
     const std::uint64_t n = std::min(piece.to - from, bits - (from - first_granule));
     std::byte* to = chunk.data() + (from - first_granule) / 8;
-    if (piece.leaf) store_words(to, piece.leaf->words + (from - piece.from) / word_bits, div_up(n, 8));
-    else store_ones(to, n);
+    if (piece.leaf)
+      store_words(to, piece.leaf->words + (from - piece.from) / word_bits, div_up(n, 8));
+    else
+      store_ones(to, n);
     at = piece.to;
   }
 }

@@ -6,8 +6,10 @@
 namespace tidemark {
 
 void Slot::destroy() noexcept {
-  if (is_leaf()) delete &leaf();
-  else delete &node();
+  if (is_leaf())
+    delete &leaf();
+  else
+    delete &node();
 }
 
 Slot Slot::clone() const {

@@ -2,10 +2,10 @@
 //
 // A slot stands for an aligned stretch of the bitmap and owns what describes it: nothing where the
 // stretch is all clear or all set (those need no memory, however long they are), else a leaf or a
-// node of 64 slots.  Invariants of a settled slot: a leaf or node in it is neither all clear nor all
-// set; a node's `count` is the sum of its children's, and its two masks say which children are not
-// clear and which are set, so that a search takes one instruction a level.  Children wholly beyond
-// the bitmap's end are clear; "set" means set up to the end.
+// node of 64 slots.  Invariants of a settled slot: a leaf or node in it is neither all clear nor
+// all set; a node's `count` is the sum of its children's, and its two masks say which children are
+// not clear and which are set, so that a search takes one instruction a level.  Children wholly
+// beyond the bitmap's end are clear; "set" means set up to the end.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ struct Node;
 
 class Slot {
  public:
-  Slot() = default;                                            // all clear
+  Slot() = default;  // all clear
   explicit Slot(Leaf* leaf) noexcept : tagged_(reinterpret_cast<std::uintptr_t>(leaf) | leaf_tag) {}
   explicit Slot(Node* node) noexcept : tagged_(reinterpret_cast<std::uintptr_t>(node)) {}
   static Slot uniform(bool value) noexcept {
@@ -67,8 +67,8 @@ struct Node {
   static constexpr unsigned fanout = 1u << fanout_log2;
 
   std::uint64_t count = 0;
-  Word dirty = 0;                                              // children that are not clear
-  Word full = 0;                                               // children that are set
+  Word dirty = 0;  // children that are not clear
+  Word full = 0;   // children that are set
   std::array<Slot, fanout> children;
 
   // Children whose part of the bitmap is not all `!value`, that is, where a search for it looks.

@@ -14,7 +14,7 @@ namespace {
 struct Model {
   std::uint64_t size;
   std::uint64_t granularity;
-  std::map<std::uint64_t, std::uint64_t> dirty;               // from -> to
+  std::map<std::uint64_t, std::uint64_t> dirty;  // from -> to
 
   std::uint64_t limit() const { return align_up(size, granularity); }
 
@@ -41,7 +41,8 @@ struct Model {
     dirty = std::move(all);
   }
   void set(Range range) {
-    if (!range.empty()) add(align_down(range.offset, granularity), align_up(range.end(), granularity));
+    if (!range.empty())
+      add(align_down(range.offset, granularity), align_up(range.end(), granularity));
   }
   void clear(Range range) {
     const std::uint64_t to = range.end() == size ? limit() : align_down(range.end(), granularity);
@@ -83,7 +84,8 @@ std::uint64_t any_size(std::uint64_t number) {
 }
 
 void merge(Pair& pair, const BitmapOp& op) {
-  // At most nine steps finer: a set granule of 2 GiB in sectors would be 4 Mi marks in a merge back.
+  // At most nine steps finer: a set granule of 2 GiB in sectors would be 4 Mi marks in a merge
+  // back.
   const std::uint64_t size = op.a % 2 ? pair.model.size : any_size(op.a >> 1);
   Pair other(size, 512u << op.b % 23);
   Prng random(op.a);
@@ -113,17 +115,32 @@ void apply(Pair& pair, const BitmapOp& op) {
   auto& [bitmap, model] = pair;
   const Range range = pick_range(op.a, op.b, model.granularity, model.size);
   switch (op.kind) {
-    case BitmapOp::set: bitmap.set(range); model.set(range); break;
-    case BitmapOp::clear: bitmap.clear(range); model.clear(range); break;
+    case BitmapOp::set:
+      bitmap.set(range);
+      model.set(range);
+      break;
+    case BitmapOp::clear:
+      bitmap.clear(range);
+      model.clear(range);
+      break;
     case BitmapOp::clear_aligned: {
       const Range wide = range.widened(model.granularity).intersect({0, model.size});
       bitmap.clear(wide);
       model.clear(wide);
       break;
     }
-    case BitmapOp::set_all: bitmap.set_all(); model.set({0, model.size}); break;
-    case BitmapOp::clear_all: bitmap.clear_all(); model.dirty.clear(); break;
-    case BitmapOp::invert: bitmap.invert(); model.invert(); break;
+    case BitmapOp::set_all:
+      bitmap.set_all();
+      model.set({0, model.size});
+      break;
+    case BitmapOp::clear_all:
+      bitmap.clear_all();
+      model.dirty.clear();
+      break;
+    case BitmapOp::invert:
+      bitmap.invert();
+      model.invert();
+      break;
     case BitmapOp::truncate: {
       const std::uint64_t size = any_size(op.a);
       bitmap.truncate(size);

@@ -1,8 +1,8 @@
 // Loops over whole 64-bit words: what a leaf's operations are made of.
 //
 // Bit i of a sequence is bit i % 64 of word i / 64, so on a little-endian machine the bytes of the
-// words are the dense layout that qcow2 stores.  The loops that count run with AVX2 and POPCNT where
-// the processor has them.
+// words are the dense layout that qcow2 stores.  The loops that count run with AVX2 and POPCNT
+// where the processor has them.
 #pragma once
 
 #include <cstddef>
