@@ -30,7 +30,9 @@ bool Json::to_uint64(std::uint64_t& out) const noexcept {
 }
 
 const Json* Json::find(std::string_view key) const noexcept {
-  for (const Member& member : as_object())
+  const auto* members = std::get_if<Object>(&value_);
+  if (!members) return nullptr;
+  for (const Member& member : *members)
     if (member.first == key) return &member.second;
   return nullptr;
 }

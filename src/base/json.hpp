@@ -66,7 +66,8 @@ class Json {
   bool to_int64(std::int64_t& out) const noexcept;
   bool to_uint64(std::uint64_t& out) const noexcept;
 
-  // Objects: the member's value or nullptr; set() replaces or appends; remove() says whether it was there.
+  // Objects: the member's value or nullptr (also when this is no object); set() replaces or appends;
+  // remove() says whether it was there.
   const Json* find(std::string_view key) const noexcept;
   Json* find(std::string_view key) noexcept;
   Json& set(std::string_view key, Json value);

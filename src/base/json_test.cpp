@@ -128,6 +128,7 @@ TEST(Json, MembersKeepTheirOrderAndAreFoundSetAndRemoved) {
   EXPECT_FALSE(json.remove("a"));
   EXPECT_EQ(to_text(json), R"({"b": null, "c": true})");
   EXPECT_EQ(json.find("a"), nullptr);
+  EXPECT_EQ(Json(1).find("a"), nullptr);
   EXPECT_TRUE(json.find("c")->as_bool());
 }
 

@@ -54,7 +54,7 @@ def _table_header(modules):
     lines += [f'#include "control/commands/{module.name}.hpp"' for module in modules]
     lines += ['', 'namespace tidemark {', '', '// Who carries out what.  All outlive the table.',
               'struct CommandHandlers {']
-    lines += [f'  {_class_name(module)}& {module.name};' for module in modules]
+    lines += [f'  {_class_name(module)}& {c_name(module.name)};' for module in modules]
     return '\n'.join(lines + ['};', '', 'CommandTable command_table(CommandHandlers handlers);', '',
                               '}  // namespace tidemark', ''])
 
@@ -65,6 +65,6 @@ def _table_source(modules):
              '  CommandTable table;']
     for module in modules:
         for command in _handled(module):
-            lines.append(f'  table.add("{command.name}", handlers.{module.name}, '
+            lines.append(f'  table.add("{command.name}", handlers.{c_name(module.name)}, '
                          f'&{_class_name(module)}::{c_name(command.name)});')
     return '\n'.join(lines + ['  return table;', '}', '', '}  // namespace tidemark', ''])
