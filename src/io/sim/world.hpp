@@ -1,0 +1,118 @@
+// SimWorld: a simulated machine: its clock, disk, sockets and luck.  It outlives its processes.
+//
+// The same seed, options and program give the same run, operation by operation (trace_hash()).
+//
+// Processes.  A SimBackend is one process's way to the machine; SimProcess is a backend with its
+// Reactor.  All run on the caller's thread.  Code takes no time; when a reactor waits, the world picks
+// by seed which process that has something to do goes on, and when none has, moves the clock to
+// the next event.  When nothing can ever happen, the world says so on stderr and aborts: that is a
+// deadlock in what is tested.
+//
+// Operations take effect at one moment, when they complete, in an order that chance decides.  Those
+// that start while others of their kind are on their way may overtake them.
+//
+// The crash model.  crash() is a power cut:
+//  * Contents: see SimFile.  In short: what a completed sync covers (the writes that had completed
+//    when it started) and completed durable writes are there; of the rest each 512-byte sector is
+//    independently old or new, and the size is one that the file had.
+//  * Names: see SimNames.  In short: what a completed sync_dir covers is there; of the rest each
+//    change happened or did not; a rename is never half.  A new file whose directory was not synced
+//    may be gone though the file itself was synced.
+//  * What is on its way counts as started and not promised: any part of it may be there.
+//  * A failed sync promises nothing, and what it forgot no later sync makes durable, though readers
+//    go on seeing it until a crash.  A failed write (EIO) may have changed any leading part.
+//  * Locks, sockets, O_TMPFILE files and open handles are gone.
+// After it the disk is what a restarted machine finds: whatever is there then is durable.
+//
+// The processes that ran are dead: operations under way, and all later ones, fail with EIO, except
+// that close and shutdown succeed and work still runs, so that their coroutines unwind in the normal
+// way and leak nothing, without an effect on the disk.  A new SimBackend is a process of the
+// restarted machine.  SimBackend::kill() is kill -9: that process dies the same way, but what it
+// wrote is in the page cache, where others and a restarted one see it.
+#pragma once
+
+#include "io/sim/faults.hpp"
+#include "io/sim/network.hpp"
+
+namespace tidemark {
+
+class SimBackend;
+
+// What a handle of a process stands for: one of these, and its name for people and faults.
+struct SimTarget {
+  std::string path;
+  std::shared_ptr<SimOpenFile> file;
+  std::shared_ptr<SimSocket> socket;
+  std::shared_ptr<SimListener> listener;
+};
+
+class SimWorld {
+ public:
+  explicit SimWorld(std::uint64_t seed, SimOptions options = {});
+  SimWorld(const SimWorld&) = delete;
+  ~SimWorld();                                    // its backends are gone
+
+  std::uint64_t seed() const noexcept { return seed_; }
+  SimOptions& options() noexcept { return options_; }     // chances may be changed at any time
+  SimDisk& disk() noexcept { return disk_; }
+  SimFaults& faults() noexcept { return faults_; }
+  Instant now() const noexcept { return clock_.now(); }
+
+  void crash();
+  // Crashes when the `n`th operation from now that can change what a crash leaves (everything but
+  // reads, queries, locks and sockets) has started; 1 is the next.  0: no more.
+  void crash_after_ops(std::uint64_t n) noexcept { crash_in_ = n; }
+  std::uint64_t ops() const noexcept { return ops_; }      // of those, so far
+  std::uint64_t crashes() const noexcept { return crashes_; }
+
+  void release_hung();                            // what a fault has held up goes on
+
+  std::uint64_t trace_hash() const noexcept { return trace_hash_; }
+  // Each start and end of an operation as a line of text, from now on.
+  void trace_to(std::function<void(std::string_view)> sink) { trace_ = std::move(sink); }
+
+ private:
+  friend class SimBackend;
+
+  // An operation on its way.
+  struct Flight {
+    SimBackend* backend;
+    IoOp* op;
+    SimTarget target;
+    SimStart start;
+    enum class State : std::uint8_t { due, blocked, hung } state = State::due;
+  };
+
+  void attach(SimBackend& backend);
+  void detach(SimBackend& backend);
+  void launch(Flight flight);                     // judges it, and crashes if that is its lot
+  bool launch_now(Flight flight);                 // false: it is to be launched
+  bool count(const IoOp& op);                     // true when the machine is to crash at it
+  void schedule(std::uint64_t id);
+  void attempt(std::uint64_t id);                 // performs it, unless it blocks
+  void end(std::uint64_t id, std::int64_t result);
+  void end_all(const SimBackend& backend);        // -EIO
+  void cancel(std::uint64_t id);
+  void interrupt(SimBackend* only);               // any part of what is on its way takes effect
+  void let_run(SimBackend& waiting);
+  [[noreturn]] void report_deadlock(const SimBackend& waiting) const;
+  std::string describe(const Flight& flight) const;
+  void trace(const Flight& flight, std::string_view event, std::int64_t result);
+
+  std::uint64_t seed_;
+  SimOptions options_;
+  Prng luck_, fates_, numbers_;                   // of the run, of crashes, given to processes
+  SimClock clock_;
+  SimDisk disk_;
+  SimNetwork network_;
+  SimFaults faults_;
+  std::map<std::uint64_t, Flight> flights_;       // by id, in the order of their start
+  std::uint64_t last_id_ = 0;
+  std::vector<SimBackend*> backends_;
+  bool giving_turn_ = false;
+  std::uint64_t crash_in_ = 0, ops_ = 0, crashes_ = 0;
+  std::uint64_t trace_hash_ = 0, attached_ = 0;
+  std::function<void(std::string_view)> trace_;
+};
+
+}  // namespace tidemark
