@@ -170,11 +170,10 @@ Result<StatusChunk> decode_status_chunk(Bytes payload, Headers headers) {
   return chunk;
 }
 
-void encode_error(std::byte* to, Status status, std::string_view message) noexcept {
-  TM_ASSERT(status != Status::ok && message.size() <= string_size_max);
+void encode_error(std::byte* to, Status status, std::size_t message_size) noexcept {
+  TM_ASSERT(status != Status::ok && message_size <= string_size_max);
   store_be(to, static_cast<std::uint32_t>(status));
-  store_be(to + 4, static_cast<std::uint16_t>(message.size()));
-  std::memcpy(to + 6, message.data(), message.size());
+  store_be(to + 4, static_cast<std::uint16_t>(message_size));
 }
 
 Result<ErrorChunk> decode_error(Bytes payload, Chunk type) {

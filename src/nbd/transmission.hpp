@@ -121,9 +121,9 @@ struct ErrorChunk {
   std::optional<std::uint64_t> offset;     // Chunk::error_offset
   friend bool operator==(const ErrorChunk&, const ErrorChunk&) = default;
 };
-constexpr std::size_t error_payload_size(std::size_t message) noexcept { return 6 + message; }
-// Chunk::error's payload into memory of error_payload_size(); the message is at most string_size_max.
-void encode_error(std::byte* to, Status status, std::string_view message) noexcept;
+inline constexpr std::size_t error_prefix_size = 6;
+// Chunk::error's payload up to its message, which is at most string_size_max long and follows.
+void encode_error(std::byte* to, Status status, std::size_t message_size) noexcept;
 Result<ErrorChunk> decode_error(Bytes payload, Chunk type);
 
 }  // namespace tidemark::nbd

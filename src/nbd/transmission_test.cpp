@@ -131,10 +131,11 @@ TEST(NbdReply, MalformedBlockStatusIsRefused) {
 }
 
 TEST(NbdReply, ErrorChunks) {
-  std::byte out[error_payload_size(2)];
-  encode_error(out, Status::invalid, "no");
-  EXPECT_EQ(bytes_of(out), hex("00000016 0002 6e6f"));
-  EXPECT_EQ(*decode_error(out, Chunk::error), (ErrorChunk{22, "no", std::nullopt}));
+  std::byte out[error_prefix_size];
+  encode_error(out, Status::invalid, 2);
+  EXPECT_EQ(bytes_of(out), hex("00000016 0002"));
+  EXPECT_EQ(*decode_error(hex("00000016 0002 6e6f"), Chunk::error),
+            (ErrorChunk{22, "no", std::nullopt}));
   EXPECT_EQ(*decode_error(hex("00000005 0000 0000000000000200"), Chunk::error_offset),
             (ErrorChunk{5, "", 0x200}));
   // An error chunk of a later protocol: its known part counts.

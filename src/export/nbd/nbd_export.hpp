@@ -1,0 +1,75 @@
+// NbdExport: a block node as NBD clients see it: a name, permissions, what may be asked of it.
+//
+// Made by NbdServer::add_export(); shared by the server and the clients connected to it; the server
+// closes it after it was removed and the last of those has gone.  Marks the bitmaps it offers busy for
+// as long.  One thread: the node's reactor.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/node.hpp"
+#include "export/nbd/meta_context.hpp"
+#include "nbd/option.hpp"
+
+namespace tidemark {
+
+struct NbdExportOptions {
+  struct BitmapName {
+    std::string node;                  // empty: the exported node, or the first below that has it
+    std::string name;
+  };
+  std::string id;                      // of the block export, for messages; the name when empty
+  std::string name;                    // what clients ask for; "" is the default export
+  std::string description;
+  bool writable = false;
+  bool writethrough = false;           // every write is durable when it is answered
+  bool allocation_depth = false;       // offers qemu:allocation-depth
+  bool multi_conn = true;              // clients may use several connections at once
+  std::vector<BitmapName> bitmaps;     // offered as qemu:dirty-bitmap:NAME
+  std::function<void()> on_removed;    // called when it is closed
+};
+
+class NbdExport {
+ public:
+  static Result<std::shared_ptr<NbdExport>> create(BlockNode& node, NbdExportOptions options);
+  NbdExport(const NbdExport&) = delete;
+  ~NbdExport();                        // close() was awaited (asserted)
+
+  const NbdExportOptions& options() const noexcept { return options_; }
+  const std::string& name() const noexcept { return options_.name; }
+  bool writable() const noexcept { return options_.writable; }
+  std::uint64_t size() const noexcept { return size_; }
+  Edge& disk() const noexcept { return *disk_; }
+  const std::vector<MetaContext>& contexts() const noexcept { return contexts_; }
+
+  // Transmission flags (nbd::export_flag) for a client that negotiated `headers`.
+  std::uint16_t flags(nbd::Headers headers, bool contexts_chosen) const noexcept;
+  // What a client that asks for block sizes is held to.
+  nbd::BlockSizes block_sizes() const noexcept;
+
+  // Every connection in the transmission phase holds one of these.
+  Gate::Holder enter() { return clients_.enter(); }
+  std::uint64_t clients() const noexcept { return clients_.count(); }
+  bool shutting_down() const noexcept { return shutting_down_; }
+  void shut_down() noexcept { shutting_down_ = true; }
+
+  // Waits for the last client, lets go of bitmaps and node, and tells on_removed.
+  Task<> close();
+
+ private:
+  NbdExport(std::unique_ptr<Edge> disk, NbdExportOptions options,
+            std::vector<NodeBitmap*> bitmaps);
+
+  NbdExportOptions options_;
+  std::unique_ptr<Edge> disk_;
+  std::uint64_t size_;                 // does not change: resize is not shared
+  std::vector<NodeBitmap*> bitmaps_;
+  std::vector<MetaContext> contexts_;  // a context's id is its index
+  Gate clients_;
+  bool shutting_down_ = false;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,138 @@
+#include "export/nbd/server.hpp"
+
+#include "task/finally.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr std::size_t pool_kept_max = 64 * MiB;
+constexpr std::uint64_t unlimited = UINT64_MAX / 2;
+// After accept() failed for want of something (descriptors, memory), until it is tried again.
+constexpr Duration accept_pause = std::chrono::milliseconds(100);
+
+}  // namespace
+
+NbdServer::NbdServer(Reactor& reactor, NbdServerOptions options)
+    : reactor_(reactor), options_(std::move(options)), pool_(pool_kept_max),
+      slots_(reactor, options_.max_connections ? options_.max_connections : unlimited),
+      ended_(reactor) {}
+
+NbdServer::~NbdServer() { TM_ASSERT(listeners_.empty() && exports_.empty()); }
+
+Task<std::unique_ptr<NbdServer>> NbdServer::listen(Reactor& reactor, NbdServerOptions options) {
+  std::unique_ptr<NbdServer> server(new NbdServer(reactor, std::move(options)));
+  const Result<void> opened = co_await server->open_listeners().result();
+  if (!opened) {
+    (void)co_await server->close_listeners().result();
+    co_await opened.error();
+  }
+  co_return server;
+}
+
+Task<> NbdServer::open_listeners() {
+  for (const SocketAddress& address : options_.addresses) {
+    Listener listener = co_await Listener::listen(reactor_, address);
+    listeners_.push_back(std::move(listener));
+  }
+}
+
+Task<> NbdServer::close_listeners() {
+  for (Listener& listener : listeners_) (void)co_await listener.close().result();
+  listeners_.clear();
+}
+
+std::vector<SocketAddress> NbdServer::addresses() const {
+  std::vector<SocketAddress> all;
+  for (const Listener& listener : listeners_) all.push_back(listener.address());
+  return all;
+}
+
+Task<> NbdServer::serve() {
+  auto serve_all = [this](TaskGroup& group) -> Task<> {
+    for (Listener& listener : listeners_) group.spawn(accept_clients(listener, group));
+    co_await group.join();
+  };
+  (void)co_await with_group(reactor_, serve_all).result();     // none of its tasks fails
+  co_await close_listeners();
+  ended_.set();
+}
+
+Task<> NbdServer::accept_clients(Listener& listener, TaskGroup& group) {
+  const CancelToken token = stopping_.token();
+  for (;;) {
+    const auto slot = co_await slots_.acquire(1, token).result();
+    if (!slot) co_return;
+    auto socket = co_await listener.accept(token).result();
+    if (socket) {
+      group.spawn(serve_client(*std::move(socket)));
+      continue;
+    }
+    slots_.release();
+    if (stopping_.requested()) co_return;
+    (void)co_await reactor_.sleep(accept_pause, token).result();
+  }
+}
+
+Task<> NbdServer::serve_client(Socket socket) {
+  NbdConnection client(std::move(socket), exports_, pool_, options_.handshake_max);
+  const auto place = clients_.insert(clients_.end(), &client);
+  if (stopping_.requested()) client.drop();
+  co_await client.run();
+  clients_.erase(place);
+  if (clients_.empty()) pool_.clear();
+  slots_.release();
+}
+
+Result<std::shared_ptr<NbdExport>> NbdServer::add_export(BlockNode& node,
+                                                         NbdExportOptions options) {
+  if (stopping_.requested()) return Error(Errc::busy, "NBD server is shutting down");
+  if (&node.reactor() != &reactor_)
+    return Error(Errc::unsupported, "Node '" + node.name() + "' is not on the NBD server's thread");
+  if (exports_.contains(options.name))
+    return Error(Errc::exists, "NBD server already has export named '" + options.name + "'");
+  if (options_.max_connections == 1) options.multi_conn = false;
+  auto disk = NbdExport::create(node, std::move(options));
+  if (disk) exports_.emplace((*disk)->name(), *disk);
+  return disk;
+}
+
+Result<std::shared_ptr<NbdExport>> NbdServer::remove_export(std::string_view name,
+                                                            RemoveMode mode) {
+  const auto found = exports_.find(name);
+  if (found == exports_.end())
+    return Error(Errc::not_found, "Export '" + std::string(name) + "' is not found");
+  std::shared_ptr<NbdExport> disk = found->second;
+  if (mode == RemoveMode::safe && disk->clients() != 0)
+    return Error(Errc::busy, "export '" + disk->options().id + "' still in use");
+  disk->shut_down();
+  exports_.erase(found);
+  for (NbdConnection* client : clients_)
+    if (client->chosen() == disk.get()) client->drop();
+  return disk;
+}
+
+Task<> NbdServer::drop_late_clients(CancelToken token) {
+  co_await reactor_.sleep(options_.stop_max, token);
+  for (NbdConnection* client : clients_) client->drop();
+}
+
+Task<> NbdServer::wait_ended(StopMode mode) {
+  auto ended_in_time = [this, mode](TaskGroup& group) -> Task<> {
+    if (mode == StopMode::orderly) group.spawn(drop_late_clients(group.token()));
+    co_await ended_.wait();
+  };
+  co_await with_group(reactor_, ended_in_time);
+}
+
+Task<> NbdServer::stop(StopMode mode) {
+  stopping_.request();
+  for (NbdConnection* client : clients_) mode == StopMode::hard ? client->drop() : client->finish();
+  co_await wait_ended(mode);
+  const NbdExportMap closing = std::exchange(exports_, {});
+  for (const auto& [name, disk] : closing) {
+    disk->shut_down();
+    (void)co_await disk->close().result();
+  }
+}
+
+}  // namespace tidemark

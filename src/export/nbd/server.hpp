@@ -1,0 +1,67 @@
+// NbdServer: listens on sockets and serves block nodes to NBD clients.
+//
+// serve() runs for the server's life in a task group of its owner, from right after listen(); stop()
+// ends it and is awaited before the server goes (asserted).  Everything is on one reactor, that of
+// the nodes too.  A client costs its Credit and a few buffers at most and holds up nobody else.
+#pragma once
+
+#include <list>
+
+#include "export/nbd/connection.hpp"
+
+namespace tidemark {
+
+struct NbdServerOptions {
+  std::vector<SocketAddress> addresses;
+  std::uint32_t max_connections = 100;       // 0: unlimited; 1: exports do not offer multi-conn
+  Duration handshake_max = std::chrono::seconds(10);     // 0: unlimited
+  Duration stop_max = std::chrono::seconds(2);   // what an orderly stop gives clients to read answers
+};
+
+class NbdServer {
+ public:
+  static Task<std::unique_ptr<NbdServer>> listen(Reactor& reactor, NbdServerOptions options);
+  NbdServer(const NbdServer&) = delete;
+  ~NbdServer();
+
+  // Where it listens; a port 0 that was asked for is resolved.
+  std::vector<SocketAddress> addresses() const;
+  std::uint64_t clients() const noexcept { return clients_.size(); }
+
+  Task<> serve();
+
+  // Errors as QEMU's block-export-add of an NBD export.
+  Result<std::shared_ptr<NbdExport>> add_export(BlockNode& node, NbdExportOptions options);
+  const NbdExportMap& exports() const noexcept { return exports_; }
+
+  // From now on no client finds it.  `safe` fails when clients are connected; `hard` drops them.
+  // The caller awaits close() of what it gets.
+  enum class RemoveMode : std::uint8_t { safe, hard };
+  Result<std::shared_ptr<NbdExport>> remove_export(std::string_view name, RemoveMode mode);
+
+  // Stops listening, ends the clients (orderly: what they asked for is answered) and closes all
+  // exports.  Returns when serve() has ended.
+  enum class StopMode : std::uint8_t { orderly, hard };
+  Task<> stop(StopMode mode);
+
+ private:
+  NbdServer(Reactor& reactor, NbdServerOptions options);
+  Task<> open_listeners();
+  Task<> close_listeners();
+  Task<> accept_clients(Listener& listener, TaskGroup& group);
+  Task<> serve_client(Socket socket);
+  Task<> drop_late_clients(CancelToken token);
+  Task<> wait_ended(StopMode mode);
+
+  Reactor& reactor_;
+  const NbdServerOptions options_;
+  std::vector<Listener> listeners_;
+  NbdExportMap exports_;
+  BufferPool pool_;
+  Semaphore slots_;                          // for clients
+  std::list<NbdConnection*> clients_;
+  CancelSource stopping_;
+  Event ended_;
+};
+
+}  // namespace tidemark
