@@ -21,7 +21,9 @@ bool finish(IoOp& op, std::int64_t result) noexcept {
 
 bool try_socket(IoOp& op) noexcept {
   const std::int64_t result = transfer(op, MSG_DONTWAIT);
-  return result != -EAGAIN && finish(op, result);
+  if (result != -EAGAIN) return finish(op, result);
+  op.backend_data[0] = would_wait;
+  return false;
 }
 
 // At most so much at once, so that one transfer does not hold the thread for long.

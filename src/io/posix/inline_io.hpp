@@ -17,6 +17,9 @@ enum class InlineClass : std::uint8_t {
   never,                                // direct I/O waits for the device
 };
 
+// Left in backend_data[0] of a recv or send that was tried and would have to wait.
+inline constexpr std::uint64_t would_wait = 1;
+
 // Of a file just opened; may wait for a network file system.
 InlineClass classify(int fd, bool direct) noexcept;
 
@@ -24,6 +27,11 @@ class InlineIo {
  public:
   // As IoBackend::try_now.
   bool try_now(IoOp& op) noexcept;
+
+  // What is known of a descriptor.
+  bool is_cached(Handle handle) const noexcept { return kind(handle) == InlineClass::cached; }
+  bool is_memory(Handle handle) const noexcept { return kind(handle) == InlineClass::memory; }
+  bool is_file(Handle handle) const noexcept { return kind(handle) != InlineClass::unknown; }
 
   // For each op that has completed otherwise: learns from what opened and what closed.
   void completed(const IoOp& op) {
@@ -39,6 +47,10 @@ class InlineIo {
   void opened(const IoOp& op);
   void forget(Handle handle) noexcept;
   File& file(Handle handle);
+  InlineClass kind(Handle handle) const noexcept {
+    const auto at = static_cast<std::size_t>(handle);
+    return at < files_.size() ? files_[at].kind : InlineClass::unknown;
+  }
   bool try_file(IoOp& op);
 
   std::vector<File> files_;             // by descriptor

@@ -125,6 +125,7 @@ void ThreadsBackend::submit(IoOp& op) {
     const Watch& closing = watch(op.handle);
     TM_ASSERT(!closing.in.first && !closing.out.first);
   }
+  if (inline_.is_memory(op.handle) && inline_.try_now(op)) return done_.push_back(&op);
   pool_.submit(op);
 }
 
@@ -136,7 +137,8 @@ void ThreadsBackend::wait_for_socket(IoOp& op) {
     const int fd = descriptor(op.handle);
     if (op.kind == IoOp::Kind::accept && !watched.armed)
       ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
-    const std::int64_t result = attempt(op);
+    const bool tried = op.backend_data[0] == posix::would_wait;
+    const std::int64_t result = tried ? -EAGAIN : attempt(op);
     if (result != -EAGAIN) return finish(op, result);
   }
   waiting.push(op);

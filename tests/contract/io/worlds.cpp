@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 
 #include "io/threads/threads_backend.hpp"
+#include "io/uring/uring_backend.hpp"
 #ifdef TIDEMARK_SIM
 #include "tests/contract/io/sim_world.hpp"
 #endif
@@ -12,7 +14,8 @@
 namespace tidemark::contract {
 namespace {
 
-using MakeBackend = Result<std::unique_ptr<IoBackend>> (*)();
+using Made = Result<std::unique_ptr<IoBackend>>;
+using MakeBackend = Made (*)();
 
 class HostWorld final : public World {
  public:
@@ -32,7 +35,8 @@ class HostWorld final : public World {
 std::string disk() { return std::filesystem::temp_directory_path(); }
 std::string memory() { return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : disk(); }
 
-Result<std::unique_ptr<IoBackend>> threads() { return make_threads_backend(); }
+Made threads() { return make_threads_backend(); }
+Made uring() { return make_uring_backend(); }
 
 template <MakeBackend make, std::string (*parent)()>
 std::unique_ptr<World> host() {
@@ -42,13 +46,22 @@ std::unique_ptr<World> host() {
 }  // namespace
 
 const std::vector<WorldCase>& worlds() {
-  static const std::vector<WorldCase> all = {
-      {"threads_disk", host<threads, disk>},
-      {"threads_memory", host<threads, memory>},
+  static const std::vector<WorldCase> all = [] {
+    std::vector<WorldCase> cases = {
+        {"threads_disk", host<threads, disk>},
+        {"threads_memory", host<threads, memory>},
 #ifdef TIDEMARK_SIM
-      {"simulation", make_sim_world},
+        {"simulation", make_sim_world},
 #endif
-  };
+    };
+    if (const Made tried = uring()) {
+      cases.push_back({"uring_disk", host<uring, disk>});
+      cases.push_back({"uring_memory", host<uring, memory>});
+    } else {
+      std::fprintf(stderr, "io_uring is left out: %s\n", tried.error().message().c_str());
+    }
+    return cases;
+  }();
   return all;
 }
 

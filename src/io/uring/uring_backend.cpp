@@ -1,0 +1,330 @@
+#include "io/uring/uring_backend.hpp"
+
+#include <liburing.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "io/posix/inline_io.hpp"
+#include "io/posix/perform.hpp"
+#include "io/posix/worker_pool.hpp"
+
+namespace tidemark {
+namespace {
+
+using posix::descriptor;
+
+constexpr unsigned queue_entries = 256;
+constexpr unsigned completion_entries = 4096;
+constexpr std::size_t transfer_max = std::size_t{1} << 30;      // an sqe's length has 32 bits
+constexpr std::size_t pieces_max = 1024;                        // IOV_MAX
+constexpr std::size_t arena_pieces = 4 * pieces_max;
+
+// Completions that belong to no IoOp.
+constexpr std::uint64_t wake_tag = 1;
+constexpr std::uint64_t ignored_tag = 2;
+
+// In backend_data[1] of an operation that is with the ring, not with the workers.
+constexpr std::uint64_t ring_mark = 2;
+
+// What the queue entries point to until the kernel has taken them.
+struct Arena {
+  std::array<iovec, arena_pieces> pieces;
+  std::array<msghdr, queue_entries> messages;
+  std::size_t pieces_used = 0, messages_used = 0;
+
+  bool has_room() const {
+    return pieces.size() - pieces_used >= pieces_max && messages_used < messages.size();
+  }
+  void clear() { pieces_used = messages_used = 0; }
+  std::span<iovec> store(const Buffers& buffers) {
+    const std::span<iovec> free(&pieces[pieces_used], pieces_max);
+    const std::size_t count = buffers.gather(free);
+    pieces_used += count;
+    return free.first(count);
+  }
+};
+
+std::int64_t check_features(io_uring& ring, unsigned features) {
+  constexpr unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
+                              IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG |
+                              IORING_FEAT_RSRC_TAGS;      // Linux 5.13: multishot polls
+  if ((features & needed) == needed) return 0;
+  ::io_uring_queue_exit(&ring);
+  return -ENOSYS;
+}
+
+// A ring with the newest features that the kernel grants (`modern`: Linux 6.1), or -errno.  A modern
+// one is made disabled, so that another thread than its maker can become its one submitter.
+std::int64_t open_ring(io_uring& ring, bool& modern) {
+  constexpr unsigned newest = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                              IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL |
+                              IORING_SETUP_R_DISABLED;
+  std::int64_t result = -EINVAL;
+  for (const unsigned flags : {newest, 0u}) {
+    io_uring_params params = {};
+    params.flags = flags | IORING_SETUP_CQSIZE;
+    params.cq_entries = completion_entries;
+    result = ::io_uring_queue_init_params(queue_entries, &ring, &params);
+    modern = flags == newest;
+    if (result != -EINVAL) return result < 0 ? result : check_features(ring, params.features);
+  }
+  return result;
+}
+
+// Debian's liburing 2.3 declares a function for it and does not export it.
+void enable(const io_uring& ring) {
+  const auto opcode = IORING_REGISTER_ENABLE_RINGS;
+  TM_ASSERT(::syscall(__NR_io_uring_register, ring.ring_fd, opcode, nullptr, 0) == 0);
+}
+
+// The ring may say no where a thread that can wait, or do without a flag, would succeed.
+bool must_be_repeated(const IoOp& op, std::int64_t result) {
+  const bool on_file = op.kind == IoOp::Kind::read || op.kind == IoOp::Kind::write;
+  return on_file && (result == -EAGAIN || result == -EINTR || result == -EOPNOTSUPP);
+}
+
+class UringBackend final : public IoBackend {
+ public:
+  // Owns the ring and the eventfd.
+  UringBackend(const io_uring& ring, bool modern, int event, unsigned workers_max)
+      : ring_(ring), modern_(modern), wakeup_(event), pool_(wakeup_, workers_max) {}
+  ~UringBackend() override { ::io_uring_queue_exit(&ring_); }
+
+  std::string_view name() const noexcept override { return "io_uring"; }
+  Instant now() noexcept override { return posix::monotonic_now(); }
+  std::int64_t wall_clock_ns() noexcept override { return posix::wall_clock_ns(); }
+  std::uint64_t random() noexcept override { return posix::random_word(); }
+  bool try_now(IoOp& op) noexcept override { return inline_.try_now(op); }
+  void submit(IoOp& op) override;
+  void cancel(IoOp& op) override;
+  void wait(Instant deadline, std::vector<IoOp*>& completed) override;
+  void wake() noexcept override { wakeup_.notify(); }
+
+ private:
+  void start();
+  io_uring_sqe& entry();                         // with room in the arena
+  void submit_entries(bool with_events);
+  void submit_to_ring(IoOp& op);
+  void fill(io_uring_sqe& sqe, IoOp& op);
+  void fill_transfer(io_uring_sqe& sqe, const IoOp& op);
+  void fill_message(io_uring_sqe& sqe, const IoOp& op);
+  void watch_wakeups();
+
+  bool events_pending() const;
+  void sleep(Instant deadline);
+  void reap();
+  void complete(const io_uring_cqe& cqe);
+  bool wants_thread(const IoOp& op) const;
+  void finish(IoOp& op, std::int64_t result) {
+    op.result = result;
+    done_.push_back(&op);
+  }
+
+  io_uring ring_;
+  const bool modern_;                            // completions only when asked for, poll first
+  bool started_ = false;
+  bool wakeups_watched_ = false;
+  posix::Wakeup wakeup_;
+  posix::WorkerPool pool_;
+  posix::InlineIo inline_;
+  const std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
+  std::vector<IoOp*> done_;
+};
+
+// The ring's one submitter is the thread that comes here first.
+void UringBackend::start() {
+  started_ = true;
+  if (modern_) enable(ring_);
+}
+
+void UringBackend::watch_wakeups() {
+  wakeups_watched_ = true;
+  io_uring_sqe& sqe = entry();
+  ::io_uring_prep_poll_multishot(&sqe, wakeup_.fd(), POLLIN);
+  sqe.user_data = wake_tag;
+}
+
+io_uring_sqe& UringBackend::entry() {
+  io_uring_sqe* sqe = arena_->has_room() ? ::io_uring_get_sqe(&ring_) : nullptr;
+  while (!sqe) {
+    const bool with_events = true;               // the kernel may want its completions taken first
+    submit_entries(with_events);
+    reap();
+    if (arena_->has_room()) sqe = ::io_uring_get_sqe(&ring_);
+  }
+  return *sqe;
+}
+
+void UringBackend::submit_entries(bool with_events) {
+  if (with_events) (void)::io_uring_submit_and_get_events(&ring_);
+  else (void)::io_uring_submit(&ring_);
+  if (::io_uring_sq_ready(&ring_) == 0) arena_->clear();
+}
+
+// On a thread: what sleeps in the kernel for other things than a device or a peer.
+bool UringBackend::wants_thread(const IoOp& op) const {
+  switch (op.kind) {
+    case IoOp::Kind::read:
+    case IoOp::Kind::recv:
+    case IoOp::Kind::send:
+    case IoOp::Kind::accept: return false;
+    case IoOp::Kind::write: return inline_.is_cached(op.handle);
+    case IoOp::Kind::close: return inline_.is_file(op.handle);
+    default: return true;
+  }
+}
+
+void UringBackend::submit(IoOp& op) {
+  if (inline_.is_memory(op.handle) && inline_.try_now(op)) return done_.push_back(&op);
+  if (wants_thread(op)) return pool_.submit(op);
+  if (!started_) start();
+  submit_to_ring(op);
+}
+
+void UringBackend::submit_to_ring(IoOp& op) {
+  io_uring_sqe& sqe = entry();
+  fill(sqe, op);
+  sqe.user_data = reinterpret_cast<std::uint64_t>(&op);
+  op.backend_data[1] = ring_mark;
+}
+
+void UringBackend::fill(io_uring_sqe& sqe, IoOp& op) {
+  switch (op.kind) {
+    case IoOp::Kind::read:
+    case IoOp::Kind::write: return fill_transfer(sqe, op);
+    case IoOp::Kind::recv:
+    case IoOp::Kind::send: return fill_message(sqe, op);
+    case IoOp::Kind::accept:
+      return ::io_uring_prep_accept(&sqe, descriptor(op.handle), nullptr, nullptr, SOCK_CLOEXEC);
+    default: return ::io_uring_prep_close(&sqe, descriptor(op.handle));
+  }
+}
+
+void UringBackend::fill_transfer(io_uring_sqe& sqe, const IoOp& op) {
+  const int fd = descriptor(op.handle);
+  const bool reading = op.kind == IoOp::Kind::read;
+  if (op.buffers.contiguous()) {
+    const MutableBytes bytes = op.buffers.as_contiguous();
+    const auto size = static_cast<unsigned>(std::min(bytes.size(), transfer_max));
+    const auto prepare = reading ? IORING_OP_READ : IORING_OP_WRITE;
+    ::io_uring_prep_rw(prepare, &sqe, fd, bytes.data(), size, op.offset);
+  } else {
+    const std::span<iovec> pieces = arena_->store(op.buffers);
+    const auto prepare = reading ? IORING_OP_READV : IORING_OP_WRITEV;
+    ::io_uring_prep_rw(prepare, &sqe, fd, pieces.data(), static_cast<unsigned>(pieces.size()),
+                       op.offset);
+  }
+  if (op.durable) sqe.rw_flags = RWF_DSYNC;
+}
+
+void UringBackend::fill_message(io_uring_sqe& sqe, const IoOp& op) {
+  const int fd = descriptor(op.handle);
+  const bool receiving = op.kind == IoOp::Kind::recv;
+  const int flags = receiving ? 0 : MSG_NOSIGNAL;
+  if (op.buffers.contiguous()) {
+    const MutableBytes bytes = op.buffers.as_contiguous();
+    const std::size_t size = std::min(bytes.size(), transfer_max);
+    if (receiving) ::io_uring_prep_recv(&sqe, fd, bytes.data(), size, flags);
+    else ::io_uring_prep_send(&sqe, fd, bytes.data(), size, flags);
+  } else {
+    const std::span<iovec> pieces = arena_->store(op.buffers);
+    msghdr& message = arena_->messages[arena_->messages_used++];
+    message = {};
+    message.msg_iov = pieces.data();
+    message.msg_iovlen = pieces.size();
+    if (receiving) ::io_uring_prep_recvmsg(&sqe, fd, &message, static_cast<unsigned>(flags));
+    else ::io_uring_prep_sendmsg(&sqe, fd, &message, static_cast<unsigned>(flags));
+  }
+  if (modern_ && op.backend_data[0] == posix::would_wait) sqe.ioprio |= IORING_RECVSEND_POLL_FIRST;
+}
+
+void UringBackend::cancel(IoOp& op) {
+  if (op.backend_data[1] != ring_mark) {
+    if (pool_.cancel(op)) finish(op, -ECANCELED);
+    return;
+  }
+  io_uring_sqe& sqe = entry();
+  const int first_match = 0;
+  ::io_uring_prep_cancel(&sqe, &op, first_match);
+  sqe.user_data = ignored_tag;
+}
+
+// With deferred task work, completions come only when the kernel is asked; it says when to ask.
+bool UringBackend::events_pending() const {
+  constexpr unsigned reasons = IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW;
+  return (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) & reasons) != 0;
+}
+
+void UringBackend::sleep(Instant deadline) {
+  io_uring_cqe* first;
+  if (deadline == no_deadline) {
+    (void)::io_uring_submit_and_wait(&ring_, 1);
+  } else {
+    const Instant left = std::max(deadline - now(), Instant::zero());
+    __kernel_timespec limit = {left.count() / 1'000'000'000, left.count() % 1'000'000'000};
+    (void)::io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
+  }
+  if (::io_uring_sq_ready(&ring_) == 0) arena_->clear();
+}
+
+void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
+  if (!started_) start();
+  if (!wakeups_watched_) watch_wakeups();
+  reap();
+  pool_.flush();                                 // after reap(), which may pass an op on to a thread
+  const bool poll = deadline == Instant::min() || !done_.empty() || !wakeup_.begin_sleep();
+  if (!poll) sleep(deadline);
+  else if (::io_uring_sq_ready(&ring_) != 0 || events_pending()) submit_entries(events_pending());
+  wakeup_.end_sleep();
+  reap();
+  if (!pool_.idle()) pool_.take(done_);
+  for (const IoOp* op : done_) inline_.completed(*op);
+  completed.insert(completed.end(), done_.begin(), done_.end());
+  done_.clear();
+}
+
+void UringBackend::reap() {
+  unsigned head, count = 0;
+  io_uring_cqe* cqe;
+  io_uring_for_each_cqe(&ring_, head, cqe) {
+    complete(*cqe);
+    ++count;
+  }
+  ::io_uring_cq_advance(&ring_, count);
+}
+
+void UringBackend::complete(const io_uring_cqe& cqe) {
+  if (cqe.user_data == ignored_tag) return;
+  if (cqe.user_data == wake_tag) {
+    if (!(cqe.flags & IORING_CQE_F_MORE)) wakeups_watched_ = false;
+    return;
+  }
+  IoOp& op = *reinterpret_cast<IoOp*>(cqe.user_data);
+  if (must_be_repeated(op, cqe.res)) return pool_.submit(op);
+  finish(op, cqe.res);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<IoBackend>> make_uring_backend(unsigned workers_max) {
+  const Result<int> event = posix::Wakeup::open();
+  if (!event) return event.error();
+  io_uring ring;
+  bool modern = false;
+  const std::int64_t result = open_ring(ring, modern);
+  if (result < 0) {
+    ::close(*event);
+    return Error::from_errno(static_cast<int>(-result), "set up io_uring");
+  }
+  return std::unique_ptr<IoBackend>(
+      std::make_unique<UringBackend>(ring, modern, *event, workers_max));
+}
+
+}  // namespace tidemark
