@@ -56,11 +56,11 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
 }
 
 Task<> Graph::close_node(BlockNode& node) {
+  by_name_.erase(node.name());                           // nobody finds it from here on
   std::vector<BlockNode*> children;
   for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());
   auto closed = co_await node.driver_->close().result();
   node.driver_.reset();                                  // and with it its edges
-  by_name_.erase(node.name());
   std::erase_if(nodes_, [&](const auto& n) { return n.get() == &node; });
   shape_changed();
   Result<> first = closed;
@@ -105,10 +105,10 @@ bool Graph::reaches(const BlockNode& from, const BlockNode& to) const noexcept {
 
 void Graph::shape_changed() noexcept {
   for (auto& node : nodes_) {
-    const bool quiesced = std::any_of(drained_.begin(), drained_.end(),
-                                      [&](const BlockNode* target) { return reaches(*node, *target); });
-    if (std::exchange(node->quiesced_, quiesced) && !quiesced) node->unquiesced_.notify_all();
+    node->quiesced_ = std::any_of(drained_.begin(), drained_.end(),
+                                  [&](const BlockNode* target) { return reaches(*node, *target); });
   }
+  unquiesced_.notify_all();
 }
 
 Graph::DrainGuard::~DrainGuard() {

@@ -16,7 +16,7 @@ namespace tidemark {
 
 class Graph {
  public:
-  explicit Graph(Reactor& reactor) : reactor_(reactor), idle_(reactor) {}
+  explicit Graph(Reactor& reactor) : reactor_(reactor), idle_(reactor), unquiesced_(reactor) {}
   Graph(const Graph&) = delete;
   ~Graph();                                         // close_all() was awaited (asserted)
 
@@ -70,6 +70,7 @@ class Graph {
   std::map<std::string, BlockNode*, std::less<>> by_name_;
   std::list<BlockNode*> drained_;                   // targets
   Event idle_;                                      // a node has become idle
+  Event unquiesced_;                                // look again: the edge may lead elsewhere now
   std::uint64_t next_generated_ = 0;
 };
 

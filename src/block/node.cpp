@@ -12,7 +12,7 @@ InFlight::~InFlight() {
 
 BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver)
     : graph_(graph), options_(std::move(options)), driver_(std::move(driver)), limits_(driver_->limits()),
-      size_largest_(size()), unit_lock_(graph.reactor()), unquiesced_(graph.reactor()),
+      size_largest_(size()), unit_lock_(graph.reactor()),
       ignores_flush_(options_.cache_no_flush && driver_->edges().empty()) {}
 
 BlockNode::~BlockNode() { TM_ASSERT(parents_.empty() && in_flight_ == 0); }

@@ -121,7 +121,6 @@ class BlockNode final {
   std::uint64_t in_flight_ = 0;
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
-  Event unquiesced_;
   bool quiesced_ = false;
   const bool ignores_flush_;
 };

@@ -6,7 +6,7 @@
 namespace tidemark {
 
 Task<> BlockNode::wait_unquiesced(Edge& via) {
-  while (via.node_->quiesced_) co_await via.node_->unquiesced_.wait();
+  while (via.node_->quiesced_) co_await via.node_->graph_.unquiesced_.wait();
 }
 
 Task<InFlight> BlockNode::enter(Edge& via) {
@@ -94,7 +94,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   if (auto ok = node.check_writable(via, range, "discard"); !ok) co_await ok.error();
   range = range.narrowed(node.limits_.discard_align);
   while (node.options_.discard && !range.empty()) {
-    const std::uint64_t max = node.limits_.max_zeroes;
+    const std::uint64_t max = align_down(node.limits_.max_zeroes, node.limits_.discard_align);
     const Range part{range.offset, max && range.length > max ? max : range.length};
     if (!node.mark(part, WriteFlags::none)) co_await node.admission_->admit(part);
     auto done = co_await node.driver_->discard(part).result();

@@ -80,7 +80,7 @@ Task<> BlockNode::zero_whole(Range range, WriteFlags flags) {
   auto units = unit_lock_.hold(range, RangeLock::Mode::shared);
   if (limits_.request_align > 1) co_await units;
   while (!range.empty()) {
-    const std::uint64_t max = limits_.max_zeroes;
+    const std::uint64_t max = align_down(limits_.max_zeroes, limits_.write_zeroes_align);
     const Range part{range.offset, max && range.length > max ? max : range.length};
     auto done = co_await driver_->write_zeroes(part, flags).result();
     if (!done && (done.error().code() != Errc::unsupported || has(flags, WriteFlags::no_fallback)))

@@ -1,11 +1,13 @@
 // For tests of the block layer: a reactor with a graph, and a driver that holds its node to the
-// contract of BlockDriver (aligned, bounded, split requests; aligned memory) and remembers its calls.
+// contract of BlockDriver (aligned, bounded, split requests; aligned memory) and remembers its
+// calls.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "block/graph.hpp"
 #include "io/threads/threads_backend.hpp"
@@ -96,7 +98,7 @@ class TestDriver : public BlockDriver {
   std::vector<std::byte>& content() { return content_; }
 
   std::vector<Logged> log;
-  std::uint64_t waiting = 0;              // requests held back now
+  std::uint64_t waiting = 0;  // requests held back now
 
  private:
   void check(std::uint64_t offset, const Buffers& data) const {
@@ -157,7 +159,8 @@ class BlockTest : public testing::Test {
  protected:
   using P = Permissions;
 
-  ~BlockTest() override {
+  ~BlockTest() override { close_all(); }
+  void close_all() {
     roots.clear();
     EXPECT_TRUE(reactor.run(graph.close_all()).ok());
   }
@@ -213,14 +216,13 @@ class BlockTest : public testing::Test {
 
   // Runs the task beside the test, up to its first wait; finish() ends it.
   struct Background {
-    Task<>::promise_type* promise;
     std::coroutine_handle<Task<>::promise_type> handle;
     bool done() const { return handle.promise().finished; }
   };
   Background start(Task<> task) {
     auto handle = task.release();
     handle.resume();
-    return {&handle.promise(), handle};
+    return {handle};
   }
   Result<> finish(Background& background) {
     while (!background.done()) reactor.turn();

@@ -1,0 +1,108 @@
+// QEMU's states of a node's bitmaps, and that no state loses a mark.
+#include "block/node_bitmap.hpp"
+
+#include <gtest/gtest.h>
+
+namespace tidemark {
+namespace {
+
+constexpr std::uint64_t disk = 1 * MiB;
+constexpr std::uint32_t granule = 4096;
+
+struct NodeBitmapTest : testing::Test {
+  NodeBitmap bitmap{"b", disk, granule};
+};
+
+TEST_F(NodeBitmapTest, RecordsWhileEnabled) {
+  bitmap.mark({0, 1});
+  bitmap.set_enabled(false);
+  EXPECT_FALSE(bitmap.recording());
+  bitmap.mark({granule, 1});
+  EXPECT_EQ(bitmap.dirty_bytes(), granule);
+}
+
+TEST_F(NodeBitmapTest, AFrozenBitmapKeepsItsBits) {
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  EXPECT_TRUE(bitmap.busy());
+  EXPECT_TRUE(bitmap.recording());
+  bitmap.mark({5 * granule, granule});
+  EXPECT_FALSE(bitmap.bits().test(5 * granule));
+  EXPECT_TRUE(bitmap.has_successor());
+}
+
+TEST_F(NodeBitmapTest, AbdicateLeavesWhatCameSince) {
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  bitmap.mark({5 * granule, granule});
+  bitmap.abdicate();
+  EXPECT_FALSE(bitmap.busy());
+  EXPECT_FALSE(bitmap.bits().test(0));
+  EXPECT_TRUE(bitmap.bits().test(5 * granule));
+  bitmap.mark({7 * granule, 1});
+  EXPECT_TRUE(bitmap.bits().test(7 * granule));
+}
+
+TEST_F(NodeBitmapTest, ReclaimIsTheUnion) {
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  bitmap.mark({5 * granule, granule});
+  bitmap.reclaim();
+  EXPECT_FALSE(bitmap.busy());
+  EXPECT_TRUE(bitmap.bits().test(0));
+  EXPECT_TRUE(bitmap.bits().test(5 * granule));
+  EXPECT_EQ(bitmap.dirty_bytes(), 2 * granule);
+}
+
+TEST_F(NodeBitmapTest, ADisabledBitmapStaysDisabledThroughAJob) {
+  bitmap.mark({0, granule});
+  bitmap.set_enabled(false);
+  bitmap.freeze();
+  bitmap.mark({5 * granule, granule});
+  EXPECT_FALSE(bitmap.recording());
+  bitmap.reclaim();
+  EXPECT_EQ(bitmap.dirty_bytes(), granule);
+  bitmap.freeze();
+  bitmap.abdicate();
+  EXPECT_EQ(bitmap.dirty_bytes(), 0u);
+  EXPECT_FALSE(bitmap.enabled());
+}
+
+TEST_F(NodeBitmapTest, ResizingReachesTheSuccessor) {
+  bitmap.freeze();
+  bitmap.truncate(2 * disk);
+  bitmap.mark({2 * disk - granule, granule});
+  bitmap.reclaim();
+  EXPECT_TRUE(bitmap.bits().test(2 * disk - 1));
+}
+
+TEST_F(NodeBitmapTest, ChecksAreQemus) {
+  EXPECT_TRUE(check_bitmap(bitmap, BitmapUse::modify).ok());
+  bitmap.set_busy(true);
+  EXPECT_EQ(check_bitmap(bitmap, BitmapUse::read).error().message(),
+            "Bitmap 'b' is currently in use by another operation and cannot be used");
+}
+
+TEST(NodeBitmaps, AddFindRemove) {
+  NodeBitmaps bitmaps;
+  EXPECT_TRUE(bitmaps.empty());
+  NodeBitmap* a = *bitmaps.add("a", disk, granule);
+  EXPECT_EQ(bitmaps.find("a"), a);
+  EXPECT_EQ(bitmaps.add("a", disk, granule).error().message(), "Bitmap already exists: a");
+  EXPECT_EQ(bitmaps.add("", disk, granule).error().message(), "Bitmap name cannot be empty");
+  EXPECT_EQ(bitmaps.add(std::string(1024, 'x'), disk, granule).error().code(),
+            Errc::invalid_argument);
+  EXPECT_EQ(bitmaps.add("b", disk, 511).error().message(), "Granularity must be at least 512");
+  EXPECT_EQ(bitmaps.add("b", disk, 1000).error().message(), "Granularity must be power of 2");
+  ASSERT_TRUE(bitmaps.add("b", disk, 65536).ok());
+  bitmaps.mark({0, 1});
+  EXPECT_EQ(a->dirty_bytes(), granule);
+  EXPECT_EQ(bitmaps.find("b")->dirty_bytes(), 65536u);
+  const auto removed = bitmaps.remove(*a);
+  bitmaps.mark({granule, 1});
+  EXPECT_EQ(removed->dirty_bytes(), granule);
+  EXPECT_EQ(bitmaps.all().size(), 1u);
+}
+
+}  // namespace
+}  // namespace tidemark
