@@ -1,0 +1,137 @@
+#include "storage/file.hpp"
+
+#include <algorithm>
+
+#include "io/aligned.hpp"
+#include "storage/file_driver.hpp"
+#include "storage/image_lock.hpp"
+
+namespace tidemark {
+namespace {
+
+using P = Permissions;
+using Type = FileInfo::Type;
+
+// A writer lets nobody else write or resize, and neither does a reader, whose image must not change
+// under it; force_share says it does not mind.
+Permissions lock_permissions(const FileOptions& options) {
+  constexpr P::Set others_read = P::consistent_read | P::write_unchanged;
+  if (!options.read_only) return {P::consistent_read | P::write | P::resize, others_read};
+  return {P::consistent_read, options.force_share ? P::all : others_read};
+}
+
+Error could_not(std::string_view verb, const Error& error, const std::string& path) {
+  const std::string what = "Could not " + std::string(verb) + " '" + path + "'";
+  return error.os_errno() ? Error::from_errno(error.os_errno(), what) : error.with_context(what);
+}
+
+Error wrong_type(std::string_view driver, const std::string& path, Type wanted) {
+  const std::string_view kind = wanted == Type::regular ? "a regular file" : "a block device";
+  return Error(Errc::invalid_argument, "'" + std::string(driver) + "' driver requires '" + path +
+                                           "' to be " + std::string(kind));
+}
+
+Task<FileInfo> check_and_lock(File& file, const FileOptions& options, std::string_view driver,
+                              Type wanted) {
+  const FileInfo info = co_await file.stat();
+  if (info.type != wanted) co_await wrong_type(driver, options.filename, wanted);
+  if (info.read_only && !options.read_only)
+    co_await Error(Errc::permission,
+                   "Could not open '" + options.filename + "': The device is not writable");
+  if (info.size > max_disk_size)
+    co_await Error(Errc::out_of_range,
+                   "Could not open '" + options.filename + "': Image size is too large");
+  if (options.locking) co_await lock_image(file, lock_permissions(options));
+  co_return info;
+}
+
+Task<std::unique_ptr<BlockDriver>> open_storage(Reactor& reactor, FileOptions options,
+                                                std::string_view driver, Type wanted) {
+  if (options.filename.empty())
+    co_await Error(Errc::invalid_argument,
+                   "The '" + std::string(driver) + "' block driver requires a file name");
+  if (options.force_share && !options.read_only)
+    co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
+  OpenFlags flags;
+  flags.write = !options.read_only;
+  flags.direct = options.direct;
+  Result<File> found = co_await File::open(reactor, options.filename, flags).result();
+  if (!found) co_await could_not("open", found.error(), options.filename);
+  File file = *std::move(found);
+  const Result<FileInfo> info = co_await check_and_lock(file, options, driver, wanted).result();
+  if (!info) {
+    (void)co_await file.close().result();
+    co_await info.error();
+  }
+  std::unique_ptr<BlockDriver> opened =
+      std::make_unique<FileDriver>(std::move(file), *info, options.direct);
+  co_return opened;
+}
+
+// Written in pieces: the space is there afterwards whatever the file system does with falloc.
+Task<> write_zeroes_to(File& file, std::uint64_t size) {
+  AlignedBuffer zeroes(1 * MiB);
+  Buffers(zeroes.bytes()).fill_zero();
+  for (std::uint64_t at = 0; at < size; at += zeroes.size())
+    co_await file.write(at,
+                        zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), size - at)));
+  co_await file.sync();
+}
+
+Task<> size_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+  co_await file.truncate(size);
+  if (size == 0) co_return;
+  const Range all{0, size};
+  if (preallocation == FilePreallocation::falloc)
+    co_await file.allocate(AllocateMode::preallocate, all);
+  if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, size);
+}
+
+Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+  const FileInfo info = co_await file.stat();
+  if (info.type != Type::regular) co_await wrong_type("file", file.path(), Type::regular);
+  const FileOptions writer{.filename = file.path()};
+  co_await lock_image(file, lock_permissions(writer));
+  co_await file.truncate(0);
+  const Result<> sized = co_await size_new(file, size, preallocation).result();
+  if (sized) co_return;
+  (void)co_await file.truncate(0).result();
+  co_await sized.error();
+}
+
+}  // namespace
+
+Task<std::unique_ptr<BlockDriver>> open_file(Reactor& reactor, FileOptions options) {
+  return open_storage(reactor, std::move(options), "file", Type::regular);
+}
+
+Task<std::unique_ptr<BlockDriver>> open_host_device(Reactor& reactor, FileOptions options) {
+  return open_storage(reactor, std::move(options), "host_device", Type::block_device);
+}
+
+Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
+                   FilePreallocation preallocation) {
+  if (path.empty())
+    co_await Error(Errc::invalid_argument, "The 'file' block driver requires a file name");
+  if (size > max_disk_size)
+    co_await Error(Errc::out_of_range, "Could not create '" + path + "': Image size is too large");
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  Result<File> opened = co_await File::open(reactor, path, flags).result();
+  const bool made = opened.ok();
+  if (!made && opened.error().code() == Errc::exists) {
+    flags.create = flags.exclusive = false;
+    opened = co_await File::open(reactor, path, flags).result();
+  }
+  if (!opened) co_await could_not("create", opened.error(), path);
+  File file = *std::move(opened);
+  const Result<> filled = co_await fill_new(file, size, preallocation).result();
+  const Result<> closed = co_await file.close().result();
+  if (filled && closed) co_return;
+  // Another's lock on what we have made: it is in use now, and stays.
+  const bool taken = !filled && filled.error().code() == Errc::busy;
+  if (made && !taken) (void)co_await fs::unlink(reactor, path).result();
+  co_await (filled ? closed.error() : filled.error());
+}
+
+}  // namespace tidemark

@@ -1,0 +1,39 @@
+// The storages that are bytes in a file: `file` (a regular file) and `host_device` (a block
+// device).
+//
+// Others who have the image open are told of it, and told apart, by QEMU's locks
+// (storage/image_lock.hpp). Errors are QEMU's: "Could not open 'x': No such file or directory".
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "block/driver.hpp"
+#include "io/file.hpp"
+
+namespace tidemark {
+
+struct FileOptions {
+  std::string filename;
+  bool read_only = false;
+  bool direct = false;  // cache.direct: past the page cache
+  bool locking = true;
+  bool force_share = false;  // read in spite of another's lock; only with read_only
+};
+
+Task<std::unique_ptr<BlockDriver>> open_file(Reactor& reactor, FileOptions options);
+Task<std::unique_ptr<BlockDriver>> open_host_device(Reactor& reactor, FileOptions options);
+
+// qapi: PreallocMode, as far as files know it.
+enum class FilePreallocation : std::uint8_t {
+  off,     // sparse
+  falloc,  // space reserved
+  full,    // zeroes written, durable
+};
+
+// A regular file of `size` zero bytes, new or overwritten; refused while another uses it.  On error
+// a file that was not there before is gone again, one that was is empty.
+Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
+                   FilePreallocation preallocation);
+
+}  // namespace tidemark

@@ -1,0 +1,146 @@
+#include "storage/file_driver.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace tidemark {
+namespace {
+
+BlockLimits limits_of(const FileInfo& info, bool direct) {
+  BlockLimits limits;
+  if (direct) {
+    limits.request_align = info.logical_block;
+    limits.memory_align = info.memory_align;
+  }
+  // Files take any range; a device whole sectors, through the page cache too.
+  const bool device = info.type == FileInfo::Type::block_device;
+  limits.write_zeroes_align = limits.discard_align = device ? info.logical_block : 1;
+  return limits;
+}
+
+// Some file systems say EINVAL for a range they cannot deallocate or zero.
+bool is_refusal(const Error& error) {
+  return error.code() == Errc::unsupported || error.os_errno() == EINVAL;
+}
+
+Error unsupported(const File& file, std::string_view what) {
+  return Error(Errc::unsupported, std::string(what) + " is not supported on '" + file.path() + "'",
+               ENOTSUP);
+}
+
+}  // namespace
+
+FileDriver::FileDriver(File file, const FileInfo& info, bool direct)
+    : file_(std::move(file)),
+      limits_(limits_of(info, direct)),
+      size_(info.size),
+      resizing_(file_.reactor()),
+      is_device_(info.type == FileInfo::Type::block_device),
+      direct_(direct) {}
+
+Task<Extent> FileDriver::map(Range wanted) {
+  const std::uint64_t at = wanted.offset;
+  if (!data_.contains(at)) {
+    const std::uint64_t holes_made = holes_made_;
+    const FileExtent found = co_await file_.extent(at);
+    if (!found.data || found.length == 0) {  // length 0: cut off behind our back
+      if (found.length != 0) wanted.length = std::min(wanted.length, found.length);
+      co_return Extent{wanted, Mapping::zero, at};
+    }
+    const Range run{at, found.length};
+    if (holes_made == holes_made_) data_ = run;
+    co_return Extent{wanted.intersect(run), Mapping::data, at};
+  }
+  co_return Extent{wanted.intersect(data_), Mapping::data, at};
+}
+
+Task<> FileDriver::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
+  const bool fua = has(flags, WriteFlags::fua);
+  if (offset + from.size() > size_) return write_end(offset, from, fua);
+  return fua ? write_durably(offset, from) : file_.write(offset, from);
+}
+
+Task<> FileDriver::write_durably(std::uint64_t offset, Buffers from) {
+  co_await durable(file_.write(offset, from, true));
+}
+
+// A write over the end: the odd rest of a sector becomes part of the file, padding does not.
+Task<> FileDriver::write_end(std::uint64_t offset, Buffers from, bool fua) {
+  const auto guard = co_await resizing_.lock();
+  const std::uint64_t end = offset + from.size();
+  co_await file_.write(offset, from);
+  const std::uint64_t padded = align_up(size_, limits_.request_align);
+  const std::uint64_t sector = align_up(size_, sector_size);
+  const std::uint64_t size = end > padded ? end : std::max(size_, std::min(end, sector));
+  if (end > size) co_await file_.truncate(size);
+  size_ = size;
+  if (fua) co_await flush();
+}
+
+Task<> FileDriver::allocate(AllocateMode mode, Range range) {
+  bool& able = mode == AllocateMode::punch_hole ? can_punch_ : can_zero_;
+  if (!able) co_await unsupported(file_, "deallocating or zeroing a range");
+  ++holes_made_;
+  data_ = {};
+  const Result<> done = co_await file_.allocate(mode, range).result();
+  ++holes_made_;
+  data_ = {};
+  if (done) co_return;
+  if (!is_refusal(done.error())) co_await done.error();
+  able = able && done.error().os_errno() == EINVAL;
+  co_await unsupported(file_, "deallocating or zeroing a range");
+}
+
+Task<> FileDriver::write_zeroes(Range range, WriteFlags flags) {
+  range = range.intersect(Range{0, size_});  // behind the end there are zeroes
+  if (range.empty()) co_return;
+  if (has(flags, WriteFlags::may_unmap)) {
+    const Result<> punched = co_await allocate(AllocateMode::punch_hole, range).result();
+    if (punched) co_return;
+    if (punched.error().code() != Errc::unsupported) co_await punched.error();
+  }
+  // A device that cannot zero by itself has the kernel write zeroes: right, but not fast.
+  if (is_device_ && has(flags, WriteFlags::no_fallback))
+    co_await unsupported(file_, "fast zeroing");
+  co_await allocate(AllocateMode::zero_range, range);
+}
+
+Task<> FileDriver::discard(Range range) {
+  range = range.intersect(Range{0, size_});
+  if (range.empty()) co_return;
+  co_await allocate(AllocateMode::punch_hole, range);
+}
+
+Task<> FileDriver::flush() { return durable(file_.sync()); }
+
+// The kernel reports a failed write-back once and then forgets the data: after that nothing that
+// went through the page cache may be called durable again.
+Task<> FileDriver::durable(Task<> work) {
+  if (lost_) co_await *lost_;
+  const Result<> done = co_await std::move(work).result();
+  if (done) co_return;
+  if (!direct_) lost_ = done.error();
+  co_await done.error();
+}
+
+Task<> FileDriver::truncate(std::uint64_t size) {
+  if (is_device_) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
+  if (size > max_disk_size) co_await Error(Errc::out_of_range, "Image size is too large", EFBIG);
+  const auto guard = co_await resizing_.lock();
+  co_await file_.truncate(size);
+  ++holes_made_;
+  data_ = {};
+  size_ = size;
+}
+
+Task<ImageInfo> FileDriver::info() {
+  const FileInfo found = co_await file_.stat();
+  ImageInfo info;
+  info.filename = file_.path();
+  info.format = name();
+  info.virtual_size = align_up(size_, sector_size);
+  info.actual_size = found.allocated;
+  co_return info;
+}
+
+}  // namespace tidemark

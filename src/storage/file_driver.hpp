@@ -1,0 +1,51 @@
+// FileDriver: a file or block device as a disk.
+//
+// Invariant: size_ is what the disk's users see.  With direct I/O the node pads the last request to
+// the device's sectors; the file is cut back to size_ then, under resizing_.
+#pragma once
+
+#include "block/driver.hpp"
+#include "io/file.hpp"
+#include "task/sync.hpp"
+
+namespace tidemark {
+
+class FileDriver final : public BlockDriver {
+ public:
+  // Takes the open file; `info` is of it.
+  FileDriver(File file, const FileInfo& info, bool direct);
+
+  std::string_view name() const noexcept override { return is_device_ ? "host_device" : "file"; }
+  std::uint64_t size() const noexcept override { return size_; }
+  BlockLimits limits() const noexcept override { return limits_; }
+  bool supports_fua() const noexcept override { return true; }
+
+  Task<Extent> map(Range wanted) override;
+  Task<> read(std::uint64_t offset, Buffers into) override { return file_.read(offset, into); }
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
+  Task<> write_zeroes(Range range, WriteFlags flags) override;
+  Task<> discard(Range range) override;
+  Task<> flush() override;
+  Task<> truncate(std::uint64_t size) override;
+  Task<ImageInfo> info() override;
+  Task<> close() override { return file_.close(); }
+
+ private:
+  Task<> write_durably(std::uint64_t offset, Buffers from);
+  Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
+  Task<> allocate(AllocateMode mode, Range range);
+  Task<> durable(Task<> work);
+
+  File file_;
+  BlockLimits limits_;
+  std::uint64_t size_;
+  Mutex resizing_;
+  // A run of data that map() has seen.  Data may have become a hole unseen; that only costs time.
+  Range data_;
+  std::uint64_t holes_made_ = 0;  // a run seen while one was made is not remembered
+  std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
+  bool is_device_, direct_;
+  bool can_punch_ = true, can_zero_ = true;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,55 @@
+#include "storage/image_lock.hpp"
+
+#include <array>
+
+namespace tidemark {
+namespace {
+
+constexpr std::uint64_t used_byte = 100, unshared_byte = 200;
+
+struct Permission {
+  unsigned bit;
+  std::string_view name;  // QEMU's, in its messages
+};
+constexpr std::array<Permission, 4> permissions_known{
+    {{0, "consistent read"}, {1, "write"}, {2, "write unchanged"}, {3, "resize"}}};
+
+bool has_bit(Permissions::Set set, unsigned bit) { return (set >> bit & 1) != 0; }
+
+Task<> place(File& file, std::uint64_t byte) {
+  const LockRequest request{LockRequest::Mode::shared, byte, 1};
+  const Result<> placed = co_await file.lock(request).result();
+  if (!placed) co_await placed.error().with_context("Failed to lock byte " + std::to_string(byte));
+}
+
+// Ends with Errc::busy when another has a lock on the byte.
+Task<> look(File& file, std::uint64_t byte, std::string lock) {
+  const LockRequest request{LockRequest::Mode::test_exclusive, byte, 1};
+  const Result<> free = co_await file.lock(request).result();
+  if (free) co_return;
+  if (free.error().code() != Errc::busy)
+    co_await free.error().with_context("Failed to test byte " + std::to_string(byte));
+  std::string message = "Failed to get " + lock + " lock: is another process using the image '";
+  message += file.path() + "'?";
+  co_await Error(Errc::busy, std::move(message), free.error().os_errno());
+}
+
+std::string quoted(std::string_view name) { return '"' + std::string(name) + '"'; }
+
+}  // namespace
+
+Task<> lock_image(File& file, Permissions permissions) {
+  const auto unshares = static_cast<Permissions::Set>(Permissions::all & ~permissions.shares);
+  for (const Permission& p : permissions_known) {
+    if (has_bit(permissions.uses, p.bit)) co_await place(file, used_byte + p.bit);
+    if (has_bit(unshares, p.bit)) co_await place(file, unshared_byte + p.bit);
+  }
+  for (const Permission& p : permissions_known) {
+    if (has_bit(permissions.uses, p.bit))
+      co_await look(file, unshared_byte + p.bit, quoted(p.name));
+    if (has_bit(unshares, p.bit))
+      co_await look(file, used_byte + p.bit, "shared " + quoted(p.name));
+  }
+}
+
+}  // namespace tidemark

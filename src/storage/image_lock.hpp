@@ -1,0 +1,18 @@
+// Image locking between processes, the way QEMU's `file` driver does it, so that each sees the
+// other.
+//
+// What a user does with an image and what it lets others do are bytes of the file, one a
+// permission: a shared lock on byte 100 + bit says "I use this", one on byte 200 + bit "nobody else
+// may".  Locks never conflict in the kernel; a user looks for those of others after it has placed
+// its own.  They belong to the open file and go with it.
+#pragma once
+
+#include "block/types.hpp"
+#include "io/file.hpp"
+
+namespace tidemark {
+
+// Errc::busy: `Failed to get "write" lock`, and which image.  The file is to be closed then.
+Task<> lock_image(File& file, Permissions permissions);
+
+}  // namespace tidemark
