@@ -1,0 +1,194 @@
+#include "block/mapped_driver.hpp"
+
+#include <algorithm>
+
+#include "block/status.hpp"
+#include "task/group.hpp"
+
+namespace tidemark {
+namespace {
+
+// How many extents of one request are under way at a time.
+constexpr int workers_max = 8;
+
+}  // namespace
+
+// A request in several extents: workers take the next piece in turn and move it.
+struct MappedDriver::Pieces {
+  Pieces(Executor& executor, Range wanted, Buffers all) : turn(executor), left(wanted), data(all) {}
+
+  Buffers take(std::uint64_t length) {
+    const Buffers piece = data.first(length);
+    data = data.from(length);
+    left = {left.offset + length, left.length - length};
+    return piece;
+  }
+
+  Mutex turn;
+  Range left;
+  Buffers data;                          // of `left`
+  bool failed = false;
+};
+
+Task<Extent> MappedDriver::map(Range wanted) {
+  if (const auto known = map_now(wanted)) co_return *known;
+  co_return co_await map_slow(wanted);
+}
+
+Task<> MappedDriver::read(std::uint64_t offset, Buffers into) {
+  const auto pinned = pin();
+  const Range wanted{offset, into.size()};
+  const auto known = map_now(wanted);
+  const bool direct = known && known->mapping == Mapping::data && known->range.length == wanted.length;
+  if (direct) co_await storage().read(*known->host_offset, into);
+  else co_await read_pieces(wanted, into);
+}
+
+Task<> MappedDriver::read_extent(Extent extent, Buffers into) {
+  if (extent.mapping == Mapping::data) co_await storage().read(*extent.host_offset, into);
+  else if (extent.mapping == Mapping::compressed) co_await read_compressed(extent.range.offset, into);
+  else if (extent.mapping == Mapping::below && below()) co_await read_below(extent.range.offset, into);
+  else into.fill_zero();
+}
+
+// What is below may be shorter: it reads as zeroes from its end on.
+Task<> MappedDriver::read_below(std::uint64_t offset, Buffers into) {
+  const Range there = Range{offset, into.size()}.intersect({0, below()->size()});
+  if (!there.empty()) co_await below()->read(offset, into.first(there.length));
+  into.from(there.length).fill_zero();
+}
+
+Task<> MappedDriver::read_pieces(Range wanted, Buffers into) {
+  const Extent first = co_await map(wanted);
+  if (first.range.length == wanted.length) co_return co_await read_extent(first, into);
+  Pieces job(executor_, wanted, into);
+  auto body = [&](TaskGroup& group) -> Task<> {
+    for (int i = 0; i < workers_max && !job.left.empty() && !job.failed; ++i) group.spawn(read_worker(job));
+    co_await group.join();
+  };
+  co_await with_group(executor_, body);
+}
+
+Task<> MappedDriver::read_worker(Pieces& job) {
+  for (;;) {
+    auto turn = co_await job.turn.lock();
+    if (job.left.empty() || job.failed) co_return;
+    const Result<Extent> extent = co_await map(job.left).result();
+    if (!extent) job.failed = true;
+    const Extent found = co_await unwrap(extent);
+    const Buffers piece = job.take(found.range.length);
+    turn.unlock();
+    const Result<> done = co_await read_extent(found, piece).result();
+    if (!done) job.failed = true;
+    co_await unwrap(done);
+  }
+}
+
+Task<> MappedDriver::write(std::uint64_t offset, Buffers from, WriteFlags) {
+  const auto pinned = pin();
+  const Range wanted{offset, from.size()};
+  const auto place = in_place_now(wanted);
+  if (place && place->range.length == wanted.length) co_await storage().write(*place->host_offset, from);
+  else co_await write_pieces(wanted, from);
+}
+
+Task<> MappedDriver::write_pieces(Range wanted, Buffers from) {
+  Pieces job(executor_, wanted, from);
+  if (!in_place_now(wanted)) {
+    const std::unique_ptr<PendingWrite> pending = co_await prepare_write(wanted);
+    if (pending) {
+      const std::uint64_t length = pending->range.length;
+      co_await carry_out(*pending, job.take(length));
+    }
+    if (job.left.empty()) co_return;
+  }
+  auto body = [&](TaskGroup& group) -> Task<> {
+    for (int i = 0; i < workers_max && !job.left.empty() && !job.failed; ++i) group.spawn(write_worker(job));
+    co_await group.join();
+  };
+  co_await with_group(executor_, body);
+}
+
+Task<> MappedDriver::write_worker(Pieces& job) {
+  for (;;) {
+    auto turn = co_await job.turn.lock();
+    if (job.left.empty() || job.failed) co_return;
+    if (const auto place = in_place_now(job.left)) {
+      const Buffers piece = job.take(place->range.length);
+      turn.unlock();
+      const Result<> done = co_await storage().write(*place->host_offset, piece).result();
+      if (!done) job.failed = true;
+      co_await unwrap(done);
+      continue;
+    }
+    Result<std::unique_ptr<PendingWrite>> prepared = co_await prepare_write(job.left).result();
+    if (!prepared) job.failed = true;
+    const std::unique_ptr<PendingWrite> pending = co_await unwrap(std::move(prepared));
+    if (!pending) continue;
+    const Buffers piece = job.take(pending->range.length);
+    turn.unlock();
+    const Result<> done = co_await carry_out(*pending, piece).result();
+    if (!done) job.failed = true;
+    co_await unwrap(done);
+  }
+}
+
+Task<> MappedDriver::carry_out(PendingWrite& pending, Buffers from) {
+  const bool alone = pending.before.empty() && pending.after.empty();
+  Result<> written;
+  if (alone) written = co_await storage().write(pending.host_offset, from).result();
+  else written = co_await write_with_copies(pending, from).result();
+  if (written) pending.commit();
+  else pending.abort();
+  co_await unwrap(written);
+}
+
+Task<> MappedDriver::write_with_copies(PendingWrite& pending, Buffers from) {
+  AlignedBuffer before = co_await present_content(pending.before, pending.reads_as_zero);
+  AlignedBuffer after = co_await present_content(pending.after, pending.reads_as_zero);
+  std::vector<iovec> pieces;
+  if (before.size() != 0) pieces.push_back({before.data(), before.size()});
+  from.for_each([&](MutableBytes piece) { pieces.push_back({piece.data(), piece.size()}); });
+  if (after.size() != 0) pieces.push_back({after.data(), after.size()});
+  co_await storage().write(pending.host_offset - before.size(), Buffers(pieces));
+}
+
+Task<AlignedBuffer> MappedDriver::present_content(Range range, bool zero_may_be_skipped) {
+  if (range.empty()) co_return AlignedBuffer();
+  if (zero_may_be_skipped) {
+    const bool zero = co_await is_known_zero(range);
+    if (zero) co_return AlignedBuffer();
+  }
+  AlignedBuffer content(range.length);
+  // The last unit may reach beyond the disk.
+  const Range inside = range.intersect({0, size()});
+  const Buffers all(content.bytes());
+  if (!inside.empty()) co_await read_pieces(inside, all.first(inside.length));
+  all.from(inside.length).fill_zero();
+  co_return content;
+}
+
+Task<bool> MappedDriver::is_known_zero(Range range) {
+  range = range.intersect({0, size()});
+  while (!range.empty()) {
+    Extent extent = co_await map(range);
+    if (extent.mapping == Mapping::below && below()) {
+      const Range there = extent.range.intersect({0, below()->size()});
+      if (!there.empty()) {
+        const BlockStatus status = co_await block_status_above(below()->node(), nullptr, there);
+        if (!status.zero) co_return false;
+        if (status.range.length < there.length) extent.range = status.range;
+      }
+    } else if (extent.mapping == Mapping::data || extent.mapping == Mapping::compressed) {
+      co_return false;
+    }
+    range = {extent.range.end(), range.end() - extent.range.end()};
+  }
+  co_return true;
+}
+
+Task<> MappedDriver::read_compressed(std::uint64_t, Buffers) {
+  co_await Error(Errc::unsupported, std::string(name()) + ": compressed data is not supported");
+}
+
+}  // namespace tidemark

@@ -1,0 +1,147 @@
+#include "format/qcow2/cluster_map.hpp"
+
+#include <algorithm>
+
+namespace tidemark::qcow2 {
+
+Task<> ClusterMap::load(const Header& header) {
+  co_await l1_.load(header.l1_at, header.l1_entries);
+}
+
+Result<> ClusterMap::claim_tables() {
+  const Geometry& g = file_.geometry();
+  const HostRun l1{g.cluster_of(l1_.at()), g.clusters_for(l1_.size() * entry_bytes)};
+  if (l1.count != 0)
+    if (auto ok = file_.claim_metadata(l1, "L1 table"); !ok) return ok;
+  for (const std::uint64_t entry : l1_.entries()) {
+    const std::uint64_t at = entry & l1_offset_mask;
+    if (at == 0 || !g.cluster_aligned(at)) continue;     // found out when it is used
+    if (auto ok = file_.claim_metadata({g.cluster_of({at}), 1}, "L2 table"); !ok) return ok;
+  }
+  return {};
+}
+
+std::uint64_t ClusterMap::l1_raw(std::uint64_t guest) const noexcept {
+  const std::uint64_t i = guest / file_.geometry().l2_span();
+  return i < l1_.size() ? l1_[i] : 0;
+}
+
+HostOffset ClusterMap::slice_at(std::uint64_t table, std::uint64_t guest) const noexcept {
+  const Geometry& g = file_.geometry();
+  return HostOffset{table} + guest % g.l2_span() / g.slice_span() * g.slice_size();
+}
+
+Range ClusterMap::within_slice(Range wanted) const noexcept {
+  const std::uint64_t span = file_.geometry().slice_span();
+  return {wanted.offset, std::min(wanted.length, span - wanted.offset % span)};
+}
+
+Mapping ClusterMap::mapping_of(L2Entry entry) const noexcept {
+  if (entry.compressed()) return Mapping::compressed;
+  if (entry.zero()) return entry.has_cluster() ? Mapping::zero_allocated : Mapping::zero;
+  return entry.has_cluster() ? Mapping::data : Mapping::below;
+}
+
+bool ClusterMap::valid(L2Entry entry) const noexcept {
+  const Geometry& g = file_.geometry();
+  if (entry.compressed()) return CompressedPlace::of(entry, g).at.value < file_.size();
+  if (entry.zero() && g.version < 3) return false;
+  if (!g.cluster_aligned(entry.host().value)) return false;
+  return entry.zero() || entry.host().value < file_.size();
+}
+
+Error ClusterMap::invalid(std::uint64_t guest, L2Entry entry) {
+  return file_.corrupt("the L2 entry of guest offset " + std::to_string(guest) + " points at " +
+                       std::to_string(entry.host().value));
+}
+
+// Stretches without an L2 table cost one step each.
+Extent ClusterMap::unmapped(Range wanted) const noexcept {
+  const std::uint64_t span = file_.geometry().l2_span();
+  std::uint64_t end = wanted.offset - wanted.offset % span + span;
+  while (end < wanted.end() && l1_raw(end) == 0) end += span;
+  return {{wanted.offset, std::min(end, wanted.end()) - wanted.offset}, Mapping::below, {}};
+}
+
+std::optional<Extent> ClusterMap::extent_of(const TableCache::Slice& slice, Range wanted) const noexcept {
+  const Geometry& g = file_.geometry();
+  wanted = within_slice(wanted);
+  std::uint64_t i = (wanted.offset >> g.cluster_bits) % g.slice_entries();
+  const L2Entry first(slice.entry(i));
+  if (!valid(first)) return {};
+  const Mapping mapping = mapping_of(first);
+  const bool placed = mapping == Mapping::data || mapping == Mapping::zero_allocated;
+  const std::uint64_t into_cluster = g.in_cluster(wanted.offset);
+  Extent extent{{wanted.offset, g.cluster_size() - into_cluster}, mapping, {}};
+  if (placed) extent.host_offset = first.host().value + into_cluster;
+  for (std::uint64_t n = 1; extent.range.length < wanted.length && mapping != Mapping::compressed; ++n) {
+    const L2Entry next(slice.entry(i + n));
+    if (mapping_of(next) != mapping || !valid(next)) break;
+    if (placed && next.host().value != first.host().value + n * g.cluster_size()) break;
+    extent.range.length += g.cluster_size();
+  }
+  extent.range.length = std::min(extent.range.length, wanted.length);
+  return extent;
+}
+
+std::optional<Extent> ClusterMap::find_now(Range wanted) noexcept {
+  const std::uint64_t raw = l1_raw(wanted.offset);
+  if (raw == 0) return unmapped(wanted);
+  const TableCache::Slice* slice = l2_.find(slice_at(raw & l1_offset_mask, wanted.offset));
+  if (!slice) return {};
+  return extent_of(*slice, wanted);
+}
+
+Task<Extent> ClusterMap::find(Range wanted) {
+  const Entries entries = co_await entries_at(wanted.offset);
+  if (!entries) co_return unmapped(wanted);
+  if (!valid(entries[0])) co_await invalid(wanted.offset, entries[0]);
+  co_return *extent_of(*entries.slice, wanted);
+}
+
+std::optional<Extent> ClusterMap::owned_now(Range wanted) noexcept {
+  const Geometry& g = file_.geometry();
+  const std::uint64_t raw = l1_raw(wanted.offset);
+  if (!(raw & L2Entry::copied_flag)) return {};
+  const TableCache::Slice* slice = l2_.find(slice_at(raw & l1_offset_mask, wanted.offset));
+  if (!slice) return {};
+  auto extent = extent_of(*slice, wanted);
+  if (!extent || extent->mapping != Mapping::data) return {};
+  // The extent goes as far as each cluster is this image's alone.
+  const std::uint64_t i = (wanted.offset >> g.cluster_bits) % g.slice_entries();
+  const std::uint64_t clusters = g.clusters_for(g.in_cluster(wanted.offset) + extent->range.length);
+  std::uint64_t owned = 0;
+  while (owned < clusters && L2Entry(slice->entry(i + owned)).owned()) ++owned;
+  if (owned == 0) return {};
+  const std::uint64_t length = owned * g.cluster_size() - g.in_cluster(wanted.offset);
+  extent->range.length = std::min(extent->range.length, length);
+  if (file_.is_metadata({*extent->host_offset, extent->range.length})) return {};
+  return extent;
+}
+
+Task<> ClusterMap::check_table(std::uint64_t guest) {
+  const std::uint64_t at = l1_raw(guest) & l1_offset_mask;
+  if (at == 0 || !file_.geometry().cluster_aligned(at) || at >= file_.size())
+    co_await file_.corrupt("the L2 table of guest offset " + std::to_string(guest) + " lies at " +
+                           std::to_string(at));
+}
+
+ClusterMap::Entries ClusterMap::position(TableCache::Pin slice, std::uint64_t guest) const noexcept {
+  const Geometry& g = file_.geometry();
+  Entries entries;
+  entries.slice = std::move(slice);
+  entries.first = (guest >> g.cluster_bits) % g.slice_entries();
+  entries.left = g.slice_entries() - entries.first;
+  entries.owned = l1_raw(guest) & L2Entry::copied_flag;
+  return entries;
+}
+
+Task<ClusterMap::Entries> ClusterMap::entries_at(std::uint64_t guest) {
+  const std::uint64_t raw = l1_raw(guest);
+  if (raw == 0) co_return position({}, guest);
+  co_await check_table(guest);
+  TableCache::Pin slice = co_await l2_.get(slice_at(raw & l1_offset_mask, guest));
+  co_return position(std::move(slice), guest);
+}
+
+}  // namespace tidemark::qcow2

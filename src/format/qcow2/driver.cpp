@@ -1,0 +1,109 @@
+#include "format/qcow2/driver.hpp"
+
+#include <algorithm>
+
+#include "block/node.hpp"
+
+namespace tidemark {
+
+using namespace qcow2;
+
+BlockLimits Qcow2Driver::limits() const noexcept {
+  // Bytes pass through to the file as they come, so its alignment is ours.
+  BlockLimits limits;
+  limits.request_align = file_->node().limits().request_align;
+  limits.memory_align = file_->node().limits().memory_align;
+  limits.write_zeroes_align = limits.discard_align = static_cast<std::uint32_t>(header_.geometry.cluster_size());
+  limits.opt_transfer = limits.discard_align;
+  return limits;
+}
+
+std::vector<Edge*> Qcow2Driver::edges() const {
+  std::vector<Edge*> edges{file_.get()};
+  if (backing_) edges.push_back(backing_.get());
+  return edges;
+}
+
+Reactor& Qcow2Driver::reactor() const noexcept { return file_->node().reactor(); }
+
+Result<> Qcow2Driver::check_writable() const {
+  TM_ASSERT(!read_only_);
+  if (image_.corruption()) return *image_.corruption();
+  return {};
+}
+
+std::optional<Extent> Qcow2Driver::in_place_now(Range wanted) noexcept {
+  if (read_only_ || image_.corruption()) return {};
+  return map_.owned_now(wanted);
+}
+
+Task<Extent> Qcow2Driver::map_slow(Range wanted) { return watch(map_.find(wanted)); }
+
+// What is found wrong with the image is written into its header before the error is returned.
+template <class T>
+Task<T> Qcow2Driver::watch(Task<T> work) {
+  Result<T> outcome = co_await std::move(work).result();
+  if (!outcome && image_.corruption()) co_await mark_corrupt();
+  if constexpr (std::is_void_v<T>) co_await unwrap(outcome);
+  else co_return co_await unwrap(std::move(outcome));
+}
+
+Task<> Qcow2Driver::mark_corrupt() {
+  if (read_only_ || header_.geometry.version < 3 || std::exchange(marked_corrupt_, true)) co_return;
+  const auto features = header_.incompatible | static_cast<std::uint64_t>(Incompatible::corrupt);
+  (void)co_await header_writer_.set_incompatible(features).result();   // the first error is the one to show
+}
+
+Task<> Qcow2Driver::relieve() {
+  if (map_.l2().pressed() || refcounts_.blocks().pressed()) co_await committer_.write_back();
+  if (frees_.pressed()) co_await flush();
+}
+
+Task<> Qcow2Driver::flush() {
+  if (read_only_) co_return;
+  co_await watch(committer_.flush());
+  // Counts that cannot be lowered now are leaks at worst, not a failed flush.
+  (void)co_await watch(refcounts_.apply_frees()).result();
+}
+
+Task<> Qcow2Driver::close() {
+  Result<> closed;
+  if (!read_only_ && !image_.corruption()) {
+    closed = co_await flush().result();
+    if (closed) closed = co_await committer_.flush().result();         // the counts that went down
+    if (closed) closed = co_await image_.trim().result();
+  }
+  backing_.reset();
+  file_.reset();
+  co_await unwrap(closed);
+}
+
+Task<ImageInfo> Qcow2Driver::info() {
+  const ImageInfo file = co_await file_->node().driver().info();
+  ImageInfo info;
+  info.filename = file.filename;
+  info.format = name();
+  info.virtual_size = size();
+  info.actual_size = file.actual_size;
+  info.cluster_size = header_.geometry.cluster_size();
+  info.dirty = header_.has(Incompatible::dirty);
+  info.backing_filename = header_.backing_name;
+  info.backing_format = header_.backing_format;
+  ImageInfo::Qcow2 specific;
+  specific.compat = header_.geometry.version < 3 ? "0.10" : "1.1";
+  specific.lazy_refcounts = header_.has(Compatible::lazy_refcounts);
+  specific.corrupt = header_.has(Incompatible::corrupt);
+  specific.extended_l2 = header_.has(Incompatible::extended_l2);
+  specific.refcount_bits = header_.geometry.refcount_bits();
+  specific.compression_type = to_string(header_.compression);
+  specific.data_file = header_.data_file;
+  specific.data_file_raw = header_.has(Autoclear::data_file_raw);
+  info.qcow2 = specific;
+  co_return info;
+}
+
+template Task<> Qcow2Driver::watch(Task<> work);
+template Task<Extent> Qcow2Driver::watch(Task<Extent> work);
+template Task<std::unique_ptr<PendingWrite>> Qcow2Driver::watch(Task<std::unique_ptr<PendingWrite>> work);
+
+}  // namespace tidemark

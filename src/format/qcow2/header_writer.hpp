@@ -1,0 +1,32 @@
+// HeaderWriter: changes single fields of an open image's header in place, one change at a time, so
+// that what it does not know of the header stays as it was.
+#pragma once
+
+#include "format/qcow2/header.hpp"
+#include "format/qcow2/image_file.hpp"
+#include "task/sync.hpp"
+
+namespace tidemark::qcow2 {
+
+class HeaderWriter {
+ public:
+  HeaderWriter(Executor& executor, ImageFile& file, Header& header)
+      : file_(file), header_(header), one_(executor) {}
+
+  // Each writes and syncs, and changes the header in memory when that succeeded.
+  Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
+  Task<> set_l1_table(HostOffset at, std::uint32_t entries);
+  Task<> set_size(std::uint64_t size);
+  Task<> set_incompatible(std::uint64_t features);
+  Task<> set_autoclear(std::uint64_t features);
+
+ private:
+  Task<> write(std::uint64_t at, MutableBytes bytes);
+  Task<> write_u64(std::uint64_t at, std::uint64_t value);
+
+  ImageFile& file_;
+  Header& header_;
+  Mutex one_;
+};
+
+}  // namespace tidemark::qcow2

@@ -1,0 +1,68 @@
+// ImageFile: the file below, as the parts of the driver use it: reads and writes by host offset,
+// growth, which clusters hold metadata, and whether the image has been found corrupt.
+//
+// Invariants: nothing is read or written beyond size(), except that the rest of a cluster cut short
+// by the end of the file reads as zeroes.  What lies at fresh() or beyond reads as zeroes: the file
+// was grown there since it was opened, and nothing was written yet.
+#pragma once
+
+#include "block/edge.hpp"
+#include "bitmap/dirty_bitmap.hpp"
+#include "format/qcow2/types.hpp"
+#include "format/qcow2/write_order.hpp"
+
+namespace tidemark::qcow2 {
+
+class ImageFile {
+ public:
+  ImageFile(Edge& file, const Geometry& geometry)
+      : file_(file), geometry_(geometry), fresh_(offset_limit), used_end_(file.size()),
+        metadata_(offset_limit, geometry.cluster_size()) {}
+  ImageFile(const ImageFile&) = delete;
+
+  const Geometry& geometry() const noexcept { return geometry_; }
+  std::uint64_t size() const noexcept { return file_.size(); }
+  Edge& edge() const noexcept { return file_; }
+
+  Task<> read(HostOffset at, Buffers into);
+  Task<> write(HostOffset at, Buffers from) { return file_.write(at.value, from); }
+  Task<> write_zeroes(Range range) { return file_.write_zeroes(range); }
+  Task<> discard(Range range) { return file_.discard(range); }
+  Task<> flush() { return file_.flush(); }
+
+  // Grows the file to hold `end`, and a stretch more, so that growing is rare.
+  Task<> grow(std::uint64_t end);
+  // Gives that stretch back; at close.
+  Task<> trim();
+  // The run is handed to a writer: says whether it reads as zeroes.
+  bool take(HostRun run) noexcept;
+
+  // Outside of the Committer's rounds, bytes of this stage were written: a sync is owed before what
+  // they must precede.
+  void wrote(Stage stage) noexcept { unsynced_ |= bit(stage); }
+  StageSet& unsynced() noexcept { return unsynced_; }
+
+  // Metadata clusters: never handed out as data, never written through a guest's mapping.
+  void add_metadata(HostRun run) noexcept { metadata_.set(geometry_.bytes_of(run)); }
+  // The same for what an image that is opened says; an error when it is something else already.
+  Result<> claim_metadata(HostRun run, std::string_view what);
+  void remove_metadata(HostRun run) noexcept { metadata_.clear(geometry_.bytes_of(run)); }
+  bool is_metadata(Range host) const noexcept {
+    return metadata_.next_dirty_area(host.offset, host.end()).has_value();
+  }
+
+  // An error about the image's content: remembered, and writes are refused from then on.
+  Error corrupt(std::string what);
+  const std::optional<Error>& corruption() const noexcept { return corruption_; }
+
+ private:
+  Edge& file_;
+  const Geometry geometry_;
+  std::uint64_t fresh_;                  // host offset
+  std::uint64_t used_end_;               // the end of what was there or handed out
+  StageSet unsynced_ = 0;
+  DirtyBitmap metadata_;
+  std::optional<Error> corruption_;
+};
+
+}  // namespace tidemark::qcow2

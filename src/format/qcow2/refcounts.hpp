@@ -1,0 +1,81 @@
+// Refcounts: who uses which cluster of the image file, and the allocator on top of it.
+//
+// Counts change in memory and are written back by the Committer: up before a table points at the
+// cluster, down only after no durable table does (FreeList).  A cluster whose count is not zero in
+// memory is never handed out.
+//
+// allocate_now() and what it touches run without suspension; growth (a new block, a larger table, a
+// longer file) runs one at a time under growing_.
+#pragma once
+
+#include "format/qcow2/free_list.hpp"
+#include "format/qcow2/header_writer.hpp"
+#include "format/qcow2/table_cache.hpp"
+#include "format/qcow2/top_table.hpp"
+
+namespace tidemark::qcow2 {
+
+class Refcounts {
+ public:
+  Refcounts(Executor& executor, ImageFile& file, HeaderWriter& header, FreeList& frees,
+             std::size_t cache_slices, bool pass_discards)
+      : file_(file), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
+        blocks_(executor, file, cache_slices), growing_(executor), packing_(executor),
+        freeing_(executor) {}
+
+  Task<> load(HostOffset table_at, std::uint64_t table_clusters);
+  TopTable& table() noexcept { return table_; }
+  TableCache& blocks() noexcept { return blocks_; }
+
+  // Clusters of count zero, which becomes one: adjacent, at least one, at most `want`.
+  struct Allocation {
+    HostRun run;
+    bool reads_as_zero = false;
+  };
+  Task<Allocation> allocate(std::uint64_t want);
+  // The same for exactly `count` adjacent clusters.
+  Task<Allocation> allocate_exactly(std::uint64_t count);
+  // Room for `length` bytes (at most a cluster) of compressed data; the clusters they touch count
+  // one reference more.
+  Task<HostOffset> allocate_bytes(std::uint64_t length);
+
+  // One reference less each, once no durable table and no request uses them.
+  void free_later(HostRun run) { frees_.add(run); }
+  // Lowers the counts of what has become free since.
+  Task<> apply_frees();
+
+  Task<std::uint64_t> count(HostCluster cluster);
+
+ private:
+  struct Place {                         // of a cluster's count
+    std::uint64_t block = 0;             // index into the refcount table
+    HostOffset slice_at;                 // 0 when there is no block
+    std::uint64_t entry = 0;             // within the slice
+    std::uint64_t left = 0;              // entries of the slice from that one on
+  };
+  Place place_of(HostCluster cluster) const noexcept;
+  Task<TableCache::Pin> slice_of(Place place);
+  std::uint64_t get(const TableCache::Slice& slice, std::uint64_t entry) const noexcept;
+  void put(TableCache::Slice& slice, std::uint64_t entry, std::uint64_t count);
+
+  std::optional<Allocation> allocate_now(std::uint64_t want);
+  Task<> make_ready(std::uint64_t want);
+  Task<> add_block(std::uint64_t block);
+  Task<> grow_table(std::uint64_t block);
+  Task<> write_new_blocks(HostRun used, std::uint64_t blocks);
+  Task<bool> share_packed(HostOffset at);
+  Task<> lower(HostRun& run);
+  Task<> discard_last_uses(const TableCache::Slice& slice, std::uint64_t entry, HostRun run);
+
+  ImageFile& file_;
+  HeaderWriter& header_;
+  FreeList& frees_;
+  const bool pass_discards_;
+  TopTable table_;
+  TableCache blocks_;
+  Mutex growing_, packing_, freeing_;
+  HostCluster next_;                     // no cluster below it is free, as far as is known
+  HostOffset packed_end_;                // behind the last compressed data; aligned: begin a new cluster
+};
+
+}  // namespace tidemark::qcow2

@@ -1,0 +1,63 @@
+// Resizing.  The header's size changes last when the disk grows and first when it shrinks, so that
+// the disk never shows bytes that are not its own.
+#include <algorithm>
+
+#include "block/edge.hpp"
+#include "format/qcow2/driver.hpp"
+
+namespace tidemark {
+
+using namespace qcow2;
+
+Task<> Qcow2Driver::truncate(std::uint64_t new_size) {
+  if (!is_aligned(new_size, sector_size))
+    co_await Error(Errc::invalid_argument, "The new size must be a multiple of 512");
+  co_await unwrap(check_writable());
+  if (header_.snapshots != 0 && header_.geometry.version < 3)
+    co_await Error(Errc::unsupported, "Can't resize a version 2 image which has snapshots");
+  if (new_size > offset_limit) co_await Error(Errc::out_of_range, "qcow2: no disk is larger than 64 PiB");
+  const auto pinned = pin();
+  if (new_size > size()) co_await watch(grow(new_size));
+  else if (new_size < size()) co_await watch(shrink(new_size));
+}
+
+// What a longer backing file holds behind the old end must not appear, nor what lies behind it in
+// the last cluster.
+Task<> Qcow2Driver::grow(std::uint64_t new_size) {
+  const std::uint64_t cluster_size = header_.geometry.cluster_size(), old_size = size();
+  const std::uint64_t first = align_up(old_size, cluster_size), end = align_up(new_size, cluster_size);
+  const std::uint64_t shown = backing_ ? std::min(end, align_up(backing_->size(), cluster_size)) : 0;
+  if (shown > first && header_.geometry.version < 3)
+    co_await Error(Errc::unsupported, "qcow2: growing over a longer backing file needs version 3");
+  co_await map_.grow_l1(end, committer_);
+  co_await zero_to_cluster_end(old_size);
+  if (shown > first) {
+    const Range appearing{first, shown - first};
+    co_await zero_clusters(appearing, Zeroing::free_clusters);
+  }
+  co_await committer_.flush();
+  co_await header_writer_.set_size(new_size);
+}
+
+Task<> Qcow2Driver::zero_to_cluster_end(std::uint64_t from) {
+  const Geometry& g = header_.geometry;
+  if (g.cluster_aligned(from)) co_return;
+  const Range tail{from, g.cluster_size() - g.in_cluster(from)};
+  const Extent present = co_await map(tail);
+  const bool below_shows = present.mapping == Mapping::below && backing_ && backing_->size() > from;
+  if (present.mapping != Mapping::data && present.mapping != Mapping::compressed && !below_shows) co_return;
+  AlignedBuffer zeroes(tail.length);
+  Buffers(zeroes.bytes()).fill_zero();
+  co_await write(from, zeroes.bytes(), WriteFlags::none);
+}
+
+Task<> Qcow2Driver::shrink(std::uint64_t new_size) {
+  const std::uint64_t cluster_size = header_.geometry.cluster_size();
+  const std::uint64_t first = align_up(new_size, cluster_size), end = align_up(size(), cluster_size);
+  co_await committer_.flush();
+  co_await header_writer_.set_size(new_size);
+  const Range clusters{first, end - first};
+  co_await zero_clusters(clusters, Zeroing::discard);
+}
+
+}  // namespace tidemark

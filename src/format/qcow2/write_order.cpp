@@ -1,0 +1,48 @@
+#include "format/qcow2/write_order.hpp"
+
+namespace tidemark::qcow2 {
+
+WriteOrder WriteOrder::standard() {
+  WriteOrder order;
+  constexpr Stage rules[][2] = {
+      {Stage::data, Stage::l2_tables},           {Stage::data, Stage::l1_table},
+      {Stage::refcount_blocks, Stage::refcount_table},
+      {Stage::refcount_table, Stage::l2_tables}, {Stage::refcount_table, Stage::l1_table},
+      {Stage::l2_tables, Stage::frees},          {Stage::l1_table, Stage::frees},
+  };
+  for (const auto& rule : rules) {
+    const bool acyclic = order.declare(rule[0], rule[1]).ok();
+    TM_ASSERT(acyclic);
+  }
+  return order;
+}
+
+Result<> WriteOrder::declare(Stage first, Stage then) {
+  if (first == then || must_precede(then, first))
+    return Error(Errc::invalid_argument, "write order: stages " + std::to_string(index(first)) + " and " +
+                                             std::to_string(index(then)) + " would precede each other");
+  const auto behind = static_cast<std::uint8_t>(1u << index(then) | after_[index(then)]);
+  for (std::size_t s = 0; s < stage_count; ++s)
+    if (s == index(first) || (after_[s] >> index(first) & 1)) after_[s] |= behind;
+  return {};
+}
+
+std::array<Stage, stage_count> WriteOrder::sequence() const noexcept {
+  std::array<Stage, stage_count> sequence{};
+  std::uint8_t placed = 0;
+  for (std::size_t n = 0; n < stage_count; ++n) {
+    for (std::size_t s = 0; s < stage_count; ++s) {
+      if (placed >> s & 1) continue;
+      bool free = true;
+      for (std::size_t before = 0; before < stage_count; ++before)
+        free = free && ((placed >> before & 1) || !(after_[before] >> s & 1));
+      if (!free) continue;
+      sequence[n] = static_cast<Stage>(s);
+      placed = static_cast<std::uint8_t>(placed | 1u << s);
+      break;
+    }
+  }
+  return sequence;
+}
+
+}  // namespace tidemark::qcow2

@@ -1,0 +1,53 @@
+// RawDriver: a file's bytes as a disk, all of them or the window that `offset` and `size` say.
+//
+// Requests pass straight through; without a `size` the disk follows the file's.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "block/driver.hpp"
+#include "block/edge.hpp"
+
+namespace tidemark {
+
+struct RawOptions {
+  std::uint64_t offset = 0;
+  std::optional<std::uint64_t> size;
+};
+
+class RawDriver final : public BlockDriver {
+ public:
+  // Errors are QEMU's.
+  static Result<std::unique_ptr<RawDriver>> open(std::unique_ptr<Edge> file, RawOptions options);
+
+  std::string_view name() const noexcept override { return "raw"; }
+  std::uint64_t size() const noexcept override;
+  BlockLimits limits() const noexcept override;
+  bool supports_fua() const noexcept override { return true; }
+  std::vector<Edge*> edges() const override { return {file_.get()}; }
+  Permissions child_permissions(const Edge& child, Permissions node, bool writable) const override;
+
+  Task<Extent> map(Range wanted) override;
+  Task<> read(std::uint64_t offset, Buffers into) override { return file_->read(at(offset), into); }
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
+    return file_->write(at(offset), from, flags);
+  }
+  Task<> write_zeroes(Range range, WriteFlags flags) override {
+    return file_->write_zeroes({at(range.offset), range.length}, flags);
+  }
+  Task<> discard(Range range) override { return file_->discard({at(range.offset), range.length}); }
+  Task<> flush() override { return file_->flush(); }
+  Task<> truncate(std::uint64_t size) override;
+  Task<ImageInfo> info() override;
+  Task<> close() override;
+
+ private:
+  RawDriver(std::unique_ptr<Edge> file, RawOptions options) : file_(std::move(file)), options_(options) {}
+  std::uint64_t at(std::uint64_t offset) const noexcept { return options_.offset + offset; }
+
+  std::unique_ptr<Edge> file_;
+  const RawOptions options_;
+};
+
+}  // namespace tidemark
