@@ -56,7 +56,9 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
 }
 
 Task<> Graph::close_node(BlockNode& node) {
+  if (std::exchange(node.closing_, true)) co_return;
   by_name_.erase(node.name());                           // nobody finds it from here on
+  { auto guard = co_await drain(node); }                 // somebody may be asking it something
   std::vector<BlockNode*> children;
   for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());
   auto closed = co_await node.driver_->close().result();
@@ -88,6 +90,10 @@ Task<> Graph::close_all() {
   for (;;) {
     auto top = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& n) { return n->parents().empty(); });
     if (top == nodes_.end()) break;
+    if ((*top)->closing_) {                              // by another, who is waiting for it
+      co_await unquiesced_.wait();
+      continue;
+    }
     auto closed = co_await close_node(**top).result();
     if (first && !closed) first = closed;
   }

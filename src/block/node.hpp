@@ -122,6 +122,7 @@ class BlockNode final {
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;
+  bool closing_ = false;
   const bool ignores_flush_;
 };
 
