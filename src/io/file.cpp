@@ -32,8 +32,8 @@ std::string_view verb_of(AllocateMode mode) {
 }
 
 // A short direct transfer that stops inside a sector has met the end of the file: to go on from
-// there would be misaligned.
-constexpr std::uint64_t sector = 512;
+// there would be misaligned.  Where sectors are large, so it would be at smaller multiples.
+constexpr std::uint64_t sector = 512, sector_largest = 4096;
 
 }  // namespace
 
@@ -82,7 +82,12 @@ Task<> File::read(std::uint64_t offset, Buffers into) {
     const auto got = static_cast<std::uint64_t>(result);
     into = into.from(got);
     offset += got;
-    if (got == 0 || (direct_ && !is_aligned(offset, sector))) {
+    bool at_end = got == 0 || (direct_ && !is_aligned(offset, sector));
+    if (direct_ && !at_end && !into.empty() && !is_aligned(offset, sector_largest)) {
+      const FileInfo info = co_await stat();
+      at_end = offset >= info.size;
+    }
+    if (at_end) {
       into.fill_zero();
       co_return;
     }

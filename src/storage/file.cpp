@@ -87,6 +87,14 @@ Task<> size_new(File& file, std::uint64_t size, FilePreallocation preallocation)
   if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, size);
 }
 
+// A new file's name is durable once its directory is; one that may not be read cannot be synced.
+Task<> sync_name(Reactor& reactor, const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const Result<> synced = co_await fs::sync_dir(reactor, directory).result();
+  if (!synced && synced.error().code() != Errc::permission) co_await synced.error();
+}
+
 Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
   const FileInfo info = co_await file.stat();
   if (info.type != Type::regular) co_await wrong_type("file", file.path(), Type::regular);
@@ -125,7 +133,8 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   }
   if (!opened) co_await could_not("create", opened.error(), path);
   File file = *std::move(opened);
-  const Result<> filled = co_await fill_new(file, size, preallocation).result();
+  Result<> filled = co_await fill_new(file, size, preallocation).result();
+  if (filled && made) filled = co_await sync_name(reactor, path).result();
   const Result<> closed = co_await file.close().result();
   if (filled && closed) co_return;
   // Another's lock on what we have made: it is in use now, and stays.
