@@ -32,7 +32,8 @@ Task<> ClusterMap::make_table(std::uint64_t guest) {
 Task<> ClusterMap::fill_table(Refcounts::Allocation place, std::uint64_t copy_of) {
   if (copy_of == 0 && place.reads_as_zero) co_return;
   AlignedBuffer bytes(file_.geometry().cluster_size());
-  if (copy_of != 0) co_await file_.read({copy_of}, bytes.bytes());
+  const HostOffset source{copy_of};
+  if (copy_of != 0) co_await file_.read(source, bytes.bytes());
   else Buffers(bytes.bytes()).fill_zero();
   co_await file_.write(file_.geometry().offset_of(place.run.first), bytes.bytes());
 }

@@ -29,8 +29,8 @@ Result<> check_version(const Qcow2CreateOptions& o) {
     return bad_option("Refcount width must be a power of two and may not exceed 64 bits");
   if (o.version >= 3) return {};
   if (o.refcount_bits != 16)
-    return bad_option(std::string("Different refcount widths than 16 bits require compatibility level 1.1 or above") +
-                      newer);
+    return bad_option(std::string("Different refcount widths than 16 bits require compatibility "
+                                  "level 1.1 or above") + newer);
   if (o.lazy_refcounts)
     return bad_option(std::string("Lazy refcounts only supported with compatibility level 1.1 and above") + newer);
   if (o.compression != CompressionType::zlib)
@@ -50,8 +50,8 @@ Result<> check(const Qcow2CreateOptions& o) {
   Geometry g;
   g.cluster_bits = log2_of(o.cluster_size);
   if (o.size > offset_limit || l1_entries_for(g, o.size) * entry_bytes > l1_bytes_max)
-    return Error(Errc::no_space, "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
-                 EFBIG);
+    return Error(Errc::no_space, "The image size is too large for file format 'qcow2' "
+                                 "(try using a larger cluster size)", EFBIG);
   return {};
 }
 
@@ -89,7 +89,8 @@ Task<> prepare_file(Edge& file, std::uint64_t length) {
   if (emptied) co_return;
   if (emptied.error().code() != Errc::unsupported) co_await emptied.error();
   if (file.size() < length)
-    co_await Error(Errc::no_space, "qcow2: '" + file.node().name() + "' is too small for an image of this size", ENOSPC);
+    co_await Error(Errc::no_space, "qcow2: '" + file.node().name() + "' is too small for an image of this size",
+                   ENOSPC);
   const Range all{0, length};
   co_await file.write_zeroes(all);
 }

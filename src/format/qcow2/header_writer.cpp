@@ -4,7 +4,8 @@ namespace tidemark::qcow2 {
 
 Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   const auto turn = co_await one_.lock();
-  co_await file_.write({at}, bytes);
+  const HostOffset place{at};
+  co_await file_.write(place, bytes);
   co_await file_.flush();
 }
 

@@ -32,7 +32,8 @@ Task<> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
     const std::uint64_t ones = std::min(g.block_entries(), used.count - std::min(used.count, counted));
     for (std::uint64_t entry = 0; entry < ones; ++entry)
       set_refcount_entry(bytes.data(), entry, g.refcount_order, 1);
-    co_await file_.write(g.offset_of({used.first.index + i}), bytes.bytes());
+    const HostCluster place{used.first.index + i};
+    co_await file_.write(g.offset_of(place), bytes.bytes());
   }
   file_.wrote(Stage::refcount_blocks);
 }

@@ -19,7 +19,8 @@ class RandomOps {
   Task<> run(int count) {
     for (int i = 0; i < count; ++i) {
       // Operations side by side, on stripes of the disk that do not overlap.
-      const std::uint64_t stripes = 1 + prng_.below(4), width = content_.size() / stripes / cluster_size_ * cluster_size_;
+      const std::uint64_t stripes = 1 + prng_.below(4);
+      const std::uint64_t width = align_down(content_.size() / stripes, cluster_size_);
       if (width == 0) continue;
       auto body = [&](TaskGroup& group) -> Task<> {
         for (std::uint64_t s = 0; s < stripes; ++s) group.spawn(one({s * width, width}));
@@ -66,7 +67,8 @@ class RandomOps {
     ++steps_;
     const std::uint64_t unit = prng_.chance(1, 3) ? cluster_size_ : 512;
     const std::uint64_t units = within.length / unit;
-    const std::uint64_t most = prng_.chance(1, 4) ? 16 * cluster_size_ : 2 * cluster_size_;
+    const std::uint64_t many = std::max(2 * cluster_size_, std::min(16 * cluster_size_, 512 * KiB));
+    const std::uint64_t most = prng_.chance(1, 4) ? many : cluster_size_ + 64 * KiB;
     const std::uint64_t offset = prng_.below(units) * unit;
     const std::uint64_t length = (1 + prng_.below(std::max<std::uint64_t>(1, most / unit))) * unit;
     return {within.offset + offset, std::min(length, within.length - offset)};

@@ -1,0 +1,72 @@
+// Resizing, seen by QEMU.
+#include "tests/interop/qcow2/rig.hpp"
+
+namespace tidemark::test {
+namespace {
+
+class Resize : public ImageTest {
+ protected:
+  Qcow2CreateOptions sized(std::uint64_t size, std::uint64_t cluster_size = 64 * KiB) {
+    Qcow2CreateOptions options;
+    options.size = size;
+    options.cluster_size = cluster_size;
+    return options;
+  }
+};
+
+TEST_F(Resize, GrowsFarEnoughToNeedALongerL1Table) {
+  create("a.qcow2", sized(MiB, 512));
+  Edge& image = open("a.qcow2");
+  std::vector<std::byte> content(MiB, std::byte{3});
+  write(image, 0, content);
+  run(image.truncate(64 * MiB));
+  EXPECT_EQ(image.size(), 64 * MiB);
+  const std::vector<std::byte> end(1024, std::byte{4});
+  write(image, 64 * MiB - 1024, end);
+  close_all();
+  expect_clean("a.qcow2");
+  content.resize(64 * MiB);
+  std::fill(content.end() - 1024, content.end(), std::byte{4});
+  expect_content("a.qcow2", content);
+}
+
+TEST_F(Resize, WhatWasCutOffDoesNotComeBack) {
+  create("a.qcow2", sized(4 * MiB));
+  Edge& image = open("a.qcow2");
+  write(image, 0, std::vector<std::byte>(4 * MiB, std::byte{1}));
+  run(image.truncate(MiB + 512));
+  run(image.truncate(4 * MiB));
+  close_all();
+  expect_clean("a.qcow2");
+  std::vector<std::byte> content(MiB + 512, std::byte{1});
+  content.resize(4 * MiB);
+  expect_content("a.qcow2", content);
+}
+
+TEST_F(Resize, ALongerBackingFileStaysHidden) {
+  write_file("base.raw", std::vector<std::byte>(4 * MiB, std::byte{9}));
+  for (const char* size : {"1M", "1536", "3M"}) {
+    qemu_img(std::string("create -q -f qcow2 -b base.raw -F raw a.qcow2 ") + size);
+    Edge& image = open("a.qcow2");
+    const std::uint64_t before = image.size();
+    run(image.truncate(8 * MiB));
+    close_all();
+    expect_clean("a.qcow2");
+    std::vector<std::byte> content(before, std::byte{9});
+    content.resize(8 * MiB);
+    expect_content("a.qcow2", content);
+  }
+}
+
+TEST_F(Resize, RefusesWhatCannotBe) {
+  create("a.qcow2", sized(MiB, 512));
+  Edge& image = open("a.qcow2");
+  EXPECT_EQ(failure(image.truncate(MiB + 1)), "The new size must be a multiple of 512");
+  EXPECT_NE(failure(image.truncate(TiB)).find("would exceed 32 MiB"), std::string::npos);
+  EXPECT_EQ(image.size(), MiB);
+  close_all();
+  expect_clean("a.qcow2");
+}
+
+}  // namespace
+}  // namespace tidemark::test
