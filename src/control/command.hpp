@@ -68,7 +68,7 @@ class CommandTable {
     co_return co_await detail::answer(std::move(task));
   }
 
-  std::map<std::string_view, Command> commands_;      // names live as long as the program
+  std::map<std::string_view, Command> commands_;  // names live as long as the program
 };
 
 }  // namespace tidemark

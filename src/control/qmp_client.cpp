@@ -33,7 +33,7 @@ Task<QmpClient> QmpClient::connect(Reactor& reactor, SocketAddress address) {
   if (!socket) co_await socket.error().with_context("no daemon answers at '" + name + "'");
   QmpClient client;
   client.socket_ = *std::move(socket);
-  auto greeting = co_await client.receive({}).result();
+  auto greeting = co_await client.receive().result();
   Result<> ready = greeting ? Result<>() : Result<>(greeting.error());
   if (greeting && !greeting->find("QMP")) ready = Error(Errc::invalid_format, "does not speak QMP");
   if (ready) {
@@ -61,7 +61,7 @@ Task<Json> QmpClient::receive(CancelToken token) {
 
 Task<Json> QmpClient::reply() {
   for (;;) {
-    Json message = co_await receive({});
+    Json message = co_await receive();
     if (!message.is_object()) co_await Error(Errc::invalid_format, "the daemon's answer is not an object");
     if (!message.find("event")) co_return std::move(message);
     events_.push_back(std::move(message));
@@ -82,7 +82,10 @@ Task<Json> QmpClient::execute(std::string command, Json arguments) {
   Json answer = co_await execute_raw(std::move(request));
   if (const Json* error = answer.find("error")) co_await to_error(*error);
   Json* value = answer.find("return");
-  if (!value) co_await Error(Errc::invalid_format, "the daemon's answer to '" + command + "' is neither return nor error");
+  if (!value) {
+    const std::string what = "the daemon's answer to '" + command + "' is neither return nor error";
+    co_await Error(Errc::invalid_format, what);
+  }
   co_return std::move(*value);
 }
 

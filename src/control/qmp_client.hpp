@@ -33,7 +33,7 @@ class QmpClient {
   Task<> close() { return socket_.close(); }
 
  private:
-  Task<Json> receive(CancelToken token);           // the next message of any kind
+  Task<Json> receive(CancelToken token = {});      // the next message of any kind
   Task<Json> reply();
 
   static constexpr std::size_t events_max = 10000;   // older ones are dropped: nobody took them
