@@ -1,0 +1,78 @@
+// fault: a filter that fails or delays requests on purpose, for tests of what is above it and for
+// users who want to see what their set-up does when a disk breaks.
+//
+// Each request is held against the rules in order.  Every rule that matches delays it; the first
+// one that fails it ends it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/random.hpp"
+#include "block/node.hpp"
+
+namespace tidemark {
+
+enum class FaultOp : std::uint8_t { read, write, write_zeroes, discard, flush };
+
+struct FaultRule {
+  std::optional<FaultOp> op;     // none: any
+  std::optional<Range> range;    // requests that overlap it; none: any, flushes too
+  std::uint64_t skip = 0;        // so many matching requests pass first
+  std::uint64_t count = 0;       // then it acts on so many; 0: on all
+  std::uint64_t one_in = 1;      // by chance on one in so many of these; 0: on none
+  int os_errno = 0;              // they fail with this; 0: are only delayed
+  std::uint64_t latency_ns = 0;  // by this
+  std::uint64_t jitter_ns = 0;   // and up to so much more
+};
+
+struct FaultOptions {
+  BlockNode* file = nullptr;
+  std::vector<FaultRule> rules;
+  std::optional<std::uint64_t> seed;  // of chance; none: the backend's
+};
+
+class Fault final : public BlockDriver {
+ public:
+  Fault(Reactor& reactor, std::unique_ptr<Edge> file, FaultOptions options);
+
+  // From the next request on; counts begin anew.
+  void set_rules(std::vector<FaultRule> rules);
+  std::uint64_t failed() const noexcept { return failed_; }
+
+  std::string_view name() const noexcept override { return "fault"; }
+  std::uint64_t size() const noexcept override { return file_->size(); }
+  bool is_filter() const noexcept override { return true; }
+  bool supports_fua() const noexcept override { return true; }
+  std::vector<Edge*> edges() const override;
+
+  Task<Extent> map(Range wanted) override { return file_->map(wanted); }
+  Task<> read(std::uint64_t offset, Buffers into) override;
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
+  Task<> write_compressed(std::uint64_t offset, Buffers from) override;
+  Task<> write_zeroes(Range range, WriteFlags flags) override;
+  Task<> discard(Range range) override;
+  Task<> flush() override;
+  Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }
+  Task<ImageInfo> info() override { return file_->node().driver().info(); }
+  Task<> close() override;
+
+ private:
+  struct Rule {
+    FaultRule rule;
+    std::uint64_t seen = 0;  // matching requests
+  };
+  bool acts(Rule& rule, FaultOp op, Range range);
+  Task<> pass(FaultOp op, Range range);
+
+  Reactor& reactor_;
+  std::unique_ptr<Edge> file_;
+  std::vector<Rule> rules_;
+  Prng random_;
+  std::uint64_t failed_ = 0;
+};
+
+Result<std::unique_ptr<Fault>> open_fault(FaultOptions options);
+
+}  // namespace tidemark

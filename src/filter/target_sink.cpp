@@ -1,0 +1,63 @@
+#include "filter/target_sink.hpp"
+
+#include <algorithm>
+
+#include "block/status.hpp"
+
+namespace tidemark {
+namespace {
+
+// The bytes of the first run of granules that are alike: zero or not.
+std::size_t first_run(const Buffers& data, std::size_t granule, bool& zero) {
+  const auto zero_at = [&](std::size_t at) {
+    return data.slice(at, std::min(granule, data.size() - at)).all_zero();
+  };
+  zero = zero_at(0);
+  std::size_t end = std::min(granule, data.size());
+  while (end < data.size() && zero_at(end) == zero) end = std::min(end + granule, data.size());
+  return end;
+}
+
+}  // namespace
+
+Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
+  while (!data.empty()) {
+    bool zero = false;
+    const std::size_t length = first_run(data, options_.granule, zero);
+    const Buffers run = data.first(length);
+    const Range range{offset, length};
+    if (zero)
+      co_await keep_zeroes(range);
+    else
+      co_await write(offset, run);
+    offset += length;
+    data = data.from(length);
+  }
+}
+
+Task<> TargetSink::write(std::uint64_t offset, Buffers data) {
+  if (options_.compress_unit == 0) co_return co_await target_.write(offset, data);
+  while (!data.empty()) {
+    const std::size_t length = std::min<std::size_t>(options_.compress_unit, data.size());
+    co_await target_.write_compressed(offset, data.first(length));
+    offset += length;
+    data = data.from(length);
+  }
+}
+
+Task<> TargetSink::keep_zeroes(Range range) {
+  while (!range.empty()) {
+    BlockNode& layer = skip_filters(target_.node());
+    const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);
+    const Range part = status.range;
+    if (!status.zero) co_await target_.write_zeroes(part, WriteFlags::may_unmap);
+    range = {part.end(), range.length - part.length};
+  }
+}
+
+Task<Extent> TargetSink::map(Range wanted) {
+  const BlockStatus status = co_await block_status_above(target_.node(), nullptr, wanted);
+  co_return Extent{status.range, status.zero ? Mapping::zero : Mapping::data, std::nullopt};
+}
+
+}  // namespace tidemark

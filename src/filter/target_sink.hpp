@@ -1,0 +1,36 @@
+// TargetSink: old data written straight to a target node, at the same offsets.
+//
+// What reads as zeroes is never written as data: granules of zero bytes become write-zeroes, and
+// nothing at all where the target's own layer reads as zeroes already.  (What the target shows from
+// a backing file does not count: in a fleecing setup that is the live disk itself.)
+#pragma once
+
+#include "block/edge.hpp"
+#include "filter/old_data.hpp"
+
+namespace tidemark {
+
+struct TargetSinkOptions {
+  std::uint64_t granule = 64 * KiB;
+  std::uint64_t compress_unit = 0;  // write compressed, in pieces of this size; 0: do not
+};
+
+class TargetSink final : public OldData {
+ public:
+  // The edge outlives this.
+  TargetSink(Edge& target, TargetSinkOptions options) : target_(target), options_(options) {}
+
+  Task<> keep(std::uint64_t offset, Buffers data) override;
+  Task<> keep_zeroes(Range range) override;
+  Task<> read(std::uint64_t offset, Buffers into) override { return target_.read(offset, into); }
+  Task<Extent> map(Range wanted) override;
+  Task<> forget(Range range) override { return target_.discard(range); }
+
+ private:
+  Task<> write(std::uint64_t offset, Buffers data);
+
+  Edge& target_;
+  TargetSinkOptions options_;
+};
+
+}  // namespace tidemark
