@@ -44,6 +44,15 @@ class RawNbdClient {
   void close() { EXPECT_TRUE(reactor_.run(socket_.close()).ok()); }
 
   bool send(Bytes bytes) { return reactor_.run(socket_.send_all(Buffers::of_const(bytes))).ok(); }
+  // False when the server has not taken it all by then.
+  bool send_within(Bytes bytes, Duration limit) {
+    auto sending = [&](TaskGroup& group) -> Task<> {
+      CancelSource enough;
+      group.spawn(ask_later(enough, limit, group.token()));
+      co_await socket_.send_all(Buffers::of_const(bytes), enough.token());
+    };
+    return reactor_.run(with_group(reactor_, sending)).ok();
+  }
   std::vector<std::byte> receive(std::size_t size) {
     std::vector<std::byte> bytes(size);
     const bool all = reactor_.run(socket_.recv_all(MutableBytes(bytes))).ok();
@@ -132,8 +141,10 @@ class RawNbdClient {
     bytes.insert(bytes.end(), payload.begin(), payload.end());
     return send(bytes);
   }
-  // One part of a reply; true when it is the last.
-  bool receive_part(std::uint64_t& cookie, Answer& answer, std::uint64_t offset, std::size_t simple_data) {
+  // One part of a reply; true when it is the last.  `offset_of` a cookie's request.
+  bool receive_part(std::uint64_t& cookie, Answer& answer,
+                    const std::function<std::uint64_t(std::uint64_t)>& offset_of,
+                    std::size_t simple_data) {
     auto bytes = receive(4);
     const std::size_t size = nbd::reply_header_size(load_be<std::uint32_t>(bytes.data()), headers_);
     EXPECT_NE(size, 0u) << "not a reply of what was negotiated";
@@ -148,6 +159,7 @@ class RawNbdClient {
       if (header.error == 0) answer.data = receive(simple_data);
       return true;
     }
+    const std::uint64_t offset = offset_of(cookie);
     EXPECT_EQ(header.chunk.offset, headers_ == nbd::Headers::extended ? offset : 0);
     take_chunk(header.chunk, receive(header.chunk.length), answer, offset);
     return (header.chunk.flags & nbd::chunk_flag::done) != 0;
@@ -157,7 +169,7 @@ class RawNbdClient {
     const std::size_t data = request.command == nbd::Command::read ? request.length : 0;
     std::uint64_t cookie = 0;
     do {
-      if (receive_part(cookie, answer, request.offset, data)) {
+      if (receive_part(cookie, answer, [&](std::uint64_t) { return request.offset; }, data)) {
         EXPECT_EQ(cookie, request.cookie);
         return answer;
       }
@@ -183,6 +195,10 @@ class RawNbdClient {
   }
 
  private:
+  Task<> ask_later(CancelSource& source, Duration after, CancelToken token) {
+    co_await reactor_.sleep(after, token);
+    source.request();
+  }
   void take_chunk(const nbd::ChunkHeader& chunk, const std::vector<std::byte>& payload,
                   Answer& answer, std::uint64_t offset) {
     switch (chunk.type) {

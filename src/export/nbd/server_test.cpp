@@ -1,0 +1,275 @@
+// The server as a whole: exports come and go, clients are limited, dropped and held apart.
+#include "export/nbd/server.hpp"
+
+#include "export/nbd/test_bed.hpp"
+#include "io/sim/backend.hpp"
+
+namespace tidemark::test {
+namespace {
+
+using nbd::Command;
+using nbd::Headers;
+using nbd::Option;
+
+class NbdServerTest : public testing::Test {
+ protected:
+  NbdServerTest() {
+    TestDriverOptions options;
+    options.size = 64 * MiB;
+    disk = &bed.add_disk("node", options);
+  }
+  NbdExportOptions named(std::string name, bool writable = true) {
+    NbdExportOptions options;
+    options.name = std::move(name);
+    options.writable = writable;
+    options.on_removed = [this] { ++removed; };
+    return options;
+  }
+  std::string add_fails(NbdExportOptions options, std::string_view node = "node") {
+    const auto added = bed.server->add_export(*bed.graph.find(node), std::move(options));
+    EXPECT_FALSE(added.ok());
+    return added ? "" : added.error().message();
+  }
+  void sleep(Duration duration) { EXPECT_TRUE(bed.reactor.run(bed.reactor.sleep(duration)).ok()); }
+  void seconds(int n) { sleep(std::chrono::seconds(n)); }
+
+  SimWorld world{1};
+  SimBackend io{world};
+  NbdBed bed{io};
+  TestDriver* disk = nullptr;
+  int removed = 0;
+};
+
+TEST_F(NbdServerTest, ExportsMustMakeSense) {
+  NodeOptions read_only;
+  read_only.read_only = true;
+  bed.add_disk("ro", {}, read_only);
+  bed.serve();
+  bed.add_export("node", named("a"));
+  EXPECT_EQ(add_fails(named("a")), "NBD server already has export named 'a'");
+  EXPECT_EQ(add_fails(named(std::string(4097, 'n'))),
+            "export name '" + std::string(4097, 'n') + "' too long");
+  EXPECT_EQ(add_fails(named("b"), "ro"), "Cannot export read-only node as writable");
+  bed.add_export("ro", named("b", false));
+  auto with_bitmap = named("c", false);
+  with_bitmap.bitmaps = {{"", "b0"}};
+  EXPECT_EQ(add_fails(with_bitmap, "ro"), "Bitmap 'b0' is not found");
+  BlockNode& ro = *bed.graph.find("ro");
+  NodeBitmap& bitmap = **ro.bitmaps().add("b0", ro.size(), 65536);
+  EXPECT_EQ(add_fails(with_bitmap, "ro"), "Enabled bitmap 'b0' incompatible with readonly export");
+  bitmap.set_enabled(false);
+  with_bitmap.bitmaps = {{"", "b0"}, {"ro", "b0"}};
+  EXPECT_EQ(add_fails(with_bitmap, "ro"), "Bitmap 'b0' is exported twice");
+  EXPECT_FALSE(bitmap.busy());
+  with_bitmap.bitmaps = {{"nosuch", "b0"}};
+  EXPECT_EQ(add_fails(with_bitmap, "ro"), "Cannot find device='nosuch' nor node-name='nosuch'");
+}
+
+TEST_F(NbdServerTest, ExportsHoldTheirBitmapsAndNodes) {
+  bed.serve();
+  BlockNode& node = *bed.graph.find("node");
+  NodeBitmap& bitmap = **node.bitmaps().add("b", node.size(), 65536);
+  auto options = named("a");
+  options.bitmaps = {{"", "b"}};
+  bed.add_export("node", options);
+  EXPECT_TRUE(bitmap.busy());
+  EXPECT_EQ(add_fails([&] {
+              auto again = named("again");
+              again.bitmaps = {{"", "b"}};
+              return again;
+            }()).substr(0, 10),
+            "Bitmap 'b'");
+  EXPECT_FALSE(bed.reactor.run(bed.graph.remove(node)).ok());
+  auto resizing = Edge::attach(node, Role::root, {Permissions::resize, Permissions::all}, "test");
+  EXPECT_FALSE(resizing.ok());
+  auto gone = bed.server->remove_export("a", NbdServer::RemoveMode::safe);
+  ASSERT_TRUE(gone.ok());
+  EXPECT_TRUE(bed.reactor.run((*gone)->close()).ok());
+  EXPECT_FALSE(bitmap.busy());
+  EXPECT_EQ(removed, 1);
+  EXPECT_TRUE(bed.reactor.run(bed.graph.remove(node)).ok());
+}
+
+TEST_F(NbdServerTest, SafeRemovalSparesClientsHardDropsThem) {
+  bed.serve();
+  bed.add_export("node", named("a"));
+  bed.add_export("node", named("b"));
+  auto client = bed.client(), bystander = bed.client();
+  client.enter(Headers::structured, "a");
+  bystander.enter(Headers::structured, "b");
+  const auto refused = bed.server->remove_export("a", NbdServer::RemoveMode::safe);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().message(), "export 'a' still in use");
+  EXPECT_EQ(client.read(0, 512).error, 0u);
+
+  disk->hold();
+  client.send_request({0, Command::read, 1, 0, 512});
+  seconds(1);
+  auto gone = bed.server->remove_export("a", NbdServer::RemoveMode::hard);
+  ASSERT_TRUE(gone.ok());
+  EXPECT_EQ(bed.server->remove_export("a", NbdServer::RemoveMode::hard).error().message(),
+            "Export 'a' is not found");
+  auto closing = (*gone)->close().release();
+  closing.resume();
+  seconds(1);
+  EXPECT_FALSE(closing.promise().finished);      // its request is still with the disk
+  disk->release();
+  EXPECT_TRUE(client.closed());
+  while (!closing.promise().finished) bed.reactor.turn();
+  closing.destroy();
+  EXPECT_EQ(removed, 1);
+  EXPECT_EQ(bystander.read(0, 512).error, 0u);
+}
+
+TEST_F(NbdServerTest, AnExportRemovedDuringTheHandshakeIsNotEntered) {
+  bed.serve();
+  bed.add_export("node", named("a"));
+  auto client = bed.client();
+  client.greet();
+  auto gone = bed.server->remove_export("a", NbdServer::RemoveMode::safe);
+  ASSERT_TRUE(gone.ok());
+  EXPECT_TRUE(bed.reactor.run((*gone)->close()).ok());
+  EXPECT_EQ(client.info_or_go(Option::go, "a").back().type, nbd::OptionReply::unknown_export);
+}
+
+TEST_F(NbdServerTest, ConnectionsAreLimited) {
+  NbdServerOptions options;
+  options.max_connections = 2;
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  auto first = bed.client(), second = bed.client(), third = bed.client();
+  first.enter(Headers::simple);
+  second.enter(Headers::simple);
+  seconds(1);
+  EXPECT_EQ(bed.server->clients(), 2u);
+  first.close();
+  third.enter(Headers::simple);                  // was waiting
+  EXPECT_EQ(bed.server->clients(), 2u);
+}
+
+TEST_F(NbdServerTest, ASingleConnectionIsNotMulti) {
+  NbdServerOptions options;
+  options.max_connections = 1;
+  bed.serve(options);
+  EXPECT_FALSE(bed.add_export("node", named("")).flags(Headers::simple, false) &
+               nbd::export_flag::can_multi_conn);
+}
+
+TEST_F(NbdServerTest, ListensOnSeveralAddresses) {
+  NbdServerOptions options;
+  options.addresses = {bed.address, {SocketAddress::Kind::inet, "", "127.0.0.1", "0"}};
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  const auto addresses = bed.server->addresses();
+  ASSERT_EQ(addresses.size(), 2u);
+  for (const SocketAddress& address : addresses) {
+    RawNbdClient client(bed.reactor, address);
+    client.enter(Headers::simple);
+    EXPECT_EQ(client.read(0, 512).error, 0u);
+  }
+}
+
+TEST_F(NbdServerTest, ListenFailsWhole) {
+  NbdServerOptions options;
+  options.addresses = {{SocketAddress::Kind::unix_path, "/a.sock", "", ""},
+                       {SocketAddress::Kind::unix_path, "/nosuch/b.sock", "", ""}};
+  EXPECT_FALSE(bed.reactor.run(NbdServer::listen(bed.reactor, options)).ok());
+  options.addresses.pop_back();
+  bed.serve(options);                            // the first is free again
+}
+
+TEST_F(NbdServerTest, OrderlyStopAnswersWhatIsInFlight) {
+  bed.serve();
+  bed.add_export("node", named(""));
+  auto client = bed.client(), haggling = bed.client();
+  client.enter(Headers::structured);
+  haggling.greet();
+  disk->hold();
+  const nbd::Request read{0, Command::read, 1, 0, 512};
+  client.send_request(read);
+  seconds(1);
+  auto stopping = bed.server->stop(NbdServer::StopMode::orderly).release();
+  stopping.resume();
+  sleep(std::chrono::milliseconds(100));
+  disk->release();
+  EXPECT_EQ(client.receive_reply(read).error, 0u);
+  EXPECT_TRUE(client.closed());
+  EXPECT_TRUE(haggling.closed());
+  while (!stopping.promise().finished) bed.reactor.turn();
+  stopping.destroy();
+  EXPECT_EQ(removed, 1);
+  EXPECT_TRUE(bed.server->exports().empty());
+}
+
+TEST_F(NbdServerTest, OrderlyStopDoesNotWaitForThoseWhoDoNotRead) {
+  bed.serve();
+  bed.add_export("node", named(""));
+  auto client = bed.client();
+  client.enter(Headers::structured);
+  client.write(0, std::vector<std::byte>(8 * MiB, std::byte{1}));
+  client.send_request({0, Command::read, 1, 0, 8 * MiB});
+  seconds(1);
+  const Instant before = bed.reactor.now();
+  bed.stop(NbdServer::StopMode::orderly);
+  EXPECT_LT(bed.reactor.now() - before, std::chrono::seconds(5));
+}
+
+TEST_F(NbdServerTest, AClientThatDoesNotReadIsBoundAndHoldsUpNobody) {
+  bed.serve();
+  bed.add_export("node", named(""));
+  auto greedy = bed.client(), other = bed.client();
+  greedy.enter(Headers::structured);
+  other.enter(Headers::structured);
+  greedy.write(0, std::vector<std::byte>(1 * MiB, std::byte{1}));
+  disk->log.clear();
+  for (std::uint64_t i = 0; i < 500; ++i) greedy.send_request({0, Command::read, i, 0, 1 * MiB});
+  seconds(10);
+  EXPECT_LE(disk->count(Call::read), Credit::client_total / MiB + 1);
+  EXPECT_GE(disk->count(Call::read), 31u);
+  EXPECT_EQ(other.read(0, 4096).error, 0u);
+  greedy.close();
+  seconds(1);
+  EXPECT_EQ(bed.server->clients(), 1u);
+}
+
+TEST_F(NbdServerTest, AFloodOfRefusedRequestsIsBoundToo) {
+  bed.serve();
+  bed.add_export("node", named(""));
+  auto client = bed.client(), other = bed.client();
+  client.enter(Headers::structured);
+  other.enter(Headers::structured);
+  // As much as the server takes from a client that reads none of its answers.
+  std::vector<std::byte> flood;
+  for (std::uint64_t i = 0; i < 64 * 1024; ++i) {
+    const auto bytes = RawNbdClient::encode(Headers::structured, {0, static_cast<Command>(99), i, 0, 0});
+    flood.insert(flood.end(), bytes.begin(), bytes.end());
+  }
+  EXPECT_FALSE(client.send_within(flood, std::chrono::seconds(10)));
+  EXPECT_EQ(other.read(0, 512).error, 0u);
+}
+
+TEST_F(NbdServerTest, RequestsWaitWhileTheDiskIsDrained) {
+  bed.serve();
+  bed.add_export("node", named(""));
+  auto client = bed.client();
+  client.enter(Headers::structured, "", {"base:allocation"});
+  const nbd::Request read{0, Command::read, 1, 0, 512};
+  const nbd::Request status{0, Command::block_status, 2, 0, 512};
+  {
+    auto guard = bed.reactor.run(bed.graph.drain(*bed.graph.find("node")));
+    ASSERT_TRUE(guard.ok());
+    client.send_request(read);
+    client.send_request(status);
+    seconds(1);
+    EXPECT_EQ(disk->count(Call::read), 0u);
+  }
+  std::uint64_t cookie = 0;
+  for (int i = 0; i < 2; ++i) {
+    Answer answer;
+    EXPECT_TRUE(client.receive_part(cookie, answer, [](std::uint64_t) { return 0; }, 0));
+    EXPECT_EQ(answer.error, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace tidemark::test
