@@ -1,5 +1,5 @@
-// BlockDriver: what a storage, a format or a filter is.  No policy and no bookkeeping: requests come
-// aligned to limits(), inside size(), and split; dirtiness, drain, permissions and statistics are the
+// BlockDriver: what a storage, a format or a filter is.  No policy and no bookkeeping: requests are not
+// empty, aligned to limits(), split, and inside size() rounded up to a sector and to request_align; dirtiness, drain, permissions and statistics are the
 // node's (block/node.hpp).
 //
 // A driver owns the edges to its children and lists them in edges().  Requests run side by side;
@@ -43,7 +43,8 @@ class BlockDriver {
   virtual Task<> discard(Range range);
   // Completed writes are durable afterwards, down to the device.
   virtual Task<> flush() = 0;
-  // Writes a cluster's worth of data compressed, where the format can (limits: cluster aligned).
+  // Writes whole clusters, or up to the end, compressed, where the format can.
+  virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
   virtual Task<> truncate(std::uint64_t size);
   virtual Task<ImageInfo> info() = 0;

@@ -61,6 +61,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
   Task<> flush() override;
+  bool supports_compression() const noexcept override { return true; }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> truncate(std::uint64_t size) override;
   Task<ImageInfo> info() override;
