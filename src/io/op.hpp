@@ -97,7 +97,7 @@ struct IoOp {
   Kind kind;
   bool durable = false;                          // write: on stable storage when it completes
   bool no_replace = false;                       // rename
-  enum class State : std::uint8_t { idle, submitted, completed } state = State::idle;   // the reactor's
+  enum class State : std::uint8_t { idle, deferred, submitted, completed } state = State::idle;
   AllocateMode allocate = AllocateMode::punch_hole;
   Handle handle;
   std::uint64_t offset = 0, length = 0;
@@ -105,8 +105,8 @@ struct IoOp {
 
   std::int64_t result = 0;
   std::coroutine_handle<> waiter;
-  IoOp* next = nullptr;                          // the backend's while in flight
-  std::uint64_t backend_data[2] = {0, 0};
+  IoOp* next = nullptr;                          // the backend's while submitted
+  std::uint64_t backend_data[2] = {0, 0};        // the backend's
 
   struct Extra {                                 // of the rare kinds
     std::string path, path2;

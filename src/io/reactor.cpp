@@ -61,11 +61,42 @@ bool Reactor::try_now(IoOp& op) noexcept {
   return true;
 }
 
-void Reactor::submit(IoOp& op, std::coroutine_handle<> waiter) {
+void Reactor::begin(IoOp& op, std::coroutine_handle<> waiter) {
   op.waiter = waiter;
-  op.state = IoOp::State::submitted;
   ++in_flight_;
+  if (inline_budget_ > 0) return submit(op);     // it was tried
+  op.state = IoOp::State::deferred;
+  deferred_.push_back(&op);
+}
+
+void Reactor::submit(IoOp& op) {
+  op.state = IoOp::State::submitted;
   io_.submit(op);
+}
+
+void Reactor::resume(IoOp& op) {
+  op.state = IoOp::State::completed;
+  --in_flight_;
+  op.waiter.resume();
+}
+
+void Reactor::run_deferred() {
+  while (!deferred_.empty() && inline_budget_ > 0) {
+    IoOp& op = *deferred_.front();
+    deferred_.pop_front();
+    if (try_now(op)) resume(op);
+    else submit(op);
+  }
+}
+
+void Reactor::cancel(IoOp& op) noexcept {
+  if (op.state == IoOp::State::submitted) return io_.cancel(op);
+  if (op.state != IoOp::State::deferred) return;
+  std::erase(deferred_, &op);
+  --in_flight_;
+  op.state = IoOp::State::completed;
+  op.result = -ECANCELED;
+  post(op.waiter);
 }
 
 bool Reactor::CancellablePerform::await_ready() {
@@ -75,7 +106,7 @@ bool Reactor::CancellablePerform::await_ready() {
 }
 
 void Reactor::CancellablePerform::on_cancel() noexcept {
-  if (op_.state == IoOp::State::submitted) reactor_.io_.cancel(op_);
+  reactor_.cancel(op_);
 }
 
 Task<> Reactor::sleep_until(Instant when, CancelToken token) {
@@ -124,21 +155,19 @@ void Reactor::run_timers() {
 void Reactor::turn() {
   // Waits first: a task that ends in here is seen before the next wait.
   const Instant next_timer = timers_.empty() ? no_deadline : timers_.begin()->first;
-  io_.wait(ready_.empty() ? next_timer : Instant::min(), completed_);
+  const bool poll = !ready_.empty() || !deferred_.empty();
+  io_.wait(poll ? Instant::min() : next_timer, completed_);
   inline_budget_ = inline_budget_per_turn;
   complete();
+  run_deferred();
   run_remote();
   if (!timers_.empty()) run_timers();
   run_ready();
 }
 
 void Reactor::complete() {
-  in_flight_ -= completed_.size();
   for (IoOp* op : completed_) op->state = IoOp::State::completed;
-  for (IoOp* op : completed_) {
-    op->state = IoOp::State::idle;
-    op->waiter.resume();
-  }
+  for (IoOp* op : completed_) resume(*op);
   completed_.clear();
 }
 

@@ -2,7 +2,8 @@
 //
 // A turn takes completions, waiting for them when nothing else can run, then runs what is ready.
 // Reads that the page cache can answer and sockets that have bytes complete without a suspension
-// (try_now), up to a budget a turn, so that no task can hold the thread.
+// (try_now), up to a budget a turn, so that no task can hold the thread; what comes after that waits
+// for the next turn.
 #pragma once
 
 #include <deque>
@@ -48,8 +49,11 @@ class Reactor final : public Executor {
     Perform(const Perform&) = delete;
     ~Perform() { TM_ASSERT(op_.state == IoOp::State::idle); }   // cancel, then await
     bool await_ready() { return reactor_.try_now(op_); }
-    void await_suspend(std::coroutine_handle<> waiter) { reactor_.submit(op_, waiter); }
-    std::int64_t await_resume() const noexcept { return op_.result; }
+    void await_suspend(std::coroutine_handle<> waiter) { reactor_.begin(op_, waiter); }
+    std::int64_t await_resume() const noexcept {
+      op_.state = IoOp::State::idle;
+      return op_.result;
+    }
 
    protected:
     Reactor& reactor_;
@@ -101,8 +105,12 @@ class Reactor final : public Executor {
  private:
   class Timer;
   bool try_now(IoOp& op) noexcept;
-  void submit(IoOp& op, std::coroutine_handle<> waiter);
+  void begin(IoOp& op, std::coroutine_handle<> waiter);
+  void submit(IoOp& op);
+  void resume(IoOp& op);
+  void cancel(IoOp& op) noexcept;
   void complete();
+  void run_deferred();
   void run_ready();
   void run_timers();
   void run_remote();
@@ -113,6 +121,7 @@ class Reactor final : public Executor {
   std::vector<IoOp*> completed_;
   std::uint64_t in_flight_ = 0;
   std::int64_t inline_budget_ = 0;                // bytes, and a charge an op, left this turn
+  std::deque<IoOp*> deferred_;                    // wait for the next turn's budget
 
   std::mutex remote_mutex_;
   std::vector<std::function<void()>> remote_;

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 
@@ -10,6 +12,7 @@
 #include <array>
 
 #include "io/posix/calls.hpp"
+#include "io/posix/host.hpp"
 
 namespace tidemark::posix {
 namespace {
@@ -40,14 +43,30 @@ std::int64_t transfer_now(IoOp& op, int flags) noexcept {
   return retried([&] { return ::pwritev2(fd, pieces.data(), count, at, flags); });
 }
 
+constexpr std::size_t page = 4096;
+constexpr std::size_t quick_write_max = 64 * 1024;
+constexpr Duration quick_time_max = std::chrono::microseconds(200);
+
+long times_slept() noexcept {
+  rusage usage;
+  ::getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nvcsw;
+}
+
+bool is_regular(int fd) noexcept {
+  struct stat st;
+  return ::fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
 }  // namespace
 
 InlineClass classify(int fd, bool direct) noexcept {
   if (direct) return InlineClass::never;
   struct statfs fs;
   if (::fstatfs(fd, &fs) != 0) return InlineClass::never;
-  const bool in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
-  return in_memory ? InlineClass::memory : InlineClass::cached;
+  const bool memory_fs = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+  // A device's node is on such a file system, too.
+  return memory_fs && is_regular(fd) ? InlineClass::memory : InlineClass::cached;
 }
 
 bool InlineIo::try_now(IoOp& op) noexcept {
@@ -88,12 +107,33 @@ bool InlineIo::try_file(IoOp& op) {
   if (f.kind == InlineClass::never) return false;
   if (f.kind == InlineClass::memory)
     return finish(op, op.kind == IoOp::Kind::sync ? 0 : transfer_now(op, 0));
-  bool& allowed = op.kind == IoOp::Kind::read ? f.reads : f.writes;
-  if (op.kind == IoOp::Kind::sync || op.durable || !allowed) return false;
+  if (op.kind == IoOp::Kind::read) return try_without_waiting(op, f.reads);
+  if (op.kind == IoOp::Kind::sync || op.durable) return false;
+  return f.writes ? try_without_waiting(op, f.writes) : try_quick_write(op, f);
+}
+
+bool InlineIo::try_without_waiting(IoOp& op, bool& allowed) noexcept {
   const std::int64_t result = transfer_now(op, RWF_NOWAIT);
   if (result >= 0) return finish(op, result);
   if (result != -EAGAIN) allowed = false;        // refused, or an error: the long way says which
   return false;
+}
+
+bool InlineIo::try_quick_write(IoOp& op, File& f) noexcept {
+  // Parts of pages might have to be read first; much data is better copied by another processor.
+  const bool quick = is_aligned(op.offset | op.buffers.size(), page) &&
+                     op.buffers.size() <= quick_write_max;
+  const Instant start = monotonic_now();
+  if (!quick || start < f.quick_from) return false;
+  if (!sleeps_known_) sleeps_ = times_slept();
+  sleeps_known_ = true;
+  const std::int64_t result = transfer_now(op, 0);
+  const Instant took = monotonic_now() - start;
+  if (took > quick_time_max && times_slept() != sleeps_) {      // not only preempted
+    f.quick_from = start + 1000 * took;
+    sleeps_known_ = false;
+  }
+  return finish(op, result);
 }
 
 }  // namespace tidemark::posix

@@ -1,12 +1,17 @@
-// InlineIo: operations that can be done at once, on the reactor's thread, because they cannot wait:
-// reads that the page cache answers (RWF_NOWAIT), sockets that have bytes or room, files in memory.
+// InlineIo: operations done at once, on the reactor's thread, because they do not wait: reads that
+// the page cache answers (RWF_NOWAIT), sockets that have bytes or room, files in memory.
+//
+// Small writes to the page cache, too: ext4 has no RWF_NOWAIT for them, yet handing one to a thread
+// costs ten times the write.  They hardly ever wait (dirty page limits, a journal commit); a file
+// whose write did so leaves them to the threads for a thousand times as long, so that this takes at
+// most a thousandth of the reactor's time.
 //
 // It remembers what each descriptor refuses.  A file that it did not see opened is asked first.
 #pragma once
 
 #include <vector>
 
-#include "io/op.hpp"
+#include "io/backend.hpp"
 
 namespace tidemark::posix {
 
@@ -28,9 +33,11 @@ class InlineIo {
   // As IoBackend::try_now.
   bool try_now(IoOp& op) noexcept;
 
+  // The thread has waited for events since it last wrote.
+  void has_slept() noexcept { sleeps_known_ = false; }
+
   // What is known of a descriptor.
   bool is_cached(Handle handle) const noexcept { return kind(handle) == InlineClass::cached; }
-  bool is_memory(Handle handle) const noexcept { return kind(handle) == InlineClass::memory; }
   bool is_file(Handle handle) const noexcept { return kind(handle) != InlineClass::unknown; }
 
   // For each op that has completed otherwise: learns from what opened and what closed.
@@ -42,7 +49,8 @@ class InlineIo {
  private:
   struct File {
     InlineClass kind = InlineClass::unknown;
-    bool reads = true, writes = true;   // not refused so far
+    bool reads = true, writes = true;   // RWF_NOWAIT was not refused so far
+    Instant quick_from{};               // writes are left to the threads until then
   };
   void opened(const IoOp& op);
   void forget(Handle handle) noexcept;
@@ -52,8 +60,12 @@ class InlineIo {
     return at < files_.size() ? files_[at].kind : InlineClass::unknown;
   }
   bool try_file(IoOp& op);
+  bool try_without_waiting(IoOp& op, bool& allowed) noexcept;
+  bool try_quick_write(IoOp& op, File& file) noexcept;
 
   std::vector<File> files_;             // by descriptor
+  bool sleeps_known_ = false;
+  long sleeps_ = 0;                     // times this thread has slept in the kernel
 };
 
 }  // namespace tidemark::posix

@@ -125,7 +125,6 @@ void ThreadsBackend::submit(IoOp& op) {
     const Watch& closing = watch(op.handle);
     TM_ASSERT(!closing.in.first && !closing.out.first);
   }
-  if (inline_.is_memory(op.handle) && inline_.try_now(op)) return done_.push_back(&op);
   pool_.submit(op);
 }
 
@@ -237,6 +236,7 @@ void ThreadsBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   sleep(deadline);
   wakeup_.end_sleep();
   if (!pool_.idle()) pool_.take(done_);
+  inline_.has_slept();
   for (const IoOp* op : done_) inline_.completed(*op);
   completed.insert(completed.end(), done_.begin(), done_.end());
   done_.clear();

@@ -182,7 +182,6 @@ bool UringBackend::wants_thread(const IoOp& op) const {
 }
 
 void UringBackend::submit(IoOp& op) {
-  if (inline_.is_memory(op.handle) && inline_.try_now(op)) return done_.push_back(&op);
   if (wants_thread(op)) return pool_.submit(op);
   if (!started_) start();
   submit_to_ring(op);
@@ -285,6 +284,7 @@ void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   wakeup_.end_sleep();
   reap();
   if (!pool_.idle()) pool_.take(done_);
+  inline_.has_slept();
   for (const IoOp* op : done_) inline_.completed(*op);
   completed.insert(completed.end(), done_.begin(), done_.end());
   done_.clear();
