@@ -3,6 +3,11 @@
 #include <cerrno>
 
 namespace tidemark {
+namespace {
+
+constexpr std::uint64_t waits_to_die = 100'000;
+
+}  // namespace
 
 SimBackend::SimBackend(SimWorld& world, std::string name) : world_(world), name_(std::move(name)) {
   world_.attach(*this);
@@ -62,6 +67,7 @@ void SimBackend::answer_dead(IoOp& op) {
 void SimBackend::cancel(IoOp& op) { world_.cancel(op.backend_data[0]); }
 
 void SimBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
+  if (!alive_ && ++waits_dead_ > waits_to_die) world_.report(*this, "it is dead and does not end");
   deadline_ = deadline;
   world_.let_run(*this);
   // What it is given makes more to do, perhaps: its reactor's next wait says until when it is idle.

@@ -22,6 +22,18 @@ class SimBackend final : public IoBackend {
   void kill();
   // Lets other processes' waits run this one: `turn` runs one turn of its reactor.
   void run_with(std::function<void()> turn) { turn_ = std::move(turn); }
+  // While one lives, its process is on the stack and goes on by itself only.
+  class OnStack {
+   public:
+    explicit OnStack(SimBackend& backend) : backend_(backend) {
+      TM_ASSERT(!std::exchange(backend.on_stack_, true));
+    }
+    OnStack(const OnStack&) = delete;
+    ~OnStack() { backend_.on_stack_ = false; }
+
+   private:
+    SimBackend& backend_;
+  };
 
   std::string_view name() const noexcept override { return "simulation"; }
   Instant now() noexcept override { return world_.now(); }
@@ -50,6 +62,8 @@ class SimBackend final : public IoBackend {
   std::string name_;
   std::uint64_t number_ = 0;                      // the world's, for the trace
   bool alive_ = true;
+  bool on_stack_ = false, given_turn_ = false;
+  std::uint64_t waits_dead_ = 0;
   std::atomic<bool> woken_ = false;
   std::map<Handle, SimTarget> handles_;
   std::int32_t last_handle_ = 2;

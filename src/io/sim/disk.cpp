@@ -44,7 +44,6 @@ std::int64_t SimDisk::run(IoOp& op, SimOpenFile* file, const SimStart& start) {
 void SimDisk::crash(Prng& fates) {
   names_.crash(fates, options_.names);
   for (const auto& [inode, node] : names_.reachable()) {
-    node->locks.clear();
     if (fates.chance(1, 2)) node->change_time_ns = node->durable_change_time_ns;
     node->durable_change_time_ns = node->change_time_ns;
     if (node->file) node->file->crash(fates, options_.sector);

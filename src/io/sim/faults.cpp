@@ -34,10 +34,11 @@ SimVerdict SimFaults::judge(const IoOp& op, const std::string& path) {
       --fault.skip;
       continue;
     }
-    --fault.count;
+    if (fault.count != SimFault::always) --fault.count;
     if (fault.action == SimFault::Action::fail) verdict.fail_errno = fault.os_errno;
     verdict.hang = fault.action == SimFault::Action::hang;
     verdict.crash = fault.action == SimFault::Action::crash;
+    if (fault.action == SimFault::Action::delay) verdict.delay = fault.delay;
     return verdict;
   }
   verdict.fail_errno = random_failure(op);

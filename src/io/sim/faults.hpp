@@ -14,6 +14,7 @@ struct SimFault {
   enum class Action : std::uint8_t {
     fail,                                 // with os_errno; a recv or send breaks its connection
     hang,                                 // does nothing until SimWorld::release_hung()
+    delay,                                // takes `delay` longer
     crash,                                // the machine crashes with the operation on its way
   } action = Action::fail;
   std::optional<IoOp::Kind> kind;         // none: any
@@ -21,6 +22,9 @@ struct SimFault {
   std::uint64_t skip = 0;                 // so many matching operations pass first
   std::uint64_t count = 1;                // then it acts on so many
   int os_errno = 5;                       // EIO
+  Duration delay{0};
+
+  static constexpr std::uint64_t always = ~std::uint64_t{0};       // for `count`
 };
 
 // How an operation will go, decided when it starts.
@@ -29,6 +33,7 @@ struct SimVerdict {
   bool cut = false;                       // moves a part of its bytes
   bool hang = false;
   bool crash = false;
+  Duration delay{0};
 };
 
 std::string_view to_string(IoOp::Kind kind) noexcept;

@@ -150,6 +150,28 @@ TEST(SimFile, ADurableWriteTakesTheSizeItNeeds) {
   EXPECT_EQ(found, expected);
 }
 
+TEST(SimFile, ADurableWriteBehindOneThatIsNotTakesItToo) {
+  const Outcomes found = outcomes([](SimFile& f) {
+    f.change(write(0, sector, 'A'));
+    f.change(write(sector, sector, 'B'), true);
+  });
+  const Outcomes expected = {"0B", "AB"};
+  EXPECT_EQ(found, expected);
+}
+
+TEST(SimFile, NothingLurksBeyondTheSizeThatIsLeft) {
+  for (int seed = 0; seed < many_seeds; ++seed) {
+    SimFile file(nullptr);
+    write_and_sync(file, write(0, sector, 'A'));
+    file.change(write(sector, 20 * sector, 'B'));
+    Prng prng(static_cast<std::uint64_t>(seed));
+    file.crash(prng, sector);
+    if (file.visible().size() != sector) continue;
+    file.change(resize(22 * sector));
+    EXPECT_EQ(sectors_of(file.visible()), "A" + std::string(21, '0'));
+  }
+}
+
 TEST(SimFile, TheSizeIsOneThatItHadWhateverTheData) {
   const Outcomes found = outcomes([](SimFile& f) {
     write_and_sync(f, write(0, sector, 'A'));
@@ -223,7 +245,7 @@ TEST(SimFile, WhatAFailedSyncForgotNoLaterOneMakesDurable) {
 
 TEST(SimFile, SpaceIsCountedThroughACrash) {
   SimSpace space;
-  {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
     SimFile file(&space);
     file.change(write(0, 8192, 'A'));
     EXPECT_EQ(space.used, 8192u);
@@ -232,7 +254,7 @@ TEST(SimFile, SpaceIsCountedThroughACrash) {
     EXPECT_EQ(space.used, 4096u);
     file.change(write(MiB, 4096, 'B'));
     EXPECT_EQ(space.used, 8192u);
-    Prng prng(5);
+    Prng prng(seed);
     file.crash(prng, sector);
     EXPECT_EQ(space.used, file.visible().allocated());
   }

@@ -74,7 +74,6 @@ void SimDisk::synced(SimNode& node, const SimStart& start, const SimNode* direct
 }
 
 std::int64_t SimDisk::sync(SimOpenFile& file, const SimStart& start) {
-  if (start.interrupted) return -EIO;
   SimNode& node = *file.node;
   if (start.fail_errno) {
     if (node.file) node.file->fail_sync(start.file_changes, prng_);

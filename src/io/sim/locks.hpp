@@ -15,7 +15,6 @@ class SimLocks {
   void drop(std::uint64_t owner) {
     std::erase_if(held_, [&](const Held& held) { return held.owner == owner; });
   }
-  void clear() noexcept { held_.clear(); }
 
  private:
   struct Held {

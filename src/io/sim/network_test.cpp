@@ -1,9 +1,6 @@
 // Sockets between simulated processes: whole streams however they are cut, ends, limits, breaks.
-#include <gtest/gtest.h>
-
-#include "io/sim/process.hpp"
+#include "io/sim/testing.hpp"
 #include "io/socket.hpp"
-#include "task/finally.hpp"
 
 namespace tidemark {
 namespace {
@@ -16,8 +13,6 @@ std::string pattern(std::size_t size, std::uint64_t seed) {
   for (char& c : text) c = static_cast<char>(prng());
   return text;
 }
-Buffers out(const std::string& text) { return Buffers::of_const(as_bytes(text)); }
-Buffers in(std::string& text) { return MutableBytes(std::as_writable_bytes(std::span(text))); }
 
 SocketAddress address(std::string path = "/server") {
   SocketAddress a;
@@ -144,6 +139,43 @@ TEST_F(SimNetworkTest, AKilledServerEndsItsStreams) {
   server.start(serve(server.reactor(), handle));
   EXPECT_TRUE(client.run(call(client.reactor(), talk)));
   EXPECT_TRUE(server.join());                    // sleeping is not I/O: it goes on
+}
+
+TEST_F(SimNetworkTest, BytesTakeTheirTime) {
+  SimOptions options;
+  options.net_latency_min = options.net_latency_max = 1s;
+  SimWorld world(5, options);
+  SimProcess server(world), client(world);
+  Instant sent{0};
+  auto handle = [&](Socket& socket) -> Task<> {
+    std::string part(1, '?');
+    while (sent == Instant{0}) co_await server.reactor().sleep(1ms);
+    co_await socket.recv_all(in(part));
+    EXPECT_GE(world.now() - sent, 1s);
+  };
+  auto talk = [&](Socket& socket) -> Task<> {
+    sent = world.now();
+    co_await socket.send_all(out("x"));
+    co_await client.reactor().sleep(20s);
+  };
+  server.start(serve(server.reactor(), handle));
+  EXPECT_TRUE(client.run(call(client.reactor(), talk)));
+  EXPECT_TRUE(server.join());
+}
+
+TEST_F(SimNetworkTest, ClosingOnUnreadBytesBreaksTheConnection) {
+  SimWorld world(6);
+  SimProcess server(world), client(world);
+  auto handle = [&](Socket&) { return server.reactor().sleep(1s); };
+  auto talk = [&](Socket& socket) -> Task<> {
+    co_await socket.send_all(out("unread"));
+    std::string part(1, '?');
+    const Result<std::size_t> got = co_await socket.recv_some(in(part)).result();
+    EXPECT_TRUE(!got && got.error().os_errno() == ECONNRESET);
+  };
+  server.start(serve(server.reactor(), handle));
+  EXPECT_TRUE(client.run(call(client.reactor(), talk)));
+  EXPECT_TRUE(server.join());
 }
 
 TEST_F(SimNetworkTest, ConnectionsBreakByChance) {

@@ -1,7 +1,16 @@
-// SimProcess: a program on a SimWorld: a backend and its reactor.  It runs while another process
-// waits, or by its own run() and join(); several interleave as the seed decides.
+// SimProcess: a program on a SimWorld: a backend and its reactor.
 //
-// What was started must have ended before a SimProcess goes: join() it, or stop() it.
+//   SimWorld world(seed);
+//   SimProcess server(world, "server"), client(world, "client");
+//   server.start(serve(server.reactor()));
+//   Result<> talked = client.run(talk(client.reactor()));     // the server runs meanwhile
+//   world.crash();
+//   Result<> served = server.join();                          // ended with EIO
+//   SimProcess restarted(world, "server");                    // finds what was durable
+//
+// A process runs in its own run() and join(), and while another one waits; the seed decides how they
+// interleave.  run() and join() may be called from another process's coroutine, which then stands
+// still.  What was started must have ended before its SimProcess goes: join() it, or stop() it.
 #pragma once
 
 #include "io/reactor.hpp"
@@ -24,12 +33,14 @@ class SimProcess {
   // Runs `main` to its end, and the other processes meanwhile.
   template <class T>
   Result<T> run(Task<T> main) {
+    const SimBackend::OnStack here(backend_);
     return reactor_.run(std::move(main));
   }
 
   // Starts `main`, up to its first suspension; it goes on while other processes wait.
   void start(Task<> main) {
     TM_ASSERT(!main_);
+    const SimBackend::OnStack here(backend_);
     main_ = main.release();
     main_.resume();
   }
@@ -38,11 +49,8 @@ class SimProcess {
   // Waits for the end of what was started, and returns it.
   Result<> join() {
     TM_ASSERT(main_);
-    // A dead process has nothing to wait for: one that does not end then is caught in a loop.
-    for (std::uint64_t turns = 0; running(); ++turns) {
-      TM_ASSERT(backend_.alive() || turns < turns_to_die);
-      reactor_.turn();
-    }
+    const SimBackend::OnStack here(backend_);
+    while (running()) reactor_.turn();
     Result<> outcome = std::move(*main_.promise().outcome);
     std::exchange(main_, {}).destroy();
     return outcome;
@@ -54,7 +62,6 @@ class SimProcess {
   }
 
  private:
-  static constexpr std::uint64_t turns_to_die = 1'000'000;
   SimBackend backend_;
   Reactor reactor_;
   std::coroutine_handle<detail::Promise<void>> main_;

@@ -70,6 +70,7 @@ void SimWorld::launch(Flight flight) {
   flight.start = disk_.start(flight.target.file.get());
   flight.start.fail_errno = verdict.fail_errno;
   flight.start.cut = verdict.cut;
+  flight.delay = verdict.delay;
   if (verdict.hang) flight.state = Flight::State::hung;
   trace(flight, "starts", 0);
   flights_.emplace(id, std::move(flight));
@@ -95,11 +96,14 @@ bool SimWorld::launch_now(Flight flight) {
 }
 
 void SimWorld::schedule(std::uint64_t id) {
-  const IoOp& op = *flights_.at(id).op;
+  const Flight& flight = flights_.at(id);
+  const IoOp& op = *flight.op;
   const SimOptions& o = options_;
-  Duration latency{0};
-  if (op.kind == IoOp::Kind::connect) latency = sim_latency(luck_, o.net_latency_min, o.net_latency_max);
-  else if (!is_of_sockets(op)) latency = sim_latency(luck_, o.disk_latency_min, o.disk_latency_max);
+  Duration latency = flight.delay;
+  if (op.kind == IoOp::Kind::connect)
+    latency += sim_latency(luck_, o.net_latency_min, o.net_latency_max);
+  else if (!is_of_sockets(op))
+    latency += sim_latency(luck_, o.disk_latency_min, o.disk_latency_max);
   clock_.at(clock_.now() + latency, [this, id] { attempt(id); });
 }
 
@@ -107,8 +111,9 @@ void SimWorld::attempt(std::uint64_t id) {
   const auto it = flights_.find(id);
   if (it == flights_.end()) return;               // it was cancelled, or its process died
   const std::int64_t result = it->second.backend->perform(it->second, id);
-  if (result == sim_would_block) it->second.state = Flight::State::blocked;
-  else end(id, result);
+  if (result != sim_would_block) end(id, result);
+  else if (it->second.cancelled) end(id, -ECANCELED);
+  else it->second.state = Flight::State::blocked;
 }
 
 void SimWorld::end(std::uint64_t id, std::int64_t result) {
@@ -130,6 +135,7 @@ void SimWorld::cancel(std::uint64_t id) {
   if (it == flights_.end() || it->second.op->kind == IoOp::Kind::close) return;
   const bool waits = it->second.state != Flight::State::due;
   if (waits || sim_chance(luck_, options_.cancel_ppm)) end(id, -ECANCELED);
+  else it->second.cancelled = true;               // it may still succeed, but no longer wait
 }
 
 void SimWorld::release_hung() {
@@ -166,27 +172,30 @@ void SimWorld::crash() {
 void SimWorld::let_run(SimBackend& waiting) {
   clock_.advance_to(clock_.now() + options_.turn_time);
   clock_.fire_due();
-  if (giving_turn_) return;                       // the process that waits below goes on picking
+  if (waiting.given_turn_) return;                // the process that gave it goes on picking
   for (;;) {
-    std::vector<SimBackend*> runnable;
-    Instant next = clock_.next_event();
-    for (SimBackend* backend : backends_) {
-      if (backend != &waiting && !backend->turn_) continue;
-      if (backend->runnable()) runnable.push_back(backend);
-      next = std::min(next, backend->deadline_);
-    }
-    if (runnable.empty()) {
-      if (next == no_deadline) report_deadlock(waiting);
-      clock_.advance_to(next);
-      clock_.fire_due();
-      continue;
-    }
-    SimBackend* picked = runnable[luck_.below(runnable.size())];
-    if (picked == &waiting) return;
-    giving_turn_ = true;
-    picked->turn_();
-    giving_turn_ = false;
+    SimBackend* next = next_to_run(waiting);
+    if (next == &waiting) return;
+    if (!next) continue;
+    next->given_turn_ = next->on_stack_ = true;
+    next->turn_();
+    next->given_turn_ = next->on_stack_ = false;
   }
+}
+
+SimBackend* SimWorld::next_to_run(SimBackend& waiting) {
+  std::vector<SimBackend*> runnable;
+  Instant next = clock_.next_event();
+  for (SimBackend* backend : backends_) {
+    if (backend != &waiting && (!backend->turn_ || backend->on_stack_)) continue;
+    if (backend->runnable()) runnable.push_back(backend);
+    next = std::min(next, backend->deadline_);
+  }
+  if (!runnable.empty()) return runnable[luck_.below(runnable.size())];
+  if (next == no_deadline) report(waiting, "deadlock: it waits for nothing");
+  clock_.advance_to(next);
+  clock_.fire_due();
+  return nullptr;
 }
 
 std::string SimWorld::describe(const Flight& flight) const {
@@ -200,10 +209,10 @@ std::string SimWorld::describe(const Flight& flight) const {
   return text + (op.durable ? " durable" : "");
 }
 
-void SimWorld::report_deadlock(const SimBackend& waiting) const {
-  std::fprintf(stderr, "simulation with seed %llu: deadlock after %lld ns: %s waits for nothing\n",
+void SimWorld::report(const SimBackend& waiting, std::string_view what) const {
+  std::fprintf(stderr, "simulation with seed %llu, after %lld ns, process '%s': %.*s\n",
                static_cast<unsigned long long>(seed_), static_cast<long long>(now().count()),
-               waiting.process_name().c_str());
+               waiting.process_name().c_str(), static_cast<int>(what.size()), what.data());
   for (const auto& [id, flight] : flights_)
     std::fprintf(stderr, "  in flight%s: %s\n",
                  flight.state == Flight::State::hung ? ", held up by a fault" : "",

@@ -6,19 +6,20 @@
 // Reactor.  All run on the caller's thread.  Code takes no time; when a reactor waits, the world picks
 // by seed which process that has something to do goes on, and when none has, moves the clock to
 // the next event.  When nothing can ever happen, the world says so on stderr and aborts: that is a
-// deadlock in what is tested.
+// deadlock in what is tested.  So it does when a dead process does not come to an end.
 //
-// Operations take effect at one moment, when they complete, in an order that chance decides.  Those
-// that start while others of their kind are on their way may overtake them.
+// Operations take effect at one moment, when they complete, in an order that chance decides: of those
+// on their way together any may overtake any.  Reads, writes, recv and send may be short, and may
+// complete inline (try_now).  SimFaults makes them fail, hang, be slow or crash the machine.
 //
 // The crash model.  crash() is a power cut:
 //  * Contents: see SimFile.  In short: what a completed sync covers (the writes that had completed
-//    when it started) and completed durable writes are there; of the rest each 512-byte sector is
-//    independently old or new, and the size is one that the file had.
+//    when it started) and completed durable writes are there; of the rest each sector independently
+//    is old or new, and the size is one that the file had.
 //  * Names: see SimNames.  In short: what a completed sync_dir covers is there; of the rest each
 //    change happened or did not; a rename is never half.  A new file whose directory was not synced
 //    may be gone though the file itself was synced.
-//  * What is on its way counts as started and not promised: any part of it may be there.
+//  * What is on its way has started and is not promised: any part of it may be there.
 //  * A failed sync promises nothing, and what it forgot no later sync makes durable, though readers
 //    go on seeing it until a crash.  A failed write (EIO) may have changed any leading part.
 //  * Locks, sockets, O_TMPFILE files and open handles are gone.
@@ -29,6 +30,9 @@
 // way and leak nothing, without an effect on the disk.  A new SimBackend is a process of the
 // restarted machine.  SimBackend::kill() is kill -9: that process dies the same way, but what it
 // wrote is in the page cache, where others and a restarted one see it.
+//
+// Not modelled: readers that see half a write, a page cache that forgets what could not be written
+// while the machine runs, bits that rot, writes that go astray, a network between machines.
 #pragma once
 
 #include "io/sim/faults.hpp"
@@ -59,8 +63,8 @@ class SimWorld {
   Instant now() const noexcept { return clock_.now(); }
 
   void crash();
-  // Crashes when the `n`th operation from now that can change what a crash leaves (everything but
-  // reads, queries, locks and sockets) has started; 1 is the next.  0: no more.
+  // Crashes when the `n`th operation from now, of any process, has started; 1 is the next, 0: none.
+  // Counted are those that may change what a crash leaves: not reads, queries, locks, sockets, close.
   void crash_after_ops(std::uint64_t n) noexcept { crash_in_ = n; }
   std::uint64_t ops() const noexcept { return ops_; }      // of those, so far
   std::uint64_t crashes() const noexcept { return crashes_; }
@@ -80,7 +84,9 @@ class SimWorld {
     IoOp* op;
     SimTarget target;
     SimStart start;
+    Duration delay{0};
     enum class State : std::uint8_t { due, blocked, hung } state = State::due;
+    bool cancelled = false;                       // asked to end while it was due
   };
 
   void attach(SimBackend& backend);
@@ -95,7 +101,8 @@ class SimWorld {
   void cancel(std::uint64_t id);
   void interrupt(SimBackend* only);               // any part of what is on its way takes effect
   void let_run(SimBackend& waiting);
-  [[noreturn]] void report_deadlock(const SimBackend& waiting) const;
+  SimBackend* next_to_run(SimBackend& waiting);   // null: nothing can run now; time has moved
+  [[noreturn]] void report(const SimBackend& waiting, std::string_view what) const;
   std::string describe(const Flight& flight) const;
   void trace(const Flight& flight, std::string_view event, std::int64_t result);
 
@@ -109,7 +116,6 @@ class SimWorld {
   std::map<std::uint64_t, Flight> flights_;       // by id, in the order of their start
   std::uint64_t last_id_ = 0;
   std::vector<SimBackend*> backends_;
-  bool giving_turn_ = false;
   std::uint64_t crash_in_ = 0, ops_ = 0, crashes_ = 0;
   std::uint64_t trace_hash_ = 0, attached_ = 0;
   std::function<void(std::string_view)> trace_;
