@@ -15,7 +15,7 @@ class NbdServerTest : public testing::Test {
  protected:
   NbdServerTest() {
     TestDriverOptions options;
-    options.size = 64 * MiB;
+    options.size = 16 * MiB;
     disk = &bed.add_disk("node", options);
   }
   NbdExportOptions named(std::string name, bool writable = true) {
