@@ -149,8 +149,9 @@ Task<> RestoreTarget::publish() {
   co_await disk_->flush();
   co_await close();
   co_await fs::rename(reactor_, partial_path(), path_, !replace_);
-  const auto parent = std::filesystem::path(path_).parent_path().string();
-  co_await fs::sync_dir(reactor_, parent.empty() ? "." : parent);
+  std::string parent = std::filesystem::path(path_).parent_path().string();
+  if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit
+  co_await fs::sync_dir(reactor_, std::move(parent));
 }
 
 Task<> RestoreTarget::discard() {

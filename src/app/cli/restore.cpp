@@ -47,12 +47,13 @@ Task<WalkReport> copy(const Context& context, Edge& source, Expectations& expect
   auto target = co_await RestoreTarget::create(context.reactor, options.to, options.format, expected.disk_size(),
                                                options.force);
   auto filled = co_await fill(context, "restore", source, expected, *target).result();
-  Result<> outcome = filled ? co_await target->publish().result() : Result<>(filled.error());
-  if (!outcome) {
-    (void)co_await target->discard().result();
-    co_await outcome.error();
+  if (filled) {
+    auto published = co_await target->publish().result();
+    if (published) co_return *std::move(filled);
+    filled = published.error();
   }
-  co_return *std::move(filled);
+  (void)co_await target->discard().result();
+  co_await filled.error();
 }
 
 Task<WalkReport> copy_disk(const Context& context, const BackupDirectory& directory, const PointManifest& point,

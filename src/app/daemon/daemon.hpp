@@ -1,0 +1,57 @@
+// Daemon: what tidemarkd is made of, and the order in which it starts and ends.
+//
+//   start    the command line's steps, in their order; a failure ends the daemon with it
+//   serve    until `quit` or a signal
+//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed
+#pragma once
+
+#include "app/daemon/monitors.hpp"
+#include "app/daemon/options.hpp"
+#include "control/backup_commands.hpp"
+#include "control/bitmap_commands.hpp"
+#include "control/create_commands.hpp"
+#include "control/exports.hpp"
+#include "control/job_commands.hpp"
+#include "control/node_commands.hpp"
+#include "control/self_commands.hpp"
+#include "control/transaction_commands.hpp"
+
+namespace tidemark {
+
+class Daemon {
+ public:
+  Daemon(Reactor& reactor, TaskGroup& group);
+  Daemon(const Daemon&) = delete;
+
+  Task<> start(const std::vector<DaemonStep>& steps);
+  Task<> wait_for_quit() { return quit_.wait(); }
+  void quit() noexcept;
+  Task<> end();
+
+  std::vector<std::string> uris() const { return exports_.uris(); }
+
+ private:
+  Task<> carry_out(const DaemonStep& step);
+  CommandHandlers handlers();
+
+  Reactor& reactor_;
+  TaskGroup& group_;
+  CancelSource stopping_;
+  Event quit_;
+  Graph graph_;
+  CommandTable commands_;
+  QmpServer qmp_;
+  JobEventSender job_events_;
+  JobManager jobs_;
+  Monitors monitors_;
+  SelfCommands self_commands_;
+  NodeCommandHandler node_commands_;
+  BitmapCommandHandler bitmap_commands_;
+  JobCommandHandler job_commands_;
+  BackupCommandHandler backup_commands_;
+  CreateCommandHandler create_commands_;
+  TransactionCommandHandler transaction_commands_;
+  Exports exports_;
+};
+
+}  // namespace tidemark

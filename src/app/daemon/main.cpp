@@ -1,0 +1,93 @@
+// tidemarkd: the daemon.  Parses, goes to the background when asked to, and runs a Daemon until it is told to end.
+#include <csignal>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "app/daemon/background.hpp"
+#include "app/daemon/daemon.hpp"
+#include "app/daemon/pidfile.hpp"
+#include "app/runtime.hpp"
+#include "app/version.hpp"
+#include "io/posix/signals.hpp"
+
+namespace tidemark {
+namespace {
+
+int fail(const Error& error) {
+  fmt::print(stderr, "tidemarkd: {}\n", error.message());
+  return 1;
+}
+
+// The first signal ends the daemon in order; the second at once.
+Task<> watch_signals(SignalWatch& signals, Daemon& daemon, CancelToken done) {
+  for (bool asked = false;; asked = true) {
+    auto number = co_await signals.next(done).result();
+    if (!number) co_return;
+    if (asked) std::_Exit(128 + *number);
+    daemon.quit();
+  }
+}
+
+Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
+  co_await daemon.start(options.steps);
+  if (options.announce) {
+    for (const std::string& uri : daemon.uris()) fmt::print("{}\n", uri);
+    std::fflush(stdout);
+  }
+  background.ready();
+  co_await daemon.wait_for_quit();
+}
+
+Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options, Background& background) {
+  auto body = [&](TaskGroup& group) -> Task<> {
+    Daemon daemon(reactor, group);
+    auto watched = [&](TaskGroup& watchers) -> Task<> {
+      watchers.spawn(watch_signals(signals, daemon, watchers.token()));
+      auto served = co_await start_and_wait(daemon, options, background).result();
+      auto ended = co_await daemon.end().result();
+      if (!served) co_await served.error();
+      if (!ended) co_await ended.error();
+    };
+    auto outcome = co_await with_group(reactor, watched).result();
+    co_await group.join();
+    if (!outcome) co_await outcome.error();
+  };
+  co_await with_group(reactor, body);
+}
+
+int run_daemon(const DaemonOptions& options) {
+  Background background;
+  if (options.daemonize) {
+    auto entered = Background::enter();
+    if (!entered) return fail(entered.error());
+    background = *std::move(entered);
+  }
+  Pidfile pidfile;
+  if (!options.pidfile.empty()) {
+    auto created = Pidfile::create(options.pidfile);
+    if (!created) return fail(created.error());
+    pidfile = *std::move(created);
+  }
+  auto backend = make_backend(options.aio);
+  if (!backend) return fail(backend.error());
+  Reactor reactor(**backend);
+  auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
+  if (!signals) return fail(signals.error());
+  auto outcome = reactor.run(run(reactor, *signals, options, background));
+  (void)reactor.run(signals->close());
+  return outcome ? 0 : fail(outcome.error());
+}
+
+int main(int argc, char** argv) {
+  auto options = parse_daemon_options(argc, argv);
+  if (!options) return fail(options.error());
+  if (options->show_help) return std::fputs(daemon_help, stdout), 0;
+  if (options->show_version) return fmt::print("tidemarkd {}\n", version_text), 0;
+  return run_daemon(*options);
+}
+
+}  // namespace
+}  // namespace tidemark
+
+int main(int argc, char** argv) { return tidemark::main(argc, argv); }

@@ -1,0 +1,89 @@
+#include "app/daemon/options.hpp"
+
+#include <getopt.h>
+
+#include "schema/keyval.hpp"
+
+namespace tidemark {
+
+const char* const daemon_help =
+    R"(Usage: tidemarkd [OPTION]...
+Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options are carried out in order.
+
+  --blockdev DRIVER,node-name=NAME[,OPTION=VALUE]...   or a JSON object: add a block node
+  --chardev socket,id=ID,path=PATH,server=on[,wait=off]   a socket for a monitor (also host=, port=)
+  --monitor chardev=ID[,pretty=on]  QMP on a character device
+  --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]
+  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT
+  --export nbd,id=ID,node-name=NODE[,name=NAME][,writable=on]
+           [,bitmaps.0=NAME][,allocation-depth=on]   serve a node
+  --object QOM-TYPE,id=ID          none is offered yet
+  --pidfile PATH                   write the process id, and hold a lock on the file
+  --daemonize                      go to the background once everything is served
+  --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
+  --announce                       print the URIs of all exports when they are served
+  --version                        print the version
+  --help                           print this
+
+qmp-reference.md describes all options of nodes and exports, and all commands of QMP.
+)";
+
+namespace {
+
+enum Option : int { blockdev = 256, chardev, monitor, nbd_server, block_export, object, pidfile, daemonize, aio, announce, version, help };
+
+constexpr option long_options[] = {
+    {"blockdev", required_argument, nullptr, Option::blockdev},
+    {"chardev", required_argument, nullptr, Option::chardev},
+    {"monitor", required_argument, nullptr, Option::monitor},
+    {"nbd-server", required_argument, nullptr, Option::nbd_server},
+    {"export", required_argument, nullptr, Option::block_export},
+    {"object", required_argument, nullptr, Option::object},
+    {"pidfile", required_argument, nullptr, Option::pidfile},
+    {"daemonize", no_argument, nullptr, Option::daemonize},
+    {"aio", required_argument, nullptr, Option::aio},
+    {"announce", no_argument, nullptr, Option::announce},
+    {"version", no_argument, nullptr, Option::version},
+    {"help", no_argument, nullptr, Option::help},
+    {nullptr, 0, nullptr, 0},
+};
+
+template <class T>
+Result<> add_step(DaemonOptions& options, std::string_view name, const schema::KeyvalRules& rules) {
+  auto value = schema::from_option<T>(optarg, rules);
+  if (!value) return value.error().with_context("--" + std::string(name) + " " + optarg);
+  options.steps.push_back(*std::move(value));
+  return {};
+}
+
+Result<> take_option(DaemonOptions& options, int which) {
+  switch (which) {
+    case Option::blockdev: return add_step<schema::BlockdevOptions>(options, "blockdev", {"driver", false});
+    case Option::chardev: return add_step<schema::ChardevOptions>(options, "chardev", {"backend", true});
+    case Option::monitor: return add_step<schema::MonitorOptions>(options, "monitor", {"mode", false});
+    case Option::nbd_server: return add_step<schema::NbdServerOptions>(options, "nbd-server", {});
+    case Option::block_export: return add_step<schema::BlockExportOptions>(options, "export", {"type", false});
+    case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
+    case Option::pidfile: options.pidfile = optarg; return {};
+    case Option::daemonize: options.daemonize = true; return {};
+    case Option::aio: options.aio = optarg; return {};
+    case Option::announce: options.announce = true; return {};
+    case Option::version: options.show_version = true; return {};
+    case Option::help: options.show_help = true; return {};
+    default: return Error(Errc::invalid_argument, "see tidemarkd --help");      // getopt has said what
+  }
+}
+
+}  // namespace
+
+Result<DaemonOptions> parse_daemon_options(int argc, char** argv) {
+  DaemonOptions options;
+  optind = 1;
+  for (int which; (which = getopt_long(argc, argv, "", long_options, nullptr)) != -1;)
+    if (auto taken = take_option(options, which); !taken) return taken.error();
+  if (optind < argc)
+    return Error(Errc::invalid_argument, "unexpected argument '" + std::string(argv[optind]) + "'; see tidemarkd --help");
+  return options;
+}
+
+}  // namespace tidemark

@@ -1,0 +1,33 @@
+#include "app/daemon/pidfile.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace tidemark {
+
+Result<Pidfile> Pidfile::create(std::string path) {
+  Pidfile file;
+  file.fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (file.fd_ < 0) return Error::from_errno(errno, "cannot create PID file '" + path + "'");
+  if (::flock(file.fd_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(std::exchange(file.fd_, -1));
+    return Error(Errc::busy, "PID file '" + path + "' is held by a running tidemarkd");
+  }
+  const std::string text = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(file.fd_, 0) != 0 || ::write(file.fd_, text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return Error::from_errno(errno, "cannot write PID file '" + path + "'");
+  file.path_ = std::move(path);
+  return file;
+}
+
+Pidfile::~Pidfile() {
+  if (fd_ < 0) return;
+  if (!path_.empty()) ::unlink(path_.c_str());
+  ::close(fd_);
+}
+
+}  // namespace tidemark
