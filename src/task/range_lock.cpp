@@ -23,7 +23,7 @@ void RangeLock::remove(Entry& entry) noexcept {
   (entry.after ? entry.after->before : last_) = entry.before;
   for (Entry* e = entry.after; e; e = e->after) {
     if (e->granted || !e->range.overlaps(entry.range) || blocked(*e)) continue;
-    e->granted = true;
+    e->granted = e->posted = true;
     executor_.post(e->waiter);
   }
 }

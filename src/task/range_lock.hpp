@@ -17,6 +17,7 @@ class RangeLock {
     Range range;
     Mode mode = Mode::shared;
     bool granted = false;
+    bool posted = false;                         // granted, and not yet resumed
     std::coroutine_handle<> waiter;
     Entry* before = nullptr;
     Entry* after = nullptr;
@@ -26,7 +27,10 @@ class RangeLock {
   class [[nodiscard]] Guard {
    public:
     Guard(const Guard&) = delete;
-    ~Guard() { unlock(); }
+    ~Guard() {
+      TM_ASSERT(!entry_.posted);                 // it would be resumed after its frame is gone
+      unlock();
+    }
     void unlock() noexcept {
       if (lock_) std::exchange(lock_, nullptr)->remove(entry_);
     }
@@ -42,7 +46,7 @@ class RangeLock {
    public:
     bool await_ready() noexcept { return lock_->append(entry_); }
     void await_suspend(std::coroutine_handle<> waiter) noexcept { entry_.waiter = waiter; }
-    void await_resume() noexcept {}
+    void await_resume() noexcept { entry_.posted = false; }
 
    private:
     RangeLock* lock_;
