@@ -1,0 +1,59 @@
+"""Qmp: a QMP client on a unix socket.  execute() returns the result or raises QmpError; events are kept."""
+import json
+import socket
+import time
+
+
+class QmpError(Exception):
+    def __init__(self, error):
+        super().__init__(f"{error['class']}: {error['desc']}")
+        self.error_class, self.desc = error["class"], error["desc"]
+
+
+class Qmp:
+    def __init__(self, path, timeout=30):
+        self.events = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))
+        self._lines = self._socket.makefile("r", encoding="utf-8")
+        self.greeting = self._read()
+        self.execute("qmp_capabilities")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self._lines.close()
+        self._socket.close()
+
+    def _read(self):
+        line = self._lines.readline()
+        if not line:
+            raise ConnectionError("the QMP server closed the connection")
+        return json.loads(line)
+
+    def execute(self, command, **arguments):
+        message = {"execute": command, "arguments": {name.replace("_", "-"): v for name, v in arguments.items()}}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        while "event" in (answer := self._read()):
+            self.events.append(answer)
+        if "error" in answer:
+            raise QmpError(answer["error"])
+        return answer["return"]
+
+    def wait_job(self, job, patience=120):
+        """Until the job has concluded; dismisses it.  Its entry of query-jobs."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            found = [entry for entry in self.execute("query-jobs") if entry["id"] == job]
+            if not found:
+                raise QmpError({"class": "JobNotFound", "desc": f"job '{job}' is gone"})
+            if found[0]["status"] == "concluded":
+                self.execute("job-dismiss", id=job)
+                return found[0]
+            time.sleep(0.005)
+        raise TimeoutError(f"job '{job}' is still running after {patience} s")
