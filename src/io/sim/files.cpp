@@ -46,6 +46,7 @@ std::int64_t SimDisk::read(IoOp& op, SimOpenFile& file, const SimStart& start) {
 std::int64_t SimDisk::write(IoOp& op, SimOpenFile& file, const SimStart& start) {
   if (!file.flags.write) return -EBADF;
   if (file.node->read_only) return -EPERM;
+  if (op.offset > max_disk_size) return -EINVAL;
   if (beyond_any_file(op.offset, op.buffers.size())) return -EFBIG;
   if (misaligned(op, file)) return -EINVAL;
   std::uint64_t length = op.buffers.size();
@@ -87,6 +88,7 @@ std::int64_t SimDisk::sync(SimOpenFile& file, const SimStart& start) {
 std::int64_t SimDisk::allocate(IoOp& op, SimOpenFile& file, const SimStart&) {
   if (!file.flags.write) return -EBADF;
   if (op.length == 0) return 0;
+  if (op.offset > max_disk_size || op.length > max_disk_size) return -EINVAL;
   if (beyond_any_file(op.offset, op.length)) return -EFBIG;
   SimNode& node = *file.node;
   if (node.read_only) return -EPERM;
@@ -114,7 +116,7 @@ std::int64_t SimDisk::allocate(IoOp& op, SimOpenFile& file, const SimStart&) {
 std::int64_t SimDisk::truncate(IoOp& op, SimOpenFile& file, const SimStart&) {
   SimNode& node = *file.node;
   if (!file.flags.write || node.type == SimNode::Type::device) return -EINVAL;
-  if (op.length > max_disk_size) return -EFBIG;
+  if (op.length > max_disk_size) return -EINVAL;
   node.file->change({SimChange::Kind::resize, {op.length, 0}, {}});
   touch(node);
   return 0;

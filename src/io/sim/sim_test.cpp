@@ -220,7 +220,8 @@ TEST(Sim, AHandleThatWasClosedIsNoOther) {
     co_await first.close();
     File second = co_await File::open(process.reactor(), "/b", writing());
     IoOp op(IoOp::Kind::sync, old);
-    EXPECT_EQ(co_await process.reactor().perform(op), -EBADF);
+    const std::int64_t result = co_await process.reactor().perform(op);
+    EXPECT_EQ(result, -EBADF);
     co_await second.close();
   };
   EXPECT_TRUE(process.run(main()));
