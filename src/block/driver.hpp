@@ -1,6 +1,6 @@
-// BlockDriver: what a storage, a format or a filter is.  No policy and no bookkeeping: requests are not
-// empty, aligned to limits(), split, and inside size() rounded up to a sector and to request_align; dirtiness, drain, permissions and statistics are the
-// node's (block/node.hpp).
+// BlockDriver: what a storage, a format or a filter is.  No policy and no bookkeeping: requests come
+// not empty, aligned to limits(), split, and inside size() rounded up to a sector and to
+// request_align; dirtiness, drain, permissions and statistics are the node's (block/node.hpp).
 //
 // A driver owns the edges to its children and lists them in edges().  Requests run side by side;
 // a driver orders what it must.  All calls on the home reactor's thread.

@@ -31,7 +31,8 @@ class WriteAdmission {
 
 struct BlockStats {
   struct Counter {
-    std::uint64_t operations = 0, bytes = 0, failed = 0, time_ns = 0;
+    std::uint64_t operations = 0, bytes = 0, failed = 0;
+    std::uint64_t time_ns = 0;      // of root users' requests
   };
   Counter read, write, write_zeroes, discard, flush;
 };

@@ -24,8 +24,9 @@ bool BlockNode::simple(std::uint64_t offset, const Buffers& data) const noexcept
 Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  Timed timed(node, node.stats_.read, into.size());
+  Timed timed(via, node.stats_.read, into.size());
   if (!fits(offset, into.size(), node.size())) co_await unwrap(node.check_range(offset, into.size(), "read"));
+  if (into.empty()) co_return timed.done();
   if (node.simple(offset, into)) co_await node.driver_->read(offset, into);
   else co_await node.read_bounced(offset, into);
   timed.done();
@@ -39,16 +40,16 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
     const bool unmap = node.options_.detect_zeroes == DetectZeroes::unmap;
     co_return co_await write_zeroes(via, range, unmap ? flags | WriteFlags::may_unmap : flags);
   }
-  Timed timed(node, node.stats_.write, from.size());
+  Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   if (!node.mark(range, flags)) co_await node.admission_->admit(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
-  if (node.limits_.request_align == 1 && node.simple(offset, from))
+  if (node.limits_.request_align == 1 && !from.empty() && node.simple(offset, from))
     co_await node.driver_->write(offset, from, flags);
-  else co_await node.write_locked(offset, from, flags);
+  else if (!from.empty()) co_await node.write_locked(offset, from, flags);
   if (flush_after) co_await node.driver_->flush();
   timed.done();
 }
@@ -56,7 +57,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
 Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  Timed timed(node, node.stats_.write_zeroes, range.length);
+  Timed timed(via, node.stats_.write_zeroes, range.length);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
   if (!node.mark(range, flags)) co_await node.admission_->admit(range);
@@ -79,7 +80,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
 Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  Timed timed(node, node.stats_.write, from.size());
+  Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   if (!node.mark(range, WriteFlags::none)) co_await node.admission_->admit(range);
@@ -90,7 +91,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
 Task<> BlockNode::discard(Edge& via, Range range) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  Timed timed(node, node.stats_.discard, range.length);
+  Timed timed(via, node.stats_.discard, range.length);
   if (auto ok = node.check_writable(via, range, "discard"); !ok) co_await ok.error();
   range = range.narrowed(node.limits_.discard_align);
   while (node.options_.discard && !range.empty()) {
@@ -108,7 +109,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
 Task<> BlockNode::flush(Edge& via) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
-  Timed timed(node, node.stats_.flush, 0);
+  Timed timed(via, node.stats_.flush, 0);
   if (!node.ignores_flush_) co_await node.driver_->flush();
   timed.done();
 }
