@@ -12,7 +12,6 @@
 #include "schema/info.hpp"
 #include "schema/job.hpp"
 #include "schema/node.hpp"
-#include "schema/object.hpp"
 #include "schema/transaction.hpp"
 
 namespace tidemark::schema {
@@ -95,12 +94,11 @@ TEST(SchemaInput, ReadsWhatItWrites) {
       "'data':{'node':'a','target':'t','bitmaps':['x',{'node':'b','name':'y'}]}}],'properties':{'"
       "completion-mode':'grouped'}}");
   expect_same<BlockExportOptions>(
-      "{'type':'nbd','id':'e','iothread':'t','node-name':'a','writable':true,'bitmaps':['b']}");
+      "{'type':'nbd','id':'e','node-name':'a','writable':true,'bitmaps':['b']}");
   expect_same<ImageInfo>(
       "{'filename':'a','format':'qcow2','virtual-size':1,'format-specific':{'type':'qcow2','data':"
       "{'compat':'1.1','refcount-bits':16,'compression-type':'zlib'}},'backing-image':{'filename':'"
       "b','format':'raw','virtual-size':2}}");
-  expect_same<ObjectOptions>("{'qom-type':'iothread','id':'t'}");
 }
 
 TEST(SchemaInput, WhatIsMissing) {

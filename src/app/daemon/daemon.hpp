@@ -9,6 +9,7 @@
 #include "app/daemon/options.hpp"
 #include "control/backup_commands.hpp"
 #include "control/bitmap_commands.hpp"
+#include "control/command_table.hpp"
 #include "control/create_commands.hpp"
 #include "control/exports.hpp"
 #include "control/job_commands.hpp"
@@ -32,10 +33,8 @@ class Daemon {
 
  private:
   Task<> carry_out(const DaemonStep& step);
-  CommandHandlers handlers();
+  static QmpOptions qmp_options();
 
-  Reactor& reactor_;
-  TaskGroup& group_;
   CancelSource stopping_;
   Event quit_;
   Graph graph_;

@@ -1,0 +1,101 @@
+#include "control/bitmap_actions.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+
+Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node_name, const std::string& name) {
+  auto node = graph.lookup(node_name);
+  if (!node) return node.error();
+  NodeBitmap* bitmap = (*node)->bitmaps().find(name);
+  if (!bitmap) return Error(Errc::not_found, fmt::format("Dirty bitmap '{}' not found", name));
+  return FoundBitmap{*node, bitmap};
+}
+
+Task<std::uint32_t> default_granularity(BlockNode& node) {
+  auto info = co_await node.driver().info().result();
+  if (!info || !info->cluster_size) co_return 64 * KiB;
+  co_return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(*info->cluster_size, 4 * KiB, 64 * KiB));
+}
+
+Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity,
+                    Transaction& transaction) {
+  auto node = graph.lookup(arguments.node);
+  if (!node) return node.error();
+  if (arguments.persistent)
+    return Error(Errc::unsupported, fmt::format("bitmap '{}' on node '{}' cannot be persistent: this version keeps bitmaps "
+                                                "in memory only; leave 'persistent' out", arguments.name, arguments.node));
+  NodeBitmaps& bitmaps = (*node)->bitmaps();
+  auto added = bitmaps.add(arguments.name, (*node)->size(), arguments.granularity.value_or(granularity));
+  if (!added) return added.error();
+  NodeBitmap* bitmap = *added;
+  bitmap->set_enabled(!arguments.disabled);
+  transaction.on_abort([&bitmaps, bitmap] { (void)bitmaps.remove(*bitmap); });
+  return {};
+}
+
+Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction) {
+  auto found = find_bitmap(graph, arguments.node, arguments.name);
+  if (!found) return found.error();
+  if (auto usable = check_bitmap(*found->bitmap, BitmapUse::allow_inconsistent); !usable) return usable;
+  // Out of sight for what follows in the transaction; forgotten when it takes effect.
+  NodeBitmaps& bitmaps = found->node->bitmaps();
+  auto removed = std::make_shared<std::unique_ptr<NodeBitmap>>(bitmaps.remove(*found->bitmap));
+  transaction.on_abort([&bitmaps, removed] { bitmaps.insert(std::move(*removed)); });
+  return {};
+}
+
+Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction) {
+  auto found = find_bitmap(graph, arguments.node, arguments.name);
+  if (!found) return found.error();
+  if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
+  NodeBitmap* bitmap = found->bitmap;
+  auto old = std::make_shared<DirtyBitmap>(bitmap->bits().take());
+  transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
+  return {};
+}
+
+Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled, Transaction& transaction) {
+  auto found = find_bitmap(graph, arguments.node, arguments.name);
+  if (!found) return found.error();
+  if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
+  NodeBitmap* bitmap = found->bitmap;
+  transaction.on_abort([bitmap, before = bitmap->enabled()] { bitmap->set_enabled(before); });
+  bitmap->set_enabled(enabled);
+  return {};
+}
+
+namespace {
+
+Result<FoundBitmap> find_source(Graph& graph, const std::string& node, const schema::BlockDirtyBitmapOrStr& source) {
+  if (const auto* local = std::get_if<std::string>(&source.value)) return find_bitmap(graph, node, *local);
+  const auto& external = std::get<schema::BlockDirtyBitmap>(source.value);
+  return find_bitmap(graph, external.node, external.name);
+}
+
+}  // namespace
+
+Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, Transaction& transaction) {
+  auto target = find_bitmap(graph, arguments.node, arguments.target);
+  if (!target) return target.error();
+  if (auto usable = check_bitmap(*target->bitmap, BitmapUse::modify); !usable) return usable;
+  NodeBitmap* bitmap = target->bitmap;
+  std::vector<const DirtyBitmap*> sources;
+  for (const auto& source : arguments.bitmaps) {
+    auto found = find_source(graph, arguments.node, source);
+    if (!found) return found.error();
+    if (auto usable = check_bitmap(*found->bitmap, BitmapUse::read); !usable) return usable;
+    if (found->bitmap->bits().size() != bitmap->bits().size())
+      return Error(Errc::invalid_argument,
+                   fmt::format("Bitmaps are of different sizes (destination size is {}) and can't be merged", bitmap->bits().size()));
+    sources.push_back(&found->bitmap->bits());
+  }
+  auto old = std::make_shared<DirtyBitmap>(bitmap->bits().clone());
+  for (const DirtyBitmap* source : sources) bitmap->bits().merge(*source);
+  transaction.on_abort([bitmap, old] { bitmap->bits() = std::move(*old); });
+  return {};
+}
+
+}  // namespace tidemark

@@ -1,0 +1,32 @@
+// What can be done to bitmaps, as steps of a transaction: each call does its part at once and leaves
+// in the transaction how to take effect for good or be undone.
+//
+// The caller keeps the nodes drained until it commits or aborts, so nothing is marked in between and
+// undoing drops no mark.
+#pragma once
+
+#include "block/graph.hpp"
+#include "block/transaction.hpp"
+#include "schema/bitmap.hpp"
+
+namespace tidemark {
+
+struct FoundBitmap {
+  BlockNode* node;
+  NodeBitmap* bitmap;
+};
+// Errors as QEMU's block_dirty_bitmap_lookup.
+Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node, const std::string& name);
+
+// `granularity` is what a bitmap of this node has by default.
+Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity,
+                    Transaction& transaction);
+Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
+Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
+Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled, Transaction& transaction);
+Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, Transaction& transaction);
+
+// QEMU's default: the image's cluster size, between 4 KiB and 64 KiB; 64 KiB where there is none.
+Task<std::uint32_t> default_granularity(BlockNode& node);
+
+}  // namespace tidemark

@@ -1,0 +1,189 @@
+#include "control/exports.hpp"
+
+#include <algorithm>
+#include <cctype>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+namespace {
+
+// QEMU's ids: a letter, then letters, digits, '-', '.', '_'.
+bool well_formed(const std::string& id) {
+  auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
+  return !id.empty() && std::isalpha(static_cast<unsigned char>(id[0])) && std::all_of(id.begin(), id.end(), legal);
+}
+
+SocketAddress to_address(const schema::InetSocketAddress& inet) {
+  SocketAddress address;
+  address.kind = SocketAddress::Kind::inet;
+  address.host = inet.host;
+  address.port = inet.port;
+  return address;
+}
+
+SocketAddress to_address(const schema::UnixSocketAddress& unix_address) {
+  SocketAddress address;
+  address.path = unix_address.path;
+  return address;
+}
+
+NbdServerOptions to_options(const schema::NbdServerOptionsBase& given, SocketAddress address) {
+  NbdServerOptions options;
+  options.addresses.push_back(std::move(address));
+  options.max_connections = given.max_connections;
+  options.handshake_max = std::chrono::seconds(given.handshake_max_seconds);
+  return options;
+}
+
+NbdExportOptions::BitmapName to_bitmap_name(const schema::BlockDirtyBitmapOrStr& given) {
+  if (const auto* local = std::get_if<std::string>(&given.value)) return {{}, *local};
+  const auto& external = std::get<schema::BlockDirtyBitmap>(given.value);
+  return {external.node, external.name};
+}
+
+}  // namespace
+
+Task<> Exports::nbd_server_start(schema::NbdServerOptionsLegacy arguments) {
+  const auto* inet = std::get_if<schema::InetSocketAddressWrapper>(&arguments.addr.branch);
+  const auto* local = std::get_if<schema::UnixSocketAddressWrapper>(&arguments.addr.branch);
+  SocketAddress address = inet ? to_address(inet->data) : to_address(local->data);
+  co_await start_server(to_options(arguments, std::move(address)));
+}
+
+Task<> Exports::start(schema::NbdServerOptions options) {
+  const auto* inet = std::get_if<schema::InetSocketAddress>(&options.addr.branch);
+  const auto* local = std::get_if<schema::UnixSocketAddress>(&options.addr.branch);
+  SocketAddress address = inet ? to_address(*inet) : to_address(*local);
+  co_await start_server(to_options(options, std::move(address)));
+}
+
+Task<> Exports::start_server(NbdServerOptions options) {
+  if (server_) co_await Error(Errc::exists, "NBD server already running");
+  server_ = co_await NbdServer::listen(graph_.reactor(), std::move(options));
+  group_.spawn(server_->serve());
+}
+
+Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
+  if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
+  if (exports_.contains(arguments.id))
+    co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
+  BlockNode* node = co_await unwrap(graph_.lookup(arguments.node_name));
+  if (!server_) co_await Error(Errc::not_found, "NBD server not running");
+  const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
+  NbdExportOptions options;
+  options.id = arguments.id;
+  options.name = nbd.name.value_or(arguments.node_name);
+  options.description = nbd.description.value_or("");
+  options.writable = arguments.writable;
+  options.writethrough = arguments.writethrough;
+  options.allocation_depth = nbd.allocation_depth;
+  if (nbd.bitmaps)
+    for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
+  Entry entry;
+  entry.nbd = co_await unwrap(server_->add_export(*node, std::move(options)));
+  exports_.emplace(arguments.id, std::move(entry));
+}
+
+Task<> Exports::nbd_server_add(schema::NbdServerAddOptions arguments) {
+  BlockNode* node = co_await unwrap(graph_.lookup(arguments.device));
+  schema::BlockExportOptionsNbd nbd;
+  nbd.name = arguments.name.value_or(arguments.device);
+  nbd.description = arguments.description;
+  if (arguments.bitmap) {
+    schema::BlockDirtyBitmapOrStr bitmap;
+    bitmap.value = *arguments.bitmap;
+    nbd.bitmaps.emplace().push_back(std::move(bitmap));
+  }
+  schema::BlockExportOptions options;
+  options.id = *nbd.name;
+  options.type = schema::BlockExportType::nbd;
+  options.node_name = node->name();
+  // As QEMU's: a read-only node is served read-only, whatever was asked for.
+  options.writable = arguments.writable && !node->read_only();
+  options.branch = std::move(nbd);
+  co_await block_export_add(std::move(options));
+}
+
+Task<> Exports::nbd_server_remove(schema::NbdServerRemoveArguments arguments) {
+  if (!exports_.contains(arguments.name))
+    co_await Error(Errc::not_found, fmt::format("Export '{}' is not found", arguments.name));
+  co_await remove(arguments.name, arguments.mode);
+}
+
+Task<> Exports::block_export_del(schema::BlockExportDelArguments arguments) {
+  if (!exports_.contains(arguments.id))
+    co_await Error(Errc::not_found, fmt::format("Export '{}' is not found", arguments.id));
+  co_await remove(arguments.id, arguments.mode);
+}
+
+Task<> Exports::remove(std::string id, schema::BlockExportRemoveMode mode) {
+  Entry& entry = exports_.at(id);
+  if (entry.shutting_down) co_await Error(Errc::busy, fmt::format("export '{}' is already shutting down", id));
+  const bool hard = mode == schema::BlockExportRemoveMode::hard;
+  auto removed = server_->remove_export(entry.nbd->name(), hard ? NbdServer::RemoveMode::hard : NbdServer::RemoveMode::safe);
+  if (!removed && removed.error().code() == Errc::busy)
+    co_await Error(Errc::busy, fmt::format("export '{}' still in use", id));
+  if (!removed) co_await removed.error();
+  entry.shutting_down = true;
+  group_.spawn(finish_removal(std::move(id), *std::move(removed)));
+}
+
+Task<> Exports::finish_removal(std::string id, std::shared_ptr<NbdExport> nbd) {
+  BlockNode& node = nbd->disk().node();
+  const std::string node_name = node.name();
+  (void)co_await nbd->close().result();
+  nbd.reset();
+  exports_.erase(id);
+  if (BlockNode* left = graph_.find(node_name)) (void)co_await graph_.release(*left).result();
+  schema::BlockExportDeletedEvent event;
+  event.id = std::move(id);
+  events_.send(event);
+}
+
+Task<> Exports::nbd_server_stop() {
+  if (!server_) co_await Error(Errc::not_found, "NBD server not running");
+  co_await stop();
+}
+
+Task<> Exports::stop() {
+  if (!server_) co_return;
+  auto stopping = std::move(server_);
+  co_await stopping->stop(NbdServer::StopMode::orderly);
+  auto ended = std::move(exports_);
+  exports_.clear();
+  for (auto& [id, entry] : ended) {
+    if (entry.shutting_down) continue;               // tells of itself
+    schema::BlockExportDeletedEvent event;
+    event.id = id;
+    events_.send(event);
+  }
+}
+
+Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
+  std::vector<schema::BlockExportInfo> all;
+  for (const auto& [id, entry] : exports_) {
+    schema::BlockExportInfo info;
+    info.id = id;
+    info.type = schema::BlockExportType::nbd;
+    info.node_name = entry.nbd->disk().node().name();
+    info.shutting_down = entry.shutting_down;
+    all.push_back(std::move(info));
+  }
+  co_return std::move(all);
+}
+
+std::vector<std::string> Exports::uris() const {
+  std::vector<std::string> all;
+  if (!server_) return all;
+  for (const SocketAddress& address : server_->addresses())
+    for (const auto& [id, entry] : exports_) {
+      const std::string& name = entry.nbd->name();
+      all.push_back(address.kind == SocketAddress::Kind::unix_path
+                        ? fmt::format("nbd+unix:///{}?socket={}", name, address.path)
+                        : fmt::format("nbd://{}/{}", address.describe(), name));
+    }
+  return all;
+}
+
+}  // namespace tidemark

@@ -1,0 +1,55 @@
+// Exports: the NBD server and what it serves, as QMP sees them: ids, one server at most, removal that
+// ends when the last client has gone.
+//
+// What goes on after a command has been answered runs in the owner's task group.  stop() is awaited
+// before this goes.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "block/graph.hpp"
+#include "control/commands/export.hpp"
+#include "control/event_sink.hpp"
+#include "export/nbd/server.hpp"
+#include "task/group.hpp"
+
+namespace tidemark {
+
+class Exports final : public ExportCommands {
+ public:
+  Exports(Graph& graph, TaskGroup& group, EventSink& events) : graph_(graph), group_(group), events_(events) {}
+
+  Task<> nbd_server_start(schema::NbdServerOptionsLegacy arguments) override;
+  Task<> nbd_server_add(schema::NbdServerAddOptions arguments) override;
+  Task<> nbd_server_remove(schema::NbdServerRemoveArguments arguments) override;
+  Task<> nbd_server_stop() override;
+  Task<> block_export_add(schema::BlockExportOptions arguments) override;
+  Task<> block_export_del(schema::BlockExportDelArguments arguments) override;
+  Task<std::vector<schema::BlockExportInfo>> query_block_exports() override;
+
+  // `--nbd-server` of the command line.
+  Task<> start(schema::NbdServerOptions options);
+  // Ends all exports and the server.
+  Task<> stop();
+
+  // Where clients find an export: "nbd+unix:///NAME?socket=PATH"; for people.
+  std::vector<std::string> uris() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<NbdExport> nbd;
+    bool shutting_down = false;
+  };
+  Task<> start_server(NbdServerOptions options);
+  Task<> remove(std::string id, schema::BlockExportRemoveMode mode);
+  Task<> finish_removal(std::string id, std::shared_ptr<NbdExport> nbd);
+
+  Graph& graph_;
+  TaskGroup& group_;
+  EventSink& events_;
+  std::unique_ptr<NbdServer> server_;
+  std::map<std::string, Entry> exports_;             // by id
+};
+
+}  // namespace tidemark

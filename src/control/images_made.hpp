@@ -1,0 +1,14 @@
+// Making images: blockdev-create's work, and the targets of drive-backup.
+#pragma once
+
+#include "control/node_opener.hpp"
+#include "schema/create.hpp"
+
+namespace tidemark {
+
+Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options);
+
+// A new file `path` with an empty image of `format` ("raw", "qcow2") and `size`.
+Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size);
+
+}  // namespace tidemark

@@ -1,0 +1,120 @@
+#include "control/node_info.hpp"
+
+#include "block/status.hpp"
+
+namespace tidemark {
+namespace {
+
+std::int64_t to_int(std::uint64_t value) { return static_cast<std::int64_t>(value); }
+
+schema::ImageInfoSpecific describe_qcow2(const ImageInfo::Qcow2& info) {
+  schema::ImageInfoSpecificQCow2 qcow2;
+  qcow2.compat = info.compat;
+  if (!info.data_file.empty()) {
+    qcow2.data_file = info.data_file;
+    qcow2.data_file_raw = info.data_file_raw;
+  }
+  if (info.compat != "0.10") {
+    qcow2.extended_l2 = info.extended_l2;
+    qcow2.lazy_refcounts = info.lazy_refcounts;
+    qcow2.corrupt = info.corrupt;
+  }
+  qcow2.refcount_bits = info.refcount_bits;
+  qcow2.compression_type = schema::parse_enum<schema::Qcow2CompressionType>(info.compression_type)
+                               .value_or(schema::Qcow2CompressionType::zlib);
+  schema::ImageInfoSpecificQCow2Wrapper wrapper;
+  wrapper.data = std::move(qcow2);
+  schema::ImageInfoSpecific specific;
+  specific.type = schema::ImageInfoSpecificKind::qcow2;
+  specific.branch = std::move(wrapper);
+  return specific;
+}
+
+schema::ImageInfo describe_image(const ImageInfo& info) {
+  schema::ImageInfo image;
+  image.filename = info.filename;
+  image.format = info.format;
+  image.virtual_size = to_int(info.virtual_size);
+  if (info.actual_size) image.actual_size = to_int(*info.actual_size);
+  if (info.cluster_size) image.cluster_size = to_int(*info.cluster_size);
+  image.dirty_flag = info.dirty;
+  if (info.encrypted) image.encrypted = true;
+  if (info.compressed) image.compressed = true;
+  if (!info.backing_filename.empty()) image.backing_filename = info.backing_filename;
+  if (!info.full_backing_filename.empty()) image.full_backing_filename = info.full_backing_filename;
+  if (!info.backing_format.empty()) image.backing_filename_format = info.backing_format;
+  if (info.qcow2) image.format_specific = describe_qcow2(*info.qcow2);
+  return image;
+}
+
+// Chains are bound when they are opened, so this recursion is.
+Task<schema::ImageInfo> describe_chain(BlockNode& node, bool flat) {
+  schema::ImageInfo image = describe_image(co_await node.driver().info());
+  image.virtual_size = to_int(node.size());
+  BlockNode* below = skip_filters(node).backing();
+  if (!flat && below) {
+    schema::ImageInfo backing = co_await describe_chain(*below, flat);
+    image.backing_image = std::move(backing);
+  }
+  co_return std::move(image);
+}
+
+schema::BlockdevDetectZeroesOptions describe(DetectZeroes option) {
+  switch (option) {
+    case DetectZeroes::off: return schema::BlockdevDetectZeroesOptions::off;
+    case DetectZeroes::on: return schema::BlockdevDetectZeroesOptions::on;
+    case DetectZeroes::unmap: return schema::BlockdevDetectZeroesOptions::unmap;
+  }
+  return schema::BlockdevDetectZeroesOptions::off;
+}
+
+std::int64_t layers_below(BlockNode& node) {
+  std::int64_t depth = 0;
+  for (BlockNode* at = skip_filters(node).backing(); at; at = skip_filters(*at).backing()) ++depth;
+  return depth;
+}
+
+}  // namespace
+
+std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps) {
+  std::vector<schema::BlockDirtyInfo> all;
+  for (const auto& bitmap : bitmaps.all()) {
+    schema::BlockDirtyInfo info;
+    info.name = bitmap->name();
+    info.count = to_int(bitmap->dirty_bytes());
+    info.granularity = static_cast<std::uint32_t>(bitmap->granularity());
+    info.recording = bitmap->recording();
+    info.busy = bitmap->busy();
+    info.persistent = bitmap->persistent();
+    if (bitmap->inconsistent()) info.inconsistent = true;
+    all.push_back(std::move(info));
+  }
+  return all;
+}
+
+Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
+  InFlight pin(node);                              // it cannot be closed meanwhile
+  schema::BlockDeviceInfo info;
+  info.image = co_await describe_chain(node, flat);
+  info.file = info.image.filename;
+  info.node_name = node.name();
+  info.ro = node.read_only();
+  info.drv = node.driver().name();
+  if (info.image.backing_filename) info.backing_file = info.image.full_backing_filename.value_or(*info.image.backing_filename);
+  info.backing_file_depth = layers_below(node);
+  for (const Edge* edge : node.driver().edges()) {
+    schema::BlockdevChild child;
+    child.child = to_string(edge->role());
+    child.node_name = edge->node().name();
+    info.children.push_back(std::move(child));
+  }
+  info.active = true;
+  info.detect_zeroes = describe(node.options().detect_zeroes);
+  info.cache.writeback = true;
+  info.cache.direct = node.options().cache_direct;
+  info.cache.no_flush = node.options().cache_no_flush;
+  if (!node.bitmaps().empty()) info.dirty_bitmaps = describe_bitmaps(node.bitmaps());
+  co_return std::move(info);
+}
+
+}  // namespace tidemark

@@ -1,0 +1,241 @@
+#include "control/node_opener.hpp"
+
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "format/qcow2/driver.hpp"
+#include "format/raw/raw.hpp"
+#include "storage/file.hpp"
+#include "storage/memory.hpp"
+#include "storage/null.hpp"
+
+namespace tidemark {
+
+using schema::BlockdevDriver;
+using schema::BlockdevOptions;
+
+namespace {
+
+DetectZeroes detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
+  switch (option) {
+    case schema::BlockdevDetectZeroesOptions::off: return DetectZeroes::off;
+    case schema::BlockdevDetectZeroesOptions::on: return DetectZeroes::on;
+    case schema::BlockdevDetectZeroesOptions::unmap: return DetectZeroes::unmap;
+  }
+  return DetectZeroes::off;
+}
+
+// What opening an image may do to its child before the child's node has users of its own.
+Permissions opening_permissions(Role role, bool read_only) {
+  using P = Permissions;
+  if (role == Role::target) return {P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
+  if (role == Role::filtered) return {P::consistent_read, P::all};
+  if (role == Role::backing || read_only) return {P::consistent_read, P::consistent_read | P::write_unchanged};
+  return {P::consistent_read | P::write | P::resize, P::consistent_read | P::write_unchanged};
+}
+
+}  // namespace
+
+Task<BlockNode*> NodeOpener::add(BlockdevOptions options) {
+  if (!options.node_name) co_await Error(Errc::invalid_argument, "'node-name' must be specified for the root node");
+  std::vector<std::string> opened;
+  Inherited top;
+  top.opened = &opened;
+  co_return co_await clean_up_on_error(open(std::move(options), top), opened);
+}
+
+Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference) {
+  std::vector<std::string> opened;
+  Inherited top;
+  top.opened = &opened;
+  co_return co_await clean_up_on_error(resolve(std::move(reference), top), opened);
+}
+
+Task<BlockNode*> NodeOpener::clean_up_on_error(Task<BlockNode*> opening, const std::vector<std::string>& opened) {
+  auto node = co_await std::move(opening).result();
+  if (node) co_return *node;
+  for (auto name = opened.rbegin(); name != opened.rend(); ++name)
+    if (BlockNode* left = graph_.find(*name)) (void)co_await graph_.release(*left).result();
+  co_await node.error();
+}
+
+Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference, Inherited parent) {
+  if (const auto* name = std::get_if<std::string>(&reference.value)) co_return co_await unwrap(graph_.lookup(*name));
+  parent.inlined = true;
+  co_return co_await open(std::move(*std::get<schema::Box<BlockdevOptions>>(reference.value)), parent);
+}
+
+Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
+  Inherited own = parent;
+  own.read_only = options.read_only.value_or(parent.read_only);
+  own.auto_read_only = options.auto_read_only.value_or(parent.auto_read_only);
+  own.force_share = options.force_share.value_or(parent.force_share);
+  if (options.cache) own.cache = *options.cache;
+  own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
+  if (own.force_share && !own.read_only)
+    co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
+  auto driver = co_await open_driver(options, own);
+  NodeOptions node;
+  node.name = options.node_name.value_or("");
+  node.read_only = own.read_only;
+  node.monitor_owned = !parent.inlined;
+  node.discard = own.unmap;
+  node.detect_zeroes = detect_zeroes(options.detect_zeroes);
+  node.cache_direct = own.cache.direct;
+  node.cache_no_flush = own.cache.no_flush;
+  if (node.detect_zeroes == DetectZeroes::unmap && !node.discard) {
+    (void)co_await driver->close().result();
+    co_await Error(Errc::invalid_argument, "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+  }
+  BlockNode* added = co_await graph_.add(std::move(node), std::move(driver));
+  own.opened->push_back(added->name());
+  co_return added;
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& options, Inherited& own) {
+  switch (options.driver) {
+    case BlockdevDriver::file:
+    case BlockdevDriver::host_device: return open_file_or_device(options, own);
+    case BlockdevDriver::null_co:
+    case BlockdevDriver::memory: return open_volatile(options);
+    case BlockdevDriver::raw: return open_raw(std::get<schema::BlockdevOptionsRaw>(options.branch), own);
+    case BlockdevDriver::qcow2: return open_qcow2(std::get<schema::BlockdevOptionsQcow2>(options.branch), own);
+    case BlockdevDriver::copy_before_write:
+      return open_copy_before_write(std::get<schema::BlockdevOptionsCbw>(options.branch), own);
+    case BlockdevDriver::snapshot_access:
+      return open_snapshot_access(std::get<schema::BlockdevOptionsGenericFormat>(options.branch), own);
+    case BlockdevDriver::fault: return open_fault(std::get<schema::BlockdevOptionsFault>(options.branch), own);
+  }
+  TM_ASSERT(false);
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_file_or_device(const BlockdevOptions& options, Inherited& own) {
+  const auto& given = std::get<schema::BlockdevOptionsFile>(options.branch);
+  FileOptions file;
+  file.filename = given.filename;
+  file.read_only = own.read_only;
+  file.direct = own.cache.direct;
+  file.locking = given.locking != schema::OnOffAuto::off;
+  file.force_share = own.force_share;
+  const bool device = options.driver == BlockdevDriver::host_device;
+  auto open = [&](FileOptions how) {
+    return device ? open_host_device(graph_.reactor(), std::move(how)) : open_file(graph_.reactor(), std::move(how));
+  };
+  auto driver = co_await open(file).result();
+  const bool refused = !driver && driver.error().code() == Errc::permission;
+  if (refused && own.auto_read_only && !own.read_only) {
+    file.read_only = own.read_only = true;
+    driver = co_await open(file).result();
+  }
+  co_return co_await unwrap(std::move(driver));
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptions& options) {
+  if (const auto* memory = std::get_if<schema::BlockdevOptionsMemory>(&options.branch)) {
+    MemoryOptions given;
+    given.size = memory->size;
+    co_return co_await unwrap(open_memory(given));
+  }
+  const auto& null = std::get<schema::BlockdevOptionsNull>(options.branch);
+  NullOptions given;
+  if (null.size && *null.size < 0) co_await Error(Errc::invalid_argument, "null-co: size must not be negative");
+  if (null.size) given.size = static_cast<std::uint64_t>(*null.size);
+  given.latency_ns = null.latency_ns;
+  given.read_zeroes = null.read_zeroes;
+  co_return co_await unwrap(open_null(graph_.reactor(), given));
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsRaw& raw, const Inherited& own) {
+  RawOptions given;
+  if (raw.offset.value_or(0) < 0 || raw.size.value_or(0) < 0)
+    co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
+  if (raw.offset) given.offset = static_cast<std::uint64_t>(*raw.offset);
+  if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
+  auto file = co_await attach(std::move(raw.file), Role::file, own);
+  co_return co_await unwrap(RawDriver::open(std::move(file), given));
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own) {
+  auto file = co_await attach(std::move(qcow2.file), Role::file, own);
+  const std::string image = (co_await file->node().driver().info()).filename;
+  Qcow2OpenOptions given;
+  given.read_only = own.read_only;
+  given.pass_discards = qcow2.pass_discard_request.value_or(own.unmap);
+  if (qcow2.l2_cache_size.value_or(qcow2.cache_size.value_or(0)) > 0)
+    given.l2_cache_bytes = static_cast<std::uint64_t>(qcow2.l2_cache_size.value_or(*qcow2.cache_size));
+  if (qcow2.refcount_cache_size.value_or(0) > 0)
+    given.refcount_cache_bytes = static_cast<std::uint64_t>(*qcow2.refcount_cache_size);
+  auto opened = co_await Qcow2Driver::open(std::move(file), given).result();
+  if (!opened) co_await opened.error().with_context(fmt::format("Could not open '{}'", image));
+  std::unique_ptr<Qcow2Driver> driver = *std::move(opened);
+  auto backing = co_await open_backing(qcow2.backing, *driver, image, own).result();
+  if (!backing) {
+    (void)co_await driver->close().result();
+    co_await backing.error();
+  }
+  if (*backing) driver->set_backing(*std::move(backing));
+  co_return std::unique_ptr<BlockDriver>(std::move(driver));
+}
+
+Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::BlockdevRefOrNull>& given, const Qcow2Driver& driver,
+                                                     std::string image, Inherited own) {
+  own.read_only = true;
+  own.auto_read_only = false;
+  if (given && std::holds_alternative<std::nullptr_t>(given->value)) co_return nullptr;
+  schema::BlockdevRef reference;
+  if (given) {
+    if (auto* name = std::get_if<std::string>(&given->value)) reference.value = std::move(*name);
+    else reference.value = std::move(std::get<schema::Box<BlockdevOptions>>(given->value));
+    co_return co_await attach(std::move(reference), Role::backing, own);
+  }
+  if (driver.backing_file().empty()) co_return nullptr;
+  reference.value = schema::Box<BlockdevOptions>(co_await unwrap(describe_backing(driver, image)));
+  if (own.depth >= chain_depth_max)
+    co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain has more than {} layers, or loops", image, chain_depth_max));
+  ++own.depth;
+  auto edge = co_await attach(std::move(reference), Role::backing, own).result();
+  if (!edge) co_await edge.error().with_context(fmt::format("Could not open backing file of '{}'", image));
+  co_return *std::move(edge);
+}
+
+Result<BlockdevOptions> NodeOpener::describe_backing(const Qcow2Driver& driver, const std::string& image) {
+  std::string name = driver.backing_file();
+  if (name.starts_with("file:")) name.erase(0, 5);
+  const auto colon = name.find(':');
+  if (colon != std::string::npos && colon < name.find('/'))
+    return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with 'backing'", image, name));
+  if (!name.starts_with('/')) name = (std::filesystem::path(image).parent_path() / name).lexically_normal().string();
+  std::error_code error;
+  BlockdevOptions file;
+  file.driver = std::filesystem::is_block_file(name, error) ? BlockdevDriver::host_device : BlockdevDriver::file;
+  schema::BlockdevOptionsFile where;
+  where.filename = name;
+  file.branch = where;
+  BlockdevOptions node;
+  schema::BlockdevRef below;
+  below.value = schema::Box<BlockdevOptions>(std::move(file));
+  if (driver.backing_format() == "qcow2") {
+    node.driver = BlockdevDriver::qcow2;
+    schema::BlockdevOptionsQcow2 format;
+    format.file = std::move(below);
+    node.branch = std::move(format);
+  } else if (driver.backing_format() == "raw") {
+    node.driver = BlockdevDriver::raw;
+    schema::BlockdevOptionsRaw format;
+    format.file = std::move(below);
+    node.branch = std::move(format);
+  } else {
+    // Guessing by content would let a guest that writes a header choose what is opened.
+    return Error(Errc::unsupported, fmt::format("'{}': the format of backing file '{}' is {}; give the backing node with 'backing'", image,
+                                                name, driver.backing_format().empty() ? "not said" : "'" + driver.backing_format() + "'"));
+  }
+  return node;
+}
+
+Task<std::unique_ptr<Edge>> NodeOpener::attach(schema::BlockdevRef reference, Role role, Inherited own) {
+  BlockNode* node = co_await resolve(std::move(reference), own);
+  co_return co_await unwrap(Edge::attach(*node, role, opening_permissions(role, own.read_only), "an image being opened"));
+}
+
+}  // namespace tidemark

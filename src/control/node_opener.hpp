@@ -1,0 +1,61 @@
+// NodeOpener: makes nodes of what blockdev-add and --blockdev describe, children first.
+//
+// It is the gate for names inside images: a backing file that nobody described is looked for beside
+// the image, as a plain file of the format that the image says, and only read.  What was opened for a
+// node that then fails is closed again.
+#pragma once
+
+#include "block/graph.hpp"
+#include "schema/node.hpp"
+
+namespace tidemark {
+
+class Qcow2Driver;
+
+class NodeOpener {
+ public:
+  explicit NodeOpener(Graph& graph) : graph_(graph) {}
+
+  // As blockdev-add does: the node belongs to the monitor until blockdev-del.
+  Task<BlockNode*> add(schema::BlockdevOptions options);
+
+  // The node that a reference means, opened now if it is described inline.  The caller attaches an
+  // edge, or releases it again (Graph::release).
+  Task<BlockNode*> resolve(schema::BlockdevRef reference);
+
+ private:
+  static constexpr unsigned chain_depth_max = 200;
+
+  // What a node that is described inline takes from its parent.
+  struct Inherited {
+    bool read_only = false, auto_read_only = false, force_share = false;
+    bool unmap = false;
+    bool inlined = false;
+    schema::BlockdevCacheOptions cache;
+    unsigned depth = 0;                        // of backing files that nobody described
+    std::vector<std::string>* opened = nullptr;    // names of nodes, to be closed if this fails
+  };
+
+  Task<BlockNode*> clean_up_on_error(Task<BlockNode*> opening, const std::vector<std::string>& opened);
+  Task<BlockNode*> resolve(schema::BlockdevRef reference, Inherited parent);
+  Task<BlockNode*> open(schema::BlockdevOptions options, Inherited parent);
+  Task<std::unique_ptr<Edge>> attach(schema::BlockdevRef reference, Role role, Inherited own);
+
+  using Driver = std::unique_ptr<BlockDriver>;
+  Task<Driver> open_driver(schema::BlockdevOptions& options, Inherited& own);
+  Task<Driver> open_file_or_device(const schema::BlockdevOptions& options, Inherited& own);
+  Task<Driver> open_volatile(const schema::BlockdevOptions& options);
+  Task<Driver> open_raw(schema::BlockdevOptionsRaw& raw, const Inherited& own);
+  Task<Driver> open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own);
+  Task<Driver> open_copy_before_write(schema::BlockdevOptionsCbw& filter, const Inherited& own);
+  Task<Driver> open_snapshot_access(schema::BlockdevOptionsGenericFormat& access, const Inherited& own);
+  Task<Driver> open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own);
+
+  Task<std::unique_ptr<Edge>> open_backing(std::optional<schema::BlockdevRefOrNull>& given, const Qcow2Driver& driver,
+                                           std::string image, Inherited own);
+  static Result<schema::BlockdevOptions> describe_backing(const Qcow2Driver& driver, const std::string& image);
+
+  Graph& graph_;
+};
+
+}  // namespace tidemark

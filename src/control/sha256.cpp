@@ -1,0 +1,23 @@
+#include "control/sha256.hpp"
+
+#include <openssl/evp.h>
+
+#include <memory>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+
+std::string sha256_of_bitmap(const DirtyBitmap& bitmap) {
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  TM_ASSERT(context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
+  bitmap.for_each_words([&](auto words) { EVP_DigestUpdate(context.get(), words.data(), words.size_bytes()); });
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned length = 0;
+  EVP_DigestFinal_ex(context.get(), digest, &length);
+  std::string hex;
+  for (unsigned i = 0; i < length; ++i) hex += fmt::format("{:02x}", digest[i]);
+  return hex;
+}
+
+}  // namespace tidemark
