@@ -29,9 +29,6 @@ class Wakeup {
   // comes before looking at what notifiers left.
   bool begin_sleep() noexcept;
   void end_sleep() noexcept { state_.store(State::awake, std::memory_order_seq_cst); }
-  bool notified() const noexcept {
-    return state_.load(std::memory_order_acquire) == State::notified;
-  }
   void drain() noexcept;                         // the eventfd was readable
 
  private:

@@ -99,6 +99,7 @@ void InlineIo::forget(Handle handle) noexcept {
 }
 
 bool InlineIo::try_file(IoOp& op) {
+  if (!offset_is_sane(op)) return false;
   File& f = file(op.handle);
   if (f.kind == InlineClass::unknown) {
     const int flags = ::fcntl(descriptor(op.handle), F_GETFL);

@@ -60,7 +60,7 @@ std::int64_t dispatch(IoOp& op) noexcept {
 }  // namespace
 
 std::int64_t perform_blocking(IoOp& op) noexcept {
-  return has_bad_path(op) ? -EINVAL : dispatch(op);
+  return has_bad_path(op) || !offset_is_sane(op) ? -EINVAL : dispatch(op);
 }
 
 }  // namespace tidemark::posix

@@ -18,6 +18,9 @@ void request_cancel(IoOp& op) noexcept;
 // One recv or send with these MSG_ flags; never raises SIGPIPE.
 std::int64_t transfer(IoOp& op, int flags) noexcept;
 
+// False for a transfer whose offset the kernel would take for "the current position", or worse.
+inline bool offset_is_sane(const IoOp& op) noexcept { return op.offset <= max_disk_size; }
+
 inline int descriptor(Handle handle) noexcept { return static_cast<int>(handle); }
 
 }  // namespace tidemark::posix

@@ -26,7 +26,8 @@ void on_signal(int number) {
 Result<SignalWatch> SignalWatch::create(Reactor& reactor, std::initializer_list<int> signals) {
   TM_ASSERT(writing_end == -1);
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return Error::from_errno(errno, "watching signals");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return Error::from_errno(errno, "watching signals");
   writing_end = ends[1];
   for (int number : signals) {
     struct sigaction action {};

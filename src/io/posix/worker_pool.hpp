@@ -1,8 +1,8 @@
 // WorkerPool: threads that run perform_blocking() for one reactor.
 //
 // submit(), flush(), cancel() and take() are the reactor's thread's.  Threads start when there is
-// work that none of them is free for, up to a maximum, and end with the pool.  `work` operations burn
-// CPU: no more of them run at once than there are processors, so that I/O need not wait for them.
+// work that none of them is free for, up to a maximum, and end with the pool.  `work` operations
+// burn CPU: no more of them run at once than there are processors, so that I/O need not wait.
 #pragma once
 
 #include <condition_variable>

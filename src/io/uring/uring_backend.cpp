@@ -60,8 +60,8 @@ std::int64_t check_features(io_uring& ring, unsigned features) {
   return -ENOSYS;
 }
 
-// A ring with the newest features that the kernel grants (`modern`: Linux 6.1), or -errno.  A modern
-// one is made disabled, so that another thread than its maker can become its one submitter.
+// A ring with the newest features that the kernel grants (`modern`: Linux 6.1), or -errno.  A
+// modern one is made disabled, so that another thread than its maker can become its one submitter.
 std::int64_t open_ring(io_uring& ring, bool& modern) {
   constexpr unsigned newest = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                               IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL |
@@ -171,11 +171,11 @@ void UringBackend::submit_entries(bool with_events) {
 // On a thread: what sleeps in the kernel for other things than a device or a peer.
 bool UringBackend::wants_thread(const IoOp& op) const {
   switch (op.kind) {
-    case IoOp::Kind::read:
     case IoOp::Kind::recv:
     case IoOp::Kind::send:
     case IoOp::Kind::accept: return false;
-    case IoOp::Kind::write: return inline_.is_cached(op.handle);
+    case IoOp::Kind::read: return !posix::offset_is_sane(op);
+    case IoOp::Kind::write: return !posix::offset_is_sane(op) || inline_.is_cached(op.handle);
     case IoOp::Kind::close: return inline_.is_file(op.handle);
     default: return true;
   }
@@ -277,7 +277,7 @@ void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   if (!started_) start();
   if (!wakeups_watched_) watch_wakeups();
   reap();
-  pool_.flush();                                 // after reap(), which may pass an op on to a thread
+  pool_.flush();                                 // after reap(), which may pass an op on
   const bool poll = deadline == Instant::min() || !done_.empty() || !wakeup_.begin_sleep();
   if (!poll) sleep(deadline);
   else if (::io_uring_sq_ready(&ring_) != 0 || events_pending()) submit_entries(events_pending());

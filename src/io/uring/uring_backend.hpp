@@ -1,6 +1,6 @@
-// The backend over Linux io_uring: reads, direct writes and sockets on the ring, one system call for
-// all that was submitted in a turn and the wait; what the ring does no better than a thread (page
-// cache writes, names, syncs) on the worker pool.
+// The backend over Linux io_uring: reads, direct writes and sockets on the ring, one system call
+// for all that was submitted in a turn and the wait; what the ring does no better than a thread
+// (page cache writes, names, syncs) on the worker pool.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
 // Files: transfers, sizes, allocation, extents, locks.
 #include <array>
+#include <cstring>
 
 #include "base/random.hpp"
 #include "io/aligned.hpp"
@@ -53,11 +54,13 @@ TEST_P(FileContract, AnOperationAtTheEndReturnsNoBytes) {
     IoOp op(IoOp::Kind::read, file.handle());
     op.offset = 3;
     op.buffers = in(text);
-    EXPECT_EQ(co_await reactor.perform(op), 0);
+    const std::int64_t none = co_await reactor.perform(op);
+    EXPECT_EQ(none, 0);
     IoOp part(IoOp::Kind::read, file.handle());
     part.offset = 1;
     part.buffers = in(text);
-    EXPECT_EQ(co_await reactor.perform(part), 2);
+    const std::int64_t two = co_await reactor.perform(part);
+    EXPECT_EQ(two, 2);
   });
 }
 
@@ -66,6 +69,17 @@ TEST_P(FileContract, WritingBeyondTheEndLeavesZeroesBetween) {
     co_await file.write(10'000, out("end"));
     EXPECT_EQ((co_await file.stat()).size, 10'003u);
     EXPECT_EQ(co_await read(file, 3, 9'997), std::string(9'997, '\0'));
+  });
+}
+
+TEST_P(FileContract, OffsetsBeyondTheLargestFileAreRefused) {
+  check_file("abc", [&](File& file) -> Task<> {
+    std::string text(3, '?');
+    for (const std::uint64_t offset : {~0ull, ~0ull - 1, 1ull << 63}) {
+      EXPECT_FALSE((co_await file.write(offset, out("x")).result()).ok());
+      EXPECT_FALSE((co_await file.read(offset, in(text)).result()).ok());
+    }
+    EXPECT_EQ(co_await read(file, 0, 3), "abc");
   });
 }
 
@@ -132,21 +146,23 @@ TEST_P(FileContract, PunchesHoles) {
   check_file(content, [&](File& file) -> Task<> {
     co_await file.sync();
     const std::uint64_t before = (co_await file.stat()).allocated;
-    co_await file.allocate(AllocateMode::punch_hole, {256 * KiB, 512 * KiB});
+    const Range middle = {256 * KiB, 512 * KiB}, nothing = {0, 0};
+    co_await file.allocate(AllocateMode::punch_hole, middle);
     const FileInfo after = co_await file.stat();
     EXPECT_LT(after.allocated, before);
     EXPECT_EQ(after.size, MiB);
     EXPECT_EQ(co_await read(file, 256 * KiB, 512 * KiB), std::string(512 * KiB, '\0'));
     EXPECT_EQ(co_await read(file, 0, 256 * KiB), content.substr(0, 256 * KiB));
     EXPECT_EQ(co_await read(file, 768 * KiB, 256 * KiB), content.substr(768 * KiB));
-    co_await file.allocate(AllocateMode::punch_hole, {0, 0});
+    co_await file.allocate(AllocateMode::punch_hole, nothing);
   });
 }
 
 TEST_P(FileContract, ZeroesRanges) {
   const std::string content = pattern(MiB, 8);
   check_file(content, [&](File& file) -> Task<> {
-    co_await file.allocate(AllocateMode::zero_range, {1000, 100'000});
+    const Range range = {1000, 100'000};
+    co_await file.allocate(AllocateMode::zero_range, range);
     std::string expected = content;
     expected.replace(1000, 100'000, 100'000, '\0');
     EXPECT_EQ(co_await read(file, 0, MiB), expected);
@@ -156,7 +172,8 @@ TEST_P(FileContract, ZeroesRanges) {
 
 TEST_P(FileContract, Preallocates) {
   check_file("abc", [&](File& file) -> Task<> {
-    co_await file.allocate(AllocateMode::preallocate, {0, MiB});
+    const Range whole = {0, MiB};
+    co_await file.allocate(AllocateMode::preallocate, whole);
     const FileInfo info = co_await file.stat();
     EXPECT_EQ(info.size, MiB);
     EXPECT_GE(info.allocated, MiB);
@@ -185,7 +202,8 @@ TEST_P(FileContract, TellsDataFromHoles) {
   check_file("", [&](File& file) -> Task<> {
     co_await file.truncate(4 * MiB);
     co_await file.write(2 * MiB, out(pattern(64 * KiB, 9)));
-    EXPECT_GE(co_await holes(file, {2 * MiB, 64 * KiB}), 3 * MiB);
+    const Range data = {2 * MiB, 64 * KiB};
+    EXPECT_GE(co_await holes(file, data), 3 * MiB);
     EXPECT_EQ((co_await file.extent(4 * MiB)).length, 0u);
     EXPECT_EQ((co_await file.extent(5 * MiB)).length, 0u);
     const FileExtent inside = co_await file.extent(2 * MiB + 4096);
@@ -234,6 +252,35 @@ TEST_P(FileContract, DirectTransfersAreAligned) {
     EXPECT_EQ(co_await fs::read_all(reactor, path("file"), MiB),
               content.substr(0, 8 * KiB) + "!" + content.substr(1, 4 * KiB - 1) +
                   content.substr(12 * KiB));
+  });
+}
+
+TEST_P(FileContract, ManyScatteredDirectReadsAtOnce) {
+  constexpr std::size_t count = 600, pieces = 16, piece = 4096, size = pieces * piece;
+  const std::string content = pattern(4 * MiB, 13);
+  check_file(content, [&](File&) -> Task<> {
+    OpenFlags flags;
+    flags.direct = true;
+    Result<File> opened = co_await File::open(reactor, path("file"), flags).result();
+    if (!opened) co_return;                      // a file system without direct I/O says so
+    File file = *std::move(opened);
+    AlignedBuffer memory(count * size);
+    std::vector<iovec> into;
+    for (std::size_t i = count * pieces; i-- != 0;)
+      into.push_back({memory.data() + i * piece, piece});
+    const auto offset = [&](std::size_t i) { return i % 1000 * piece; };
+    auto all = [&](TaskGroup& group) -> Task<> {
+      for (std::size_t i = 0; i < count; ++i)
+        group.spawn(file.read(offset(i), Buffers(std::span(into).subspan(i * pieces, pieces))));
+      co_await group.join();
+    };
+    const Result<> done = co_await with_group(reactor, all).result();
+    EXPECT_TRUE(done);
+    for (std::size_t i = 0; i < count * pieces; ++i) {
+      const std::string_view expected(&content[offset(i / pieces) + i % pieces * piece], piece);
+      EXPECT_TRUE(std::memcmp(into[i].iov_base, expected.data(), piece) == 0) << i;
+    }
+    co_await file.close();
   });
 }
 

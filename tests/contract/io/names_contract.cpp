@@ -12,9 +12,9 @@ class NamesContract : public IoContract {
   }
   Task<std::string> content(std::string name) { return fs::read_all(reactor, path(name), MiB); }
   Task<std::string> names(std::string name = ".") {   // "a b c"
+    const std::vector<std::string> all = co_await fs::list(reactor, path(name));
     std::string joined;
-    for (const std::string& one : co_await fs::list(reactor, path(name)))
-      joined += (joined.empty() ? "" : " ") + one;
+    for (const std::string& one : all) joined += (joined.empty() ? "" : " ") + one;
     co_return joined;
   }
 };
@@ -85,8 +85,8 @@ TEST_P(NamesContract, RenameReplacesUnlessTold) {
     co_await make("a", "first");
     co_await make("b", "second");
     const bool no_replace = true;
-    const Result<> refused = co_await fs::rename(reactor, path("a"), path("b"), no_replace).result();
-    expect_error(refused, Errc::exists);
+    const Result<> kept = co_await fs::rename(reactor, path("a"), path("b"), no_replace).result();
+    expect_error(kept, Errc::exists);
     EXPECT_EQ(co_await content("b"), "second");
     co_await fs::rename(reactor, path("a"), path("b"));
     EXPECT_EQ(co_await names(), "b");
@@ -105,8 +105,10 @@ TEST_P(NamesContract, LinkGivesASecondName) {
     extra.path2 = path("b");
     IoOp link(IoOp::Kind::link);
     link.extra = &extra;
-    EXPECT_EQ(co_await reactor.perform(link), 0);
-    EXPECT_EQ(co_await reactor.perform(link), -EEXIST);
+    const std::int64_t linked = co_await reactor.perform(link);
+    const std::int64_t again = co_await reactor.perform(link);
+    EXPECT_EQ(linked, 0);
+    EXPECT_EQ(again, -EEXIST);
     co_await fs::unlink(reactor, path("a"));
     EXPECT_EQ(co_await content("b"), "text");
   });

@@ -1,4 +1,6 @@
 // Sockets: streams, their ends, cancellation, listeners and their names.
+#include <filesystem>
+
 #include "tests/contract/io/contract.hpp"
 
 namespace tidemark::contract {
@@ -283,6 +285,42 @@ TEST_P(SocketContract, OneListenerTakesManyConnections) {
   });
 }
 
+std::ptrdiff_t threads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+TEST_P(SocketContract, IdleConnectionsCostNoThread) {
+  if (!world->has_threads()) GTEST_SKIP() << "one thread";
+  check([&]() -> Task<> {
+    auto use = [&](Listener& listener) -> Task<> {
+      std::vector<Socket> sockets;
+      for (int i = 0; i < 100; ++i) {
+        sockets.push_back(co_await Socket::connect(reactor, listener.address()));
+        sockets.push_back(co_await listener.accept());
+      }
+      std::string byte(1, '?');
+      CancelSource source;
+      const std::ptrdiff_t before = threads();
+      auto all = [&](TaskGroup& group) -> Task<> {
+        auto receive = [&](Socket& socket) -> Task<> {
+          const Result<std::size_t> got = co_await socket.recv_some(in(byte), source.token()).result();
+          expect_error(got, Errc::cancelled);
+        };
+        for (Socket& socket : sockets) group.spawn(receive(socket));
+        co_await let_others_run();
+        EXPECT_EQ(group.running(), 200u);
+        EXPECT_EQ(threads(), before);
+        source.request();
+        co_await group.join();
+      };
+      co_await with_group(reactor, all);
+      for (Socket& socket : sockets) co_await socket.close();
+    };
+    co_await with_listener(unix_address(), use);
+  });
+}
+
 TEST_P(SocketContract, ConnectingToNobodyIsAnError) {
   check([&]() -> Task<> {
     const Result<Socket> nobody = co_await Socket::connect(reactor, unix_address("none")).result();
@@ -333,11 +371,12 @@ TEST_P(SocketContract, AStaleSocketIsReplacedAFileIsNot) {
       extra.path2 = path("stale");
       IoOp link(IoOp::Kind::link);
       link.extra = &extra;
-      EXPECT_EQ(co_await reactor.perform(link), 0);
+      const std::int64_t linked = co_await reactor.perform(link);
+      EXPECT_EQ(linked, 0);
     };
     co_await with_listener(unix_address(), keep_the_name);
-    const Result<Socket> refused = co_await Socket::connect(reactor, unix_address("stale")).result();
-    expect_error(refused, Errc::disconnected);
+    const Result<Socket> dead = co_await Socket::connect(reactor, unix_address("stale")).result();
+    expect_error(dead, Errc::disconnected);
     auto greet = [&](Socket& near, Socket& far) -> Task<> {
       co_await near.send_all(out("hi"));
       EXPECT_EQ(co_await receive(far, 2), "hi");
