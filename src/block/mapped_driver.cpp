@@ -62,8 +62,21 @@ Task<> MappedDriver::read_pieces(Range wanted, Buffers into) {
   const Extent first = co_await map(wanted);
   if (first.range.length == wanted.length) co_return co_await read_extent(first, into);
   Pieces job(executor_, wanted, into);
+  co_await side_by_side(job, &MappedDriver::read_worker);
+}
+
+// What a worker that fails holds is let go before the others go on: its frame ends here, not when the
+// group does.
+Task<> MappedDriver::until_failure(Pieces& job, Task<> worker) {
+  const Result<> done = co_await std::move(worker).result();
+  if (!done) job.failed = true;
+  co_await unwrap(done);
+}
+
+Task<> MappedDriver::side_by_side(Pieces& job, Task<> (MappedDriver::*worker)(Pieces&)) {
   auto body = [&](TaskGroup& group) -> Task<> {
-    for (int i = 0; i < workers_max && !job.left.empty() && !job.failed; ++i) group.spawn(read_worker(job));
+    for (int i = 0; i < workers_max && !job.left.empty() && !job.failed; ++i)
+      group.spawn(until_failure(job, (this->*worker)(job)));
     co_await group.join();
   };
   co_await with_group(executor_, body);
@@ -73,14 +86,10 @@ Task<> MappedDriver::read_worker(Pieces& job) {
   for (;;) {
     auto turn = co_await job.turn.lock();
     if (job.left.empty() || job.failed) co_return;
-    const Result<Extent> extent = co_await map(job.left).result();
-    if (!extent) job.failed = true;
-    const Extent found = co_await unwrap(extent);
-    const Buffers piece = job.take(found.range.length);
+    const Extent extent = co_await map(job.left);
+    const Buffers piece = job.take(extent.range.length);
     turn.unlock();
-    const Result<> done = co_await read_extent(found, piece).result();
-    if (!done) job.failed = true;
-    co_await unwrap(done);
+    co_await read_extent(extent, piece);
   }
 }
 
@@ -102,11 +111,7 @@ Task<> MappedDriver::write_pieces(Range wanted, Buffers from) {
     }
     if (job.left.empty()) co_return;
   }
-  auto body = [&](TaskGroup& group) -> Task<> {
-    for (int i = 0; i < workers_max && !job.left.empty() && !job.failed; ++i) group.spawn(write_worker(job));
-    co_await group.join();
-  };
-  co_await with_group(executor_, body);
+  co_await side_by_side(job, &MappedDriver::write_worker);
 }
 
 Task<> MappedDriver::write_worker(Pieces& job) {
@@ -116,20 +121,14 @@ Task<> MappedDriver::write_worker(Pieces& job) {
     if (const auto place = in_place_now(job.left)) {
       const Buffers piece = job.take(place->range.length);
       turn.unlock();
-      const Result<> done = co_await storage().write(*place->host_offset, piece).result();
-      if (!done) job.failed = true;
-      co_await unwrap(done);
+      co_await storage().write(*place->host_offset, piece);
       continue;
     }
-    Result<std::unique_ptr<PendingWrite>> prepared = co_await prepare_write(job.left).result();
-    if (!prepared) job.failed = true;
-    const std::unique_ptr<PendingWrite> pending = co_await unwrap(std::move(prepared));
+    const std::unique_ptr<PendingWrite> pending = co_await prepare_write(job.left);
     if (!pending) continue;
     const Buffers piece = job.take(pending->range.length);
     turn.unlock();
-    const Result<> done = co_await carry_out(*pending, piece).result();
-    if (!done) job.failed = true;
-    co_await unwrap(done);
+    co_await carry_out(*pending, piece);
   }
 }
 

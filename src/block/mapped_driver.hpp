@@ -78,6 +78,8 @@ class MappedDriver : public BlockDriver {
   Task<> read_below(std::uint64_t offset, Buffers into);
   Task<> read_pieces(Range wanted, Buffers into);
   Task<> read_worker(Pieces& job);
+  Task<> side_by_side(Pieces& job, Task<> (MappedDriver::*worker)(Pieces&));
+  static Task<> until_failure(Pieces& job, Task<> worker);
   Task<> write_pieces(Range wanted, Buffers from);
   Task<> write_worker(Pieces& job);
   Task<> write_with_copies(PendingWrite& pending, Buffers from);

@@ -23,6 +23,7 @@ struct Disk {
   std::uint64_t size = 1 * MiB;
   bool backing = true;
   int steps = 12;                       // of each writer
+  bool check = true;                    // let qemu-img look at it too
   WriteOrder order = WriteOrder::standard();
 };
 
@@ -160,7 +161,7 @@ class Writers : public Workload {
 
   Task<> verify(SimProcess& process) override {
     const SimDisk& machine = process.backend().world().disk();
-    co_await unwrap(check_with_qemu(machine, directory_, disk_.backing));
+    if (disk_.check) co_await unwrap(check_with_qemu(machine, directory_, disk_.backing));
     OpenImage image(process.reactor());
     co_await image.open(disk_);
     AlignedBuffer content(disk_.size);
@@ -221,8 +222,9 @@ class Writers : public Workload {
       const Range whole = range.narrowed(disk_.cluster_size);
       if (whole.empty()) co_return;
       model_.begin(whole, 0);
+      const WriteFlags flags = choice == 2 ? WriteFlags::may_unmap : WriteFlags::none;
       if (choice == 1) co_await edge.discard(whole);
-      else co_await edge.write_zeroes(whole, choice == 2 ? WriteFlags::may_unmap : WriteFlags::none);
+      else co_await edge.write_zeroes(whole, flags);
       model_.end(whole);
     } else {
       co_await write(edge, range, choice == 4);
@@ -252,9 +254,9 @@ CrashPlan plan() {
   // A write that stops within a table entry would tear the entry, whatever the writer does; Linux
   // stops at pages.
   plan.options.short_file_ppm = 0;
-  plan.seeds = 3;
-  plan.ops_max = 25;
-  plan.fates = 3;
+  plan.seeds = 2;
+  plan.ops_max = 20;
+  plan.fates = 2;
   return plan;
 }
 
@@ -271,13 +273,14 @@ TEST(Qcow2Crash, Alone) {
 }
 
 // Many tables, which come and go from small caches.
-TEST(Qcow2Crash, SmallClusters) {
+Disk small_clusters() {
   Disk disk;
   disk.cluster_size = 512;
   disk.size = 512 * KiB;
   disk.steps = 25;
-  EXPECT_TRUE(survives(disk));
+  return disk;
 }
+TEST(Qcow2Crash, SmallClusters) { EXPECT_TRUE(survives(small_clusters())); }
 
 TEST(Qcow2Crash, UsualClusters) {
   Disk disk;
@@ -287,10 +290,10 @@ TEST(Qcow2Crash, UsualClusters) {
 }
 
 // A rule that is missing is found out.
-void expect_caught(const WriteOrder& order, Disk disk = {}) {
+void expect_caught(const WriteOrder& order, Disk disk) {
   disk.order = order;
   CrashPlan many = plan();
-  many.seeds = 20;
+  many.seeds = 50;
   const CrashReport report = try_crashes([disk] { return std::make_unique<Writers>(disk); }, many);
   ASSERT_TRUE(report.failure.has_value()) << report.cases << " cases";
 }
@@ -301,12 +304,14 @@ WriteOrder declared(std::initializer_list<std::pair<Stage, Stage>> rules) {
   return order;
 }
 
+// Content alone tells: the refcounts are not ordered here either, for the sync after them would be
+// the data's too.
 TEST(Qcow2Misordered, TablesBeforeData) {
+  Disk disk;
+  disk.check = false;
   expect_caught(declared({{Stage::refcount_blocks, Stage::refcount_table},
-                          {Stage::refcount_table, Stage::l2_tables},
-                          {Stage::refcount_table, Stage::l1_table},
                           {Stage::l2_tables, Stage::frees},
-                          {Stage::l1_table, Stage::frees}}));
+                          {Stage::l1_table, Stage::frees}}), disk);
 }
 
 TEST(Qcow2Misordered, TablesBeforeRefcounts) {
@@ -315,18 +320,10 @@ TEST(Qcow2Misordered, TablesBeforeRefcounts) {
                           {Stage::l2_tables, Stage::refcount_blocks},
                           {Stage::l1_table, Stage::refcount_blocks},
                           {Stage::refcount_blocks, Stage::refcount_table},
-                          {Stage::refcount_blocks, Stage::frees}}));
+                          {Stage::refcount_blocks, Stage::frees}}), {});
 }
 
-TEST(Qcow2Misordered, FreedBeforeTheTablesLetGo) {
-  expect_caught(declared({{Stage::data, Stage::l2_tables},
-                          {Stage::data, Stage::l1_table},
-                          {Stage::refcount_blocks, Stage::refcount_table},
-                          {Stage::refcount_table, Stage::l2_tables},
-                          {Stage::refcount_table, Stage::l1_table}}));
-}
-
-TEST(Qcow2Misordered, NoSyncBetween) { expect_caught(WriteOrder()); }
+TEST(Qcow2Misordered, NoSyncBetween) { expect_caught(WriteOrder(), {}); }
 
 }  // namespace
 }  // namespace tidemark::sim

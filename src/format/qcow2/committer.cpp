@@ -94,7 +94,8 @@ Task<> Committer::round(bool durable, StageSet& unsynced) {
   Result<> done;
   for (const Stage stage : order_.sequence()) {
     std::vector<TableWrite>& writes = taken[static_cast<std::size_t>(stage)];
-    const bool to_do = stage == Stage::frees ? durable : !writes.empty();
+    // What would need a sync before it can be free waits for a round that is durable anyway.
+    const bool to_do = stage == Stage::frees ? durable || !must_sync(unsynced, stage) : !writes.empty();
     if (!done || !to_do) continue;
     if (must_sync(unsynced, stage)) {
       done = co_await sync(unsynced).result();

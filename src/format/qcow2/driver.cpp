@@ -55,7 +55,10 @@ Task<> Qcow2Driver::mark_corrupt() {
 }
 
 Task<> Qcow2Driver::relieve() {
-  if (map_.l2().pressed() || refcounts_.blocks().pressed()) co_await committer_.write_back();
+  if (map_.l2().pressed() || refcounts_.blocks().pressed()) {
+    co_await committer_.write_back();
+    co_await refcounts_.apply_frees();
+  }
   if (frees_.pressed()) co_await flush();
 }
 

@@ -12,7 +12,8 @@ Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
   const bool free = has(flags, WriteFlags::may_unmap);
   if (header_.geometry.version < 3 && (backing_ || !free))
     co_await Error(Errc::unsupported, "qcow2: zero clusters need version 3");
-  co_await watch(zero_clusters(range, free ? Zeroing::free_clusters : Zeroing::keep_clusters));
+  const Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
+  co_await watch(zero_clusters(range, how));
 }
 
 Task<> Qcow2Driver::discard(Range range) {

@@ -110,7 +110,9 @@ TEST_F(Refusal, AnL2TableThatCannotBe) {
 
 TEST_F(Refusal, AnL2EntryThatCannotBe) {
   const std::uint64_t copied = std::uint64_t{1} << 63;
-  for (const std::uint64_t entry : {copied | 512, copied | std::uint64_t{1} << 45, copied | 0x10000, copied | 0x20000}) {
+  const std::uint64_t places[] = {512, std::uint64_t{1} << 45, 0x10000, 0x20000};
+  for (const std::uint64_t place : places) {
+    const std::uint64_t entry = copied | place;
     make();
     Edge& image = open("a.qcow2");
     write(image, 0, std::vector<std::byte>(128 * KiB, std::byte{1}));

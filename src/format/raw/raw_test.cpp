@@ -1,0 +1,81 @@
+#include "format/raw/raw.hpp"
+
+#include <cstring>
+
+#include "block/test_driver.hpp"
+#include "io/aligned.hpp"
+#include "storage/memory.hpp"
+
+namespace tidemark::test {
+namespace {
+
+class RawTest : public BlockTest {
+ protected:
+  // A file of `size` bytes that count up by sector, and raw on it.
+  Result<std::unique_ptr<RawDriver>> open(RawOptions options, std::uint64_t size = MiB) {
+    MemoryOptions memory;
+    memory.size = size;
+    auto driver = open_memory(memory);
+    file_ = &add("file" + std::to_string(++files_), *std::move(driver));
+    auto filler = Edge::attach(*file_, Role::root, {Permissions::write, Permissions::all}, "filler");
+    AlignedBuffer bytes(size);
+    for (std::uint64_t at = 0; at < size; ++at) bytes.data()[at] = static_cast<std::byte>(at / 512);
+    run((*filler)->write(0, bytes.bytes()));
+    auto edge = Edge::attach(*file_, Role::file, {Permissions::consistent_read, Permissions::all}, "test");
+    return RawDriver::open(*std::move(edge), options);
+  }
+  std::string refusal(RawOptions options) {
+    const auto opened = open(options);
+    return opened ? "opened" : opened.error().message();
+  }
+  BlockNode* file_ = nullptr;
+  int files_ = 0;
+};
+
+TEST_F(RawTest, ShowsTheWholeFile) {
+  auto raw = *open({});
+  EXPECT_EQ(raw->size(), MiB);
+  AlignedBuffer buffer(512);
+  run(raw->read(1024, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[0], std::byte{2});
+  run(raw->truncate(2 * MiB));
+  EXPECT_EQ(raw->size(), 2 * MiB);
+  run(raw->close());
+}
+
+TEST_F(RawTest, ShowsAWindow) {
+  RawOptions options;
+  options.offset = 512;
+  options.size = 2048;
+  auto raw = *open(options);
+  EXPECT_EQ(raw->size(), 2048u);
+  AlignedBuffer buffer(512);
+  run(raw->read(512, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[0], std::byte{2});
+  std::memset(buffer.data(), 0x77, 512);
+  run(raw->write(1536, buffer.bytes(), WriteFlags::none));
+  const Range last{1536, 512};
+  const Extent extent = run(raw->map(last));
+  EXPECT_EQ(extent.range, last);
+  EXPECT_EQ(extent.host_offset, 2048u);
+  EXPECT_EQ(error_of(raw->truncate(MiB)).message(), "Cannot resize fixed-size raw disks");
+  run(raw->close());
+  auto reader = Edge::attach(*file_, Role::root, {Permissions::consistent_read, Permissions::all}, "reader");
+  run((*reader)->read(2048, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[0], std::byte{0x77});
+  run((*reader)->read(2560, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[0], std::byte{5});
+}
+
+TEST_F(RawTest, RefusesAsQemuDoes) {
+  EXPECT_EQ(refusal({2 * MiB, {}}),
+            "Offset (2097152) cannot be greater than size of the containing file (1048576)");
+  EXPECT_EQ(refusal({512, MiB}),
+            "The sum of offset (512) and size (1048576) has to be smaller or equal to the actual size of the "
+            "containing file (1048576)");
+  EXPECT_EQ(refusal({0, 1000}), "Specified size is not multiple of 512");
+  EXPECT_EQ(refusal({MiB, 0}), "opened");
+}
+
+}  // namespace
+}  // namespace tidemark::test
