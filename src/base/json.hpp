@@ -25,7 +25,7 @@ class Json {
   using Object = std::vector<Member>;          // in the order of insertion; keys are unique
   enum class Kind : std::uint8_t { null, boolean, integer, unsigned_integer, number, string, array, object };
 
-  Json() = default;
+  Json() noexcept {}                           // null; not defaulted: clang 14 needs to know it in here
   Json(std::nullptr_t) {}
   Json(bool value) : value_(value) {}
   template <class T>
@@ -85,7 +85,7 @@ class Json {
   }
   // Kind's order is this order.
   std::variant<std::nullptr_t, bool, std::int64_t, std::uint64_t, double, std::string, Array, Object>
-      value_ = nullptr;
+      value_;
 };
 
 struct JsonLimits {

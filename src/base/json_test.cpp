@@ -140,6 +140,7 @@ TEST(Json, TextIsAsciiInQemusForm) {
   EXPECT_EQ(to_text(Json(std::string_view("\0", 1))), R"("\u0000")");
   EXPECT_EQ(to_text(Json(0.1)), "0.1");
   EXPECT_EQ(to_text(Json(1.0)), "1");
+  EXPECT_EQ(to_text(Json(-0.0)), "-0.0");
   EXPECT_EQ(to_text(Json(std::nan(""))), "null");
   EXPECT_EQ(to_text(Json::object()), "{}");
   EXPECT_EQ(to_text(Json::array()), "[]");

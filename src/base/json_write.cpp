@@ -44,7 +44,9 @@ class Writer {
       digits(natural);
   }
   void number(double real) {
-    if (std::isfinite(real))
+    if (real == 0 && std::signbit(real))
+      out_ += "-0.0";  // "-0" would read back as the integer
+    else if (std::isfinite(real))
       digits(real);
     else
       out_ += "null";  // JSON has no name for it
