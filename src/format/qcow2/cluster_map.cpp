@@ -81,7 +81,19 @@ std::optional<Extent> ClusterMap::extent_of(const TableCache::Slice& slice, Rang
     extent.range.length += g.cluster_size();
   }
   extent.range.length = std::min(extent.range.length, wanted.length);
+  if (mapping == Mapping::data) cut_at_file_end(extent);
   return extent;
+}
+
+// The last cluster may be longer than the file: what is not there reads as zeroes.
+void ClusterMap::cut_at_file_end(Extent& extent) const noexcept {
+  const std::uint64_t file_size = file_.size(), at = *extent.host_offset;
+  if (at < file_size) {
+    extent.range.length = std::min(extent.range.length, file_size - at);
+  } else {
+    extent.mapping = Mapping::zero;
+    extent.host_offset.reset();
+  }
 }
 
 std::optional<Extent> ClusterMap::find_now(Range wanted) noexcept {

@@ -65,6 +65,7 @@ class ClusterMap {
   Extent unmapped(Range wanted) const noexcept;
   Range within_slice(Range wanted) const noexcept;
   std::optional<Extent> extent_of(const TableCache::Slice& slice, Range wanted) const noexcept;
+  void cut_at_file_end(Extent& extent) const noexcept;
   Mapping mapping_of(L2Entry entry) const noexcept;
   Entries position(TableCache::Pin slice, std::uint64_t guest) const noexcept;
   Task<> make_table(std::uint64_t guest);

@@ -26,7 +26,10 @@ Task<> ClusterMap::make_table(std::uint64_t guest) {
   file_.wrote(Stage::data);
   file_.add_metadata(place.run);
   l1_.set(guest / g.l2_span(), g.offset_of(place.run.first).value | L2Entry::copied_flag);
-  if (raw != 0) refcounts_.free_later({g.cluster_of({raw & l1_offset_mask}), 1});
+  if (raw == 0) co_return;
+  const HostRun shared{g.cluster_of({raw & l1_offset_mask}), 1};
+  file_.remove_metadata(shared);
+  refcounts_.free_later(shared);
 }
 
 Task<> ClusterMap::fill_table(Refcounts::Allocation place, std::uint64_t copy_of) {

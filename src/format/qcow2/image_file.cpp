@@ -18,6 +18,14 @@ Task<> ImageFile::read(HostOffset at, Buffers into) {
   into.from(there.length).fill_zero();
 }
 
+Task<> ImageFile::complete_last_cluster() {
+  const std::uint64_t end = align_up(size(), geometry_.cluster_size());
+  if (end == size()) co_return;
+  const Result<> grown = co_await file_.truncate(end).result();
+  // A device cannot, and then has no cluster there.
+  if (!grown && grown.error().code() != Errc::unsupported) co_await grown.error();
+}
+
 Task<> ImageFile::grow(std::uint64_t end) {
   const std::uint64_t before = size();
   if (end <= before) co_return;

@@ -16,7 +16,8 @@ namespace tidemark::qcow2 {
 class ImageFile {
  public:
   ImageFile(Edge& file, const Geometry& geometry)
-      : file_(file), geometry_(geometry), fresh_(offset_limit), used_end_(file.size()),
+      : file_(file), geometry_(geometry), fresh_(offset_limit),
+        used_end_(align_up(file.size(), geometry.cluster_size())),
         metadata_(offset_limit, geometry.cluster_size()) {}
   ImageFile(const ImageFile&) = delete;
 
@@ -30,6 +31,8 @@ class ImageFile {
   Task<> discard(Range range) { return file_.discard(range); }
   Task<> flush() { return file_.flush(); }
 
+  // A file that ends within a cluster is made to end with it.
+  Task<> complete_last_cluster();
   // Grows the file to hold `end`, and a stretch more, so that growing is rare.
   Task<> grow(std::uint64_t end);
   // Gives that stretch back; at close.

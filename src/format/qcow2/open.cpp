@@ -59,6 +59,7 @@ Task<> Qcow2Driver::load() {
 Task<> Qcow2Driver::prepare_to_write() {
   const HostRun header_cluster{{0}, 1};
   co_await unwrap(image_.claim_metadata(header_cluster, "header"));
+  co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   co_await unwrap(map_.claim_tables());
   if (header_.autoclear != 0) co_await header_writer_.set_autoclear(0);

@@ -23,6 +23,8 @@ Task<> Refcounts::lower(HostRun& run) {
     const TableCache::Pin slice = co_await slice_of(place);
     const std::uint64_t here = std::min(run.count, place.left);
     const HostRun part{run.first, here};
+    if (file_.is_metadata(file_.geometry().bytes_of(part)))
+      co_await file_.corrupt("metadata was mapped at or behind cluster " + std::to_string(run.first.index));
     if (pass_discards_) co_await discard_last_uses(*slice, place.entry, part);
     for (std::uint64_t i = 0; i < here; ++i) {
       const HostCluster cluster{run.first.index + i};
