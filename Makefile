@@ -42,7 +42,9 @@ test-clang: setup-build setup-test setup-clang
 tidy:
 	tools/tidy
 
-bench: all setup-test setup-bench
+bench: setup-build setup-test setup-bench build/build.ninja
+	cmake build -DTIDEMARK_BENCH=ON >/dev/null
+	$(NINJA) build tidemarkd tidemark nbd_load bitmap_bench
 	bench/run
 
 install: all

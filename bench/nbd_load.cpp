@@ -1,0 +1,238 @@
+// A load for NBD servers that costs little itself, so that what is measured is the server.
+//
+//   nbd_load SOCKET EXPORT read|write|randread|randwrite SIZE DEPTH SECONDS [SPAN]
+//
+// Keeps DEPTH requests of SIZE bytes in flight over a unix socket for SECONDS after a short start, within
+// the first SPAN bytes of the export, and prints one JSON object ("operations": with those of the start).
+// Simple replies; blocking system calls; all requests that one turn makes possible go out with one of them.
+
+#include <fmt/format.h>
+
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/random.hpp"
+#include "nbd/option.hpp"
+#include "nbd/transmission.hpp"
+
+namespace {
+
+using namespace tidemark;
+using Clock = std::chrono::steady_clock;
+
+[[noreturn]] void fail(const std::string& why) {
+  fmt::print(stderr, "nbd_load: {}\n", why);
+  std::exit(1);
+}
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) fail(result.error().message());
+  return *std::move(result);
+}
+
+class Connection {
+ public:
+  explicit Connection(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) fail("the socket's name is too long");
+    std::copy(path.begin(), path.end(), address.sun_path);
+    if (::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+      fail("cannot connect to " + path);
+  }
+  Connection(const Connection&) = delete;
+  ~Connection() { ::close(fd_); }
+
+  void send(std::vector<iovec>& parts) {
+    for (std::size_t first = 0; first < parts.size();) {
+      msghdr message{};
+      message.msg_iov = &parts[first];
+      message.msg_iovlen = std::min<std::size_t>(parts.size() - first, 1024);
+      ssize_t sent = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
+      if (sent <= 0) fail("the server hung up");
+      for (; first < parts.size() && static_cast<std::size_t>(sent) >= parts[first].iov_len; ++first)
+        sent -= static_cast<ssize_t>(parts[first].iov_len);
+      if (sent == 0) continue;
+      parts[first].iov_base = static_cast<std::byte*>(parts[first].iov_base) + sent;
+      parts[first].iov_len -= static_cast<std::size_t>(sent);
+    }
+  }
+  void send(std::vector<std::byte> message) {
+    std::vector<iovec> parts{{message.data(), message.size()}};
+    send(parts);
+  }
+  std::size_t receive(MutableBytes into) {
+    const ssize_t got = ::recv(fd_, into.data(), into.size(), 0);
+    if (got <= 0) fail("the server hung up");
+    return static_cast<std::size_t>(got);
+  }
+  std::vector<std::byte> receive_exactly(std::size_t count) {
+    std::vector<std::byte> bytes(count);
+    for (std::size_t at = 0; at < count;) at += receive(std::span(bytes).subspan(at));
+    return bytes;
+  }
+
+ private:
+  int fd_;
+};
+
+// The export's size; simple replies are agreed on.
+std::uint64_t negotiate(Connection& connection, const std::string& name) {
+  (void)must(nbd::decode_greeting(connection.receive_exactly(nbd::greeting_size)));
+  nbd::Message message(nbd::client_flags_size);
+  store_be<std::uint32_t>(message.data(), nbd::client_flag::fixed_newstyle | nbd::client_flag::no_zeroes);
+  nbd::Message data;
+  nbd::encode_info_request(data, {name, {}});
+  nbd::encode_option_header(message, {nbd::Option::go, static_cast<std::uint32_t>(data.size())});
+  message.insert(message.end(), data.begin(), data.end());
+  connection.send(std::move(message));
+  for (std::uint64_t size = 0;;) {
+    const auto bytes = connection.receive_exactly(nbd::option_reply_header_size);
+    const auto header = must(nbd::decode_option_reply_header(bytes));
+    const auto payload = connection.receive_exactly(header.length);
+    if (nbd::is_error(header.type)) fail("the server refuses export '" + name + "'");
+    if (header.type == nbd::OptionReply::ack) return size;
+    if (header.type != nbd::OptionReply::info) continue;
+    const auto info = must(nbd::decode_info_reply(payload));
+    if (info.kind == nbd::Info::export_) size = info.export_info.size;
+  }
+}
+
+struct Plan {
+  bool write = false, random = false;
+  std::uint64_t size = 0, depth = 0, span = 0;
+  double seconds = 0;
+};
+
+class Load {
+ public:
+  Load(Connection& connection, Plan plan)
+      : connection_(connection), plan_(plan), begun_(plan.depth), headers_(plan.depth * request_bytes),
+        payload_(plan.size + payload_slack), buffer_(256 * KiB) {
+    for (std::byte& byte : payload_) byte = static_cast<std::byte>(random_() | 1);
+  }
+
+  void run() {
+    for (std::uint64_t slot = 0; slot < plan_.depth; ++slot) issue(slot);
+    connection_.send(parts_);
+    run_for(std::min(0.3, plan_.seconds / 4));
+    operations_ = 0;
+    waits_us_.clear();
+    run_for(plan_.seconds);
+    rate_ = static_cast<double>(operations_) / seconds_;
+    while (in_flight_ > 0) take_replies(false);
+  }
+
+  std::string report() {
+    std::sort(waits_us_.begin(), waits_us_.end());
+    auto percentile = [&](double p) {
+      return waits_us_.empty() ? 0 : waits_us_[static_cast<std::size_t>(p * static_cast<double>(waits_us_.size() - 1))];
+    };
+    return fmt::format(R"({{"per-second": {:.1f}, "operations": {}, "p50-us": {:.1f}, "p99-us": {:.1f}}})", rate_, all_,
+                       percentile(0.5), percentile(0.99));
+  }
+
+ private:
+  static constexpr std::size_t request_bytes = nbd::request_size(nbd::Headers::simple);
+  static constexpr std::size_t payload_slack = 64 * KiB;
+
+  std::uint64_t next_offset() {
+    const std::uint64_t places = plan_.span / plan_.size;
+    return (plan_.random ? random_.below(places) : next_++ % places) * plan_.size;
+  }
+
+  void issue(std::uint64_t slot) {
+    begun_[slot] = Clock::now();
+    std::byte* header = &headers_[slot * request_bytes];
+    nbd::Request request;
+    request.command = plan_.write ? nbd::Command::write : nbd::Command::read;
+    request.cookie = slot;
+    request.offset = next_offset();
+    request.length = plan_.size;
+    nbd::encode_request(header, nbd::Headers::simple, request);
+    parts_.push_back({header, request_bytes});
+    if (plan_.write) parts_.push_back({&payload_[random_.below(payload_slack)], plan_.size});
+    ++in_flight_;
+  }
+
+  void run_for(double seconds) {
+    const auto start = Clock::now();
+    const auto end = start + std::chrono::duration<double>(seconds);
+    while (Clock::now() < end) take_replies(true);
+    seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  // What one system call brings: replies, and parts of them.
+  void take_replies(bool go_on) {
+    const std::size_t got = connection_.receive(std::span(buffer_));
+    parts_.clear();
+    for (std::size_t at = 0; at < got;) {
+      const std::size_t skipped = std::min(got - at, to_skip_);
+      to_skip_ -= skipped;
+      at += skipped;
+      const std::size_t taken = std::min(got - at, sizeof reply_ - reply_size_);
+      std::copy_n(&buffer_[at], taken, reply_ + reply_size_);
+      at += taken;
+      if ((reply_size_ += taken) < sizeof reply_) continue;
+      reply_size_ = 0;
+      finish(nbd::decode_reply_header(reply_), go_on);
+    }
+    if (!parts_.empty()) connection_.send(parts_);
+  }
+
+  void finish(const nbd::ReplyHeader& reply, bool go_on) {
+    if (!reply.simple || reply.error != 0) fail(fmt::format("a request failed with error {}", reply.error));
+    if (!plan_.write) to_skip_ = plan_.size;
+    --in_flight_;
+    ++operations_;
+    ++all_;
+    const std::uint64_t slot = reply.chunk.cookie;
+    waits_us_.push_back(std::chrono::duration<float, std::micro>(Clock::now() - begun_.at(slot)).count());
+    if (go_on) issue(slot);
+  }
+
+  Connection& connection_;
+  const Plan plan_;
+  Prng random_{1};
+  std::vector<Clock::time_point> begun_;
+  std::vector<std::byte> headers_, payload_, buffer_;
+  std::vector<iovec> parts_;
+  std::vector<float> waits_us_;
+  std::byte reply_[nbd::simple_reply_size];
+  std::size_t reply_size_ = 0, to_skip_ = 0;
+  std::uint64_t next_ = 0, in_flight_ = 0, operations_ = 0, all_ = 0;
+  double seconds_ = 0, rate_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 7 || argc > 8)
+    fail("usage: nbd_load SOCKET EXPORT read|write|randread|randwrite SIZE DEPTH SECONDS [SPAN]");
+  Connection connection(argv[1]);
+  const std::uint64_t disk = negotiate(connection, argv[2]);
+  const std::string_view mode = argv[3];
+  Plan plan;
+  plan.write = mode.ends_with("write");
+  plan.random = mode.starts_with("rand");
+  plan.size = std::strtoull(argv[4], nullptr, 10);
+  plan.depth = std::strtoull(argv[5], nullptr, 10);
+  plan.seconds = std::strtod(argv[6], nullptr);
+  plan.span = argc > 7 ? std::min<std::uint64_t>(disk, std::strtoull(argv[7], nullptr, 10)) : disk;
+  if (plan.size == 0 || plan.depth == 0 || plan.span < plan.size) fail("size, depth and span do not fit the export");
+  Load load(connection, plan);
+  load.run();
+  fmt::print("{}\n", load.report());
+}

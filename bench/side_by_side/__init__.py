@@ -1,0 +1,1 @@
+"""bench/run's parts: the peers, how pairs are measured, and the cases."""
