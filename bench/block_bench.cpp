@@ -92,13 +92,14 @@ class Stack {
       driver = co_await open_file(reactor_, std::move(options));
     BlockNode* node = co_await add(std::move(driver));
     if (layer_ == Layer::raw) {
-      auto below = co_await unwrap(Edge::attach(*node, Role::file, {}, "raw"));
+      const Permissions none;
+      auto below = co_await unwrap(Edge::attach(*node, Role::file, none, "raw"));
       const RawOptions whole;
       driver = co_await unwrap(RawDriver::open(std::move(below), whole));
       node = co_await add(std::move(driver));
     }
-    edge_ = co_await unwrap(
-        Edge::attach(*node, Role::root, {P::consistent_read | P::write, P::all}, "bench"));
+    const Permissions user{P::consistent_read | P::write, P::all};
+    edge_ = co_await unwrap(Edge::attach(*node, Role::root, user, "bench"));
   }
   Task<BlockNode*> add(std::unique_ptr<BlockDriver> driver) {
     NodeOptions options;

@@ -35,7 +35,8 @@ void NodeBitmap::truncate(std::uint64_t disk_size) {
 
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use) {
   if (bitmap.busy())
-    return Error(Errc::busy, "Bitmap '" + bitmap.name() + "' is currently in use by another operation and cannot be used");
+    return Error(Errc::busy, "Bitmap '" + bitmap.name() +
+                                 "' is currently in use by another operation and cannot be used");
   if (use != BitmapUse::allow_inconsistent && bitmap.inconsistent())
     return Error(Errc::corrupt, "Bitmap '" + bitmap.name() + "' is inconsistent and cannot be used");
   return {};

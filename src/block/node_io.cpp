@@ -38,7 +38,8 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   if (node.options_.detect_zeroes != DetectZeroes::off && from.all_zero()) {
     const Range range{offset, from.size()};
     const bool unmap = node.options_.detect_zeroes == DetectZeroes::unmap;
-    co_return co_await write_zeroes(via, range, unmap ? flags | WriteFlags::may_unmap : flags);
+    if (unmap) flags = flags | WriteFlags::may_unmap;
+    co_return co_await write_zeroes(via, range, flags);
   }
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};

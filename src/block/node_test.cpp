@@ -2,8 +2,12 @@
 #include "base/random.hpp"
 #include "block/test_driver.hpp"
 #include "io/aligned.hpp"
+#include "io/threads/threads_backend.hpp"
 
 namespace tidemark::test {
+
+std::unique_ptr<IoBackend> make_backend() { return *make_threads_backend(2); }
+
 namespace {
 
 class NodeTest : public BlockTest {

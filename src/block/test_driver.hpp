@@ -10,7 +10,6 @@
 #include <functional>
 
 #include "block/graph.hpp"
-#include "io/threads/threads_backend.hpp"
 
 namespace tidemark::test {
 
@@ -47,7 +46,8 @@ class TestDriver : public BlockDriver {
   }
   Task<> read(std::uint64_t offset, Buffers into) override {
     check(offset, into);
-    co_await begin({Call::read, {offset, into.size()}, {}});
+    const Range range{offset, into.size()};
+    co_await begin(Call::read, range);
     const std::uint64_t stored = std::min<std::uint64_t>(into.size(), size() - offset);
     into.fill_zero();
     into.first(stored).copy_from(Bytes(content_).subspan(offset, stored));
@@ -55,29 +55,32 @@ class TestDriver : public BlockDriver {
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     check(offset, from);
     EXPECT_TRUE(options_.fua || !has(flags, WriteFlags::fua));
-    co_await begin({Call::write, {offset, from.size()}, flags});
+    const Range range{offset, from.size()};
+    co_await begin(Call::write, range, flags);
     if (offset + from.size() > size()) content_.resize(offset + from.size());
     from.copy_to(MutableBytes(content_).subspan(offset, from.size()));
   }
   Task<> write_zeroes(Range range, WriteFlags flags) override {
     EXPECT_EQ((range.offset | range.length) & (options_.limits.write_zeroes_align - 1), 0u);
     EXPECT_TRUE(options_.limits.max_zeroes == 0 || range.length <= options_.limits.max_zeroes);
-    co_await begin({Call::zeroes, range, flags});
+    co_await begin(Call::zeroes, range, flags);
     if (!options_.zeroes) co_await Error(Errc::unsupported, "no zeroes", ENOTSUP);
     std::memset(content_.data() + range.offset, 0, range.length);
   }
   Task<> discard(Range range) override {
     EXPECT_EQ((range.offset | range.length) & (options_.limits.discard_align - 1), 0u);
-    co_await begin({Call::discard, range, {}});
+    co_await begin(Call::discard, range);
     if (!options_.discards) co_await Error(Errc::unsupported, "no discard", ENOTSUP);
   }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override {
-    co_await begin({Call::compressed, {offset, from.size()}, {}});
+    const Range range{offset, from.size()};
+    co_await begin(Call::compressed, range);
     from.copy_to(MutableBytes(content_).subspan(offset, from.size()));
   }
-  Task<> flush() override { return begin({Call::flush, {}, {}}); }
+  Task<> flush() override { return begin(Call::flush, {}); }
   Task<> truncate(std::uint64_t size) override {
-    co_await begin({Call::truncate, {0, size}, {}});
+    const Range range{0, size};
+    co_await begin(Call::truncate, range);
     content_.resize(size);
   }
   Task<ImageInfo> info() override { co_return ImageInfo{}; }
@@ -108,12 +111,13 @@ class TestDriver : public BlockDriver {
     EXPECT_TRUE(limits.max_transfer == 0 || data.size() <= limits.max_transfer);
     EXPECT_LE(offset + data.size(), align_up(align_up(size(), sector_size), limits.request_align));
   }
-  Task<> begin(Logged entry) {
-    log.push_back(entry);
+  Task<> begin(Call call, Range range, WriteFlags flags = WriteFlags::none) {
+    log.push_back({call, range, flags});
     ++waiting;
     co_await released_.wait();
     --waiting;
-    if (failure_) co_await *std::exchange(failure_, {});
+    const std::optional<Error> failure = std::exchange(failure_, std::nullopt);
+    if (failure) co_await *failure;
   }
 
   TestDriverOptions options_;
@@ -154,6 +158,8 @@ class TestParent : public TestDriver {
  private:
   Task<Extent> mapped(Range wanted) { co_return mapping(wanted); }
 };
+
+std::unique_ptr<IoBackend> make_backend();  // node_test.cpp has it
 
 class BlockTest : public testing::Test {
  protected:
@@ -238,7 +244,7 @@ class BlockTest : public testing::Test {
     run(yield());
   }
 
-  std::unique_ptr<IoBackend> io = *make_threads_backend(2);
+  std::unique_ptr<IoBackend> io = make_backend();
   Reactor reactor{*io};
   Graph graph{reactor};
   std::vector<std::unique_ptr<Edge>> roots;

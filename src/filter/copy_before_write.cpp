@@ -49,7 +49,7 @@ CopyBeforeWrite::CopyBeforeWrite(Reactor& reactor, const CopyBeforeWriteOptions&
     : reactor_(reactor),
       file_(std::move(file)),
       target_(std::move(target)),
-      sink_(*target_, {granule.size, options.compress ? granule.target_cluster : 0}),
+      sink_(*target_, {granule.size, options.compress}),
       point_(std::make_shared<Point>(reactor, *file_, sink_, granule.size)),
       warning_(granule.warning),
       detached_(reactor),

@@ -50,6 +50,9 @@ class Fault final : public BlockDriver {
   Task<Extent> map(Range wanted) override { return file_->map(wanted); }
   Task<> read(std::uint64_t offset, Buffers into) override;
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
+  bool supports_compression() const noexcept override {
+    return file_->node().driver().supports_compression();
+  }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;

@@ -14,10 +14,4 @@ bool Holds::any(Range range) const noexcept {
   return std::any_of(held_.begin(), held_.end(), [&](Range held) { return held.overlaps(range); });
 }
 
-std::uint64_t Holds::bytes() const noexcept {
-  std::uint64_t total = 0;
-  for (Range held : held_) total += held.length;
-  return total;
-}
-
 }  // namespace tidemark

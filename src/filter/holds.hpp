@@ -39,7 +39,7 @@ class Holds {
   Hold hold(Range range) { return Hold(*this, held_.insert(held_.end(), range)); }
   bool any(Range range) const noexcept;
   bool idle() const noexcept { return held_.empty(); }
-  std::uint64_t bytes() const noexcept;
+  const std::list<Range>& all() const noexcept { return held_; }
   // Until some hold has been let go of, wholly or in part; then look again.
   WaitQueue::Wait wait() { return released_.wait(); }
 

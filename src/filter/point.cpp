@@ -9,9 +9,10 @@
 namespace tidemark {
 namespace {
 
-constexpr std::uint64_t chunk_max = 1 * MiB;  // of data that a writer's copy moves at once
-constexpr std::uint64_t parallel_copies = 8;  // of one writer
-constexpr std::uint64_t window_max = 1 * GiB;
+constexpr std::uint64_t chunk_max = 1 * MiB;    // of data moved at once
+constexpr std::uint64_t cluster_max = 2 * MiB;  // of any format
+constexpr std::uint64_t parallel_copies = 8;    // of one writer
+constexpr std::uint64_t look_max = 1 * GiB;     // for what is not allocated
 
 }  // namespace
 
@@ -77,6 +78,16 @@ Range Point::whole(Range range) const noexcept {
   return {wide.offset, std::min(wide.end(), size()) - wide.offset};
 }
 
+std::uint64_t Point::buffer_size() const noexcept {
+  return std::max(chunk_max, std::min(granule(), cluster_max));
+}
+
+DirtyBitmap Point::remaining() const {
+  DirtyBitmap all = todo_.clone();
+  for (Range held : holds_.all()) all.set(held);
+  return all;
+}
+
 bool Point::needs_preserving(Range range) const noexcept {
   const Range touched = whole(range);
   return todo_.next_dirty_area(touched.offset, touched.end()) || holds_.any(touched);
@@ -99,7 +110,7 @@ Task<Point::Outcome> Point::preserve(Range range) {
 Task<Point::Outcome> Point::preserve_much(Range range) {
   Outcome first_failure;
   const auto work = [&]() -> Task<> {
-    AlignedBuffer buffer(std::min(chunk_max, align_up(range.length, granule())));
+    AlignedBuffer buffer(std::min(buffer_size(), align_up(range.length, granule())));
     Stride stride;
     while (!first_failure && todo_.next_dirty_area(range.offset, range.end())) {
       Outcome failed = co_await copy_some(range, stride, buffer.bytes());
@@ -119,8 +130,10 @@ Task<Point::Outcome> Point::preserve_much(Range range) {
 }
 
 Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes buffer) {
-  stride.window = align_up(std::max<std::uint64_t>(stride.window, buffer.size()), granule());
-  auto area = todo_.next_dirty_area(range.offset, range.end(), stride.window);
+  stride.window =
+      std::min(std::max<std::uint64_t>(stride.window, buffer.size()), stride.window_max);
+  stride.done = 0;
+  auto area = todo_.next_dirty_area(range.offset, range.end(), align_up(stride.window, granule()));
   if (!area) co_return std::nullopt;
   Claim claim(*this, *area);
   co_return co_await copy_claim(claim, stride, buffer);
@@ -137,7 +150,7 @@ Task<Point::Outcome> Point::copy_claim(Claim& claim, Stride& stride, MutableByte
   Result<> copied;
   if ((unallocated || status->zero) && alike != 0) {
     claim.shrink(alike);
-    stride.window = std::min(stride.window * 2, window_max);
+    stride.window *= 2;
     if (!unallocated) copied = co_await sink_.keep_zeroes(claim.range()).result();
   } else {
     stride.window = 0;
@@ -145,6 +158,7 @@ Task<Point::Outcome> Point::copy_claim(Claim& claim, Stride& stride, MutableByte
     copied = co_await copy_data(claim.range(), buffer, reading).result();
   }
   if (!copied) co_return Failure{copied.error(), reading};
+  stride.done = claim.range().length;
   if (unallocated && alike != 0)
     claim.drop();
   else
@@ -165,7 +179,7 @@ Task<> Point::copy_data(Range range, MutableBytes buffer, bool& reading) {
 }
 
 Task<std::uint64_t> Point::drop_unallocated(std::uint64_t from) {
-  auto area = todo_.next_dirty_area(from, size(), align_up(window_max, granule()));
+  auto area = todo_.next_dirty_area(from, size(), align_up(look_max, granule()));
   if (!area) co_return size();
   // The claim keeps writers away while the layer is looked at: what they write would count as
   // there.

@@ -13,6 +13,7 @@
 // todo can be claimed once only, so that concurrent writes to a granule copy it once.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "bitmap/dirty_bitmap.hpp"
@@ -43,6 +44,7 @@ class Point {
   void protect(const DirtyBitmap& selection) noexcept;
   // What the source's top layer does not hold is dropped from the point when it is come across.
   void only_allocated(bool only) noexcept { only_allocated_ = only; }
+  bool drops_unallocated() const noexcept { return only_allocated_; }
 
   // For a writer: returns when `range` may change.
   Task<Outcome> preserve(Range range);
@@ -52,10 +54,15 @@ class Point {
   // `buffer`, so at most that much of it; zeroes and what is not allocated, up to stride.window.
   struct Stride {
     std::uint64_t window = 0;  // how far to look ahead; grows where nothing is to be moved
+    std::uint64_t window_max = 1 * GiB;
+    std::uint64_t done = 0;  // bytes that the last call copied or dropped
   };
   Task<Outcome> copy_some(Range range, Stride& stride, MutableBytes buffer);
   // Drops what the source's top layer does not hold, as far as one look tells; where to go on.
   Task<std::uint64_t> drop_unallocated(std::uint64_t from);
+
+  // Of a buffer that is worth its while and holds whole clusters of any target.
+  std::uint64_t buffer_size() const noexcept;
 
   std::optional<std::uint64_t> next_todo(std::uint64_t from) const noexcept {
     return todo_.next_dirty(from);
@@ -63,6 +70,8 @@ class Point {
   const DirtyBitmap& todo() const noexcept { return todo_; }
   std::uint64_t copied_bytes() const noexcept { return copied_bytes_; }
   std::uint64_t remaining_bytes() const noexcept { return todo_.dirty_bytes() + claimed_bytes_; }
+  // What is not kept: todo or claimed.
+  DirtyBitmap remaining() const;
   // Nothing is claimed or being read.
   bool idle() const noexcept { return holds_.idle(); }
   WaitQueue::Wait wait_progress() { return holds_.wait(); }
@@ -75,6 +84,7 @@ class Point {
 
   // A writer went on without preserving: the point is lost, and so is who reads it from now on.
   void break_with(Failure failure);
+  void on_break(std::function<void()> call) { on_break_ = std::move(call); }
   const Outcome& broken() const noexcept { return broken_; }
 
  private:
@@ -99,6 +109,7 @@ class Point {
   std::uint64_t claimed_bytes_ = 0, copied_bytes_ = 0;
   bool only_allocated_ = false;
   Outcome broken_;
+  std::function<void()> on_break_;
 };
 
 }  // namespace tidemark

@@ -63,7 +63,9 @@ Task<> Point::release(Range range) {
 }
 
 void Point::break_with(Failure failure) {
-  if (!broken_) broken_ = std::move(failure);
+  if (broken_) return;
+  broken_ = std::move(failure);
+  if (on_break_) on_break_();
 }
 
 }  // namespace tidemark

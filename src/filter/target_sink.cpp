@@ -28,18 +28,10 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
     const Range range{offset, length};
     if (zero)
       co_await keep_zeroes(range);
+    else if (options_.compress)
+      co_await target_.write_compressed(offset, run);
     else
-      co_await write(offset, run);
-    offset += length;
-    data = data.from(length);
-  }
-}
-
-Task<> TargetSink::write(std::uint64_t offset, Buffers data) {
-  if (options_.compress_unit == 0) co_return co_await target_.write(offset, data);
-  while (!data.empty()) {
-    const std::size_t length = std::min<std::size_t>(options_.compress_unit, data.size());
-    co_await target_.write_compressed(offset, data.first(length));
+      co_await target_.write(offset, run);
     offset += length;
     data = data.from(length);
   }

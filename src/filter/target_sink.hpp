@@ -12,7 +12,7 @@ namespace tidemark {
 
 struct TargetSinkOptions {
   std::uint64_t granule = 64 * KiB;
-  std::uint64_t compress_unit = 0;  // write compressed, in pieces of this size; 0: do not
+  bool compress = false;
 };
 
 class TargetSink final : public OldData {
@@ -27,8 +27,6 @@ class TargetSink final : public OldData {
   Task<> forget(Range range) override { return target_.discard(range); }
 
  private:
-  Task<> write(std::uint64_t offset, Buffers data);
-
   Edge& target_;
   TargetSinkOptions options_;
 };

@@ -140,7 +140,8 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   // Another's lock on what we have made: it is in use now, and stays.
   const bool taken = !filled && filled.error().code() == Errc::busy;
   if (made && !taken) (void)co_await fs::unlink(reactor, path).result();
-  co_await (filled ? closed.error() : filled.error());
+  if (!filled) co_await filled.error();
+  co_await closed.error();
 }
 
 }  // namespace tidemark

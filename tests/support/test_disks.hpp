@@ -90,10 +90,11 @@ class Disks {
     }
     return content;
   }
-  Content content_of(BlockNode& disk) {
+  Content content_of(BlockNode& disk) { return run(read_all(disk)); }
+  static Task<Content> read_all(BlockNode& disk) {
     Content content(disk.size());
-    run(read_at(disk, 0, content));
-    return content;
+    co_await disk.driver().read(0, Buffers(MutableBytes(content)));
+    co_return content;
   }
   static Task<> read_at(BlockNode& disk, std::uint64_t offset, MutableBytes into) {
     co_await disk.driver().read(offset, Buffers(into));
@@ -170,7 +171,11 @@ inline Task<> Guest::request(Prng& random) {
   ++requests_;
   if (!done) ++failed_;
   // What a discard leaves is the disk's to say; a failed write may have changed a part.
-  if (kind == 1 || !done) co_await disk_.read(range.offset, Buffers(MutableBytes(data)));
+  // A read that fails is repeated: the disk has faults.
+  for (bool known = kind != 1 && done; !known;) {
+    auto seen = co_await disk_.read(range.offset, Buffers(MutableBytes(data))).result();
+    known = seen.ok();
+  }
   std::memcpy(content.data() + range.offset, data.data(), data.size());
 }
 

@@ -1,6 +1,6 @@
-"""The reference manual, in Markdown: a chapter for each module, with its commands, events and types."""
+"""The reference manual, in Markdown: a chapter for each module, with its commands and events, then its types."""
 
-from .model import BUILTINS, base_type, element
+from .model import BUILTINS, TYPE_KINDS, base_type, element
 
 HEAD = '''# QMP reference
 
@@ -25,7 +25,7 @@ def page(schema):
                 lines.append(f'  * [{definition.name}](#{_anchor(definition.name)})')
     for module in schema.modules:
         lines += ['', f'## {module.title}'] + (['', *module.doc] if module.doc else [])
-        for definition in module.definitions:
+        for definition in sorted(module.definitions, key=lambda d: d.kind in TYPE_KINDS):
             lines += [''] + _definition(schema, definition)
     return '\n'.join(lines) + '\n'
 

@@ -67,8 +67,8 @@ Result<> check_table(const Header& h, HostOffset at, std::uint64_t bytes, std::u
   if (bytes > bytes_max) return Error(Errc::unsupported, std::string(name) + " too large");
   if (!h.geometry.cluster_aligned(at.value) || !fits(at.value, bytes, offset_limit))
     return invalid(std::string(name) + " offset invalid");
-  // QEMU cuts the tail of a table's last cluster off where nothing lies behind it.
-  if (bytes != 0 && at.value >= file_size)
+  // QEMU cuts the tail of the last cluster off where nothing lies behind it.
+  if (!fits(at.value, bytes, align_up(file_size, h.geometry.cluster_size())))
     return corrupt(std::string(name) + " at " + hex(at.value) + " lies beyond the end of the file");
   if (bytes != 0 && at.value == 0) return corrupt(std::string(name) + " overlaps the header");
   return {};

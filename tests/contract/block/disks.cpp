@@ -14,6 +14,8 @@ namespace {
 using Opened = Task<BlockNode*>;
 using Place = DiskPlace;
 
+constexpr Permissions no_permissions;  // the node says what it wants when it is added
+
 Opened add(Place& place, std::unique_ptr<BlockDriver> driver) {
   NodeOptions options;
   return place.graph.add(std::move(options), std::move(driver));
@@ -58,7 +60,7 @@ Opened device(Place& place, std::uint64_t, bool) {
 }
 
 Opened raw(Place& place, BlockNode& file, RawOptions options) {
-  auto edge = co_await unwrap(Edge::attach(file, Role::file, {}, "raw"));
+  auto edge = co_await unwrap(Edge::attach(file, Role::file, no_permissions, "raw"));
   auto driver = co_await unwrap(RawDriver::open(std::move(edge), options));
   co_return co_await add(place, std::move(driver));
 }
@@ -87,7 +89,7 @@ Task<> create_qcow2(BlockNode& file, std::uint64_t size) {
 Opened qcow2(Place& place, std::uint64_t size, bool create, bool direct) {
   BlockNode* file = co_await open_file_node(place, 0, create, direct);
   if (create) co_await create_qcow2(*file, size);
-  auto edge = co_await unwrap(Edge::attach(*file, Role::file, {}, "qcow2"));
+  auto edge = co_await unwrap(Edge::attach(*file, Role::file, no_permissions, "qcow2"));
   const Qcow2OpenOptions options;
   auto driver = co_await Qcow2Driver::open(std::move(edge), options);
   co_return co_await add(place, std::move(driver));

@@ -66,7 +66,10 @@ TEST_P(AnyDiskRequests, TakesRequestsOfNothing) {
 
 TEST_P(DiskRequests, MatchAPlainModel) {
   check([&]() -> Task<> {
-    for (int i = 0; i < 300; ++i) co_await random_request(i % 16 == 0 ? 512 * KiB : 16 * KiB);
+    for (int i = 0; i < 300; ++i) {
+      const std::uint64_t length_max = i % 16 == 0 ? 512 * KiB : 16 * KiB;
+      co_await random_request(length_max);
+    }
     co_await expect_all();
   });
 }

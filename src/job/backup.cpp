@@ -1,0 +1,214 @@
+#include "job/backup.hpp"
+
+#include "block/status.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
+
+// Whether `node` is `below` or stands on it.
+bool reaches(const BlockNode& node, const BlockNode& below) {
+  if (&node == &below) return true;
+  for (const Edge* edge : node.driver().edges())
+    if (reaches(edge->node(), below)) return true;
+  return false;
+}
+
+}  // namespace
+
+Task<ManagedJob*> BackupJob::create(JobManager& jobs, BackupOptions options) {
+  NodeBitmap* bitmap = co_await unwrap(check_backup(options));
+  co_await unwrap(jobs.check_id(options.job.id));
+  co_await unwrap(jobs.check_unused(*options.source));
+  co_await unwrap(jobs.check_unused(*options.target));
+  JobOptions job_options = options.job;
+  auto backup = std::make_unique<BackupJob>(std::move(options), bitmap);
+  BackupJob& self = *backup;
+  std::unique_ptr<Job> job = std::move(backup);
+  Result<> attached = co_await self.attach().result();
+  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
+  if (attached)
+    created = jobs.create(std::move(job_options), std::move(job));
+  else
+    created = attached.error();
+  if (!created) {
+    self.abort();
+    (void)co_await self.clean().result();
+  }
+  co_return co_await unwrap(std::move(created));
+}
+
+Task<> BackupJob::attach() {
+  using P = Permissions;
+  BlockNode& source = *options_.source;
+  Graph& graph = source.graph();
+  CopyBeforeWriteOptions filter;
+  filter.file = &source;
+  filter.target = options_.target;
+  filter.on_cbw_error = options_.on_cbw_error;
+  filter.min_cluster_size = options_.perf.min_cluster_size;
+  filter.protect_later = true;
+  filter.compress = options_.compress;
+  filter.drop_discards = true;
+  filter.share_target_writes = reaches(*options_.target, source);
+  auto driver = co_await open_copy_before_write(filter);
+  CopyBeforeWrite& opened = *driver;
+  NodeOptions node;
+  node.name = options_.filter_node_name;
+  node.read_only = source.read_only();
+  filter_node_ = co_await graph.add(std::move(node), std::move(driver));
+  filter_ = &opened;
+  warning_ = opened.warning();
+  co_await unwrap(check_chunk());
+  co_await unwrap(graph.insert_filter(source, *filter_node_));
+  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all},
+                           "block job '" + options_.job.id + "'");
+  if (!edge) co_await edge.error();
+  edge_ = *std::move(edge);
+  if (bitmap_) bitmap_->freeze();
+  frozen_ = bitmap_ != nullptr;
+}
+
+Result<> BackupJob::check_chunk() const {
+  const auto chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
+  const std::uint64_t granule = filter_->point().granule();
+  if (chunk == 0 || chunk >= granule) return {};
+  return Error(Errc::invalid_argument, "Required max-chunk (" + std::to_string(chunk) +
+                                           ") is less than backup cluster size (" +
+                                           std::to_string(granule) + ")");
+}
+
+void BackupJob::start() noexcept {
+  const bool by_bitmap =
+      options_.sync == SyncMode::bitmap || options_.sync == SyncMode::incremental;
+  if (by_bitmap)
+    point().protect(bitmap_->bits());
+  else
+    point().protect_all();
+  // Without a layer below, all that is there is the top.
+  const bool has_backing = skip_filters(filter_->file().node()).backing() != nullptr;
+  point().only_allocated(options_.sync == SyncMode::top && has_backing);
+}
+
+JobProgress BackupJob::progress() const noexcept {
+  if (!filter_) return {};
+  const std::uint64_t copied = point().copied_bytes();
+  return {copied, copied + point().remaining_bytes()};
+}
+
+Task<> BackupJob::run(JobContext& context) {
+  point().on_break([&context] { context.wake(); });
+  Result<> outcome = co_await copy(context).result();
+  point().on_break(nullptr);
+  if (loses_bits(outcome.ok()) || outcome.ok()) {
+    DirtyBitmap unfinished = point().remaining();
+    Result<> flushed = co_await flush().result();
+    if (flushed) unfinished_.emplace(std::move(unfinished));
+    if (outcome) outcome = flushed;
+  }
+  co_await unwrap(outcome);
+}
+
+Task<> BackupJob::copy(JobContext& context) {
+  co_await context.checkpoint();
+  if (options_.sync == SyncMode::none) co_return co_await wait_for_guests(context);
+  if (point().drops_unallocated()) co_await drop_unallocated(context);
+  co_await copy_all(context);
+}
+
+// Only what guests overwrite is copied, by their writes, until the user has had enough.
+Task<> BackupJob::wait_for_guests(JobContext& context) {
+  for (;;) {
+    co_await context.checkpoint();
+    if (point().broken()) co_await point().broken()->error;
+    co_await context.wait();
+  }
+}
+
+Task<> BackupJob::drop_unallocated(JobContext& context) {
+  for (std::uint64_t at = 0; at < point().size();) {
+    co_await context.checkpoint();
+    const InFlight in_flight = co_await edge_->enter();
+    auto next = co_await point().drop_unallocated(at).result();
+    if (next) {
+      at = *next;
+    } else {
+      Point::Failure failure{next.error(), true};
+      co_await react(context, std::move(failure));
+    }
+  }
+}
+
+Task<> BackupJob::copy_all(JobContext& context) {
+  CopyLimits limits;
+  limits.workers = static_cast<std::uint64_t>(options_.perf.max_workers);
+  limits.chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
+  CopyEngine engine(filter_node_->reactor(), point(), *edge_, limits);
+  for (;;) {
+    co_await context.checkpoint();
+    if (point().broken()) co_await point().broken()->error;
+    if (!point().todo().empty()) {
+      Point::Outcome failed = co_await engine.run(context);
+      if (failed) co_await react(context, *std::move(failed));
+    } else if (!point().idle()) {
+      (void)co_await point().wait_progress();  // a guest's write is copying the last of it
+    } else {
+      co_return;
+    }
+  }
+}
+
+Task<> BackupJob::react(JobContext& context, Point::Failure failure) {
+  const OnError policy = failure.reading ? options_.on_source_error : options_.on_target_error;
+  const IoSide side = failure.reading ? IoSide::read : IoSide::write;
+  const ErrorAction action = context.failed(policy, side, failure.error);
+  if (action == ErrorAction::report) co_await failure.error;
+  if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
+}
+
+// The order is the one under "Losing bits" above.
+Task<> BackupJob::flush() {
+  const InFlight in_flight = co_await edge_->enter();
+  co_await filter_->target().flush();
+  co_await filter_->file().flush();
+}
+
+bool BackupJob::loses_bits(bool succeeded) const noexcept {
+  if (!bitmap_ || options_.bitmap_mode == BitmapMode::never) return false;
+  return succeeded || options_.bitmap_mode == BitmapMode::always;
+}
+
+void BackupJob::commit() noexcept {
+  if (!frozen_) return;
+  frozen_ = false;
+  if (loses_bits(true))
+    bitmap_->abdicate();
+  else
+    bitmap_->reclaim();
+}
+
+void BackupJob::abort() noexcept {
+  if (!frozen_) return;
+  frozen_ = false;
+  // bitmap-mode always: what is safely in the target is dropped even now.
+  if (!loses_bits(false) || !unfinished_) return bitmap_->reclaim();
+  bitmap_->abdicate();
+  bitmap_->bits().merge(*unfinished_);
+}
+
+Task<> BackupJob::clean() {
+  if (!filter_node_) co_return;
+  BlockNode& filter = *std::exchange(filter_node_, nullptr);
+  Graph& graph = filter.graph();
+  filter_ = nullptr;
+  edge_.reset();
+  {
+    const auto drained = co_await graph.drain(filter);
+    const Result<> removed = graph.remove_filter(filter);
+    TM_ASSERT(removed.ok());  // its users fit where they came from
+  }
+  co_await graph.remove(filter);
+}
+
+}  // namespace tidemark

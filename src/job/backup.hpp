@@ -1,0 +1,73 @@
+// BackupJob: copies the content that a disk has at one moment to a target, while the disk goes on
+// being written.
+//
+// create() does all that can fail, under the caller's drain of the source, so that one transaction
+// can begin several backups and change bitmaps at the same moment; that moment is
+// JobManager::start().
+//
+// Losing bits.  A bitmap that the backup is based on is frozen at that moment; writes since go to
+// its successor.  When the job succeeds, the frozen bits are dropped, for the target has what they
+// stand for.  That is right only if a power cut afterwards cannot undo the one without the other,
+// so first
+//   1. the target is flushed: what the bits stand for is in the backup, whatever happens;
+//   2. the source is flushed, after the point in time: else the disk could come back with older
+//      content under a clean bit, and the next backup would not copy it.
+// On failure and cancellation the frozen bits return to the bitmap: nothing is lost.
+#pragma once
+
+#include <memory>
+
+#include "block/graph.hpp"
+#include "job/backup_options.hpp"
+#include "job/copy_engine.hpp"
+#include "job/job_manager.hpp"
+
+namespace tidemark {
+
+class BackupJob final : public Job {
+ public:
+  // The source is drained by the caller until the job is started or abandoned.  On error nothing
+  // has changed.
+  static Task<ManagedJob*> create(JobManager& jobs, BackupOptions options);
+
+  BackupJob(BackupOptions options, NodeBitmap* bitmap)
+      : options_(std::move(options)), bitmap_(bitmap) {}
+
+  // For the user, about the target; empty for none.
+  const std::string& warning() const noexcept { return warning_; }
+
+  JobType type() const noexcept override { return JobType::backup; }
+  JobProgress progress() const noexcept override;
+  bool uses(const BlockNode& node) const noexcept override {
+    return &node == filter_node_ || (filter_node_ && &node == options_.target);
+  }
+  Edge* edge() const noexcept override { return edge_.get(); }
+  void start() noexcept override;
+  Task<> run(JobContext& context) override;
+  void commit() noexcept override;
+  void abort() noexcept override;
+  Task<> clean() override;
+
+ private:
+  Task<> attach();
+  Result<> check_chunk() const;
+  Point& point() const noexcept { return filter_->point(); }
+  Task<> copy(JobContext& context);
+  Task<> drop_unallocated(JobContext& context);
+  Task<> copy_all(JobContext& context);
+  Task<> wait_for_guests(JobContext& context);
+  Task<> react(JobContext& context, Point::Failure failure);
+  Task<> flush();
+  bool loses_bits(bool succeeded) const noexcept;
+
+  BackupOptions options_;
+  NodeBitmap* bitmap_;
+  BlockNode* filter_node_ = nullptr;
+  CopyBeforeWrite* filter_ = nullptr;      // its driver
+  std::unique_ptr<Edge> edge_;             // the job's own, on the filter
+  std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
+  bool frozen_ = false;
+  std::string warning_;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,68 @@
+#include "job/backup_options.hpp"
+
+#include <climits>
+
+namespace tidemark {
+namespace {
+
+Error refuse(std::string why) { return Error(Errc::invalid_argument, std::move(why)); }
+
+Result<NodeBitmap*> check_bitmap_options(BackupOptions& options) {
+  const bool by_bitmap = options.sync == SyncMode::bitmap || options.sync == SyncMode::incremental;
+  const auto mode = options.bitmap_mode;
+  if (by_bitmap && !options.bitmap)
+    return refuse("must provide a valid bitmap name for '" + std::string(to_string(options.sync)) +
+                  "' sync mode");
+  if (options.sync == SyncMode::incremental && mode && *mode != BitmapMode::on_success)
+    return refuse("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
+  if (options.sync == SyncMode::incremental) options.bitmap_mode = BitmapMode::on_success;
+  if (!options.bitmap && mode) return refuse("Cannot specify bitmap sync mode without a bitmap");
+  if (!options.bitmap) return static_cast<NodeBitmap*>(nullptr);
+  NodeBitmap* bitmap = options.source->bitmaps().find(*options.bitmap);
+  if (!bitmap) return Error(Errc::not_found, "Bitmap '" + *options.bitmap + "' could not be found");
+  if (!options.bitmap_mode) return refuse("Bitmap sync mode must be given when providing a bitmap");
+  if (auto ok = check_bitmap(*bitmap, BitmapUse::read); !ok) return ok.error();
+  if (options.sync == SyncMode::none)
+    return refuse("sync mode 'none' does not produce meaningful bitmap outputs");
+  if (!by_bitmap && options.bitmap_mode == BitmapMode::never)
+    return refuse(
+        "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '" +
+        std::string(to_string(options.sync)) + "'");
+  return bitmap;
+}
+
+Result<> check_perf(const BackupOptions::Perf& perf) {
+  if (perf.max_workers < 1 || perf.max_workers > INT_MAX)
+    return refuse("max-workers must be between 1 and 2147483647");
+  if (perf.max_chunk < 0)
+    return refuse("max-chunk must be zero (which means no limit) or positive");
+  return {};
+}
+
+}  // namespace
+
+std::string_view to_string(SyncMode mode) noexcept {
+  constexpr std::string_view names[] = {"top", "full", "none", "incremental", "bitmap"};
+  return names[static_cast<unsigned>(mode)];
+}
+
+std::string_view to_string(BitmapMode mode) noexcept {
+  constexpr std::string_view names[] = {"on-success", "never", "always"};
+  return names[static_cast<unsigned>(mode)];
+}
+
+Result<NodeBitmap*> check_backup(BackupOptions& options) {
+  auto bitmap = check_bitmap_options(options);
+  if (!bitmap) return bitmap;
+  if (options.source == options.target) return refuse("Source and target cannot be the same");
+  if (options.discard_source) return Error(Errc::unsupported, "discard-source is not supported");
+  if (auto ok = check_perf(options.perf); !ok) return ok.error();
+  if (options.source->size() != options.target->size())
+    return refuse("Source and target image have different sizes");
+  if (options.compress && !options.target->driver().supports_compression())
+    return Error(Errc::unsupported,
+                 "Compression is not supported for this drive '" + options.target->name() + "'");
+  return bitmap;
+}
+
+}  // namespace tidemark

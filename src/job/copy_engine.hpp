@@ -1,0 +1,39 @@
+// CopyEngine: copies what is left of a point in the background, many pieces at once, at the pace
+// that the job's context allows.  What a piece is and where it goes is filter/point.hpp's.
+#pragma once
+
+#include "filter/point.hpp"
+#include "io/reactor.hpp"
+#include "job/job.hpp"
+#include "task/group.hpp"
+
+namespace tidemark {
+
+struct CopyLimits {
+  std::uint64_t workers = 64;  // pieces in flight, at most
+  std::uint64_t chunk = 0;     // bytes of data in one piece, at most; 0: the engine's choice
+};
+
+class CopyEngine {
+ public:
+  // Each piece is in flight for drain at `through`, a root edge above the point's disks.
+  CopyEngine(Reactor& reactor, Point& point, Edge& through, CopyLimits limits);
+
+  // Copies until nothing is todo, the context is interrupted or a piece fails; nothing is in flight
+  // when this returns.  The next call goes on behind what failed.
+  Task<Point::Outcome> run(JobContext& context);
+
+ private:
+  Task<> work(JobContext& context);
+  Task<> copy_piece(JobContext& context, Point::Stride& stride, MutableBytes buffer);
+  std::uint64_t chunk_for(std::uint64_t speed) const noexcept;
+
+  Reactor& reactor_;
+  Point& point_;
+  Edge& through_;
+  CopyLimits limits_;
+  std::uint64_t position_ = 0;
+  Point::Outcome failure_;
+};
+
+}  // namespace tidemark

@@ -1,0 +1,94 @@
+// How jobs end: from the end of run() to concluded.
+//
+//   success   waiting; once all of the transaction are there: pending, each in turn; then, at once
+//   or
+//             when a user says so: prepare all, then commit and conclude each in turn
+//   failure   the others are cancelled; then each in turn, when it has ended: abort and conclude
+#include <algorithm>
+
+#include "job/job_manager.hpp"
+
+namespace tidemark {
+
+Task<> JobManager::carry_out(JobPtr job) {
+  Result<> outcome = co_await job->job().run(*job).result();
+  job->end(std::move(outcome));
+  const TransactionPtr transaction = job->options_.transaction;
+  if (transaction->aborting) co_return;  // who aborts it concludes this one too
+  if (!job->error_) co_return co_await succeeded(job);
+  job->set_status(JobStatus::aborting);
+  co_await abort_transaction(transaction);
+}
+
+Task<> JobManager::succeeded(JobPtr job) {
+  const TransactionPtr transaction = job->options_.transaction;
+  job->set_status(JobStatus::waiting);
+  const auto all = [&](auto is) {
+    return std::all_of(transaction->jobs.begin(), transaction->jobs.end(), is);
+  };
+  if (!all([](const JobPtr& other) { return other->ended_; })) co_return;
+  for (const JobPtr& other : transaction->jobs) {
+    other->set_status(JobStatus::pending);
+    if (!other->options_.auto_finalize && other->job().is_block_job())
+      events_.pending(other->info());
+  }
+  if (all([](const JobPtr& other) { return other->options_.auto_finalize; }))
+    co_await finalize_transaction(transaction);
+}
+
+Task<> JobManager::finalize(std::string id) {
+  ManagedJob* job = co_await unwrap(find_job(id));
+  const TransactionPtr transaction = job->options_.transaction;
+  // What is being finalized looks concluded to users: nothing can stop it any more.
+  const bool too_late = transaction->finalizing || transaction->aborting;
+  const JobStatus seen = too_late ? JobStatus::concluded : job->status();
+  co_await unwrap(check_verb(id, seen, JobVerb::finalize));
+  group_.spawn(finalize_transaction(transaction));
+  co_await transaction->over.wait();
+}
+
+Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
+  transaction->finalizing = true;
+  for (const JobPtr& job : transaction->jobs) {
+    auto prepared = co_await job->job().prepare().result();
+    if (prepared) continue;
+    job->error_ = prepared.error();
+    job->set_status(JobStatus::aborting);
+    co_return co_await abort_transaction(transaction);
+  }
+  for (const JobPtr& job : transaction->jobs) co_await conclude(job);
+  transaction->end();
+}
+
+Task<> JobManager::abort_transaction(TransactionPtr transaction) {
+  if (transaction->aborting) co_return;
+  transaction->aborting = true;
+  for (const JobPtr& job : transaction->jobs)
+    if (!job->error_) job->request_cancel(true);
+  for (const JobPtr& job : transaction->jobs) {
+    while (!job->ended_) (void)co_await job->ended_waiters_.wait();
+    co_await conclude(job);
+  }
+  transaction->end();
+}
+
+Task<> JobManager::conclude(JobPtr job) {
+  job->fail_if_cancelled();
+  if (job->error_) job->set_status(JobStatus::aborting);
+  job->final_progress_ = job->job().progress();
+  if (job->error_)
+    job->job().abort();
+  else
+    job->job().commit();
+  (void)co_await job->job().clean().result();
+  if (job->job().is_block_job()) {
+    if (job->cancelled_)
+      events_.cancelled(job->info());
+    else
+      events_.completed(job->info());
+  }
+  job->set_status(JobStatus::concluded);
+  if (job->options_.auto_dismiss) remove(*job);
+}
+
+}  // namespace tidemark

@@ -1,0 +1,143 @@
+#include "job/job_manager.hpp"
+
+#include <algorithm>
+#include <cctype>
+
+#include "block/node.hpp"
+
+namespace tidemark {
+namespace {
+
+// QEMU's identifiers: a letter, then letters, digits, '-', '.' and '_'.
+bool well_formed(const std::string& id) noexcept {
+  const auto is = [](int (*kind)(int), char c) { return kind(static_cast<unsigned char>(c)) != 0; };
+  if (id.empty() || !is(std::isalpha, id[0])) return false;
+  return std::all_of(id.begin(), id.end(), [&](char c) {
+    return is(std::isalnum, c) || c == '-' || c == '.' || c == '_';
+  });
+}
+
+}  // namespace
+
+Result<> JobManager::check_id(const std::string& id) const {
+  if (!well_formed(id)) return Error(Errc::invalid_argument, "Invalid job ID '" + id + "'");
+  if (find_job(id).ok()) return Error(Errc::exists, "Job ID '" + id + "' already in use");
+  return {};
+}
+
+Result<ManagedJob*> JobManager::create(JobOptions options, std::unique_ptr<Job>&& job) {
+  if (auto ok = check_id(options.id); !ok) return ok.error();
+  if (!options.transaction) options.transaction = new_transaction();
+  TransactionPtr transaction = options.transaction;
+  auto managed =
+      std::make_shared<ManagedJob>(reactor_, events_, std::move(options), std::move(job));
+  jobs_.insert(jobs_.begin(), managed);
+  transaction->jobs.insert(transaction->jobs.begin(), managed);
+  managed->set_status(JobStatus::created);
+  return managed.get();
+}
+
+void JobManager::start(ManagedJob& job) {
+  job.job_->start();
+  job.set_status(JobStatus::running);
+  group_.spawn(carry_out(hold(job)));
+}
+
+Task<> JobManager::abandon(ManagedJob& job) {
+  const JobPtr held = hold(job);
+  std::erase(held->options_.transaction->jobs, held);
+  held->options_.auto_dismiss = true;
+  held->set_status(JobStatus::aborting);
+  held->final_progress_ = held->job_->progress();
+  held->job_->abort();
+  (void)co_await held->job_->clean().result();
+  held->set_status(JobStatus::concluded);
+  remove(*held);
+}
+
+Result<ManagedJob*> JobManager::find_job(std::string_view id) const {
+  for (const JobPtr& job : jobs_)
+    if (job->id() == id) return job.get();
+  return Error(Errc::not_found, "Job not found");
+}
+
+Result<ManagedJob*> JobManager::find_block_job(std::string_view id) const {
+  auto job = find_job(id);
+  if (job && (*job)->job().is_block_job()) return job;
+  return Error(Errc::device_not_active, "Block job '" + std::string(id) + "' not found");
+}
+
+Result<> JobManager::check_unused(const BlockNode& node) const {
+  for (const JobPtr& job : jobs_)
+    if (job->job().uses(node))
+      return Error(Errc::busy, "Node '" + node.name() +
+                                   "' is busy: block device is in use by block job: " +
+                                   std::string(to_string(job->job().type())));
+  return {};
+}
+
+Result<> JobManager::set_speed(ManagedJob& job, std::int64_t bytes_per_s) {
+  if (auto ok = job.check(JobVerb::set_speed); !ok) return ok;
+  if (bytes_per_s < 0)
+    return Error(Errc::invalid_argument, "Parameter 'speed' expects a non-negative value");
+  return job.set_speed(static_cast<std::uint64_t>(bytes_per_s));
+}
+
+Result<> JobManager::cancel(ManagedJob& job, bool force) {
+  if (auto ok = job.check(JobVerb::cancel); !ok) return ok;
+  const TransactionPtr transaction = job.options_.transaction;
+  if (transaction->finalizing || transaction->aborting) return {};  // its end is decided
+  job.request_cancel(force);
+  if (job.ended_) group_.spawn(abort_transaction(transaction));
+  return {};
+}
+
+Result<> JobManager::cancel_block_job(ManagedJob& job, bool force) {
+  if (job.user_paused() && !force)
+    return Error(Errc::busy, "The block job for device '" + job.id() + "' is currently paused");
+  return cancel(job, force);
+}
+
+Result<> JobManager::complete(ManagedJob& job) {
+  if (auto ok = job.check(JobVerb::complete); !ok) return ok;
+  if (job.cancelled_)
+    return Error(Errc::invalid_argument,
+                 "The active block job '" + job.id() + "' cannot be completed");
+  job.job_->complete();
+  return {};
+}
+
+Result<> JobManager::dismiss(ManagedJob& job) {
+  if (auto ok = job.check(JobVerb::dismiss); !ok) return ok;
+  remove(job);
+  return {};
+}
+
+Task<> JobManager::cancel_all() {
+  while (!jobs_.empty()) {
+    const JobPtr job = jobs_.front();
+    if (job->status() == JobStatus::concluded) {
+      remove(*job);
+      continue;
+    }
+    job->options_.auto_dismiss = true;
+    (void)cancel(*job, true);
+    if (find_job(job->id()).ok()) co_await gone_.wait();
+  }
+}
+
+JobManager::JobPtr JobManager::hold(const ManagedJob& job) const {
+  const auto place = std::find_if(jobs_.begin(), jobs_.end(),
+                                  [&](const JobPtr& known) { return known.get() == &job; });
+  TM_ASSERT(place != jobs_.end());
+  return *place;
+}
+
+void JobManager::remove(ManagedJob& job) {
+  const JobPtr held = hold(job);
+  std::erase(jobs_, held);
+  held->set_status(JobStatus::null);
+  gone_.notify_all();
+}
+
+}  // namespace tidemark

@@ -1,0 +1,94 @@
+// JobManager: all jobs of a daemon, by id; what users do to them; and how they end, alone or
+// together.
+//
+// Jobs of one transaction end together: each waits in `waiting` for the others, all are finalized
+// at once, and the first that fails or is cancelled aborts all.  Order, everywhere: the newest
+// first.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "job/managed_job.hpp"
+#include "task/group.hpp"
+
+namespace tidemark {
+
+// Jobs that succeed or fail together (completion-mode grouped).
+class JobTransaction {
+ public:
+  explicit JobTransaction(Executor& executor) : over(executor) {}
+
+ private:
+  friend class JobManager;
+  void end() {
+    jobs.clear();  // which hold this
+    over.set();
+  }
+  std::vector<std::shared_ptr<ManagedJob>> jobs;  // newest first
+  bool finalizing = false, aborting = false;
+  Event over;  // all its jobs are concluded
+};
+
+// One thread.  cancel_all() is awaited before it goes (asserted).
+class JobManager {
+ public:
+  // Jobs run in `group`, which outlives them.
+  JobManager(Reactor& reactor, TaskGroup& group, JobEvents& events)
+      : reactor_(reactor), group_(group), events_(events), gone_(reactor) {}
+  JobManager(const JobManager&) = delete;
+  ~JobManager() { TM_ASSERT(jobs_.empty()); }
+
+  Reactor& reactor() noexcept { return reactor_; }
+  std::shared_ptr<JobTransaction> new_transaction() {
+    return std::make_shared<JobTransaction>(reactor_);
+  }
+
+  // A job is created first, then started, or, when what surrounds it fails, abandoned.
+  Result<> check_id(const std::string& id) const;  // "Job ID 'x' already in use"
+  // Takes the job on success only.
+  Result<ManagedJob*> create(JobOptions options, std::unique_ptr<Job>&& job);
+  void start(ManagedJob& job);
+  Task<> abandon(ManagedJob& job);
+
+  const std::vector<std::shared_ptr<ManagedJob>>& jobs() const noexcept { return jobs_; }
+  Result<ManagedJob*> find_job(std::string_view id) const;        // "Job not found"
+  Result<ManagedJob*> find_block_job(std::string_view id) const;  // DeviceNotActive
+  // "Node 't' is busy: block device is in use by block job: backup"
+  Result<> check_unused(const BlockNode& node) const;
+
+  // What job-VERB and block-job-VERB do.
+  Result<> pause(ManagedJob& job) { return job.user_pause(); }
+  Result<> resume(ManagedJob& job) { return job.user_resume(); }
+  Result<> set_speed(ManagedJob& job, std::int64_t bytes_per_s);
+  Result<> cancel(ManagedJob& job, bool force);
+  // block-job-cancel: a job that is paused is only cancelled with `force`.
+  Result<> cancel_block_job(ManagedJob& job, bool force);
+  Result<> complete(ManagedJob& job);
+  Task<> finalize(std::string id);  // ends when its transaction is concluded
+  Result<> dismiss(ManagedJob& job);
+
+  // Cancels and dismisses all; ends when there is none.
+  Task<> cancel_all();
+
+ private:
+  using JobPtr = std::shared_ptr<ManagedJob>;
+  using TransactionPtr = std::shared_ptr<JobTransaction>;
+
+  JobPtr hold(const ManagedJob& job) const;
+  Task<> carry_out(JobPtr job);
+  Task<> succeeded(JobPtr job);
+  Task<> finalize_transaction(TransactionPtr transaction);
+  Task<> abort_transaction(TransactionPtr transaction);
+  Task<> conclude(JobPtr job);
+  void remove(ManagedJob& job);
+
+  Reactor& reactor_;
+  TaskGroup& group_;
+  JobEvents& events_;
+  std::vector<JobPtr> jobs_;  // newest first
+  Event gone_;                // a job was dismissed
+};
+
+}  // namespace tidemark
