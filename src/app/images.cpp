@@ -27,7 +27,8 @@ Task<BlockNode*> add_file(Graph& graph, std::string path, bool read_only) {
 
 Task<std::unique_ptr<Edge>> attach_file(Graph& graph, std::string path, bool read_only) {
   BlockNode* file = co_await add_file(graph, std::move(path), read_only);
-  co_return co_await unwrap(Edge::attach(*file, Role::file, read_only ? reading : writing, "an image being opened"));
+  const Permissions permissions = read_only ? reading : writing;
+  co_return co_await unwrap(Edge::attach(*file, Role::file, permissions, "an image being opened"));
 }
 
 Task<BlockNode*> add_qcow2(Graph& graph, std::string path, bool read_only, std::unique_ptr<Edge> backing) {
@@ -39,8 +40,8 @@ Task<BlockNode*> add_qcow2(Graph& graph, std::string path, bool read_only, std::
   const bool names_backing = !(*driver)->backing_file().empty();
   if (names_backing != (backing != nullptr)) {
     (void)co_await (*driver)->close().result();
-    co_await Error(Errc::corrupt, fmt::format("'{}' {} a backing file, its manifest says otherwise", path,
-                                              names_backing ? "names" : "does not name"));
+    const char* verb = names_backing ? "names" : "does not name";
+    co_await Error(Errc::corrupt, fmt::format("'{}' {} a backing file, its manifest says otherwise", path, verb));
   }
   if (backing) (*driver)->set_backing(std::move(backing));
   NodeOptions node;

@@ -64,7 +64,8 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options) {
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
   const bool is_qcow2 = format == "qcow2";
   if (!is_qcow2 && format != "raw") co_await Error(Errc::invalid_argument, fmt::format("Unknown file format '{}'", format));
-  co_await create_file(graph.reactor(), path, is_qcow2 ? 0 : size, FilePreallocation::off);
+  const std::uint64_t file_size = is_qcow2 ? 0 : size;
+  co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
   if (!is_qcow2) co_return;
   schema::BlockdevOptionsFile where;
   where.filename = path;

@@ -204,7 +204,8 @@ Result<BlockdevOptions> NodeOpener::describe_backing(const Qcow2Driver& driver, 
   if (name.starts_with("file:")) name.erase(0, 5);
   const auto colon = name.find(':');
   if (colon != std::string::npos && colon < name.find('/'))
-    return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with 'backing'", image, name));
+    return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with "
+                                                "'backing'", image, name));
   if (!name.starts_with('/')) name = (std::filesystem::path(image).parent_path() / name).lexically_normal().string();
   std::error_code error;
   BlockdevOptions file;

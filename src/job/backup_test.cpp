@@ -275,7 +275,9 @@ TEST_F(BackupTest, SeveralDisksAtOneMoment) {
   bool stop = false;
   // Writes the same number to both disks, first to the one, then to the other.
   const auto pair_writer = [&]() -> Task<> {
-    for (std::uint32_t n = 1; !stop; ++n) {
+    std::uint32_t n = 0;
+    while (!stop) {
+      ++n;
       Content number(512);
       std::memcpy(number.data(), &n, sizeof n);
       co_await edge1.write(disk_size - 512, Buffers::of_const(number));

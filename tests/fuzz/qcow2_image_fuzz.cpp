@@ -75,7 +75,8 @@ class Bench {
     node.read_only = read_only;
     BlockNode* image = co_await graph_.add(node, std::move(driver));
     const Permissions reads{Permissions::consistent_read, Permissions::all};
-    co_return co_await unwrap(Edge::attach(*image, Role::root, read_only ? reads : writes, "fuzz"));
+    const Permissions permissions = read_only ? reads : writes;
+    co_return co_await unwrap(Edge::attach(*image, Role::root, permissions, "fuzz"));
   }
   Task<> close(std::unique_ptr<Edge> image) {
     BlockNode& node = image->node();
@@ -116,7 +117,8 @@ Task<> operate(Edge& image, Input& input) {
 // An image that has some of everything.
 Task<std::vector<std::byte>> make_good_image(Reactor& reactor, qcow2::CompressionType type) {
   Bench bench(reactor);
-  BlockNode* file = co_await bench.add_file({});
+  const Bytes nothing;
+  BlockNode* file = co_await bench.add_file(nothing);
   co_await bench.create(*file, type);
   auto image = co_await bench.open(*file, false);
   AlignedBuffer data(8 * KiB);

@@ -64,7 +64,7 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::nbd_server: return add_step<schema::NbdServerOptions>(options, "nbd-server", {});
     case Option::block_export: return add_step<schema::BlockExportOptions>(options, "export", {"type", false});
     case Option::object:
-      return Error(Errc::unsupported, "--object " + std::string(optarg) + ": no objects are offered yet; all exports run in the main thread");
+      return Error(Errc::unsupported, "--object " + std::string(optarg) + ": none is offered; exports run in the main thread");
     case Option::pidfile: options.pidfile = optarg; return {};
     case Option::daemonize: options.daemonize = true; return {};
     case Option::aio: options.aio = optarg; return {};
