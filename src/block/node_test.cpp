@@ -6,7 +6,6 @@
 
 namespace tidemark::test {
 
-std::unique_ptr<IoBackend> make_backend() { return *make_threads_backend(2); }
 
 namespace {
 

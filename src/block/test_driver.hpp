@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "block/graph.hpp"
+#include "io/threads/threads_backend.hpp"
 
 namespace tidemark::test {
 
@@ -159,7 +160,6 @@ class TestParent : public TestDriver {
   Task<Extent> mapped(Range wanted) { co_return mapping(wanted); }
 };
 
-std::unique_ptr<IoBackend> make_backend();  // node_test.cpp has it
 
 class BlockTest : public testing::Test {
  protected:
@@ -244,7 +244,7 @@ class BlockTest : public testing::Test {
     run(yield());
   }
 
-  std::unique_ptr<IoBackend> io = make_backend();
+  std::unique_ptr<IoBackend> io = *make_threads_backend(2);
   Reactor reactor{*io};
   Graph graph{reactor};
   std::vector<std::unique_ptr<Edge>> roots;
