@@ -5,13 +5,13 @@
 
 namespace tidemark {
 
-Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio) {
-  if (aio == "threads") return make_threads_backend();
+Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, unsigned workers_max) {
+  if (aio == "threads") return make_threads_backend(workers_max);
   if (!aio.empty() && aio != "io_uring")
     return Error(Errc::invalid_argument, "aio '" + std::string(aio) + "' is unknown; use io_uring or threads");
-  auto uring = make_uring_backend();
+  auto uring = make_uring_backend(workers_max);
   if (uring || aio == "io_uring") return uring;
-  return make_threads_backend();
+  return make_threads_backend(workers_max);
 }
 
 }  // namespace tidemark

@@ -9,6 +9,7 @@
 namespace tidemark {
 
 // `aio`: "io_uring", "threads", or "" for io_uring where the kernel grants it and threads elsewhere.
-Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio);
+// At most so many worker threads.
+Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, unsigned workers_max = 64);
 
 }  // namespace tidemark
