@@ -4,12 +4,11 @@
 #include <memory>
 #include <string_view>
 
-#include "io/backend.hpp"
+#include "control/homes.hpp"
 
 namespace tidemark {
 
 // `aio`: "io_uring", "threads", or "" for io_uring where the kernel grants it and threads elsewhere.
-// At most so many worker threads.
-Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, unsigned workers_max = 64);
+Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const ThreadOptions& options = {});
 
 }  // namespace tidemark

@@ -46,8 +46,8 @@ Place* Homes::find_thread(std::string_view id) noexcept {
   return nullptr;
 }
 
-Result<> Homes::add_thread(std::string id, unsigned workers_max) {
-  auto backend = make_backend_(workers_max);
+Result<> Homes::add_thread(std::string id, const ThreadOptions& options) {
+  auto backend = make_backend_(options);
   if (!backend) return backend.error().with_context(fmt::format("iothread '{}'", id));
   auto thread = ReactorThread::start(*std::move(backend), "iothread " + id);
   if (!thread) return thread.error().with_context(fmt::format("iothread '{}'", id));

@@ -9,6 +9,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,10 +31,15 @@ struct Place {
   Graph graph;
 };
 
+// How a thread's backend works; what is not given is up to the backend.
+struct ThreadOptions {
+  unsigned workers_max = 64;
+  std::optional<Duration> busy_wait_max;         // for events, before it sleeps
+};
+
 class Homes {
  public:
-  // Of one more thread, with so many worker threads at most.
-  using MakeBackend = std::function<Result<std::unique_ptr<IoBackend>>(unsigned workers_max)>;
+  using MakeBackend = std::function<Result<std::unique_ptr<IoBackend>>(const ThreadOptions&)>;
 
   Homes(Reactor& reactor, MakeBackend make_backend) : main_(reactor), make_backend_(std::move(make_backend)) {}
   Homes(const Homes&) = delete;
@@ -42,7 +48,7 @@ class Homes {
   std::vector<Place*> all() noexcept;            // the main one first
 
   Place* find_thread(std::string_view id) noexcept;
-  Result<> add_thread(std::string id, unsigned workers_max);
+  Result<> add_thread(std::string id, const ThreadOptions& options);
   // Errc::busy when nodes on it are in use; those that are not move to the main thread.
   Task<> remove_thread(std::string id);
   // Closes all nodes; no users are left.

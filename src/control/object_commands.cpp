@@ -17,7 +17,7 @@ bool well_formed(const std::string& id) {
 
 Result<> check(const schema::IothreadProperties& given) {
   const std::pair<std::string_view, std::int64_t> values[] = {
-      {"poll-max-ns", given.poll_max_ns}, {"poll-grow", given.poll_grow},         {"poll-shrink", given.poll_shrink},
+      {"poll-max-ns", given.poll_max_ns.value_or(0)}, {"poll-grow", given.poll_grow},         {"poll-shrink", given.poll_shrink},
       {"poll-weight", given.poll_weight}, {"aio-max-batch", given.aio_max_batch}, {"thread-pool-min", given.thread_pool_min},
       {"thread-pool-max", given.thread_pool_max}};
   for (const auto& [name, value] : values)
@@ -33,13 +33,16 @@ Result<> check(const schema::IothreadProperties& given) {
 
 Task<> ObjectCommandHandler::object_add(schema::ObjectOptions arguments) {
   constexpr std::int64_t workers_max = 1024;     // of one thread; more only cost memory
+  constexpr Duration busy_wait_max = std::chrono::seconds(1);
   if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Parameter 'id' expects an identifier");
   if (homes_.find_thread(arguments.id))
     co_await Error(Errc::exists, fmt::format("attempt to add duplicate property '{}' to object (type 'container')", arguments.id));
   const auto& given = std::get<schema::IothreadProperties>(arguments.branch);
   co_await unwrap(check(given));
-  const auto workers = static_cast<unsigned>(std::min(given.thread_pool_max, workers_max));
-  co_await unwrap(homes_.add_thread(std::move(arguments.id), workers));
+  ThreadOptions options;
+  options.workers_max = static_cast<unsigned>(std::min(given.thread_pool_max, workers_max));
+  if (given.poll_max_ns) options.busy_wait_max = std::min(Duration(*given.poll_max_ns), busy_wait_max);
+  co_await unwrap(homes_.add_thread(std::move(arguments.id), options));
 }
 
 bool ObjectCommandHandler::has_jobs(const Place& place) const {

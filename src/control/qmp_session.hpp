@@ -1,9 +1,10 @@
 // QmpSession: one client's conversation, from the greeting to its end.
 //
 // Commands run one after the other, in the order they came, and each is answered before the next
-// begins; those of several sessions take turns, but for a few that need none (`quit` among them).  Answers and events go through one queue, in the order they were made, which a task of
-// its own sends: a client that does not read holds up nobody.  Its next command waits until it has
-// read its answers; when events pile up beyond a bound it is disconnected.
+// begins; those of several sessions take turns, but for a few that need none (`quit` among them).
+// Answers and events go through one queue, in the order they were made, which a task of its own sends: a
+// client that does not read holds up nobody.  Its next command waits until it has read its answers; when
+// events pile up beyond a bound it is disconnected.
 //
 // When the client ends its stream, or stop() is called, the command that runs is still carried out
 // and what is queued is sent, for a limited time.  One thread: the reactor's of the socket.

@@ -40,7 +40,7 @@ Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& 
 }
 
 Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options, Background& background) {
-  const auto one_more = [&options](unsigned workers_max) { return make_backend(options.aio, workers_max); };
+  const auto one_more = [&options](const ThreadOptions& how) { return make_backend(options.aio, how); };
   auto body = [&](TaskGroup& group) -> Task<> {
     Daemon daemon(reactor, group, one_more);
     auto watched = [&](TaskGroup& watchers) -> Task<> {
