@@ -15,17 +15,17 @@ Result<std::unique_ptr<ReactorThread>> ReactorThread::start(std::unique_ptr<IoBa
   ::pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the threads that expect them
   Result<> started;
   try {
-    made->thread_ = std::thread([self, name] { self->run(name); });
+    made->thread_ = std::thread([self] { self->run(); });
   } catch (const std::system_error& e) {
     started = Error::from_errno(e.code().value(), "start a thread");
   }
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (!started) return started.error();
+  ::pthread_setname_np(made->thread_.native_handle(), name.substr(0, 15).c_str());
   return made;
 }
 
-void ReactorThread::run(const std::string& name) {
-  ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str());
+void ReactorThread::run() {
   while (!ending_) reactor_.turn();
 }
 

@@ -22,7 +22,7 @@ class ReactorThread {
 
  private:
   explicit ReactorThread(std::unique_ptr<IoBackend> backend) : backend_(std::move(backend)), reactor_(*backend_) {}
-  void run(const std::string& name);
+  void run();
 
   std::unique_ptr<IoBackend> backend_;
   Reactor reactor_;
