@@ -42,9 +42,20 @@ Task<> TargetSink::keep_zeroes(Range range) {
     BlockNode& layer = skip_filters(target_.node());
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);
     const Range part = status.range;
-    if (!status.zero) co_await target_.write_zeroes(part, WriteFlags::may_unmap);
+    bool there = status.zero;
+    if (there && !status.allocated) there = !co_await shows_hidden_backing();
+    if (!there) co_await target_.write_zeroes(part, WriteFlags::may_unmap);
     range = {part.end(), range.length - part.length};
   }
+}
+
+// An image that is open without the backing file it names: what it does not hold is zero only here.
+Task<bool> TargetSink::shows_hidden_backing() {
+  if (hidden_backing_) co_return *hidden_backing_;
+  BlockNode& layer = skip_filters(target_.node());
+  const auto info = co_await layer.driver().info().result();
+  hidden_backing_ = info && !info->backing_filename.empty() && !layer.backing();
+  co_return *hidden_backing_;
 }
 
 Task<Extent> TargetSink::map(Range wanted) {

@@ -2,8 +2,11 @@
 //
 // What reads as zeroes is never written as data: granules of zero bytes become write-zeroes, and
 // nothing at all where the target's own layer reads as zeroes already.  (What the target shows from
-// a backing file does not count: in a fleecing setup that is the live disk itself.)
+// a backing file does not count: in a fleecing setup that is the live disk itself.  Nor does what it
+// lacks count as zero when it names a backing file that is not open: an increment in a chain.)
 #pragma once
+
+#include <optional>
 
 #include "block/edge.hpp"
 #include "filter/old_data.hpp"
@@ -27,8 +30,11 @@ class TargetSink final : public OldData {
   Task<> forget(Range range) override { return target_.discard(range); }
 
  private:
+  Task<bool> shows_hidden_backing();
+
   Edge& target_;
   TargetSinkOptions options_;
+  std::optional<bool> hidden_backing_;
 };
 
 }  // namespace tidemark

@@ -17,7 +17,8 @@ class BackupImageTest : public JobsTest {
                    std::uint64_t cluster_size = 64 * KiB) {
     return *disks->run(make_image(name, backing, cluster_size));
   }
-  Task<BlockNode*> make_image(std::string name, BlockNode* backing, std::uint64_t cluster_size) {
+  Task<BlockNode*> make_image(std::string name, BlockNode* backing, std::uint64_t cluster_size,
+                              bool open_backing = true) {
     using P = Permissions;
     NodeOptions file_options;
     file_options.name = "file-" + name;
@@ -37,7 +38,7 @@ class BackupImageTest : public JobsTest {
     open.l2_cache_bytes = MiB;
     auto edge = Edge::attach(file, Role::file, {}, "test");
     auto driver = co_await Qcow2Driver::open(*std::move(edge), open);
-    if (backing) driver->set_backing(*Edge::attach(*backing, Role::backing, {}, "test"));
+    if (backing && open_backing) driver->set_backing(*Edge::attach(*backing, Role::backing, {}, "test"));
     NodeOptions options;
     options.name = name;
     options.monitor_owned = true;
@@ -168,6 +169,29 @@ TEST_F(BackupImageTest, LargeTargetClustersAreWrittenWhole) {
     EXPECT_TRUE(events.take().ends_with("j completed 2097152/2097152\nj concluded\nj null\n"));
     const Content seen = co_await Disks::read_all(target);
     EXPECT_EQ(std::memcmp(seen.data(), wanted.data(), 2 * MiB), 0);
+  });
+}
+
+// As a backup directory's increments are written: the image names its base, the job does not open it.
+TEST_F(BackupImageTest, ZeroesCoverABackingFileThatIsNotOpen) {
+  BlockNode& base = image("base");
+  disks->fill(base);
+  BlockNode& target = *disks->run(make_image("target", &base, 64 * KiB, false));
+  BlockNode& holes = image("holes");
+  BlockNode& zeroes = disks->disk("zeroes", disk_size);
+  run([&]() -> Task<> {
+    for (BlockNode* source : {&holes, &zeroes}) {
+      NodeBitmap& bitmap = **source->bitmaps().add("b", source->size(), 64 * KiB);
+      const Range dirty{source == &holes ? MiB : 2 * MiB, 256 * KiB};
+      bitmap.bits().set(dirty);
+      BackupOptions options = backup("j", *source, target, SyncMode::incremental);
+      options.bitmap = "b";
+      co_await start(options);
+      co_await end_of("j");
+      const Extent extent = co_await target.driver().map(dirty);
+      EXPECT_EQ(extent.mapping, Mapping::zero);
+      EXPECT_EQ(extent.range, dirty);
+    }
   });
 }
 
