@@ -22,7 +22,8 @@ class Background {
     if (!task_) co_return;
     co_await ended_.wait();
     std::exchange(task_, {}).destroy();
-    co_await unwrap(std::exchange(outcome_, {}));
+    const Result<> outcome = outcome_;
+    co_await unwrap(outcome);
   }
 
  private:
