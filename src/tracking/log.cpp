@@ -55,6 +55,7 @@ void Log::append_unawaited(Range range) {
 void Log::rotate(std::uint64_t epoch) noexcept {
   older_ += under_way_.size();
   under_way_.clear();
+  failed_ = ~std::uint64_t{0};
   epoch_ = epoch;
   next_ = 0;
   refused_.reset();
@@ -77,7 +78,7 @@ void Log::end(Batch& batch, std::optional<Error> failure) noexcept {
 }
 
 std::uint64_t Log::durable_before() const noexcept {
-  std::uint64_t before = next_;
+  std::uint64_t before = std::min(next_, failed_);
   for (const std::uint64_t block : under_way_) before = std::min(before, block);
   return before;
 }
@@ -114,8 +115,8 @@ Task<> Log::write(BatchPtr batch) {
   const Result<> written = co_await file_.write(at, block.bytes(), durable_).result();
   if (written) owner_.logged(batch->ranges, place.epoch);
   if (place.epoch == epoch_) {
-    // A block whose write failed never counts as durable.
-    if (written) std::erase(under_way_, place.block);
+    std::erase(under_way_, place.block);
+    if (!written) failed_ = std::min(failed_, place.block);
   } else if (--older_ == 0) {
     older_gone_.wake_all();
   }

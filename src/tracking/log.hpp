@@ -75,7 +75,8 @@ class Log {
   bool stopping_ = false;
   std::uint64_t epoch_ = 0;
   std::uint64_t blocks_ = 0, next_ = 0;                  // of the half; the next to be written
-  std::vector<std::uint64_t> under_way_;                 // blocks of this epoch that are not durable
+  std::vector<std::uint64_t> under_way_;                 // blocks of this epoch being written
+  std::uint64_t failed_ = ~std::uint64_t{0};             // the first of this epoch whose write failed
   std::uint64_t older_ = 0;                              // writes of older epochs under way
   std::vector<BatchPtr> batches_;                        // in order of arrival, the ones being written too
   BatchPtr collecting_;

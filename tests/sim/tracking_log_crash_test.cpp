@@ -95,6 +95,49 @@ class Appends : public Workload, tracking::LogOwner {
   std::vector<Range> promised_;
 };
 
+// A write of an epoch that has failed is not waited for when the next one has begun.
+class FailThenRotate : public tracking::LogOwner {
+ public:
+  Task<> run(SimProcess& process) {
+    OpenFlags flags;
+    flags.write = flags.create = true;
+    File file = co_await File::open(process.reactor(), "/store", flags);
+    auto close = [&file] { return file.close(); };
+    co_await finally(use(process.reactor(), file), close);
+  }
+  std::uint64_t heard = 0;
+
+ private:
+  Task<> use(Reactor& reactor, File& file) {
+    Superblock root;
+    root.log_bytes = half_bytes;
+    Log log(reactor, file, *this);
+    log.start(root, true);
+    const Range range{0, 4096};
+    const Result<> failed = co_await log.append(range).result();
+    EXPECT_FALSE(failed.ok());
+    log.rotate(1);
+    co_await log.wait_older();
+    const Result<> written = co_await log.append(range).result();
+    co_await log.stop();
+    co_await unwrap(written);
+  }
+  void logged(std::span<const Range> ranges, std::uint64_t epoch) noexcept override { heard += ranges.size() * epoch; }
+  void log_fills() noexcept override {}
+};
+
+TEST(TrackingLog, GoesOnInTheOtherHalfAfterAFailure) {
+  SimWorld world(1);
+  SimFault fault;
+  fault.kind = IoOp::Kind::write;
+  world.faults().add(fault);
+  SimProcess process(world);
+  FailThenRotate test;
+  const Result<> done = process.run(test.run(process));
+  EXPECT_TRUE(done.ok()) << done.error().message();
+  EXPECT_EQ(test.heard, 1u);
+}
+
 CrashPlan plan() {
   CrashPlan plan;
   plan.seeds = 8;
