@@ -28,6 +28,7 @@ class Wakeup {
   // The reactor's thread.  begin_sleep(): false when notified, then do not sleep.  end_sleep()
   // comes before looking at what notifiers left.
   bool begin_sleep() noexcept;
+  bool notified() const noexcept { return state_.load(std::memory_order_seq_cst) == State::notified; }
   void end_sleep() noexcept { state_.store(State::awake, std::memory_order_seq_cst); }
   void drain() noexcept;                         // the eventfd was readable
 

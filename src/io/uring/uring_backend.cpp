@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <thread>
 
+#include "io/posix/busy_wait.hpp"
 #include "io/posix/inline_io.hpp"
 #include "io/posix/perform.hpp"
 #include "io/posix/worker_pool.hpp"
@@ -29,6 +31,10 @@ constexpr std::size_t arena_pieces = 4 * pieces_max;
 // Completions that belong to no IoOp.
 constexpr std::uint64_t wake_tag = 1;
 constexpr std::uint64_t ignored_tag = 2;
+
+Duration busy_wait_max(const UringOptions& options) {
+  return std::thread::hardware_concurrency() > 1 ? options.busy_wait_max : Duration::zero();
+}
 
 // In backend_data[1] of an operation that is with the ring, not with the workers.
 constexpr std::uint64_t ring_mark = 2;
@@ -93,8 +99,9 @@ bool must_be_repeated(const IoOp& op, std::int64_t result) {
 class UringBackend final : public IoBackend {
  public:
   // Owns the ring and the eventfd.
-  UringBackend(const io_uring& ring, bool modern, int event, unsigned workers_max)
-      : ring_(ring), modern_(modern), wakeup_(event), pool_(wakeup_, workers_max) {}
+  UringBackend(const io_uring& ring, bool modern, int event, const UringOptions& options)
+      : ring_(ring), modern_(modern), wakeup_(event), pool_(wakeup_, options.workers_max),
+        busy_wait_(busy_wait_max(options)) {}
   ~UringBackend() override { ::io_uring_queue_exit(&ring_); }
 
   std::string_view name() const noexcept override { return "io_uring"; }
@@ -118,6 +125,8 @@ class UringBackend final : public IoBackend {
   void watch_wakeups();
 
   bool events_pending() const;
+  bool look_for_events(Instant until);
+  void wait_for_event(Instant deadline);
   void sleep(Instant deadline);
   void reap();
   void complete(const io_uring_cqe& cqe);
@@ -134,6 +143,7 @@ class UringBackend final : public IoBackend {
   posix::Wakeup wakeup_;
   posix::WorkerPool pool_;
   posix::InlineIo inline_;
+  posix::BusyWait busy_wait_;
   const std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
   std::vector<IoOp*> done_;
 };
@@ -226,7 +236,7 @@ void UringBackend::fill_transfer(io_uring_sqe& sqe, const IoOp& op) {
 void UringBackend::fill_message(io_uring_sqe& sqe, const IoOp& op) {
   const int fd = descriptor(op.handle);
   const bool receiving = op.kind == IoOp::Kind::recv;
-  const int flags = receiving ? 0 : MSG_NOSIGNAL;
+  const int flags = receiving ? 0 : MSG_NOSIGNAL | MSG_WAITALL;   // the ring goes on by itself
   if (op.buffers.contiguous()) {
     const MutableBytes bytes = op.buffers.as_contiguous();
     const std::size_t size = std::min(bytes.size(), transfer_max);
@@ -261,6 +271,24 @@ bool UringBackend::events_pending() const {
   return (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) & reasons) != 0;
 }
 
+// True when there is something to take.
+bool UringBackend::look_for_events(Instant until) {
+  if (::io_uring_sq_ready(&ring_) != 0) submit_entries(events_pending());
+  while (!events_pending() && ::io_uring_cq_ready(&ring_) == 0 && !wakeup_.notified())
+    if (now() >= until) return false;
+  if (events_pending()) submit_entries(true);
+  return true;
+}
+
+void UringBackend::wait_for_event(Instant deadline) {
+  const Instant from = now();
+  const bool look = busy_wait_.window() != Duration::zero();
+  if (look && look_for_events(std::min(from + busy_wait_.window(), deadline))) return busy_wait_.found();
+  if (!wakeup_.begin_sleep()) return;
+  sleep(deadline);
+  busy_wait_.slept(now() - from, look);
+}
+
 void UringBackend::sleep(Instant deadline) {
   io_uring_cqe* first;
   if (deadline == no_deadline) {
@@ -278,8 +306,8 @@ void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   if (!wakeups_watched_) watch_wakeups();
   reap();
   pool_.flush();                                 // after reap(), which may pass an op on
-  const bool poll = deadline == Instant::min() || !done_.empty() || !wakeup_.begin_sleep();
-  if (!poll) sleep(deadline);
+  const bool poll = deadline == Instant::min() || !done_.empty() || wakeup_.notified();
+  if (!poll) wait_for_event(deadline);
   else if (::io_uring_sq_ready(&ring_) != 0 || events_pending()) submit_entries(events_pending());
   wakeup_.end_sleep();
   reap();
@@ -313,7 +341,7 @@ void UringBackend::complete(const io_uring_cqe& cqe) {
 
 }  // namespace
 
-Result<std::unique_ptr<IoBackend>> make_uring_backend(unsigned workers_max) {
+Result<std::unique_ptr<IoBackend>> make_uring_backend(UringOptions options) {
   const Result<int> event = posix::Wakeup::open();
   if (!event) return event.error();
   io_uring ring;
@@ -324,7 +352,7 @@ Result<std::unique_ptr<IoBackend>> make_uring_backend(unsigned workers_max) {
     return Error::from_errno(static_cast<int>(-result), "set up io_uring");
   }
   return std::unique_ptr<IoBackend>(
-      std::make_unique<UringBackend>(ring, modern, *event, workers_max));
+      std::make_unique<UringBackend>(ring, modern, *event, options));
 }
 
 }  // namespace tidemark

@@ -1,0 +1,188 @@
+"""The way things go when nothing goes wrong: serve, back up, list, verify, restore."""
+import json
+import os
+import threading
+import unittest
+
+from bed import DAMAGED, DONE, MiB, Bed, first_difference
+
+
+class OneDisk(Bed):
+    def test_every_point_restores_as_the_disk_was(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk", options=["--format", "raw"])
+        taken = [(self.backup(level="full"), self.content())]
+        for seed in range(3):
+            self.change(seed=seed)
+            taken.append((self.backup(level="incremental"), self.content()))
+        self.assertEqual([p["id"] for p in self.json("list", "backups")["points"]], [p["point"] for p, _ in taken])
+        for point, content in taken:
+            self.assert_restores(point["point"], content)
+        rows = self.json("verify", "backups", "--all")
+        self.assertEqual([row["ok"] for row in rows], [True] * len(taken))
+        self.assertEqual({row["mismatches"] for row in rows}, {0})
+
+    def test_incremental_stores_what_changed(self):
+        self.raw("disk.img", 32 * MiB)
+        self.serve("disk.img=disk")
+        self.backup(level="full")
+        disk = self.disk()
+        disk.pwrite(b"x" * 4096, 20 * MiB)
+        disk.pwrite(b"y" * 4096, 5 * MiB)
+        point = self.backup(level="incremental")
+        self.assertEqual(point["disks"][0]["stored-bytes"], 2 * 65536)
+        self.assertEqual(self.backup(level="incremental")["disks"][0]["stored-bytes"], 0)
+
+    def test_only_one_bitmap_stays(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        for _ in range(3):
+            point = self.backup()
+            bitmaps = self.json("bitmap", "list", "disk")
+            self.assertEqual(len(bitmaps), 1)
+            self.assertTrue(bitmaps[0]["name"].endswith(point["point"]))
+        self.assertEqual(self.json("job", "list"), [])
+
+    def test_points_are_found_by_beginnings_and_latest(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        point = self.backup()["point"]
+        content = self.content()
+        for name in (point, point[:-3], "latest"):
+            self.assertEqual(first_difference(self.restored(name), content), None)
+        self.assertIn("no point 'zzz'", self.fails("restore", "backups", "zzz", "--to", "x.img"))
+
+    def test_compressed_and_with_a_machine(self):
+        self.raw("disk.img")
+        with open(self.path / "disk.img", "r+b") as file:
+            file.write(b"the same line again and again\n" * 100000)
+        (self.path / "vm.json").write_text('{"cpus": 2}')
+        self.serve("disk.img=disk")
+        point = self.backup("--compress", "--machine", "vm.json")
+        image = self.path / "backups" / "points" / point["point"] / "disk.qcow2"
+        self.assertLess(image.stat().st_blocks * 512, 5 * MiB)
+        manifest = json.loads((image.parent / "manifest.json").read_text())
+        self.assertEqual(manifest["machine"], {"cpus": 2})
+        self.assert_restores(point["point"], self.content())
+
+    def test_odd_sizes(self):
+        self.raw("disk.img", 5 * MiB + 512)
+        self.serve("disk.img=disk")
+        points = [(self.backup(), self.content())]
+        disk = self.disk()
+        disk.pwrite(b"z" * 512, 5 * MiB)
+        points.append((self.backup(level="incremental"), self.content()))
+        for point, content in points:
+            self.assert_restores(point["point"], content)
+
+    def test_other_programs_read_the_chain(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        self.change()
+        point = self.backup(level="incremental")["point"]
+        self.lab.run("qemu-img", "convert", "-O", "raw", f"backups/points/{point}/disk.qcow2", "converted.img")
+        self.assertEqual(first_difference((self.path / "converted.img").read_bytes(), self.content()), None)
+        self.lab.run("qemu-img", "check", f"backups/points/{point}/disk.qcow2")
+
+    def test_restore_to_qcow2_and_over_a_file(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        self.run_tidemark("restore", "backups", "--to", "out.qcow2", "--format", "qcow2")
+        self.lab.run("qemu-img", "check", "out.qcow2")
+        self.lab.run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "-U", "out.qcow2", "disk.img")
+        self.assertIn("exists", self.fails("restore", "backups", "--to", "out.qcow2"))
+        self.run_tidemark("restore", "backups", "--to", "out.qcow2", "--force")
+        self.assertEqual(first_difference((self.path / "out.qcow2").read_bytes(), self.content()), None)
+
+    def test_full_on_demand_and_after_a_restart(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup(level="full")
+        self.backup("--level", "full", level="full")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.serve("disk.img=disk")
+        self.assertIn("has no bitmap since point", self.fails("backup", "backups", "--level", "incremental"))
+        self.backup(level="full")
+        self.backup(level="incremental")
+
+
+class SeveralDisks(Bed):
+    def test_raw_and_qcow2_in_one_point(self):
+        self.raw("a.img", seed=1)
+        self.qcow2("b.qcow2", seed=2)
+        self.serve("a.img=a", "b.qcow2=b")
+        taken = []
+        for seed in range(3):
+            point = self.backup(level="incremental" if seed else "full")
+            taken.append((point["point"], self.content("a"), self.content("b")))
+            self.change("a", seed)
+            self.change("b", seed + 10)
+        for point, a, b in taken:
+            self.assert_restores(point, a, "a")
+            self.assert_restores(point, b, "b")
+        self.assertIn("several disks (a, b)", self.fails("restore", "backups", "--to", "x.img"))
+        self.assertIn("holds no disk 'c'", self.fails("restore", "backups", "--to", "x.img", "--disk", "c"))
+        self.assertEqual(len(self.json("verify", "backups", "--all")), 6)
+
+    def test_disks_are_chosen_and_named(self):
+        self.raw("a.img", seed=1)
+        self.raw("b.img", seed=2)
+        self.serve("a.img=a", "b.img=b")
+        point = self.backup("--disk", "b=data")
+        self.assertEqual([(disk["name"], disk["node"]) for disk in point["disks"]], [("data", "b")])
+        self.assert_restores(point["point"], self.content("b"))
+        self.assertIn("no node 'c'", self.fails("backup", "backups", "--disk", "c"))
+
+    def test_all_disks_are_of_one_moment(self):
+        """A counter goes to one disk, then the other: no point may hold the second one's ahead of the first."""
+        self.raw("a.img", 2 * MiB)
+        self.raw("b.img", 2 * MiB)
+        self.serve("a.img=a", "b.img=b")
+        going = threading.Event()
+
+        def count():
+            a, b, n = self.disk("a"), self.disk("b"), 0
+            while not going.is_set():
+                n += 1
+                a.pwrite(n.to_bytes(512, "big"), 0)
+                b.pwrite(n.to_bytes(512, "big"), 0)
+
+        counter = threading.Thread(target=count, daemon=True)
+        counter.start()
+        try:
+            points = [self.backup()["point"] for _ in range(5)]
+        finally:
+            going.set()
+            counter.join(10)
+        before = -1
+        for point in points:
+            a, b = (int.from_bytes(self.restored(point, disk)[:512], "big") for disk in ("a", "b"))
+            if before >= 0:                     # the first point may be from before the first write
+                self.assertIn(a - b, (0, 1))
+                self.assertGreaterEqual(a, before)
+            before = a
+
+    def test_read_only_disks_are_left_out(self):
+        self.raw("a.img")
+        self.serve("a.img=a", options=["--read-only"])
+        self.assertIn("exports no writable disk", self.fails("backup", "backups"))
+        self.assertEqual(self.names_of_points(), [])
+
+
+class WhileWritten(Bed):
+    def test_threads_backend(self):
+        """The command line on the other backend reads and writes the same directories."""
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        self.change()
+        self.run_tidemark("--aio", "threads", "backup", "backups")
+        self.run_tidemark("--aio", "threads", "verify", "backups", "--all")
+        self.run_tidemark("--aio", "threads", "restore", "backups", "--to", "x.img")
+        self.assertEqual(first_difference((self.path / "x.img").read_bytes(), self.content()), None)
+
+
+if __name__ == "__main__":
+    unittest.main()
