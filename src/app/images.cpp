@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "backup/expectation.hpp"
 #include "format/qcow2/driver.hpp"
 #include "storage/file.hpp"
 #include "task/finally.hpp"
@@ -56,7 +57,7 @@ Task<std::unique_ptr<PointImage>> PointImage::open(Reactor& reactor, std::vector
   auto opened = co_await image->open_layers(std::move(layers)).result();
   if (!opened) {
     (void)co_await image->close().result();
-    co_await opened.error();
+    co_await damage_if_missing(opened.error());
   }
   co_return std::move(image);
 }
@@ -112,10 +113,30 @@ Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size
   return create_qcow2(reactor, std::move(path), std::move(options));
 }
 
+namespace {
+
+Task<> take_for_writing(Graph& graph, std::string path) {
+  auto edge = co_await attach_file(graph, std::move(path), false);
+  edge.reset();
+}
+
+// Only a file that no running program has open as an image.
+Task<> check_replaceable(Reactor& reactor, std::string path) {
+  const FileInfo info = co_await fs::stat(reactor, path);
+  if (info.type != FileInfo::Type::regular)
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file; restore to a file", path));
+  Graph graph(reactor);
+  auto close = [&graph]() -> Task<> { return graph.close_all(); };
+  co_await finally(take_for_writing(graph, std::move(path)), close);
+}
+
+}  // namespace
+
 Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std::string path, std::string format,
                                                            std::uint64_t size, bool replace) {
-  if (!replace && co_await fs::exists(reactor, path))
-    co_await Error(Errc::exists, fmt::format("'{}' exists; choose another file or give --force", path));
+  const bool there = co_await fs::exists(reactor, path);
+  if (there && !replace) co_await Error(Errc::exists, fmt::format("'{}' exists; choose another file or give --force", path));
+  if (there) co_await check_replaceable(reactor, path);
   std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), replace));
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
@@ -157,7 +178,8 @@ Task<> RestoreTarget::publish() {
 
 Task<> RestoreTarget::discard() {
   (void)co_await close().result();
-  if (co_await fs::exists(reactor_, partial_path())) co_await fs::unlink(reactor_, partial_path());
+  const bool there = co_await fs::exists(reactor_, partial_path());
+  if (there) co_await fs::unlink(reactor_, partial_path());
 }
 
 }  // namespace tidemark

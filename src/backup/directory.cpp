@@ -47,7 +47,8 @@ Task<> BackupDirectory::close() {
 
 Task<> BackupDirectory::open_now(Open how) {
   const std::string marker = path_ + std::string(marker_file);
-  if (how == Open::create && !co_await fs::exists(*reactor_, marker)) co_await create();
+  const bool there = co_await fs::exists(*reactor_, marker);
+  if (how == Open::create && !there) co_await create();
   auto text = co_await fs::read_all(*reactor_, marker, manifest_size_max).result();
   if (!text && text.error().code() == Errc::not_found)
     co_await Error(Errc::not_found, fmt::format("'{}' is not a backup directory (it has no tidemark-backup.json)", path_));
@@ -63,14 +64,16 @@ Task<> BackupDirectory::open_now(Open how) {
 }
 
 Task<> BackupDirectory::create() {
-  if (!co_await fs::exists(*reactor_, path_)) co_await fs::mkdir(*reactor_, path_);
+  const bool there = co_await fs::exists(*reactor_, path_);
+  if (!there) co_await fs::mkdir(*reactor_, path_);
   const auto present = co_await fs::list(*reactor_, path_);
   for (const std::string& name : present)
     // What an interrupted creation left behind is no obstacle.
     if (name != "points" && !name.starts_with("tidemark-backup.json"))
       co_await Error(Errc::exists, fmt::format("'{}' is not empty and not a backup directory", path_));
   const std::string points = path_ + "/points";
-  if (!co_await fs::exists(*reactor_, points)) co_await fs::mkdir(*reactor_, points);
+  const bool has_points = co_await fs::exists(*reactor_, points);
+  if (!has_points) co_await fs::mkdir(*reactor_, points);
   const Json marker = Json::object({{"format", directory_format},
                                     {"version", directory_version},
                                     {"id", fmt::format("{:016x}", reactor_->backend().random())}});

@@ -4,6 +4,10 @@
 
 namespace tidemark {
 
+Error damage_if_missing(const Error& error) {
+  return error.code() == Errc::not_found ? Error(Errc::corrupt, error.message()) : error;
+}
+
 Task<Expectations> Expectations::open(Reactor& reactor, const BackupDirectory& directory,
                                       std::vector<const PointManifest*> chain, std::string disk) {
   Expectations all;
@@ -26,8 +30,10 @@ Task<> Expectations::open_layers(Reactor& reactor, const BackupDirectory& direct
     if (entry.granularity != granularity_ || entry.size != disk_size_)
       co_await Error(Errc::corrupt, "point " + point->id + ": disk '" + disk +
                                         "' has another size or granularity than the points that build on it");
-    layers_.push_back(co_await SumsReader::open(reactor, directory.point_path(point->id) + "/" + entry.sums_file(),
-                                                entry.size, entry.granularity, entry.sums_digest));
+    auto layer = co_await SumsReader::open(reactor, directory.point_path(point->id) + "/" + entry.sums_file(),
+                                           entry.size, entry.granularity, entry.sums_digest).result();
+    if (!layer) co_await damage_if_missing(layer.error());
+    layers_.push_back(*std::move(layer));
   }
 }
 

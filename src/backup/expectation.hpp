@@ -15,6 +15,9 @@ struct Expectation {
   std::vector<Digest> digests;         // of each granule, unless zero
 };
 
+// A file that a manifest promises and that is not there is damage of the backup.
+Error damage_if_missing(const Error& error);
+
 class Expectations {
  public:
   // Opens the sums files of `disk` in the point's chain, newest first.

@@ -127,7 +127,8 @@ Task<> SumsReader::begin(std::uint64_t disk_size, std::uint32_t granularity, Dig
   const FileInfo info = co_await file_.stat();
   size_ = info.size;
   granules_ = div_up(disk_size, granularity);
-  if (co_await digest_of_file() != digest)
+  const Digest actual = co_await digest_of_file();
+  if (!(actual == digest))
     co_await broken("is not the file its manifest names: the digest differs");
   std::byte header[header_size];
   const MutableBytes header_bytes(header);

@@ -26,6 +26,8 @@ class BlockDriver {
   virtual ~BlockDriver() = default;
 
   Home& home() noexcept { return home_; }
+  // False: what it holds stays on the thread where it was opened.
+  virtual bool movable() const noexcept { return true; }
   // To another thread, while nothing is in flight: before, on the old one, and after, on the new one,
   // which is home() by then.  For what is bound to a thread otherwise.
   virtual void leave() noexcept {}

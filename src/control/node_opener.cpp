@@ -8,6 +8,7 @@
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
 #include "storage/memory.hpp"
+#include "storage/nbd.hpp"
 #include "storage/null.hpp"
 
 namespace tidemark {
@@ -97,6 +98,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& opti
   switch (options.driver) {
     case BlockdevDriver::file:
     case BlockdevDriver::host_device: return open_file_or_device(options, own);
+    case BlockdevDriver::nbd: return open_nbd(std::get<schema::BlockdevOptionsNbd>(options.branch), own);
     case BlockdevDriver::null_co:
     case BlockdevDriver::memory: return open_volatile(options);
     case BlockdevDriver::raw: return open_raw(std::get<schema::BlockdevOptionsRaw>(options.branch), own);
@@ -127,6 +129,28 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_file_or_device(const Blockde
   if (refused && own.auto_read_only && !own.read_only) {
     file.read_only = own.read_only = true;
     driver = co_await open(file).result();
+  }
+  co_return co_await unwrap(std::move(driver));
+}
+
+Task<std::unique_ptr<BlockDriver>> NodeOpener::open_nbd(const schema::BlockdevOptionsNbd& given, Inherited& own) {
+  NbdOptions nbd;
+  if (const auto* inet = std::get_if<schema::InetSocketAddress>(&given.server.branch)) {
+    nbd.server.kind = SocketAddress::Kind::inet;
+    nbd.server.host = inet->host;
+    nbd.server.port = inet->port;
+  } else {
+    nbd.server.path = std::get<schema::UnixSocketAddress>(given.server.branch).path;
+  }
+  nbd.export_name = given.export_.value_or("");
+  nbd.read_only = own.read_only;
+  nbd.reconnect_delay = std::chrono::seconds(given.reconnect_delay);
+  nbd.open_timeout = std::chrono::seconds(given.open_timeout);
+  auto driver = co_await tidemark::open_nbd(graph_.reactor(), nbd).result();
+  const bool refused = !driver && driver.error().code() == Errc::permission;
+  if (refused && own.auto_read_only && !own.read_only) {
+    nbd.read_only = own.read_only = true;
+    driver = co_await tidemark::open_nbd(graph_.reactor(), nbd).result();
   }
   co_return co_await unwrap(std::move(driver));
 }

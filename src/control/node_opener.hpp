@@ -44,6 +44,7 @@ class NodeOpener {
   using Driver = std::unique_ptr<BlockDriver>;
   Task<Driver> open_driver(schema::BlockdevOptions& options, Inherited& own);
   Task<Driver> open_file_or_device(const schema::BlockdevOptions& options, Inherited& own);
+  Task<Driver> open_nbd(const schema::BlockdevOptionsNbd& given, Inherited& own);
   Task<Driver> open_volatile(const schema::BlockdevOptions& options);
   Task<Driver> open_raw(schema::BlockdevOptionsRaw& raw, const Inherited& own);
   Task<Driver> open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own);

@@ -3,25 +3,10 @@
 #include <algorithm>
 
 #include "block/graph.hpp"
+#include "task/detached.hpp"
 
 namespace tidemark {
 namespace {
-
-// Runs a task to its end with nobody waiting for it; the gate's holder says that it has not ended.
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() noexcept { return {}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_never final_suspend() noexcept { return {}; }
-    void return_void() noexcept {}
-    void unhandled_exception() noexcept { std::terminate(); }
-  };
-};
-
-Detached detach(Task<> task, Gate::Holder running) {
-  const Gate::Holder until_the_end = std::move(running);
-  (void)co_await std::move(task).result();
-}
 
 Result<> check_bitmap_fits(const NodeBitmap& bitmap, std::uint64_t size) {
   if (auto ok = check_bitmap(bitmap, BitmapUse::read); !ok) return ok;
@@ -122,7 +107,7 @@ Task<> CopyBeforeWrite::before_write(Range range) {
 
 Task<Point::Outcome> CopyBeforeWrite::preserve_in_time(Range range) {
   auto attempt = std::make_shared<Attempt>();
-  detach(preserve_detached(attempt, range), detached_.enter());
+  run_detached(preserve_detached(attempt, range), detached_.enter());
   if (!attempt->done) (void)co_await home().reactor().sleep(timeout_, attempt->end.token()).result();
   if (attempt->done) co_return attempt->outcome;
   co_return Point::Failure{

@@ -111,7 +111,8 @@ void Reactor::CancellablePerform::on_cancel() noexcept {
 
 Task<> Reactor::sleep_until(Instant when, CancelToken token) {
   Timer timer(*this, when, token);
-  if (!co_await timer) co_await cancelled_error();
+  const bool fired = co_await timer;
+  if (!fired) co_await cancelled_error();
 }
 
 Task<> Reactor::offload(std::function<void()> work) {

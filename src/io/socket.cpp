@@ -31,12 +31,12 @@ std::string SocketAddress::describe() const {
   return (six ? "[" + host + "]" : host) + ":" + port;
 }
 
-Task<Socket> Socket::connect(Reactor& reactor, SocketAddress address) {
+Task<Socket> Socket::connect(Reactor& reactor, SocketAddress address, CancelToken token) {
   IoOp::Extra extra;
   extra.address = address;
   IoOp op(IoOp::Kind::connect);
   op.extra = &extra;
-  const std::int64_t result = co_await reactor.perform(op);
+  const std::int64_t result = co_await reactor.perform(op, token);
   if (result < 0) co_await failed_on("connect to", address, result);
   co_return Socket(reactor, static_cast<Handle>(result));
 }

@@ -8,7 +8,7 @@ namespace tidemark {
 
 class Socket {
  public:
-  static Task<Socket> connect(Reactor& reactor, SocketAddress address);
+  static Task<Socket> connect(Reactor& reactor, SocketAddress address, CancelToken token = {});
 
   Socket() = default;
   Socket(Reactor& reactor, Handle handle) : reactor_(&reactor), handle_(handle) {}

@@ -154,15 +154,15 @@ class Writer(threading.Thread):
     def _write_some(self, disk):
         where = self._hot if self._random.random() < 0.998 else range(len(self._blocks))
         first = self._blocks[self._random.choice(where)]
-        run = self._free_run(first, self._random.choice((1, 1, 1, 2, 4, 8)))
-        if not run:
-            return
+        zero = self._random.random() < 0.02
+        # Zeroes are also written in runs that cover whole granules of a bitmap.
+        run = self._free_run(first, self._random.choice((1, 8, 32, 64) if zero else (1, 1, 1, 2, 4, 8)))
         # A block is zeroed at most once, so that zeroes are one version.
-        if self._random.random() < 0.02 and self._zeroed.isdisjoint(run):
+        if zero and self._zeroed.isdisjoint(run) and run:
             self._zeroed.update(run)
             self._submit(disk, first, [ZEROES] * len(run))
-        else:
-            self._submit(disk, first, None, len(run))
+        elif run:
+            self._submit(disk, first, None, min(len(run), 8))
 
     def _free_run(self, first, count):
         for end in range(first, first + count):

@@ -29,24 +29,25 @@ void print_point(const Context& context, const PointManifest& point, const std::
   print_line(fmt::format("point {} complete in {}", point.id, human_duration(point.seconds)));
 }
 
-Task<> run_with_client(const Context& context, BackupDirectory& directory, BackupOptions options) {
-  QmpClient client = co_await context.connect();
-  auto close = [&client]() -> Task<> { return client.close(); };
-  auto run = [&]() -> Task<> {
-    BackupRun backup(context, client, directory, std::move(options));
-    const PointManifest point = co_await backup.run();
-    print_point(context, point, backup.disks());
-  };
-  co_await finally(run(), close);
+Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& directory, BackupOptions options) {
+  BackupRun backup(context, client, directory, std::move(options));
+  const PointManifest point = co_await backup.run();
+  print_point(context, point, backup.disks());
+}
+
+Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions options) {
+  BackupDirectory directory =
+      co_await BackupDirectory::open(context.reactor, options.directory, BackupDirectory::Open::create);
+  auto close = [&directory]() -> Task<> { return directory.close(); };
+  co_await finally(run_in(context, client, directory, std::move(options)), close);
 }
 
 }  // namespace
 
 Task<Exit> backup(const Context& context, BackupOptions options) {
-  BackupDirectory directory =
-      co_await BackupDirectory::open(context.reactor, options.directory, BackupDirectory::Open::create);
-  auto close = [&directory]() -> Task<> { return directory.close(); };
-  co_await finally(run_with_client(context, directory, std::move(options)), close);
+  QmpClient client = co_await context.connect();
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_await finally(open_and_run(context, client, std::move(options)), close);
   co_return Exit::ok;
 }
 

@@ -54,6 +54,7 @@ std::string BackupRun::image_path(const RunDisk& disk) const {
 Task<PointManifest> BackupRun::run() {
   started_ = context_.reactor.now();
   machine_ = co_await read_machine();
+  co_await clear_left_behind();
   co_await plan();
   id_ = co_await directory_.begin_point();
   auto taken = co_await take_point().result();
@@ -64,7 +65,8 @@ Task<PointManifest> BackupRun::run() {
     (void)co_await undo().result();
     co_await published.error();
   }
-  co_await drop_old_bitmaps();
+  // The point is there, whatever becomes of these; the next run looks for them again.
+  (void)co_await drop_old_bitmaps().result();
   co_return *std::move(published);
 }
 
@@ -74,6 +76,41 @@ Task<Json> BackupRun::read_machine() {
   auto json = parse_json(content);
   if (!json) co_await json.error().with_context("'" + options_.machine_file + "'");
   co_return *std::move(json);
+}
+
+Task<> BackupRun::clear_left_behind() {
+  const Json jobs = co_await client_.execute("query-jobs");
+  std::vector<std::string> ids;
+  for (const Json& job : jobs.as_array())
+    if (const std::string id = text(job, "id"); id.starts_with(own_prefix())) ids.push_back(id);
+  co_await end_jobs(std::move(ids));
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  for (const Json& node : nodes.as_array()) {
+    const std::string name = text(node, "node-name");
+    if (!name.starts_with(own_prefix())) continue;
+    Json arguments = Json::object({{"node-name", name}});
+    co_await client_.execute("blockdev-del", std::move(arguments));
+  }
+}
+
+// Cancels jobs, waits for their end and dismisses them; those that have gone on their own are fine.
+Task<> BackupRun::end_jobs(std::vector<std::string> ids) {
+  for (const std::string& id : ids) {
+    Json arguments = Json::object({{"id", id}});
+    (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
+  }
+  for (const std::string& id : ids)
+    for (;;) {
+      const Json jobs = co_await client_.execute("query-jobs");
+      const auto& all = jobs.as_array();
+      const auto job = std::find_if(all.begin(), all.end(), [&](const Json& j) { return text(j, "id") == id; });
+      if (job == all.end()) break;
+      if (text(*job, "status") == "concluded") {
+        Json arguments = Json::object({{"id", id}});
+        (void)co_await client_.execute("job-dismiss", std::move(arguments)).result();
+      }
+      co_await context_.reactor.sleep(poll_interval);
+    }
 }
 
 Task<> BackupRun::plan() {
@@ -139,10 +176,8 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   std::string backing;
   if (disk.plan.base) backing = fmt::format("../{}/{}.qcow2", *disk.plan.base, disk.choice.name);
   co_await create_point_image(context_.reactor, path, disk.size, backing);
-  const auto tag = static_cast<std::uint32_t>(context_.reactor.backend().random());
   const auto index = static_cast<std::size_t>(&disk - disks_.data());
-  disk.target_node = fmt::format("tidemark-{:08x}-{}", tag, index);
-  disk.job_id = fmt::format("tidemark-backup-{:08x}-{}", tag, index);
+  disk.target_node = disk.job_id = own_prefix() + std::to_string(index);
   disk.new_bitmap = bitmap_name(directory_.id(), id_);
   // What the image does not hold is read from its base by others, never by the job: no backing node.
   Json file = Json::object({{"driver", "file"}, {"filename", path}});
@@ -177,17 +212,22 @@ Task<> BackupRun::start() {
   for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
 }
 
-bool BackupRun::all_concluded(const Json& jobs) {
+// An error when one has gone: whether it went well can no longer be known.
+Result<bool> BackupRun::all_concluded(const Json& jobs) {
   std::uint64_t done = 0, total = 0;
   bool all = true;
-  for (RunDisk& disk : disks_)
-    for (const Json& job : jobs.as_array()) {
-      if (text(job, "id") != disk.job_id) continue;
-      done += number(job, "current-progress");
-      total += number(job, "total-progress");
-      if (text(job, "status") != "concluded") all = false;
-      else disk.job_error = text(job, "error");
-    }
+  for (RunDisk& disk : disks_) {
+    const auto& list = jobs.as_array();
+    const auto job = std::find_if(list.begin(), list.end(), [&](const Json& j) { return text(j, "id") == disk.job_id; });
+    if (job == list.end())
+      return Error(Errc::io, fmt::format("backup of disk '{}' failed: somebody else dismissed its job '{}'",
+                                         disk.choice.name, disk.job_id));
+    done += number(*job, "current-progress");
+    total += number(*job, "total-progress");
+    disk.job_concluded = text(*job, "status") == "concluded";
+    if (disk.job_concluded) disk.job_error = text(*job, "error");
+    all = all && disk.job_concluded;
+  }
   progress_.update(done, total);
   return all;
 }
@@ -196,14 +236,12 @@ Task<> BackupRun::wait() {
   bool cancelled = false;
   for (;;) {
     const Json jobs = co_await client_.execute("query-jobs");
-    if (all_concluded(jobs)) break;
+    const bool concluded = co_await unwrap(all_concluded(jobs));
+    if (concluded) break;
     const bool failed = std::any_of(disks_.begin(), disks_.end(), [](const auto& d) { return !d.job_error.empty(); });
     if (!cancelled && (failed || context_.interrupted.requested())) {
       cancelled = true;
-      for (const RunDisk& disk : disks_) {
-        Json arguments = Json::object({{"id", disk.job_id}});
-        (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
-      }
+      co_await cancel_jobs();
     }
     co_await context_.reactor.sleep(poll_interval);
   }
@@ -212,6 +250,14 @@ Task<> BackupRun::wait() {
   for (const RunDisk& disk : disks_)
     if (!disk.job_error.empty())
       co_await Error(Errc::io, fmt::format("backup of disk '{}' failed: {}", disk.choice.name, disk.job_error));
+}
+
+Task<> BackupRun::cancel_jobs() {
+  for (const RunDisk& disk : disks_) {
+    if (!disk.job_started || disk.job_concluded) continue;
+    Json arguments = Json::object({{"id", disk.job_id}});
+    (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
+  }
 }
 
 Task<> BackupRun::dismiss_jobs() {
@@ -264,11 +310,10 @@ Task<PointManifest> BackupRun::publish() {
 }
 
 Task<> BackupRun::undo() {
-  for (RunDisk& disk : disks_) {
-    if (!disk.job_started) continue;
-    Json arguments = Json::object({{"id", disk.job_id}});
-    (void)co_await client_.execute("job-cancel", std::move(arguments)).result();
-  }
+  std::vector<std::string> ids;
+  for (const RunDisk& disk : disks_)
+    if (disk.job_started) ids.push_back(disk.job_id);
+  (void)co_await end_jobs(std::move(ids)).result();
   (void)co_await remove_targets().result();
   for (const RunDisk& disk : disks_) {
     if (!disk.bitmap_added) continue;

@@ -1,11 +1,15 @@
 // BackupRun: one point of one or more disks of a running daemon, taken over QMP into a backup directory.
 //
+//   clear     what a run before it that was killed has left in the daemon
 //   plan      level of each disk, from the points and the bitmaps
 //   prepare   the point's images, and nodes for them in the daemon
 //   start     one transaction: a new bitmap and a backup job for each disk
 //   wait      for the jobs
 //   seal      checksums read back from the images; manifest; publish
 //   tidy up   bitmaps that the new point makes useless
+//
+// Jobs and target nodes are named after the directory, whose lock is held: those of that name that are
+// there at the start belong to nobody.
 //
 // Invariant: whatever fails before publish() leaves points, bitmaps and the daemon's nodes as they were.
 #pragma once
@@ -26,6 +30,7 @@ struct RunDisk {
   std::vector<std::string> base_images;   // newest first; empty for a full backup
   std::string target_node, job_id, new_bitmap;
   bool target_added = false, bitmap_added = false, job_started = false;
+  bool job_concluded = false;
   std::string job_error;
   DiskManifest manifest;
 };
@@ -40,6 +45,7 @@ class BackupRun {
   const std::vector<RunDisk>& disks() const noexcept { return disks_; }
 
  private:
+  Task<> clear_left_behind();
   Task<> plan();
   Task<> choose_disks(const Json& nodes);
   Task<> plan_one(RunDisk& disk, const Json& nodes);
@@ -47,7 +53,9 @@ class BackupRun {
   Task<> prepare(RunDisk& disk);
   Task<> start();
   Task<> wait();
-  bool all_concluded(const Json& jobs);
+  Result<bool> all_concluded(const Json& jobs);
+  Task<> cancel_jobs();
+  Task<> end_jobs(std::vector<std::string> ids);
   Task<> dismiss_jobs();
   Task<> remove_targets();
   Task<> seal();
@@ -56,6 +64,7 @@ class BackupRun {
   Task<> drop_old_bitmaps();
   Task<Json> read_machine();
   std::string image_path(const RunDisk& disk) const;
+  std::string own_prefix() const { return "tidemark-" + directory_.id() + "-"; }
 
   const Context& context_;
   QmpClient& client_;

@@ -34,9 +34,11 @@ Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node)
   const Json nodes = co_await client.execute("query-named-block-nodes");
   Table table({"NODE", "BITMAP", "GRANULARITY", "DIRTY", "STATE"});
   Json rows = Json::array();
+  bool found = node.empty();
   for (const Json& entry : nodes.as_array()) {
     const std::string name = text(entry, "node-name");
     const Json* bitmaps = entry.find("dirty-bitmaps");
+    found = found || node == name;
     if (!bitmaps || (!node.empty() && node != name)) continue;
     for (const Json& bitmap : bitmaps->as_array()) {
       table.add({name, text(bitmap, "name"), human_size(number(bitmap, "granularity")), human_size(number(bitmap, "count")),
@@ -46,6 +48,7 @@ Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node)
       rows.push_back(std::move(row));
     }
   }
+  if (!found) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", node));
   if (context.json) print_json(rows);
   else print_line(table.to_text());
 }

@@ -82,7 +82,17 @@ Task<Exit> run(const Context& context, QmpClient& client, JobOptions options) {
       co_await client.execute("block-job-set-speed", std::move(by_device));
       break;
   }
+  if (context.json && options.verb != Verb::list) print_json(Json::object({{"id", options.id}}));
   co_return Exit::ok;
+}
+
+Task<Exit> run_named(const Context& context, QmpClient& client, JobOptions options) {
+  const std::string id = options.id;
+  auto outcome = co_await run(context, client, std::move(options)).result();
+  const bool named = outcome || id.empty() || outcome.error().message().find(id) != std::string::npos;
+  if (!named)
+    co_await outcome.error().with_context(fmt::format("job '{}'", id));
+  co_return co_await unwrap(std::move(outcome));
 }
 
 }  // namespace
@@ -90,7 +100,7 @@ Task<Exit> run(const Context& context, QmpClient& client, JobOptions options) {
 Task<Exit> job(const Context& context, JobOptions options) {
   QmpClient client = co_await context.connect();
   auto close = [&client]() -> Task<> { return client.close(); };
-  co_return co_await finally(run(context, client, std::move(options)), close);
+  co_return co_await finally(run_named(context, client, std::move(options)), close);
 }
 
 }  // namespace tidemark::cli

@@ -57,9 +57,11 @@ CLI::Validator size_check() {
   }, "SIZE");
 }
 
+// Not by CLI11's envname(): another verb's variable would win over this one's option.
 void add_qmp(CLI::App* command, Options& options) {
-  command->add_option("--qmp", options.qmp_socket, "the daemon's QMP socket")
-      ->envname("TIDEMARK_QMP")->default_val(default_socket("qmp.sock"))->type_name("SOCKET");
+  const char* set = std::getenv("TIDEMARK_QMP");
+  command->add_option("--qmp", options.qmp_socket, "the daemon's QMP socket, or TIDEMARK_QMP in the environment")
+      ->default_val(set && *set ? std::string(set) : default_socket("qmp.sock"))->type_name("SOCKET");
 }
 
 void add_backup(CLI::App& app, Options& options) {
@@ -246,7 +248,10 @@ int main(int argc, char** argv) {
   app.fallthrough();
   app.add_flag("--json", options.json, "print results as JSON");
   app.add_flag("--quiet,-q", options.quiet, "no progress bar");
-  app.add_option("--aio", options.aio, "io_uring or threads (default: what the kernel grants)");
+  app.add_option("--aio", options.aio, "io_uring or threads (default: what the kernel grants)")
+      ->check([](const std::string& name) {
+        return name == "io_uring" || name == "threads" ? std::string() : "'" + name + "' is unknown; use io_uring or threads";
+      });
   add_serve(app, options);
   add_backup(app, options);
   add_restore(app, options);

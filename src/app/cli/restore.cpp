@@ -73,7 +73,10 @@ Task<Exit> restore_from(const Context& context, const BackupDirectory& directory
   const PointManifest* point = co_await unwrap(directory.find(options.point));
   const std::string disk = co_await unwrap(choose_disk(*point, options.disk));
   const Instant started = context.reactor.now();
-  const WalkReport report = co_await copy_disk(context, directory, *point, disk, options);
+  auto copied = co_await copy_disk(context, directory, *point, disk, options).result();
+  if (!copied && copied.error().code() == Errc::corrupt)
+    co_await copied.error().with_context(fmt::format("disk '{}' at point {} is damaged, nothing was restored", disk, point->id));
+  const WalkReport report = co_await unwrap(std::move(copied));
   const double seconds = std::chrono::duration<double>(context.reactor.now() - started).count();
   if (context.json) {
     print_json(Json::object({{"point", point->id}, {"disk", disk}, {"to", options.to}, {"format", options.format},

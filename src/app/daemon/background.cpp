@@ -45,7 +45,6 @@ void Background::ready() noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, fd);
   ::close(null);
-  (void)!::chdir("/");
   (void)!::write(ready_fd_, "", 1);
   ::close(std::exchange(ready_fd_, -1));
 }

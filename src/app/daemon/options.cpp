@@ -71,7 +71,7 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::announce: options.announce = true; return {};
     case Option::version: options.show_version = true; return {};
     case Option::help: options.show_help = true; return {};
-    default: return Error(Errc::invalid_argument, "see tidemarkd --help");      // getopt has said what
+    default: TM_ASSERT(false); return {};
   }
 }
 
@@ -80,8 +80,14 @@ Result<> take_option(DaemonOptions& options, int which) {
 Result<DaemonOptions> parse_daemon_options(int argc, char** argv) {
   DaemonOptions options;
   optind = 1;
-  for (int which; (which = getopt_long(argc, argv, "", long_options, nullptr)) != -1;)
+  opterr = 0;
+  for (int which; (which = getopt_long(argc, argv, ":", long_options, nullptr)) != -1;) {
+    if (which == '?' || which == ':') {
+      const char* what = which == ':' ? "' needs a value" : "' is unknown, ambiguous or takes no value";
+      return Error(Errc::invalid_argument, "option '" + std::string(argv[optind - 1]) + what + "; see tidemarkd --help");
+    }
     if (auto taken = take_option(options, which); !taken) return taken.error();
+  }
   if (optind < argc)
     return Error(Errc::invalid_argument, "unexpected argument '" + std::string(argv[optind]) + "'; see tidemarkd --help");
   return options;

@@ -42,6 +42,10 @@ void DiskContract::close() {
   edge.reset();
   const Result<> closed = reactor.run(graph.close_all());
   EXPECT_TRUE(closed) << closed.error().message();
+  if (!place.beside) return;
+  const Result<> stopped = reactor.run(place.beside->stop());
+  EXPECT_TRUE(stopped) << stopped.error().message();
+  place.beside.reset();
 }
 
 Range DiskContract::random_range(std::uint64_t length_max, Range within) {

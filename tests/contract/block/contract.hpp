@@ -58,7 +58,7 @@ class DiskContract : public testing::TestWithParam<ContractCase> {
   std::unique_ptr<DiskWorld> world = GetParam().world.make(GetParam().world.host);
   Reactor reactor{world->backend()};
   Graph graph{reactor};
-  DiskPlace place{graph, *world, {}};
+  DiskPlace place{graph, *world, {}, {}};
   BlockNode* node = nullptr;
   std::unique_ptr<Edge> edge;
   std::vector<std::byte> model = std::vector<std::byte>(disk_size);

@@ -1,12 +1,15 @@
 #include "tests/contract/block/disks.hpp"
 
+#include "export/nbd/server.hpp"
 #include "filter/copy_before_write.hpp"
 #include "filter/fault.hpp"
 #include "format/qcow2/driver.hpp"
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
 #include "storage/memory.hpp"
+#include "storage/nbd.hpp"
 #include "storage/null.hpp"
+#include "task/detached.hpp"
 
 namespace tidemark::contract {
 namespace {
@@ -108,6 +111,60 @@ Opened fault(Place& place, std::uint64_t size, bool create) {
   co_return co_await add(place, std::move(driver));
 }
 
+// A disk served by our own server, in this process.
+class Served final : public Beside {
+ public:
+  explicit Served(Reactor& reactor) : graph_(reactor), running_(reactor) {}
+
+  Task<> start(DiskWorld& world, std::uint64_t size, bool create, SocketAddress address) {
+    DiskPlace place{graph_, world, {}, {}};
+    BlockNode* file = co_await file_buffered(place, size, create);
+    NbdServerOptions options;
+    options.addresses.push_back(std::move(address));
+    server_ = co_await NbdServer::listen(graph_.reactor(), std::move(options));
+    run_detached(server_->serve(), running_.enter());
+    NbdExportOptions disk;
+    disk.name = "disk";
+    disk.writable = true;
+    co_await unwrap(server_->add_export(*file, std::move(disk)));
+  }
+  SocketAddress address() const { return server_->addresses().front(); }
+  Task<> stop() override {
+    co_await server_->stop(NbdServer::StopMode::orderly);
+    co_await running_.wait_idle();
+    server_.reset();
+    co_await graph_.close_all();
+  }
+
+ private:
+  Graph graph_;
+  std::unique_ptr<NbdServer> server_;
+  Gate running_;
+};
+
+Opened nbd(Place& place, std::uint64_t size, bool create, SocketAddress address) {
+  auto served = std::make_unique<Served>(place.graph.reactor());
+  co_await served->start(place.world, size, create, std::move(address));
+  NbdOptions options;
+  options.server = served->address();
+  options.export_name = "disk";
+  place.beside = std::move(served);
+  auto driver = co_await open_nbd(place.graph.reactor(), std::move(options));
+  co_return co_await add(place, std::move(driver));
+}
+Opened nbd_unix(Place& place, std::uint64_t size, bool create) {
+  SocketAddress address;
+  address.path = place.world.directory() + "/nbd.sock";
+  return nbd(place, size, create, std::move(address));
+}
+Opened nbd_tcp(Place& place, std::uint64_t size, bool create) {
+  SocketAddress address;
+  address.kind = SocketAddress::Kind::inet;
+  address.host = "127.0.0.1";
+  address.port = "0";
+  return nbd(place, size, create, std::move(address));
+}
+
 Opened copy_before_write(Place& place, std::uint64_t size, bool create) {
   CopyBeforeWriteOptions options;
   options.file = co_await file_buffered(place, size, create);
@@ -151,6 +208,8 @@ const std::vector<DiskCase>& disks() {
        .persistent = true,
        .resizable = true,
        .wants_disk = true},
+      {.name = "nbd", .open = nbd_unix, .persistent = true},
+      {.name = "nbd_tcp", .open = nbd_tcp, .persistent = true, .wants_disk = true},
       {.name = "fault", .open = fault, .persistent = true, .resizable = true, .wants_disk = true},
       {.name = "copy_before_write",
        .open = copy_before_write,

@@ -7,10 +7,18 @@
 
 namespace tidemark::contract {
 
+// Something that a case's disk needs beside its graph; stopped after the graph was closed.
+class Beside {
+ public:
+  virtual ~Beside() = default;
+  virtual Task<> stop() = 0;
+};
+
 struct DiskPlace {
   Graph& graph;
   DiskWorld& world;
-  std::string device;  // made for a case that wants one
+  std::string device;              // made for a case that wants one
+  std::unique_ptr<Beside> beside;  // made by a case that wants one
 };
 
 struct DiskCase {

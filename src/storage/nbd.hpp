@@ -1,0 +1,28 @@
+// The storage that is an export of an NBD server.
+//
+// One connection carries many requests at a time, answered in any order.  When it is lost, it is
+// made again in the background; requests wait for that up to the reconnect delay and are then sent
+// again, later ones fail at once until there is a connection.  A server that breaks the protocol
+// fails the requests under way, and is connected to again as if it had gone away.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "block/driver.hpp"
+#include "io/socket.hpp"
+
+namespace tidemark {
+
+struct NbdOptions {
+  SocketAddress server;
+  std::string export_name;
+  bool read_only = false;
+  Duration reconnect_delay{0};  // how long requests wait for a lost connection to return
+  Duration open_timeout{0};     // how long to try to connect at first; 0: once
+};
+
+// Errors: Errc::permission when the export is read-only and is to be written.
+Task<std::unique_ptr<BlockDriver>> open_nbd(Reactor& reactor, NbdOptions options);
+
+}  // namespace tidemark

@@ -1,0 +1,154 @@
+// The block driver over an NBD session: requests of the block layer as requests of the protocol.
+#include <algorithm>
+#include <cerrno>
+
+#include "storage/nbd_session.hpp"
+
+namespace tidemark {
+namespace {
+
+using nbd::Command;
+namespace export_flag = nbd::export_flag;
+namespace command_flag = nbd::command_flag;
+
+constexpr std::uint32_t sector_min = 512;     // where the server does not say what it wants
+// Requests without data, with 32 bits of length, and of a size that no server finds too large.
+constexpr std::uint64_t effect_max = 1 * GiB;
+
+class NbdDriver final : public BlockDriver {
+ public:
+  NbdDriver(Reactor& reactor, NbdOptions options) : BlockDriver(reactor), session_(reactor, std::move(options)) {}
+  bool movable() const noexcept override { return false; }       // its connection waits on that thread
+
+  Task<> open() { return session_.open(); }
+
+  std::string_view name() const noexcept override { return "nbd"; }
+  std::uint64_t size() const noexcept override { return terms().info.size; }
+  bool supports_fua() const noexcept override { return offers(export_flag::send_fua); }
+
+  BlockLimits limits() const noexcept override {
+    BlockLimits limits;
+    limits.request_align = terms().sizes_known ? terms().sizes.minimum : sector_min;
+    limits.write_zeroes_align = limits.discard_align = limits.request_align;
+    limits.max_transfer = align_down32(std::min(terms().sizes.maximum_payload, nbd::payload_size_max));
+    limits.max_zeroes = effect_max;
+    limits.opt_transfer = terms().sizes.preferred;
+    return limits;
+  }
+
+  Task<Extent> map(Range wanted) override {
+    Extent all{wanted, Mapping::data, wanted.offset};
+    if (!terms().allocation) co_return all;
+    NbdExchange exchange = about(Command::block_status, widened(wanted));
+    exchange.flags = command_flag::req_one;
+    std::optional<nbd::Extent> found;
+    co_await session_.perform(std::move(exchange), &found);
+    const std::uint64_t skipped = wanted.offset - widened(wanted).offset;
+    if (found->length <= skipped) co_return all;        // less than a block: taken for data
+    Extent extent{wanted, Mapping::data, wanted.offset};
+    extent.range.length = std::min(wanted.length, found->length - skipped);
+    const bool hole = (found->flags & nbd::extent_flag::hole) != 0;
+    if ((found->flags & nbd::extent_flag::zero) != 0)
+      extent.mapping = hole ? Mapping::zero : Mapping::zero_allocated;
+    if (extent.mapping == Mapping::zero) extent.host_offset.reset();
+    co_return extent;
+  }
+
+  Task<> read(std::uint64_t offset, Buffers into) override {
+    const Range stored = inside({offset, into.size()});
+    into.from(stored.length).fill_zero();
+    if (stored.empty()) co_return;
+    NbdExchange exchange = about(Command::read, stored);
+    exchange.data = into.first(stored.length);
+    co_await session_.perform(std::move(exchange));
+  }
+
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
+    const Range stored = inside({offset, from.size()});
+    if (stored.empty()) co_return;
+    NbdExchange exchange = about(Command::write, stored);
+    exchange.data = from.first(stored.length);
+    if (has(flags, WriteFlags::fua)) exchange.flags = command_flag::fua;
+    co_await session_.perform(std::move(exchange));
+  }
+
+  Task<> write_zeroes(Range range, WriteFlags flags) override {
+    const bool fast = has(flags, WriteFlags::no_fallback);
+    if (!offers(export_flag::send_write_zeroes) || (fast && !offers(export_flag::send_fast_zero)))
+      co_await Error(Errc::unsupported, session_.describe() + ": no efficient zeroes", ENOTSUP);
+    const Range stored = inside(range);
+    if (stored.empty()) co_return;
+    NbdExchange exchange = about(Command::write_zeroes, stored);
+    if (!has(flags, WriteFlags::may_unmap)) exchange.flags |= command_flag::no_hole;
+    if (fast) exchange.flags |= command_flag::fast_zero;
+    co_await session_.perform(std::move(exchange));
+  }
+
+  Task<> discard(Range range) override {
+    if (!offers(export_flag::send_trim))
+      co_await Error(Errc::unsupported, session_.describe() + ": no discards", ENOTSUP);
+    const Range stored = inside(range);
+    if (stored.empty()) co_return;
+    NbdExchange exchange = about(Command::trim, stored);
+    co_await session_.perform(std::move(exchange));
+  }
+
+  Task<> flush() override {
+    if (!offers(export_flag::send_flush)) co_return;
+    NbdExchange exchange = about(Command::flush, {});
+    co_await session_.perform(std::move(exchange));
+  }
+
+  Task<> truncate(std::uint64_t size) override {
+    if (size != this->size()) co_await Error(Errc::unsupported, "Cannot resize NBD nodes", ENOTSUP);
+  }
+
+  Task<ImageInfo> info() override {
+    ImageInfo info;
+    info.filename = uri();
+    info.format = name();
+    info.virtual_size = align_up(size(), sector_size);
+    co_return info;
+  }
+
+  Task<> close() override { return session_.close(); }
+
+ private:
+  const NbdTerms& terms() const noexcept { return session_.terms(); }
+  bool offers(std::uint16_t flag) const noexcept { return (terms().info.flags & flag) != 0; }
+  // The part that the export has: its last sector may be odd.
+  Range inside(Range range) const noexcept { return range.intersect({0, size()}); }
+  Range widened(Range range) const noexcept {
+    return inside(range.widened(terms().sizes_known ? terms().sizes.minimum : 1));
+  }
+  std::uint32_t align_down32(std::uint32_t bytes) const noexcept {
+    const std::uint32_t unit = terms().sizes_known ? terms().sizes.minimum : sector_min;
+    return std::max(static_cast<std::uint32_t>(align_down(bytes, unit)), unit);
+  }
+  static NbdExchange about(Command command, Range range) {
+    NbdExchange exchange;
+    exchange.command = command;
+    exchange.range = range;
+    return exchange;
+  }
+  std::string uri() const {
+    const SocketAddress& server = session_.options().server;
+    const std::string& name = session_.options().export_name;
+    if (server.kind == SocketAddress::Kind::unix_path)
+      return "nbd+unix:///" + name + "?socket=" + server.path;
+    return "nbd://" + server.describe() + (name.empty() ? "" : "/" + name);
+  }
+
+  NbdSession session_;
+};
+
+}  // namespace
+
+Task<std::unique_ptr<BlockDriver>> open_nbd(Reactor& reactor, NbdOptions options) {
+  auto driver = std::make_unique<NbdDriver>(reactor, std::move(options));
+  const Result<> opened = co_await driver->open().result();
+  if (!opened) co_await opened.error();
+  co_return driver;
+}
+
+}  // namespace tidemark

@@ -1,0 +1,197 @@
+#include "storage/nbd_session.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "nbd/status.hpp"
+#include "task/detached.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr std::uint64_t requests_max = 128;      // in flight
+constexpr Duration handshake_max = std::chrono::seconds(30);
+constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
+
+constexpr unsigned relied_on = nbd::export_flag::send_flush | nbd::export_flag::send_fua |
+                               nbd::export_flag::send_trim | nbd::export_flag::send_write_zeroes |
+                               nbd::export_flag::send_fast_zero;
+
+std::string_view verb(nbd::Command command) {
+  switch (command) {
+    case nbd::Command::read: return "read";
+    case nbd::Command::write: return "write";
+    case nbd::Command::flush: return "flush";
+    case nbd::Command::trim: return "discard";
+    case nbd::Command::write_zeroes: return "write zeroes";
+    case nbd::Command::block_status: return "block status";
+    default: return "request";
+  }
+}
+
+}  // namespace
+
+NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
+    : reactor_(reactor), options_(std::move(options)), changed_(reactor),
+      slots_(reactor, requests_max), running_(reactor) {}
+
+std::string NbdSession::describe() const {
+  return "NBD server '" + options_.server.describe() + "'";
+}
+
+Task<> NbdSession::open() {
+  const Instant until = reactor_.now() + options_.open_timeout;
+  for (;;) {
+    auto link = co_await connect().result();
+    if (link) co_return use(*std::move(link));
+    if (reactor_.now() + pause_min > until) co_await link.error();
+    co_await reactor_.sleep(pause_min);
+  }
+}
+
+Task<std::shared_ptr<NbdLink>> NbdSession::connect() {
+  attempt_.emplace();
+  bool late = false;
+  const auto within_limit = [&](TaskGroup& group) -> Task<std::shared_ptr<NbdLink>> {
+    group.spawn(expire(group.token(), late));
+    co_return co_await connect_once(attempt_->token());
+  };
+  auto link = co_await with_group(reactor_, within_limit).result();
+  attempt_.reset();
+  if (late && !link) co_await Error(Errc::timed_out, describe() + ": no answer", ETIMEDOUT);
+  if (!link) co_await link.error().with_context(describe());
+  co_return *std::move(link);
+}
+
+Task<> NbdSession::expire(CancelToken token, bool& late) {
+  co_await reactor_.sleep(handshake_max, token);
+  late = true;
+  attempt_->request();
+}
+
+Task<std::shared_ptr<NbdLink>> NbdSession::connect_once(CancelToken token) {
+  Socket socket = co_await Socket::connect(reactor_, options_.server, token);
+  auto terms = co_await nbd_shake_hands(socket, options_.export_name, token).result();
+  Result<> usable = terms ? check_terms(*terms) : Result<>(terms.error());
+  if (!usable) {
+    (void)co_await socket.close().result();
+    co_await usable.error();
+  }
+  if (!opened_) terms_ = *terms;
+  opened_ = true;
+  co_return std::make_shared<NbdLink>(std::move(socket), *terms);
+}
+
+Result<> NbdSession::check_terms(const NbdTerms& terms) const {
+  const bool read_only = (terms.info.flags & nbd::export_flag::read_only) != 0;
+  if (read_only && !options_.read_only)
+    return Error(Errc::permission, "request on denied for read-only export", EACCES);
+  if (terms.sizes_known && !is_aligned(terms.info.size, terms.sizes.minimum))
+    return Error(Errc::unsupported, "export length " + std::to_string(terms.info.size) +
+                                        " is not a multiple of minimum block size " +
+                                        std::to_string(terms.sizes.minimum), EINVAL);
+  if (!opened_) return {};
+  const bool smaller = terms.info.size < terms_.info.size;
+  const bool less_able = (terms_.info.flags & ~terms.info.flags & relied_on) != 0;
+  const bool coarser = terms.sizes.minimum > terms_.sizes.minimum ||
+                       terms.sizes.maximum_payload < terms_.sizes.maximum_payload;
+  if (smaller || less_able || coarser || (terms_.allocation && !terms.allocation))
+    return Error(Errc::invalid_argument, "the export is not what it was before", EIO);
+  return {};
+}
+
+void NbdSession::use(std::shared_ptr<NbdLink> link) {
+  link_ = std::move(link);
+  patient_ = true;
+  changed_.notify_all();
+  run_detached(keep_connected(link_), running_.enter());
+}
+
+Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
+  co_await link->run();
+  const std::string why = link->why().message();
+  lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
+  link_.reset();
+  patient_ = options_.reconnect_delay != Duration::zero() && link->why().code() != Errc::invalid_format;
+  changed_.notify_all();
+  const bool at_once = link->answered();
+  link.reset();
+  if (!closing_) co_await reconnect(at_once);
+}
+
+Task<> NbdSession::reconnect(bool at_once) {
+  const auto until_there = [&](TaskGroup& group) -> Task<> {
+    group.spawn(lose_patience(group.token()));
+    Duration pause = at_once ? Duration::zero() : pause_min;
+    while (!closing_) {
+      attempt_.emplace();
+      (void)co_await reactor_.sleep(pause, attempt_->token()).result();
+      attempt_.reset();
+      if (closing_) co_return;
+      auto link = co_await connect().result();
+      if (link && !closing_) co_return use(*std::move(link));
+      if (link) {
+        co_await (*link)->leave();
+        co_return co_await (*link)->run();
+      }
+      lost_ = Error(Errc::disconnected, link.error().message(), EIO);
+      pause = std::clamp(pause * 2, pause_min, pause_max);
+    }
+  };
+  (void)co_await with_group(reactor_, until_there).result();
+}
+
+Task<> NbdSession::lose_patience(CancelToken token) {
+  if (patient_) co_await reactor_.sleep(options_.reconnect_delay, token);
+  patient_ = false;
+  changed_.notify_all();
+}
+
+// A link to send a request by, waited for no longer than `until`.
+Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
+  for (;;) {
+    if (link_ && !link_->ended()) co_return link_;
+    if (!link_ && (closing_ || !patient_ || reactor_.now() > until)) co_await *lost_;
+    co_await changed_.wait();
+  }
+}
+
+Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
+  co_await slots_.acquire();
+  const auto body = [&]() -> Task<> {
+    Instant until = no_deadline;
+    for (;;) {
+      const std::shared_ptr<NbdLink> link = co_await current_link(until);
+      exchange.lost = false;
+      co_await link->perform(exchange);
+      if (!exchange.lost) break;
+      if (link->why().code() == Errc::invalid_format) co_await link->why().with_context(describe());
+      until = std::min(until, reactor_.now() + options_.reconnect_delay);
+    }
+    if (exchange.error != 0) co_await failure(exchange);
+  };
+  const Result<> done = co_await body().result();
+  slots_.release();
+  co_await unwrap(done);
+  if (extent) *extent = exchange.extent;
+}
+
+Error NbdSession::failure(const NbdExchange& exchange) const {
+  const int os_errno = nbd::to_errno(nbd::known_status(exchange.error));
+  std::string what = describe() + ": " + std::string(verb(exchange.command));
+  if (exchange.command != nbd::Command::flush)
+    what += " of " + std::to_string(exchange.range.length) + " bytes at " +
+            std::to_string(exchange.range.offset);
+  if (!exchange.message.empty()) what += ": " + exchange.message;
+  return Error::from_errno(os_errno, what);
+}
+
+Task<> NbdSession::close() {
+  closing_ = true;
+  if (attempt_) attempt_->request();
+  changed_.notify_all();
+  if (const std::shared_ptr<NbdLink> link = link_) co_await link->leave();
+  co_await running_.wait_idle();
+}
+
+}  // namespace tidemark

@@ -1,0 +1,60 @@
+// NbdSession: the way to an export that outlives its connections.
+//
+// Keeps a link, and makes a new one in the background when it ends.  Requests that a link did not
+// answer are given to the next one, for as long as the reconnect delay lets them wait.
+//
+// A new link must offer what the first one did: the export has not shrunk, has not become read-only
+// and can do all that this client came to rely on.
+#pragma once
+
+#include <memory>
+
+#include "storage/nbd.hpp"
+#include "storage/nbd_link.hpp"
+#include "task/group.hpp"
+
+namespace tidemark {
+
+// One thread.  close() is awaited before it goes (asserted).
+class NbdSession {
+ public:
+  NbdSession(Reactor& reactor, NbdOptions options);
+  NbdSession(const NbdSession&) = delete;
+  ~NbdSession() { TM_ASSERT(!link_); }
+
+  Reactor& reactor() const noexcept { return reactor_; }
+  const NbdOptions& options() const noexcept { return options_; }
+  const NbdTerms& terms() const noexcept { return terms_; }     // of the first connection
+  std::string describe() const;                                 // "NBD server '/run/a.sock'"
+
+  Task<> open();
+  // Ends with the server's error, or with Errc::disconnected.
+  Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
+  Task<> close();
+
+ private:
+  Task<std::shared_ptr<NbdLink>> connect();
+  Task<std::shared_ptr<NbdLink>> connect_once(CancelToken token);
+  Task<> expire(CancelToken token, bool& late);
+  Result<> check_terms(const NbdTerms& terms) const;
+  void use(std::shared_ptr<NbdLink> link);
+  Task<> keep_connected(std::shared_ptr<NbdLink> link);
+  Task<> reconnect(bool at_once);
+  Task<> lose_patience(CancelToken token);
+  Task<std::shared_ptr<NbdLink>> current_link(Instant until);
+  Error failure(const NbdExchange& exchange) const;
+
+  Reactor& reactor_;
+  const NbdOptions options_;
+  NbdTerms terms_;
+  bool opened_ = false, closing_ = false;
+  std::shared_ptr<NbdLink> link_;          // null: lost
+  bool patient_ = true;                    // requests may wait for a link
+  std::optional<Error> lost_;              // why there is no link
+  Event changed_;                          // link_ or patient_ has
+  std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
+  Semaphore slots_;                        // for requests
+  Gate running_;
+};
+
+}  // namespace tidemark

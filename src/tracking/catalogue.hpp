@@ -1,0 +1,36 @@
+// Catalogue: the bitmaps of a store and where their segments are.  A snapshot is a catalogue and what it
+// names; the root names the catalogue.
+#pragma once
+
+#include <string>
+
+#include "tracking/segments.hpp"
+
+namespace tidemark::tracking {
+
+struct CatalogueEntry {
+  enum Part : std::uint8_t { bits, successor, suspected, parts };
+
+  std::string name;
+  std::string point;                      // the identifier of the point it began at; may be empty
+  std::uint64_t granularity = 0;
+  std::uint64_t size = 0;                 // of the disk
+  std::uint64_t size_largest = 0;         // that the disk ever had while this was kept
+  bool enabled = false;                   // marks, when no job holds it
+  bool frozen = false;                    // a job holds it; with a successor if it marks
+  std::string inconsistent;               // why it cannot be used; empty when it can
+  SegmentTable tables[parts];
+
+  bool recording() const noexcept { return enabled && inconsistent.empty(); }
+};
+
+struct Catalogue {
+  std::vector<CatalogueEntry> entries;
+
+  const CatalogueEntry* find(std::string_view name) const noexcept;
+  std::vector<std::byte> encode() const;
+  // `data`: where segments may lie.
+  static Result<Catalogue> decode(Bytes bytes, Range data);
+};
+
+}  // namespace tidemark::tracking

@@ -1,0 +1,160 @@
+// The root and the catalogue: what is written is read, what is damaged is told.
+#include <gtest/gtest.h>
+
+#include "base/random.hpp"
+#include "tracking/catalogue.hpp"
+#include "tracking/coverage.hpp"
+#include "tracking/space.hpp"
+#include "tracking/superblock.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+Superblock some_root() {
+  Superblock root;
+  root.store_id = 77;
+  root.version = 5;
+  root.generation = 4;
+  root.mode = Mode::process;
+  root.clean = true;
+  root.log_bytes = 64 * KiB;
+  root.log_epoch = 9;
+  root.catalogue = {root.data_start(), root.data_start() + 8192};
+  root.catalogue_bytes = 100;
+  root.catalogue_sum = 3;
+  root.boot_id = "b";
+  root.image.device = 1;
+  root.image.change_time_ns = -5;
+  root.image.canaries = {{4096, 8}};
+  return root;
+}
+
+TEST(Superblock, IsReadAsWritten) {
+  const Superblock root = some_root();
+  const auto read = Superblock::decode(root.encode());
+  ASSERT_TRUE(read.ok() && read->has_value());
+  EXPECT_EQ((*read)->encode(), root.encode());
+  EXPECT_EQ((*read)->image, root.image);
+  EXPECT_TRUE((*read)->clean);
+}
+
+TEST(Superblock, AnyDamagedByteIsNoSuperblock) {
+  const auto good = some_root().encode();
+  for (std::size_t at = 0; at < good.size(); ++at) {
+    auto bad = good;
+    bad[at] ^= std::byte{0x40};
+    const auto read = Superblock::decode(bad);
+    ASSERT_TRUE(read.ok());
+    ASSERT_FALSE(read->has_value()) << at;
+  }
+}
+
+TEST(Superblock, OneThatCannotBeIsAnError) {
+  Superblock root = some_root();
+  root.catalogue[1] = 4096;
+  const auto read = Superblock::decode(root.encode());
+  ASSERT_FALSE(read.ok());
+  EXPECT_EQ(read.error().code(), Errc::corrupt);
+}
+
+Catalogue some_catalogue() {
+  CatalogueEntry entry;
+  entry.name = "bitmap0";
+  entry.point = "p";
+  entry.granularity = 64 * KiB;
+  entry.size = entry.size_largest = 16 * TiB;
+  entry.enabled = true;
+  Segment dense;
+  dense.kind = Segment::Kind::dense;
+  dense.length = segment_bytes_max;
+  dense.position = 1 * MiB;
+  Segment dirty;
+  dirty.index = 1;
+  dirty.count = 8;
+  entry.tables[CatalogueEntry::bits] = {dense, dirty};
+  return {{entry}};
+}
+constexpr Range data_area{64 * KiB, 4 * MiB};
+
+TEST(Catalogue, IsReadAsWritten) {
+  const Catalogue catalogue = some_catalogue();
+  const auto read = Catalogue::decode(catalogue.encode(), data_area);
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  EXPECT_EQ(read->encode(), catalogue.encode());
+}
+
+TEST(Catalogue, RefusesPlacesOutsideOrderAndDoubleNames) {
+  Catalogue outside = some_catalogue();
+  outside.entries[0].tables[CatalogueEntry::bits][0].position = 0;
+  EXPECT_FALSE(Catalogue::decode(outside.encode(), data_area).ok());
+  Catalogue overlapping = some_catalogue();
+  overlapping.entries[0].tables[CatalogueEntry::bits][1].index = 0;
+  EXPECT_FALSE(Catalogue::decode(overlapping.encode(), data_area).ok());
+  Catalogue beyond = some_catalogue();
+  beyond.entries[0].tables[CatalogueEntry::bits][1].count = ~std::uint64_t{0};
+  EXPECT_FALSE(Catalogue::decode(beyond.encode(), data_area).ok());
+  Catalogue twice = some_catalogue();
+  twice.entries.push_back(twice.entries[0]);
+  EXPECT_FALSE(Catalogue::decode(twice.encode(), data_area).ok());
+}
+
+TEST(Catalogue, SurvivesAnyBytes) {
+  Prng prng(3);
+  const auto good = some_catalogue().encode();
+  for (int i = 0; i < 20'000; ++i) {
+    auto bytes = good;
+    for (std::uint64_t n = 1 + prng.below(4); n != 0; --n) bytes[prng.below(bytes.size())] = static_cast<std::byte>(prng());
+    bytes.resize(prng.below(bytes.size() + 1));
+    (void)Catalogue::decode(bytes, data_area);
+  }
+}
+
+TEST(Space, NeverHandsOutWhatIsNamed) {
+  const Superblock root = some_root();
+  const Catalogue catalogue = some_catalogue();
+  Space space(root.data_start());
+  space.take(root, catalogue);
+  const std::uint64_t end = space.end();
+  EXPECT_EQ(end, 1 * MiB + segment_bytes_max);
+  const Range named[] = {{0, root.data_start() + 4096}, {root.catalogue[1], 100}, {1 * MiB, segment_bytes_max}};
+  for (int i = 0; i < 300; ++i) {
+    const Range pages = space.allocate(9000);
+    for (const Range range : named) EXPECT_FALSE(pages.overlaps(range));
+  }
+  const Range again = space.allocate(1);
+  space.give_back(again);
+  EXPECT_EQ(space.allocate(1), again);
+}
+
+TEST(Coverage, IntersectsAndSubtracts) {
+  DirtyBitmap a(1 * MiB, 4096), b(1 * MiB, 64 * KiB), c(1 * MiB, 4096);
+  a.set({0, 128 * KiB});
+  b.set({64 * KiB, 256 * KiB});
+  intersect(a, b);
+  EXPECT_TRUE(covers(a, {64 * KiB, 64 * KiB}));
+  EXPECT_EQ(a.dirty_bytes(), 64 * KiB);
+  c.set({64 * KiB, 4096});
+  subtract(a, c);
+  EXPECT_EQ(a.dirty_bytes(), 60 * KiB);
+  EXPECT_FALSE(covers(a, {64 * KiB, 1}));
+  EXPECT_FALSE(covers(a, {1 * MiB, 1}));
+}
+
+TEST(Identity, TellsAnotherImage) {
+  ImageIdentity before;
+  before.device = 1;
+  before.inode = 2;
+  before.size = 3;
+  before.change_time_ns = 4;
+  EXPECT_FALSE(difference(before, before, true));
+  ImageIdentity written = before;
+  written.change_time_ns = 5;
+  EXPECT_TRUE(difference(before, written, true));
+  EXPECT_FALSE(difference(before, written, false));
+  ImageIdentity replaced = before;
+  replaced.inode = 9;
+  EXPECT_TRUE(difference(before, replaced, false));
+}
+
+}  // namespace
+}  // namespace tidemark::tracking

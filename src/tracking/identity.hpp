@@ -1,0 +1,48 @@
+// ImageIdentity: by what a store knows its image again.
+//
+// A file: device, inode, size and change time.  A device: a stable number of the device, its size, and
+// the checksums of some of its blocks, its canaries.  After a clean close all of it must be as it was;
+// after a crash only what the guest's own writes cannot have changed.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "io/file.hpp"
+#include "tracking/codec.hpp"
+
+namespace tidemark::tracking {
+
+struct Canary {
+  std::uint64_t offset = 0;
+  std::uint64_t sum = 0;
+  friend bool operator==(const Canary&, const Canary&) = default;
+};
+
+struct ImageIdentity {
+  static constexpr std::uint64_t canary_bytes = 4096;
+  static constexpr std::size_t canaries_max = 32;
+
+  bool is_device = false;
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t change_time_ns = 0;
+  std::string stable_id;                  // of a device; empty: not known
+  std::vector<Canary> canaries;           // of a device
+  friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
+
+  void encode(Encoder& to) const;
+  static ImageIdentity decode(Decoder& from);
+};
+
+// Of an image that nobody writes.  Canaries are spread evenly over a device.
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {});
+
+// Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.
+std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean);
+
+// The host's boot, or nothing where it cannot be told.
+Task<std::string> boot_id(Reactor& reactor);
+
+}  // namespace tidemark::tracking

@@ -1,0 +1,141 @@
+#include "tracking/segments.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "tracking/checksum.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+constexpr std::size_t entry_bytes = 40;
+
+// One segment's bytes, in the smaller form.
+struct Content {
+  Segment::Kind kind = Segment::Kind::dense;
+  std::size_t length = 0;
+  std::array<std::byte, segment_bytes_max> bytes;
+  Bytes view() const { return Bytes(bytes).first(length); }
+};
+
+Content content_of(const DirtyBitmap& bitmap, std::uint64_t index) {
+  std::array<std::byte, segment_bytes_max> dense;
+  bitmap.store_chunk(index * segment_granules, dense);
+  std::size_t set = 0;
+  for (std::size_t at = 0; at < dense.size(); at += 8)
+    set += static_cast<std::size_t>(std::popcount(load_le<std::uint64_t>(dense.data() + at)));
+  Content content;
+  if (set * sizeof(std::uint16_t) >= dense.size()) {
+    content.length = dense.size();
+    content.bytes = dense;
+    return content;
+  }
+  content.kind = Segment::Kind::sparse;
+  for (std::size_t word = 0; word < dense.size() / 8; ++word)
+    for (auto bits = load_le<std::uint64_t>(dense.data() + word * 8); bits != 0; bits &= bits - 1) {
+      const auto granule = static_cast<std::uint16_t>(word * 64 + static_cast<unsigned>(std::countr_zero(bits)));
+      store_le(content.bytes.data() + content.length, granule);
+      content.length += sizeof granule;
+    }
+  return content;
+}
+
+bool possible(const Segment& s, std::uint64_t next, std::uint64_t segments, Range data) {
+  if (s.index < next || s.count == 0 || !fits(s.index, s.count, segments)) return false;
+  switch (s.kind) {
+    case Segment::Kind::dirty: return s.length == 0;
+    case Segment::Kind::dense: if (s.length != segment_bytes_max) return false; break;
+    case Segment::Kind::sparse: if (s.length == 0 || s.length % 2 != 0 || s.length >= segment_bytes_max) return false; break;
+    default: return false;
+  }
+  return s.count == 1 && s.position >= data.offset && fits(s.position, s.length, data.end());
+}
+
+}  // namespace
+
+void encode_table(Encoder& to, const SegmentTable& table) {
+  to.put(std::uint64_t{table.size()});
+  for (const Segment& s : table)
+    to.put(s.index).put(s.count).put(static_cast<std::uint32_t>(s.kind)).put(s.length).put(s.position).put(s.sum);
+}
+
+Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range data) {
+  const auto entries = from.get<std::uint64_t>();
+  if (entries > from.left() / entry_bytes) return Error(Errc::corrupt, "table of segments is cut off");
+  SegmentTable table;
+  std::uint64_t next = 0;
+  for (std::uint64_t i = 0; i < entries; ++i) {
+    Segment s;
+    s.index = from.get<std::uint64_t>();
+    s.count = from.get<std::uint64_t>();
+    s.kind = static_cast<Segment::Kind>(std::min<std::uint32_t>(from.get<std::uint32_t>(), 255));
+    s.length = from.get<std::uint32_t>();
+    s.position = from.get<std::uint64_t>();
+    s.sum = from.get<std::uint64_t>();
+    if (!possible(s, next, segments, data)) return Error(Errc::corrupt, "entry of a segment makes no sense");
+    next = s.index + s.count;
+    table.push_back(s);
+  }
+  return table;
+}
+
+Range range_of(const DirtyBitmap& bitmap, const Segment& segment) noexcept {
+  const std::uint64_t first = segment.index * segment_granules;
+  const std::uint64_t end = std::min(bitmap.granules(), first + segment.count * segment_granules);
+  const std::uint64_t from = first * bitmap.granularity();
+  const std::uint64_t to = end == bitmap.granules() ? bitmap.size() : end * bitmap.granularity();
+  return {from, to - from};
+}
+
+SegmentTable store_segments(const DirtyBitmap& bitmap, const SegmentTable& before, std::uint64_t store_id,
+                            const std::function<std::uint64_t(Bytes)>& place) {
+  SegmentTable table;
+  const std::uint64_t segment_size = segment_granules * bitmap.granularity();     // at most 2^46
+  auto old = before.begin();
+  std::uint64_t index = 0;
+  for (auto at = bitmap.next_dirty(0); at; ) {
+    index = std::max(index, *at / segment_size);
+    Segment s;
+    s.index = index;
+    if (bitmap.chunk_fill(index * segment_granules, segment_granules) == DirtyBitmap::Fill::dirty) {
+      const auto clean = bitmap.next_clean(index * segment_size);
+      s.count = (clean ? *clean / segment_size : segments_of(bitmap)) - index;
+    } else {
+      const Content content = content_of(bitmap, index);
+      s.kind = content.kind;
+      s.length = static_cast<std::uint32_t>(content.length);
+      s.sum = checksum(content.view(), store_id);
+      while (old != before.end() && old->index < index) ++old;
+      const bool same = old != before.end() && old->index == index && old->kind == s.kind &&
+                        old->length == s.length && old->sum == s.sum;
+      s.position = same ? old->position : place(content.view());
+    }
+    table.push_back(s);
+    index += s.count;
+    if (index >= segments_of(bitmap)) break;
+    at = bitmap.next_dirty(index * segment_size);
+  }
+  return table;
+}
+
+bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std::uint64_t store_id) {
+  const Range range = range_of(bitmap, segment);
+  if (segment.kind == Segment::Kind::dirty) {
+    bitmap.set(range);
+    return true;
+  }
+  if (bytes.size() != segment.length || checksum(bytes, store_id) != segment.sum) return false;
+  const std::uint64_t first = segment.index * segment_granules;
+  if (segment.kind == Segment::Kind::dense) {
+    const std::uint64_t granules = std::min(segment_granules, bitmap.granules() - first);
+    return bitmap.load_chunk(first, bytes.first(align_up(div_up(granules, 8), 8)));
+  }
+  for (std::size_t at = 0; at < bytes.size(); at += 2) {
+    const std::uint64_t granule = first + load_le<std::uint16_t>(bytes.data() + at);
+    if (granule >= bitmap.granules()) return false;
+    bitmap.set({granule * bitmap.granularity(), 1});
+  }
+  return true;
+}
+
+}  // namespace tidemark::tracking

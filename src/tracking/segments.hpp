@@ -1,0 +1,49 @@
+// Segments: how a bitmap lies in a snapshot.
+//
+// A segment is 32768 granules.  Clean ones have no entry; runs of wholly dirty ones have one entry and no
+// bytes; the others are stored dense (one bit a granule) or sparse (16-bit numbers of the dirty ones),
+// whichever is smaller.  Bytes and time follow what is dirty.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "base/error.hpp"
+#include "bitmap/dirty_bitmap.hpp"
+#include "tracking/codec.hpp"
+
+namespace tidemark::tracking {
+
+inline constexpr std::uint64_t segment_granules = 32768;
+inline constexpr std::size_t segment_bytes_max = segment_granules / 8;
+
+struct Segment {
+  enum class Kind : std::uint8_t { dirty, dense, sparse } kind = Kind::dirty;
+  std::uint64_t index = 0;                // the first segment
+  std::uint64_t count = 1;                // of segments; 1 unless wholly dirty
+  std::uint32_t length = 0;               // bytes stored
+  std::uint64_t position = 0;             // in the file
+  std::uint64_t sum = 0;
+  friend bool operator==(const Segment&, const Segment&) = default;
+};
+using SegmentTable = std::vector<Segment>;        // by index, not overlapping
+
+void encode_table(Encoder& to, const SegmentTable& table);
+// Checks what a reader relies on: order, lengths, places below `file_end`.
+Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range data);
+
+// The table of a bitmap.  A segment that is as it was in `before` keeps its bytes; for others
+// place(bytes) answers their new position.
+SegmentTable store_segments(const DirtyBitmap& bitmap, const SegmentTable& before, std::uint64_t store_id,
+                            const std::function<std::uint64_t(Bytes)>& place);
+
+// Adds a segment to a bitmap: `bytes` are its stored ones.  False when they are not what the entry
+// says; the segment is then to be dirtied whole.
+[[nodiscard]] bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std::uint64_t store_id);
+// The bytes of the disk that a segment stands for.
+Range range_of(const DirtyBitmap& bitmap, const Segment& segment) noexcept;
+inline std::uint64_t segments_of(const DirtyBitmap& bitmap) noexcept {
+  return div_up(bitmap.granules(), segment_granules);
+}
+
+}  // namespace tidemark::tracking

@@ -1,0 +1,253 @@
+"""What goes wrong on the way: interruption, death, full disks, damage, second instances.  Afterwards all is as it was."""
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import time
+import unittest
+
+from bed import DAMAGED, DONE, FAILED, INTERRUPTED, KiB, MiB, USAGE, Bed, first_difference, flip
+
+
+class Interrupted(Bed):
+    def setUp(self):
+        super().setUp()
+        self.raw("disk.img", 32 * MiB)
+        self.serve("disk.img=disk")
+        self.first = self.backup(level="full")
+        self.change(count=400)
+        self.before = self.state()
+
+    def assert_goes_on(self):
+        """The chain does not notice: the next point is incremental and right."""
+        point = self.backup(level="incremental")
+        self.assert_restores(point["point"], self.content())
+        self.assertEqual(self.json("job", "list"), [])
+        self.assertEqual(len(self.json("bitmap", "list", "disk")), 1)
+
+    def test_ctrl_c_leaves_all_as_it_was(self):
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            process = self.start_slow_backup("--level", "full")
+            process.send_signal(sign)
+            code, _, err = self.end_of(process)
+            self.assertEqual(code, INTERRUPTED, err)
+            self.assertEqual(self.state(), self.before)
+        self.assert_goes_on()
+
+    def test_what_a_killed_backup_leaves_is_cleared_by_the_next(self):
+        process = self.start_slow_backup("--level", "full")
+        process.kill()
+        self.end_of(process)
+        self.assert_goes_on()
+        self.assertEqual(sorted(self.names_of_points()), sorted(p["id"] for p in self.json("list", "backups")["points"]))
+        self.assertEqual(self.state()["count"], self.before["count"])
+
+    def test_daemon_dies_under_a_backup(self):
+        process = self.start_slow_backup("--level", "full")
+        self.daemon.kill()
+        code, _, err = self.end_of(process)
+        self.assertEqual(code, FAILED)
+        self.assertEqual(len(err.splitlines()), 1, err)
+        self.lab.ended(self.daemon)
+        self.assertEqual(self.names_of_points(), self.before["points"])
+        self.serve("disk.img=disk")
+        self.assert_restores(self.backup(level="full")["point"], self.content())
+
+    def test_a_job_that_somebody_else_cancels_is_no_point(self):
+        process = self.start_slow_backup("--level", "full")
+        qmp = self.qmp()
+        job = qmp.execute("query-jobs")[0]["id"]
+        qmp.execute("job-cancel", id=job)
+        code, _, err = self.end_of(process)
+        self.assertEqual(code, FAILED)
+        self.assertIn("'disk'", err)
+        self.assertEqual(self.state(), self.before)
+        self.assert_goes_on()
+
+    def test_second_backup_into_the_directory_is_refused(self):
+        process = self.start_slow_backup("--level", "full")
+        self.assertIn("in use by another backup", self.fails("backup", "backups"))
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(self.end_of(process)[0], INTERRUPTED)
+        self.assert_goes_on()
+
+
+class FullDisk(Bed):
+    def setUp(self):
+        super().setUp()
+        if os.geteuid() != 0:
+            self.skipTest("mounting needs root")
+        self.small = self.path / "small"
+        self.small.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", self.small], capture_output=True, text=True)
+        if done.returncode != 0:
+            self.skipTest("cannot mount: " + done.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", self.small], check=True)
+        self.raw("disk.img", 16 * MiB)
+
+    def test_backup(self):
+        self.serve("disk.img=disk")
+        line = self.fails("backup", "small/backups")
+        self.assertIn("No space left on device", line)
+        with self.qmp() as qmp:
+            self.assertEqual(qmp.execute("query-jobs"), [])
+            self.assertNotIn("tidemark-", str([n["node-name"] for n in qmp.execute("query-named-block-nodes")]))
+        self.assertEqual(self.json("bitmap", "list", "disk"), [])
+        points = self.small / "backups" / "points"
+        self.assertEqual(list(points.iterdir()) if points.exists() else [], [])
+        self.change()
+        self.assert_restores(self.backup(level="full")["point"], self.content())
+
+    def test_restore(self):
+        self.serve("disk.img=disk")
+        self.backup()
+        self.assertIn("No space left on device", self.fails("restore", "backups", "--to", "small/out.img"))
+        self.assertEqual(list(self.small.iterdir()), [])
+
+
+class Damaged(Bed):
+    def setUp(self):
+        super().setUp()
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.points = [self.backup()["point"]]
+        self.change()
+        self.points.append(self.backup(level="incremental")["point"])
+        self.content_at_end = self.content()
+
+    def image(self, n):
+        return self.path / "backups" / "points" / self.points[n] / "disk.qcow2"
+
+    def assert_damaged(self, names):
+        line = self.fails("restore", "backups", "--to", "out.img", expect=DAMAGED)
+        for name in names:
+            self.assertIn(name, line)
+        self.assertEqual([p.name for p in self.path.iterdir() if p.name.startswith("out.img")], [])
+        rows = self.json("verify", "backups", "--all", expect=DAMAGED)
+        self.assertIn(False, [row["ok"] for row in rows])
+
+    def test_a_flipped_bit(self):
+        flip(self.image(0), self.image(0).stat().st_size - 70000)
+        self.assert_damaged(["'disk'", self.points[1], "checksum"])
+
+    def test_a_missing_image(self):
+        self.image(0).unlink()
+        self.assert_damaged(["'disk'", self.points[0]])
+
+    def test_a_short_image(self):
+        with open(self.image(0), "r+b") as file:
+            file.truncate(1 * MiB)
+        self.assert_damaged(["'disk'"])
+
+    def test_missing_sums(self):
+        self.image(0).with_name("disk.sums").unlink()
+        self.assert_damaged(["'disk'", self.points[0]])
+
+    def test_a_broken_manifest_hides_the_point_and_what_builds_on_it(self):
+        (self.image(0).with_name("manifest.json")).write_text("{")
+        done = self.run_tidemark("verify", "backups", "--all", expect=DAMAGED)
+        self.assertIn(self.points[0], done.stderr)
+        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+
+
+class Wrong(Bed):
+    def test_usage(self):
+        for words in (["nonsense"], ["backup"], ["restore", "x"], ["backup", "x", "--level", "most"], ["--aio", "none", "list", "x"]):
+            self.run_tidemark(*words, expect=USAGE)
+        for words in (["--help"], ["--version"], ["backup", "--help"], ["bitmap", "add", "--help"]):
+            self.assertNotEqual(self.run_tidemark(*words).stdout, "")
+
+    def test_things_that_are_not_there(self):
+        for words in (["list", "nothing"], ["verify", "nothing"], ["restore", "nothing", "--to", "x"], ["serve", "nothing.img=disk"]):
+            self.assertIn("nothing", self.fails(*words))
+        self.assertIn("qmp.sock", self.fails("backup", "backups"))
+        self.assertFalse((self.path / "backups").exists())
+        (self.path / "full").mkdir()
+        (self.path / "full" / "file").write_text("x")
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.assertIn("not empty", self.fails("backup", "full"))
+        self.assertIn("nobody", self.fails("bitmap", "list", "nobody"))
+        self.assertIn("nobody", self.fails("job", "cancel", "nobody"))
+
+    def test_an_image_is_served_once(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        for qmp, reason in (("other.qmp", "disk.img"), ("qmp.sock", "in use")):
+            done = self.run_tidemark("serve", "disk.img=disk", "--nbd", "other.sock", "--qmp", qmp, expect=FAILED)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn(reason, done.stderr)
+            self.assertFalse((self.path / "other.sock").exists())
+        self.content()
+
+    def test_sockets_are_private(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        for name in ("nbd.sock", "qmp.sock"):
+            self.assertEqual((self.path / name).stat().st_mode & 0o077, 0)
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.assertEqual([p.name for p in self.path.iterdir() if p.name.endswith(".sock")], [])
+
+    def test_output_that_nobody_reads(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([self.tidemark, "list", "backups"], cwd=self.path, stdout=writer, stderr=subprocess.PIPE, timeout=20)
+        os.close(writer)
+        self.assertNotEqual(done.returncode, DONE)
+
+    def test_restore_replaces_only_files(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        (self.path / "folder").mkdir()
+        self.assertIn("folder", self.fails("restore", "backups", "--to", "folder", "--force"))
+        self.assertIn("disk.img", self.fails("restore", "backups", "--to", "disk.img", "--force"))
+        self.assertEqual(first_difference((self.path / "disk.img").read_bytes(), self.content()), None)
+
+
+class Daemon(Bed):
+    def daemon_fails(self, *words):
+        done = self.lab.run(self.tidemarkd, *words, ok=None, timeout=20)
+        self.assertEqual(done.returncode, FAILED, done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        return done.stderr
+
+    def test_second_instance_on_a_pidfile(self):
+        first = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--chardev", "socket,id=c,path=a.qmp,server=on,wait=off",
+                               "--monitor", "chardev=c")
+        self.until(lambda: (self.path / "pid").exists() and (self.path / "a.qmp").exists(), "a pidfile")
+        self.assertEqual(int((self.path / "pid").read_text()), first.pid)
+        self.assertIn("pid", self.daemon_fails("--pidfile", "pid"))
+        self.assertEqual(int((self.path / "pid").read_text()), first.pid)
+        self.assertEqual(self.lab.stop(first), DONE)
+        self.assertFalse((self.path / "pid").exists())
+
+    def test_daemonize(self):
+        self.raw("disk.img")
+        done = self.lab.run(self.tidemarkd, "--daemonize", "--pidfile", "pid", "--blockdev",
+                            "driver=raw,node-name=disk,file.driver=file,file.filename=disk.img",
+                            "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export",
+                            "type=nbd,id=e,node-name=disk,name=disk", ok=None, timeout=20)
+        self.assertEqual(done.returncode, DONE, done.stderr)
+        pid = int((self.path / "pid").read_text())
+        try:
+            self.assertEqual(first_difference(self.content(), (self.path / "disk.img").read_bytes()), None)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        self.until(lambda: not (self.path / "pid").exists(), "the daemon's end")
+
+    def test_what_cannot_start_says_why_and_leaves_nothing(self):
+        self.assertIn("nothing.img", self.daemon_fails("--blockdev", "driver=file,node-name=f,filename=nothing.img"))
+        self.assertIn("nothing.img", self.daemon_fails("--daemonize", "--blockdev", "driver=file,node-name=f,filename=nothing.img"))
+        self.assertIn("nonsense", self.daemon_fails("--blockdev", "driver=nonsense,node-name=f"))
+        self.assertIn("nonsense", self.daemon_fails("--nonsense"))
+        self.daemon_fails("--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "type=nbd,id=e,node-name=none")
+        self.assertFalse((self.path / "nbd.sock").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
