@@ -26,12 +26,12 @@ class BlockDriver {
   virtual ~BlockDriver() = default;
 
   Home& home() noexcept { return home_; }
-  // False: what it holds stays on the thread where it was opened.
-  virtual bool movable() const noexcept { return true; }
   // To another thread, while nothing is in flight: before, on the old one, and after, on the new one,
   // which is home() by then.  For what is bound to a thread otherwise.
   virtual void leave() noexcept {}
   virtual void arrive() noexcept {}
+  // A thread that its requests go by besides its home, and that outlives it.
+  virtual const Reactor* bound_to() const noexcept { return nullptr; }
 
   virtual std::string_view name() const noexcept = 0;       // qapi: BlockdevDriver
   virtual std::uint64_t size() const noexcept = 0;          // bytes

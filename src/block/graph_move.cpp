@@ -29,9 +29,6 @@ Result<> Graph::check_movable(BlockNode& node) const {
     };
     for (const Edge* user : member->parents_)
       if (!user->parent_) return in_use(user->describe_user());
-    if (!member->driver_->movable())
-      return Error(Errc::unsupported, "Node '" + member->name() + "' cannot change its thread: driver '" +
-                                          std::string(member->driver_->name()) + "' does not support that");
     if (member->closing_) return in_use("its removal");
     // Somebody has opened it just now and is about to use it.
     if (member->parents_.empty() && !member->options_.monitor_owned) return in_use("a command or job");

@@ -32,6 +32,12 @@ Task<std::vector<std::string>> names_in(Graph& graph) {
   co_return std::move(names);
 }
 
+Task<bool> depends_on(Graph& graph, const Reactor& reactor) {
+  for (const auto& node : graph.nodes())
+    if (node->driver().bound_to() == &reactor) co_return true;
+  co_return false;
+}
+
 }  // namespace
 
 std::vector<Place*> Homes::all() noexcept {
@@ -57,6 +63,10 @@ Result<> Homes::add_thread(std::string id, const ThreadOptions& options) {
 
 Task<> Homes::remove_thread(std::string id) {
   Place& place = *find_thread(id);
+  for (Place* other : all()) {
+    const bool depends = co_await at(*other, depends_on(other->graph, place.reactor));
+    if (depends) co_await Error(Errc::busy, fmt::format("a node's connection is on iothread '{}'", id));
+  }
   const std::vector<std::string> names = co_await at(place, names_in(place.graph));
   for (const std::string& name : names) co_await move(name, main_);
   const std::vector<std::string> left = co_await at(place, names_in(place.graph));
@@ -74,8 +84,10 @@ Task<> Homes::close_all() {
 }
 
 Task<Place*> Homes::find(std::string node) {
-  for (Place* place : all())
-    if (co_await at(*place, has(place->graph, node))) co_return place;
+  for (Place* place : all()) {
+    const bool here = co_await at(*place, has(place->graph, node));
+    if (here) co_return place;
+  }
   co_return nullptr;
 }
 
