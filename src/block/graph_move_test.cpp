@@ -17,7 +17,7 @@ class Traveller final : public TestParent {
   using TestParent::TestParent;
   void leave() noexcept override { left = std::this_thread::get_id(); }
   void arrive() noexcept override { arrived = std::this_thread::get_id(); }
-  std::thread::id left, arrived;
+  decltype(std::this_thread::get_id()) left{}, arrived{};
 };
 
 class MoveTest : public BlockTest {

@@ -60,10 +60,11 @@ TEST_F(VisitTest, ManyTravellersShareAThreadWithoutLocks) {
     ++number;
     co_return;
   };
+  const auto number_of = [&](Reactor& there) -> std::uint64_t& { return &there == &a->reactor() ? at_a : at_b; };
   const auto travel = [&](Reactor& first, Reactor& second) -> Task<> {
     for (int i = 0; i < 50; ++i) {
-      co_await visit(here, first, add(&first == &a->reactor() ? at_a : at_b));
-      co_await visit(here, second, add(&second == &a->reactor() ? at_a : at_b));
+      co_await visit(here, first, add(number_of(first)));
+      co_await visit(here, second, add(number_of(second)));
     }
   };
   const auto body = [&](TaskGroup& group) -> Task<> {
