@@ -16,9 +16,11 @@ WRITTEN = range(DISK // BLOCK // 2)         # the blocks that writers write to
 
 
 class Threads(Bed):
+    aio = ()
+
     def start(self, *options, wait_for="nbd.sock"):
         self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
-                                     "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *options)
+                                     "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *self.aio, *options)
         for name in ("qmp.sock", wait_for):
             processes.wait_for_socket(self.path / name, self.daemon)
 
@@ -31,7 +33,9 @@ class Threads(Bed):
                    "--blockdev", "qcow2,node-name=b,file.driver=file,file.filename=b.qcow2",
                    "--export", "nbd,id=a,node-name=a,name=a,writable=on,iothread=t0,fixed-iothread=on",
                    "--export", "nbd,id=b,node-name=b,name=b,writable=on,iothread=t1,fixed-iothread=on", *options)
-        self.until(lambda: self.threads() >= {"iothread t0", "iothread t1"}, "two iothreads")
+        client = self.qmp()
+        self.until(lambda: len(client.execute("query-block-exports")) == 2, "two exports")
+        self.assertTrue(self.threads() >= {"iothread t0", "iothread t1"})
 
     def threads(self):
         names = set()
@@ -199,6 +203,10 @@ class Backups(Threads):
         self.assertNotEqual(first_difference(self.content("a"), before), None)
 
 
+class BackupsWithoutUring(Backups):
+    aio = ("--aio", "threads")
+
+
 class Moves(Threads):
     def test_content_stays_wherever_a_disk_goes(self):
         """A chain with tables in memory goes from thread to thread; between, it is written to."""
@@ -261,6 +269,10 @@ class Moves(Threads):
                                                        file="a", target="b"))
         self.assertEqual(self.refused(client, "blockdev-add", driver="null-co", node_name="b"),
                          "Duplicate nodes with node-name='b'")
+
+
+class MovesWithoutUring(Moves):
+    aio = ("--aio", "threads")
 
 
 class Objects(Threads):
