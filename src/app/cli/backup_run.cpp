@@ -138,9 +138,12 @@ Task<> BackupRun::choose_disks(const Json& nodes) {
     if (!valid_disk_name(disk.choice.name))
       co_await Error(Errc::invalid_argument,
                      fmt::format("'{}' cannot name a disk in a backup; give another with --disk NODE=NAME", disk.choice.name));
-    for (const RunDisk& other : disks_)
+    for (const RunDisk& other : disks_) {
+      if (other.choice.node == disk.choice.node)
+        co_await Error(Errc::invalid_argument, fmt::format("node '{}' is given twice", disk.choice.node));
       if (other.choice.name == disk.choice.name)
         co_await Error(Errc::invalid_argument, fmt::format("two disks are named '{}'", disk.choice.name));
+    }
     disks_.push_back(std::move(disk));
   }
 }

@@ -73,8 +73,9 @@ void add_backup(CLI::App& app, Options& options) {
       ->type_name("NODE[=NAME]");
   static const std::map<std::string, BackupLevel> levels{
       {"auto", BackupLevel::automatic}, {"full", BackupLevel::full}, {"incremental", BackupLevel::incremental}};
-  command->add_option("--level", chosen->level, "auto, full or incremental")
-      ->transform(CLI::CheckedTransformer(levels))->type_name("LEVEL");
+  auto level = std::make_shared<std::string>("auto");
+  command->add_option("--level", *level, "what to copy: auto is incremental where the last point's bitmap allows it")
+      ->check(CLI::IsMember({"auto", "full", "incremental"}))->capture_default_str();
   command->add_flag("--compress", chosen->compress, "compress the images");
   command->add_option("--speed", chosen->speed, "at most so many bytes a second")->transform(size_check());
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
@@ -83,6 +84,7 @@ void add_backup(CLI::App& app, Options& options) {
   command->callback([=, &options] {
     for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
     chosen->directory = absolute(chosen->directory);
+    chosen->level = levels.at(*level);
     options.command = [=](const Context& context) { return backup(context, *chosen); };
   });
 }
@@ -90,11 +92,11 @@ void add_backup(CLI::App& app, Options& options) {
 void add_restore(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("restore", "restore a disk of a point to a file, verifying every byte");
   auto chosen = std::make_shared<RestoreOptions>();
-  command->add_option("DIRECTORY", chosen->directory)->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required();
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
   command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()->type_name("FILE");
   command->add_option("--disk", chosen->disk, "which disk, when the point holds several")->type_name("NAME");
-  command->add_option("--format", chosen->format)->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
+  command->add_option("--format", chosen->format, "of the file")->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
   command->add_flag("--force", chosen->force, "replace the file if it exists");
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return restore(context, *chosen); };
@@ -104,7 +106,7 @@ void add_restore(CLI::App& app, Options& options) {
 void add_list_and_verify(CLI::App& app, Options& options) {
   auto directory = std::make_shared<std::string>();
   auto* list_command = app.add_subcommand("list", "list the points of a backup directory");
-  list_command->add_option("DIRECTORY", *directory)->required();
+  list_command->add_option("DIRECTORY", *directory, "the backup directory")->required();
   list_command->callback([=, &options] {
     options.command = [=](const Context& context) { return list(context, *directory); };
   });
@@ -188,7 +190,7 @@ void add_serve(CLI::App& app, Options& options) {
   command->add_option("--format", chosen->format, "raw or qcow2 (default: by name and content)")->check(CLI::IsMember({"raw", "qcow2"}));
   command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET");
   command->add_option("--tcp", chosen->nbd_tcp, "listen on an address instead")->type_name("HOST:PORT");
-  command->add_flag("--read-only", chosen->read_only);
+  command->add_flag("--read-only", chosen->read_only, "clients and backups only read");
   command->add_flag("--direct", chosen->direct, "past the page cache");
   add_qmp(command, options);
   command->callback([=, &options] {
