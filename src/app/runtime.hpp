@@ -4,11 +4,11 @@
 #include <memory>
 #include <string_view>
 
-#include "io/backend.hpp"
+#include "control/homes.hpp"
 
 namespace tidemark {
 
 // `aio`: "io_uring", "threads", or "" for io_uring where the kernel grants it and threads elsewhere.
-Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio);
+Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const ThreadOptions& options = {});
 
 }  // namespace tidemark

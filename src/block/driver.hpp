@@ -3,7 +3,8 @@
 // request_align; dirtiness, drain, permissions and statistics are the node's (block/node.hpp).
 //
 // A driver owns the edges to its children and lists them in edges().  Requests run side by side;
-// a driver orders what it must.  All calls on the home reactor's thread.
+// a driver orders what it must.  All calls on the home reactor's thread, which may become another one
+// between two requests: what waits is made with home(), never with a Reactor that was kept.
 #pragma once
 
 #include <string_view>
@@ -11,6 +12,7 @@
 
 #include "block/types.hpp"
 #include "io/buffers.hpp"
+#include "io/home.hpp"
 #include "task/task.hpp"
 
 namespace tidemark {
@@ -19,7 +21,17 @@ class Edge;
 
 class BlockDriver {
  public:
+  BlockDriver() = default;                                  // at home once it has a node
+  explicit BlockDriver(Reactor& reactor) noexcept : home_(reactor) {}
   virtual ~BlockDriver() = default;
+
+  Home& home() noexcept { return home_; }
+  // To another thread, while nothing is in flight: before, on the old one, and after, on the new one,
+  // which is home() by then.  For what is bound to a thread otherwise.
+  virtual void leave() noexcept {}
+  virtual void arrive() noexcept {}
+  // A thread that its requests go by besides its home, and that outlives it.
+  virtual const Reactor* bound_to() const noexcept { return nullptr; }
 
   virtual std::string_view name() const noexcept = 0;       // qapi: BlockdevDriver
   virtual std::uint64_t size() const noexcept = 0;          // bytes
@@ -49,6 +61,9 @@ class BlockDriver {
   virtual Task<> truncate(std::uint64_t size);
   virtual Task<ImageInfo> info() = 0;
   virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
+
+ private:
+  Home home_;
 };
 
 }  // namespace tidemark

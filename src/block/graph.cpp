@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "block/permission_update.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 
@@ -35,7 +36,7 @@ Result<> Graph::check_name(std::string_view name) const {
 
 Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> driver) {
   Result<> ok;
-  if (options.name.empty()) options.name = "#block" + std::to_string(next_generated_++);
+  if (options.name.empty()) options.name = "#block" + std::to_string((*next_generated_)++);
   else ok = check_name(options.name);
   std::unique_ptr<BlockNode> node(new BlockNode(*this, std::move(options), std::move(driver)));
   for (Edge* edge : node->driver_->edges()) edge->parent_ = node.get();
@@ -123,12 +124,30 @@ Graph::DrainGuard::~DrainGuard() {
   graph_->shape_changed();
 }
 
-Task<Graph::DrainGuard> Graph::drain(BlockNode& node) {
+Task<Graph::DrainGuard> Graph::drain(BlockNode& node, CancelToken token) {
   DrainGuard guard(*this, drained_.insert(drained_.end(), &node));
   shape_changed();
   auto busy = [&](const auto& n) { return n->in_flight() != 0 && reaches(*n, node); };
-  while (std::any_of(nodes_.begin(), nodes_.end(), busy)) co_await idle_.wait();
+  while (std::any_of(nodes_.begin(), nodes_.end(), busy)) co_await idle_.wait(token);
   co_return std::move(guard);
+}
+
+Task<Graph::DrainGuard> Graph::drain_within(BlockNode& node, Duration limit) {
+  CancelSource late;
+  const auto expire = [this, limit, &late](CancelToken token) -> Task<> {
+    co_await reactor_.sleep(limit, token);
+    late.request();
+  };
+  const auto in_time = [&](TaskGroup& group) -> Task<DrainGuard> {
+    group.spawn(expire(group.token()));
+    co_return co_await drain(node, late.token());
+  };
+  const std::string name = node.name();
+  auto drained = co_await with_group(reactor_, in_time).result();
+  if (!drained && late.requested())
+    co_await Error(Errc::timed_out, "Node '" + name + "' cannot be brought to rest: requests have been under way for " +
+                                        std::to_string(limit / std::chrono::seconds(1)) + " s");
+  co_return co_await unwrap(std::move(drained));
 }
 
 Result<> Graph::insert_filter(BlockNode& node, BlockNode& filter) {

@@ -1,10 +1,15 @@
 // Graph: the nodes of one home reactor, their names, and drain.
 //
+// All calls are on that reactor's thread.  Several graphs are a set when they are made so: no two give
+// the same name to a node that has none; that other names are unique is for their owner to see to.
+// Nodes that are connected, and that nobody else uses, can change to another graph of the set.
+//
 // Drain is a set of targets: while a DrainGuard lives, requests of root users whose node can reach
 // the guard's target wait.  Nothing is counted along edges, so graph changes under drain need no
 // bookkeeping: what is quiesced is computed anew from the shape.
 #pragma once
 
+#include <atomic>
 #include <list>
 #include <map>
 #include <memory>
@@ -14,9 +19,13 @@
 
 namespace tidemark {
 
+using NodeList = std::list<std::unique_ptr<BlockNode>>;
+
 class Graph {
  public:
-  explicit Graph(Reactor& reactor) : reactor_(reactor), idle_(reactor), unquiesced_(reactor) {}
+  explicit Graph(Reactor& reactor) : Graph(reactor, std::make_shared<std::atomic<std::uint64_t>>(0)) {}
+  // One more of a set.
+  Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {}
   Graph(const Graph&) = delete;
   ~Graph();                                         // close_all() was awaited (asserted)
 
@@ -25,7 +34,7 @@ class Graph {
   BlockNode* find(std::string_view name) noexcept;
   // Errors as QEMU's: the message of bdrv_lookup_bs.
   Result<BlockNode*> lookup(std::string_view name);
-  const std::list<std::unique_ptr<BlockNode>>& nodes() const noexcept { return nodes_; }
+  const NodeList& nodes() const noexcept { return nodes_; }
 
   // Takes the driver.  On error (name taken or ill-formed, permissions) the driver is closed.
   Task<BlockNode*> add(NodeOptions options, std::unique_ptr<BlockDriver> driver);
@@ -49,29 +58,41 @@ class Graph {
     std::list<BlockNode*>::iterator place_;
   };
   // Ends when nothing is in flight in `node` and above it.
-  Task<DrainGuard> drain(BlockNode& node);
+  Task<DrainGuard> drain(BlockNode& node, CancelToken token = {});
+  // Fails with Errc::timed_out when that takes longer.
+  Task<DrainGuard> drain_within(BlockNode& node, Duration limit);
 
   // Makes `filter` (whose Role::filtered child is `node`) the child of all other users of `node`.
   // Both are drained by the caller.  Undone by remove_filter.
   Result<> insert_filter(BlockNode& node, BlockNode& filter);
   Result<> remove_filter(BlockNode& filter);
 
+  // To another graph, in the graph's own thread each: out of this one, with all that is connected to the
+  // node, once nothing is in flight there; then into the other.  Errc::busy when anybody but nodes uses
+  // one of them, or is about to: nothing has changed then.
+  std::vector<BlockNode*> connected(BlockNode& node) const;
+  Result<> check_movable(BlockNode& node) const;
+  Task<NodeList> take_out(BlockNode& node);
+  void put_in(NodeList nodes);
+
  private:
   friend class BlockNode;
   friend class Edge;
   friend class InFlight;
+  Graph(Reactor& reactor, std::shared_ptr<std::atomic<std::uint64_t>> next_generated)
+      : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced
   Result<> check_name(std::string_view name) const;
   Task<> close_node(BlockNode& node);
 
   Reactor& reactor_;
-  std::list<std::unique_ptr<BlockNode>> nodes_;     // in the order they were added
+  NodeList nodes_;                                  // in the order they were added
   std::map<std::string, BlockNode*, std::less<>> by_name_;
   std::list<BlockNode*> drained_;                   // targets
   Event idle_;                                      // a node has become idle
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
-  std::uint64_t next_generated_ = 0;
+  std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
 };
 
 }  // namespace tidemark

@@ -61,7 +61,7 @@ Task<> MappedDriver::read_below(std::uint64_t offset, Buffers into) {
 Task<> MappedDriver::read_pieces(Range wanted, Buffers into) {
   const Extent first = co_await map(wanted);
   if (first.range.length == wanted.length) co_return co_await read_extent(first, into);
-  Pieces job(executor_, wanted, into);
+  Pieces job(home(), wanted, into);
   co_await side_by_side(job, &MappedDriver::read_worker);
 }
 
@@ -79,7 +79,7 @@ Task<> MappedDriver::side_by_side(Pieces& job, Task<> (MappedDriver::*worker)(Pi
       group.spawn(until_failure(job, (this->*worker)(job)));
     co_await group.join();
   };
-  co_await with_group(executor_, body);
+  co_await with_group(home(), body);
 }
 
 Task<> MappedDriver::read_worker(Pieces& job) {
@@ -102,7 +102,7 @@ Task<> MappedDriver::write(std::uint64_t offset, Buffers from, WriteFlags) {
 }
 
 Task<> MappedDriver::write_pieces(Range wanted, Buffers from) {
-  Pieces job(executor_, wanted, from);
+  Pieces job(home(), wanted, from);
   if (!in_place_now(wanted)) {
     const std::unique_ptr<PendingWrite> pending = co_await prepare_write(wanted);
     if (pending) {

@@ -48,7 +48,7 @@ class MappedDriver : public BlockDriver {
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) final;
 
  protected:
-  explicit MappedDriver(Executor& executor) : executor_(executor) {}
+  explicit MappedDriver(Reactor& reactor) noexcept : BlockDriver(reactor) {}
 
   virtual Edge& storage() const noexcept = 0;
   virtual Edge* below() const noexcept { return nullptr; }
@@ -86,7 +86,6 @@ class MappedDriver : public BlockDriver {
   Task<AlignedBuffer> present_content(Range range, bool zero_may_be_skipped);
   Task<bool> is_known_zero(Range range);
 
-  Executor& executor_;
   ExtentPins pins_;
 };
 

@@ -7,17 +7,19 @@ namespace tidemark {
 InFlight::InFlight(BlockNode& node) noexcept : node_(&node) { ++node.in_flight_; }
 
 InFlight::~InFlight() {
-  if (node_ && --node_->in_flight_ == 0 && node_->quiesced_) node_->graph_.idle_.notify_all();
+  if (node_ && --node_->in_flight_ == 0 && node_->quiesced_) node_->graph_->idle_.notify_all();
 }
 
 BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver)
-    : graph_(graph), options_(std::move(options)), driver_(std::move(driver)), limits_(driver_->limits()),
-      size_largest_(size()), unit_lock_(graph.reactor()),
-      ignores_flush_(options_.cache_no_flush && driver_->edges().empty()) {}
+    : graph_(&graph), home_(graph.reactor()), options_(std::move(options)), driver_(std::move(driver)),
+      limits_(driver_->limits()), size_largest_(size()), unit_lock_(home_),
+      ignores_flush_(options_.cache_no_flush && driver_->edges().empty()) {
+  driver_->home().move_to(graph.reactor());
+}
 
 BlockNode::~BlockNode() { TM_ASSERT(parents_.empty() && in_flight_ == 0); }
 
-Reactor& BlockNode::reactor() const noexcept { return graph_.reactor(); }
+Reactor& BlockNode::reactor() const noexcept { return graph_->reactor(); }
 
 Edge* BlockNode::child(Role role) const noexcept {
   for (Edge* edge : driver_->edges())

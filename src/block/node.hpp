@@ -59,7 +59,7 @@ class BlockNode final {
   const NodeOptions& options() const noexcept { return options_; }
   bool read_only() const noexcept { return options_.read_only; }
   BlockDriver& driver() const noexcept { return *driver_; }
-  Graph& graph() const noexcept { return graph_; }
+  Graph& graph() const noexcept { return *graph_; }
   Reactor& reactor() const noexcept;
   std::uint64_t size() const noexcept { return align_up(driver_->size(), sector_size); }
   const BlockLimits& limits() const noexcept { return limits_; }
@@ -111,7 +111,8 @@ class BlockNode final {
   Task<> zero_by_writing(Range range, WriteFlags flags);
   std::size_t transfer_max() const noexcept;
 
-  Graph& graph_;
+  Graph* graph_;
+  Home home_;
   NodeOptions options_;
   std::unique_ptr<BlockDriver> driver_;
   BlockLimits limits_;

@@ -6,7 +6,7 @@
 namespace tidemark {
 
 Task<> BlockNode::wait_unquiesced(Edge& via) {
-  while (via.node_->quiesced_) co_await via.node_->graph_.unquiesced_.wait();
+  while (via.node_->quiesced_) co_await via.node_->graph_->unquiesced_.wait();
 }
 
 Task<InFlight> BlockNode::enter(Edge& via) {

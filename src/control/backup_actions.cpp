@@ -92,34 +92,66 @@ schema::BlockdevRef describe_target(const std::string& path, const std::string& 
   return reference;
 }
 
-}  // namespace
+// On the nodes' thread.
 
-Task<ManagedJob*> make_backup(Graph& graph, JobManager& jobs, schema::BlockdevBackup arguments,
-                              std::shared_ptr<JobTransaction> group) {
-  BlockNode* source = co_await unwrap(graph.lookup(arguments.device));
-  BlockNode* target = co_await unwrap(graph.lookup(arguments.target));
-  BackupOptions options = co_await unwrap(to_options(arguments, *source, std::move(group)));
-  options.target = target;
+Task<BackupNodes> look_up(Place& place, const std::string& source, const std::string* target) {
+  BackupNodes nodes{&place, nullptr, nullptr};
+  nodes.source = co_await unwrap(place.graph.lookup(source));
+  if (target) nodes.target = co_await unwrap(place.graph.lookup(*target));
+  co_return nodes;
+}
+
+Task<BlockNode*> open_target(Graph& graph, const schema::DriveBackup& arguments, BlockNode& source) {
+  const std::string format = arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
+  if (arguments.mode != schema::NewImageMode::existing)
+    co_await create_image_file(graph, arguments.target, format, source.size());
+  NodeOpener opener(graph);
+  schema::BlockdevRef reference = describe_target(arguments.target, format);
+  co_return co_await opener.resolve(std::move(reference));
+}
+
+Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {
+  std::vector<std::string> names;
+  if (!options.filter_node_name.empty()) names.push_back(options.filter_node_name);
+  co_await homes.check_free_elsewhere(std::move(names), place);
   co_return co_await BackupJob::create(jobs, std::move(options));
 }
 
-Task<ManagedJob*> make_backup(Graph& graph, JobManager& jobs, schema::DriveBackup arguments,
+}  // namespace
+
+Task<BackupNodes> find_nodes(Homes& homes, const schema::BlockdevBackup& arguments) {
+  std::vector<std::string> names{arguments.device, arguments.target};
+  Place* place = co_await homes.gather(std::move(names));
+  co_return co_await homes.at(*place, look_up(*place, arguments.device, &arguments.target));
+}
+
+Task<BackupNodes> find_nodes(Homes& homes, const schema::DriveBackup& arguments) {
+  Place* place = co_await homes.lookup(arguments.device);
+  co_return co_await homes.at(*place, look_up(*place, arguments.device, nullptr));
+}
+
+Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::BlockdevBackup arguments,
                               std::shared_ptr<JobTransaction> group) {
-  BlockNode* source = co_await unwrap(graph.lookup(arguments.device));
-  BackupOptions options = co_await unwrap(to_options(arguments, *source, std::move(group)));
+  const BackupNodes nodes = co_await find_nodes(homes, arguments);
+  BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
+  options.target = nodes.target;
+  co_return co_await create_job(homes, jobs, *nodes.place, std::move(options));
+}
+
+Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
+                              std::shared_ptr<JobTransaction> group) {
+  const BackupNodes nodes = co_await find_nodes(homes, arguments);
+  BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
   const bool existing = arguments.mode == schema::NewImageMode::existing;
   // The format of a file that is there already is not guessed: its content may be a guest's.
   if (existing && !arguments.format)
     co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given, since it exists already", arguments.target));
-  const std::string format = arguments.format.value_or(source->driver().name() == "qcow2" ? "qcow2" : "raw");
   co_await unwrap(jobs.check_id(options.job.id));
-  if (!existing) co_await create_image_file(graph, arguments.target, format, source->size());
-  NodeOpener opener(graph);
-  schema::BlockdevRef reference = describe_target(arguments.target, format);
-  options.target = co_await opener.resolve(std::move(reference));
+  Graph& graph = nodes.place->graph;
+  options.target = co_await homes.at(*nodes.place, open_target(graph, arguments, *nodes.source));
   BlockNode* target = options.target;
-  auto job = co_await BackupJob::create(jobs, std::move(options)).result();
-  if (!job) (void)co_await graph.release(*target).result();
+  auto job = co_await create_job(homes, jobs, *nodes.place, std::move(options)).result();
+  if (!job) (void)co_await homes.at(*nodes.place, graph.release(*target)).result();
   co_return co_await unwrap(std::move(job));
 }
 

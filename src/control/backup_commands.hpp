@@ -1,15 +1,15 @@
 // blockdev-backup and drive-backup.
 #pragma once
 
-#include "block/graph.hpp"
 #include "control/commands/backup.hpp"
+#include "control/homes.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
 
 class BackupCommandHandler final : public BackupCommands {
  public:
-  BackupCommandHandler(Graph& graph, JobManager& jobs) : graph_(graph), jobs_(jobs) {}
+  BackupCommandHandler(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
   Task<> blockdev_backup(schema::BlockdevBackup arguments) override;
   Task<> drive_backup(schema::DriveBackup arguments) override;
 
@@ -17,7 +17,7 @@ class BackupCommandHandler final : public BackupCommands {
   template <class Arguments>
   Task<> begin(Arguments arguments);
 
-  Graph& graph_;
+  Homes& homes_;
   JobManager& jobs_;
 };
 

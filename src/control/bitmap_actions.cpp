@@ -75,22 +75,52 @@ Result<FoundBitmap> find_source(Graph& graph, const std::string& node, const sch
   return find_bitmap(graph, external.node, external.name);
 }
 
+Task<DirtyBitmap> copy_bits(Graph& graph, const schema::BlockDirtyBitmap& source) {
+  const FoundBitmap found = co_await unwrap(find_bitmap(graph, source.node, source.name));
+  co_await unwrap(check_bitmap(*found.bitmap, BitmapUse::read));
+  co_return found.bitmap->bits().clone();
+}
+
 }  // namespace
 
-Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, Transaction& transaction) {
+const std::string* source_node(const schema::BlockDirtyBitmapOrStr& source) {
+  const auto* external = std::get_if<schema::BlockDirtyBitmap>(&source.value);
+  return external ? &external->node : nullptr;
+}
+
+Task<ForeignBits> copy_foreign_sources(Homes& homes, const schema::BlockDirtyBitmapMerge& arguments, const Place& place) {
+  ForeignBits all;
+  for (const auto& source : arguments.bitmaps) {
+    all.emplace_back();
+    const std::string* node = source_node(source);
+    Place* there = nullptr;
+    if (node) there = co_await homes.find(*node);
+    if (!there || there == &place) continue;
+    DirtyBitmap bits = co_await homes.at(*there, copy_bits(there->graph, std::get<schema::BlockDirtyBitmap>(source.value)));
+    all.back().emplace(std::move(bits));
+  }
+  co_return std::move(all);
+}
+
+Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign,
+                       Transaction& transaction) {
   auto target = find_bitmap(graph, arguments.node, arguments.target);
   if (!target) return target.error();
   if (auto usable = check_bitmap(*target->bitmap, BitmapUse::modify); !usable) return usable;
   NodeBitmap* bitmap = target->bitmap;
   std::vector<const DirtyBitmap*> sources;
-  for (const auto& source : arguments.bitmaps) {
-    auto found = find_source(graph, arguments.node, source);
-    if (!found) return found.error();
-    if (auto usable = check_bitmap(*found->bitmap, BitmapUse::read); !usable) return usable;
-    if (found->bitmap->bits().size() != bitmap->bits().size())
+  for (std::size_t i = 0; i < arguments.bitmaps.size(); ++i) {
+    const DirtyBitmap* bits = foreign[i] ? &*foreign[i] : nullptr;
+    if (!bits) {
+      auto found = find_source(graph, arguments.node, arguments.bitmaps[i]);
+      if (!found) return found.error();
+      if (auto usable = check_bitmap(*found->bitmap, BitmapUse::read); !usable) return usable;
+      bits = &found->bitmap->bits();
+    }
+    if (bits->size() != bitmap->bits().size())
       return Error(Errc::invalid_argument,
                    fmt::format("Bitmaps are of different sizes (destination size is {}) and can't be merged", bitmap->bits().size()));
-    sources.push_back(&found->bitmap->bits());
+    sources.push_back(bits);
   }
   auto old = std::make_shared<DirtyBitmap>(bitmap->bits().clone());
   for (const DirtyBitmap* source : sources) bitmap->bits().merge(*source);

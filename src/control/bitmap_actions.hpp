@@ -1,12 +1,13 @@
 // What can be done to bitmaps, as steps of a transaction: each call does its part at once and leaves
 // in the transaction how to take effect for good or be undone.
 //
-// The caller keeps the nodes drained until it commits or aborts, so nothing is marked in between and
-// undoing drops no mark.
+// All on the nodes' thread.  The caller keeps the nodes drained until it commits or aborts, so nothing
+// is marked in between and undoing drops no mark.
 #pragma once
 
 #include "block/graph.hpp"
 #include "block/transaction.hpp"
+#include "control/homes.hpp"
 #include "schema/bitmap.hpp"
 
 namespace tidemark {
@@ -24,7 +25,14 @@ Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, 
 Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
 Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
 Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled, Transaction& transaction);
-Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, Transaction& transaction);
+// `foreign` holds the bits of the sources that are on other threads, in their order.
+using ForeignBits = std::vector<std::optional<DirtyBitmap>>;
+Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign,
+                       Transaction& transaction);
+// Called on the main thread; the target is at `place`.
+Task<ForeignBits> copy_foreign_sources(Homes& homes, const schema::BlockDirtyBitmapMerge& arguments, const Place& place);
+// The node of a source that is not the target's; null when it is the target's.
+const std::string* source_node(const schema::BlockDirtyBitmapOrStr& source);
 
 // QEMU's default: the image's cluster size, between 4 KiB and 64 KiB; 64 KiB where there is none.
 Task<std::uint32_t> default_granularity(BlockNode& node);

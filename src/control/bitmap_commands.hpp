@@ -1,14 +1,14 @@
 // The commands on dirty bitmaps: each one a transaction of a single action.
 #pragma once
 
-#include "block/graph.hpp"
 #include "control/commands/bitmap.hpp"
+#include "control/homes.hpp"
 
 namespace tidemark {
 
 class BitmapCommandHandler final : public BitmapCommands {
  public:
-  explicit BitmapCommandHandler(Graph& graph) : graph_(graph) {}
+  explicit BitmapCommandHandler(Homes& homes) : homes_(homes) {}
   Task<> block_dirty_bitmap_add(schema::BlockDirtyBitmapAdd arguments) override;
   Task<> block_dirty_bitmap_remove(schema::BlockDirtyBitmap arguments) override;
   Task<> block_dirty_bitmap_clear(schema::BlockDirtyBitmap arguments) override;
@@ -18,7 +18,7 @@ class BitmapCommandHandler final : public BitmapCommands {
   Task<schema::BlockDirtyBitmapSha256> x_debug_block_dirty_bitmap_sha256(schema::BlockDirtyBitmap arguments) override;
 
  private:
-  Graph& graph_;
+  Homes& homes_;
 };
 
 }  // namespace tidemark

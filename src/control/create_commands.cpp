@@ -1,6 +1,7 @@
 #include "control/create_commands.hpp"
 
 #include "control/images_made.hpp"
+#include "control/node_names.hpp"
 
 namespace tidemark {
 namespace {
@@ -25,12 +26,17 @@ class CreateJob final : public Job {
 }  // namespace
 
 Task<> CreateCommandHandler::blockdev_create(schema::BlockdevCreateArguments arguments) {
+  NodeNames names;
+  if (const auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&arguments.options.branch)) names = names_in(image->file);
+  Place* place = co_await homes_.gather(std::move(names.used));
+  co_await homes_.check_free_elsewhere(std::move(names.made), *place);
   JobOptions options;
   options.id = arguments.job_id;
   options.auto_dismiss = false;                  // QEMU's: such a job waits for job-dismiss
-  std::unique_ptr<Job> work = std::make_unique<CreateJob>(graph_, std::move(arguments.options));
+  options.home = &place->reactor;
+  std::unique_ptr<Job> work = std::make_unique<CreateJob>(place->graph, std::move(arguments.options));
   ManagedJob* job = co_await unwrap(jobs_.create(std::move(options), std::move(work)));
-  jobs_.start(*job);
+  co_await jobs_.start_at_home(*job);
 }
 
 }  // namespace tidemark

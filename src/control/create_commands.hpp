@@ -1,19 +1,19 @@
 // blockdev-create: makes images, as a job.
 #pragma once
 
-#include "block/graph.hpp"
 #include "control/commands/create.hpp"
+#include "control/homes.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
 
 class CreateCommandHandler final : public CreateCommands {
  public:
-  CreateCommandHandler(Graph& graph, JobManager& jobs) : graph_(graph), jobs_(jobs) {}
+  CreateCommandHandler(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
   Task<> blockdev_create(schema::BlockdevCreateArguments arguments) override;
 
  private:
-  Graph& graph_;
+  Homes& homes_;
   JobManager& jobs_;
 };
 

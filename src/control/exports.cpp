@@ -42,6 +42,27 @@ NbdExportOptions::BitmapName to_bitmap_name(const schema::BlockDirtyBitmapOrStr&
   return {external.node, external.name};
 }
 
+Result<std::string> one_thread(const schema::BlockExportIothreads& given) {
+  if (const auto* single = std::get_if<std::string>(&given.value)) return *single;
+  const auto& several = std::get<std::vector<std::string>>(given.value);
+  if (several.size() == 1) return several.front();
+  return Error(Errc::unsupported, "an NBD export is served on one iothread; 'iothread' must name one");
+}
+
+// On the node's thread.
+
+Task<BlockNode*> find_node(Graph& graph, const std::string& name) { co_return co_await unwrap(graph.lookup(name)); }
+
+Task<bool> is_read_only(Graph& graph, const std::string& name) {
+  const BlockNode* node = co_await unwrap(graph.lookup(name));
+  co_return node->read_only();
+}
+
+Task<std::optional<std::string>> node_of(const NbdExport& nbd) {
+  if (!nbd.has_disk()) co_return std::nullopt;
+  co_return nbd.disk().node().name();
+}
+
 }  // namespace
 
 Task<> Exports::nbd_server_start(schema::NbdServerOptionsLegacy arguments) {
@@ -60,7 +81,7 @@ Task<> Exports::start(schema::NbdServerOptions options) {
 
 Task<> Exports::start_server(NbdServerOptions options) {
   if (server_) co_await Error(Errc::exists, "NBD server already running");
-  server_ = co_await NbdServer::listen(graph_.reactor(), std::move(options));
+  server_ = co_await NbdServer::listen(homes_.main().reactor, std::move(options));
   group_.spawn(server_->serve());
 }
 
@@ -68,8 +89,12 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
   if (exports_.contains(arguments.id))
     co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
-  BlockNode* node = co_await unwrap(graph_.lookup(arguments.node_name));
-  if (!server_) co_await Error(Errc::not_found, "NBD server not running");
+  if (!server_) {
+    co_await homes_.lookup(arguments.node_name);
+    co_await Error(Errc::not_found, "NBD server not running");
+  }
+  Place* place = co_await choose_place(arguments);
+  BlockNode* node = co_await homes_.at(*place, find_node(place->graph, arguments.node_name));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -81,12 +106,30 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   if (nbd.bitmaps)
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
   Entry entry;
-  entry.nbd = co_await unwrap(server_->add_export(*node, std::move(options)));
+  entry.nbd = co_await server_->add_export_at(place->reactor, *node, std::move(options));
   exports_.emplace(arguments.id, std::move(entry));
 }
 
+// Where the node lives from now on: on the thread asked for, else on the main one, when it can move.
+Task<Place*> Exports::choose_place(const schema::BlockExportOptions& arguments) {
+  Place* present = co_await homes_.lookup(arguments.node_name);
+  Place* wanted = &homes_.main();
+  if (arguments.iothread) {
+    const std::string id = co_await unwrap(one_thread(*arguments.iothread));
+    wanted = homes_.find_thread(id);
+    if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
+  }
+  if (wanted == present) co_return present;
+  const auto moved = co_await homes_.move(arguments.node_name, *wanted).result();
+  if (moved) co_return wanted;
+  if (arguments.iothread && arguments.fixed_iothread)
+    co_await Error(Errc::busy, "Cannot change iothread of active block backend");
+  co_return present;
+}
+
 Task<> Exports::nbd_server_add(schema::NbdServerAddOptions arguments) {
-  BlockNode* node = co_await unwrap(graph_.lookup(arguments.device));
+  Place* place = co_await homes_.lookup(arguments.device);
+  const bool read_only = co_await homes_.at(*place, is_read_only(place->graph, arguments.device));
   schema::BlockExportOptionsNbd nbd;
   nbd.name = arguments.name.value_or(arguments.device);
   nbd.description = arguments.description;
@@ -98,9 +141,9 @@ Task<> Exports::nbd_server_add(schema::NbdServerAddOptions arguments) {
   schema::BlockExportOptions options;
   options.id = *nbd.name;
   options.type = schema::BlockExportType::nbd;
-  options.node_name = node->name();
+  options.node_name = arguments.device;
   // As QEMU's: a read-only node is served read-only, whatever was asked for.
-  options.writable = arguments.writable && !node->read_only();
+  options.writable = arguments.writable && !read_only;
   options.branch = std::move(nbd);
   co_await block_export_add(std::move(options));
 }
@@ -130,12 +173,9 @@ Task<> Exports::remove(std::string id, schema::BlockExportRemoveMode mode) {
 }
 
 Task<> Exports::finish_removal(std::string id, std::shared_ptr<NbdExport> nbd) {
-  BlockNode& node = nbd->disk().node();
-  const std::string node_name = node.name();
-  (void)co_await nbd->close().result();
+  (void)co_await nbd->close().result();          // lets go of the node, too
   nbd.reset();
   exports_.erase(id);
-  if (BlockNode* left = graph_.find(node_name)) (void)co_await graph_.release(*left).result();
   schema::BlockExportDeletedEvent event;
   event.id = std::move(id);
   events_.send(event);
@@ -162,11 +202,14 @@ Task<> Exports::stop() {
 
 Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
   std::vector<schema::BlockExportInfo> all;
-  for (const auto& [id, entry] : exports_) {
+  const auto exports = exports_;                 // they may go while one is asked
+  for (const auto& [id, entry] : exports) {
+    const auto node = co_await visit(homes_.main().reactor, entry.nbd->home(), node_of(*entry.nbd));
+    if (!node) continue;                         // gone meanwhile
     schema::BlockExportInfo info;
     info.id = id;
     info.type = schema::BlockExportType::nbd;
-    info.node_name = entry.nbd->disk().node().name();
+    info.node_name = *node;
     info.shutting_down = entry.shutting_down;
     all.push_back(std::move(info));
   }

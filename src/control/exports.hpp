@@ -1,16 +1,16 @@
 // Exports: the NBD server and what it serves, as QMP sees them: ids, one server at most, removal that
 // ends when the last client has gone.
 //
-// What goes on after a command has been answered runs in the owner's task group.  stop() is awaited
-// before this goes.
+// An export is served on the thread of its node, which it keeps there.  What goes on after a command has
+// been answered runs in the owner's task group.  stop() is awaited before this goes.
 #pragma once
 
 #include <map>
 #include <memory>
 
-#include "block/graph.hpp"
 #include "control/commands/export.hpp"
 #include "control/event_sink.hpp"
+#include "control/homes.hpp"
 #include "export/nbd/server.hpp"
 #include "task/group.hpp"
 
@@ -18,7 +18,7 @@ namespace tidemark {
 
 class Exports final : public ExportCommands {
  public:
-  Exports(Graph& graph, TaskGroup& group, EventSink& events) : graph_(graph), group_(group), events_(events) {}
+  Exports(Homes& homes, TaskGroup& group, EventSink& events) : homes_(homes), group_(group), events_(events) {}
 
   Task<> nbd_server_start(schema::NbdServerOptionsLegacy arguments) override;
   Task<> nbd_server_add(schema::NbdServerAddOptions arguments) override;
@@ -42,10 +42,11 @@ class Exports final : public ExportCommands {
     bool shutting_down = false;
   };
   Task<> start_server(NbdServerOptions options);
+  Task<Place*> choose_place(const schema::BlockExportOptions& arguments);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);
   Task<> finish_removal(std::string id, std::shared_ptr<NbdExport> nbd);
 
-  Graph& graph_;
+  Homes& homes_;
   TaskGroup& group_;
   EventSink& events_;
   std::unique_ptr<NbdServer> server_;

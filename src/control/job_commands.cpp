@@ -90,8 +90,9 @@ Task<> JobCommandHandler::job_finalize(schema::JobFinalizeArguments arguments) {
 
 Task<std::vector<schema::JobInfo>> JobCommandHandler::query_jobs() {
   std::vector<schema::JobInfo> all;
-  for (const auto& job : jobs_.jobs()) {
-    const JobInfo info = job->info();
+  const auto jobs = jobs_.jobs();                // they come and go while one is asked
+  for (const auto& job : jobs) {
+    const JobInfo info = co_await jobs_.info(job);
     schema::JobInfo row;
     row.id = info.id;
     row.type = same<schema::JobType>(info.type);
@@ -106,8 +107,9 @@ Task<std::vector<schema::JobInfo>> JobCommandHandler::query_jobs() {
 
 Task<std::vector<schema::BlockJobInfo>> JobCommandHandler::query_block_jobs() {
   std::vector<schema::BlockJobInfo> all;
-  for (const auto& job : jobs_.jobs()) {
-    const JobInfo info = job->info();
+  const auto jobs = jobs_.jobs();                // they come and go while one is asked
+  for (const auto& job : jobs) {
+    const JobInfo info = co_await jobs_.info(job);
     if (!info.is_block_job) continue;
     schema::BlockJobInfo row;
     row.type = same<schema::JobType>(info.type);

@@ -3,32 +3,59 @@
 #include <fmt/format.h>
 
 #include "control/node_info.hpp"
+#include "control/node_names.hpp"
 
 namespace tidemark {
+namespace {
 
+// On the nodes' thread.
+
+Task<> open(Graph& graph, schema::BlockdevOptions options) {
+  NodeOpener opener(graph);
+  co_await opener.add(std::move(options));
+}
+
+Task<> remove(Graph& graph, const std::string& name) {
+  BlockNode* node = graph.find(name);
+  if (!node) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name));
+  if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
+  if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
+  co_await graph.remove(*node);
+}
+
+Task<std::vector<schema::BlockDeviceInfo>> describe_all(Graph& graph, bool flat) {
+  // Names, since nodes may come and go while one is asked.
+  std::vector<std::string> names;
+  for (const auto& node : graph.nodes()) names.push_back(node->name());
+  std::vector<schema::BlockDeviceInfo> all;
+  for (auto name = names.rbegin(); name != names.rend(); ++name)
+    if (BlockNode* node = graph.find(*name)) all.push_back(co_await describe_node(*node, flat));
+  co_return std::move(all);
+}
+
+}  // namespace
+
+// New nodes live where those live that they refer to.
 Task<> NodeCommandHandler::blockdev_add(schema::BlockdevOptions arguments) {
-  NodeOpener opener(graph_);
-  co_await opener.add(std::move(arguments));
+  NodeNames names = names_in(arguments);
+  Place* place = co_await homes_.gather(std::move(names.used));
+  co_await homes_.check_free_elsewhere(std::move(names.made), *place);
+  co_await homes_.at(*place, open(place->graph, std::move(arguments)));
 }
 
 Task<> NodeCommandHandler::blockdev_del(schema::BlockdevDelArguments arguments) {
-  BlockNode* node = graph_.find(arguments.node_name);
-  if (!node) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", arguments.node_name));
-  if (!node->options().monitor_owned)
-    co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", arguments.node_name));
-  if (!node->parents().empty())
-    co_await Error(Errc::busy, fmt::format("Block device {} is in use", arguments.node_name));
-  co_await graph_.remove(*node);
+  Place* place = co_await homes_.find(arguments.node_name);
+  if (!place) place = &homes_.main();
+  co_await homes_.at(*place, remove(place->graph, arguments.node_name));
 }
 
 Task<std::vector<schema::BlockDeviceInfo>> NodeCommandHandler::query_named_block_nodes(
     schema::QueryNamedBlockNodesArguments arguments) {
-  // Names, since nodes may come and go while one is asked.
-  std::vector<std::string> names;
-  for (const auto& node : graph_.nodes()) names.push_back(node->name());
   std::vector<schema::BlockDeviceInfo> all;
-  for (auto name = names.rbegin(); name != names.rend(); ++name)
-    if (BlockNode* node = graph_.find(*name)) all.push_back(co_await describe_node(*node, arguments.flat));
+  for (Place* place : homes_.all()) {
+    auto there = co_await homes_.at(*place, describe_all(place->graph, arguments.flat));
+    all.insert(all.end(), std::make_move_iterator(there.begin()), std::make_move_iterator(there.end()));
+  }
   co_return std::move(all);
 }
 

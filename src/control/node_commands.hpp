@@ -3,20 +3,21 @@
 
 #include "control/commands/info.hpp"
 #include "control/commands/node.hpp"
+#include "control/homes.hpp"
 #include "control/node_opener.hpp"
 
 namespace tidemark {
 
 class NodeCommandHandler final : public NodeCommands, public InfoCommands {
  public:
-  explicit NodeCommandHandler(Graph& graph) : graph_(graph) {}
+  explicit NodeCommandHandler(Homes& homes) : homes_(homes) {}
   Task<> blockdev_add(schema::BlockdevOptions arguments) override;
   Task<> blockdev_del(schema::BlockdevDelArguments arguments) override;
   Task<std::vector<schema::BlockDeviceInfo>> query_named_block_nodes(
       schema::QueryNamedBlockNodesArguments arguments) override;
 
  private:
-  Graph& graph_;
+  Homes& homes_;
 };
 
 }  // namespace tidemark

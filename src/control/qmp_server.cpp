@@ -12,6 +12,7 @@ constexpr Duration accept_retry = std::chrono::milliseconds(100);
 QmpServer::QmpServer(Reactor& reactor, const CommandTable& commands, QmpOptions options)
     : reactor_(reactor),
       commands_(commands),
+      command_lock_(reactor),
       options_(std::move(options)),
       pretty_options_(options_),
       session_ended_(reactor) {
@@ -19,7 +20,7 @@ QmpServer::QmpServer(Reactor& reactor, const CommandTable& commands, QmpOptions 
 }
 
 Task<> QmpServer::serve(Socket socket, bool pretty) {
-  QmpSession session(std::move(socket), commands_, pretty ? pretty_options_ : options_);
+  QmpSession session(std::move(socket), commands_, command_lock_, pretty ? pretty_options_ : options_);
   sessions_.push_back(&session);
   if (stopping_) session.stop();
   (void)co_await session.run().result();

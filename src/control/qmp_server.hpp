@@ -32,11 +32,14 @@ class QmpServer final : public EventSink {
   std::size_t sessions() const noexcept { return sessions_.size(); }
   static constexpr std::size_t sessions_max = 64;
 
+  CommandLock& command_lock() noexcept { return command_lock_; }
+
  private:
   Task<> accept_all(Listener& listener, bool pretty, CancelToken token, TaskGroup& group);
 
   Reactor& reactor_;
   const CommandTable& commands_;
+  CommandLock command_lock_;
   QmpOptions options_;
   QmpOptions pretty_options_;
   std::vector<QmpSession*> sessions_;

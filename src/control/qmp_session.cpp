@@ -1,5 +1,6 @@
 #include "control/qmp_session.hpp"
 
+#include <algorithm>
 #include <array>
 
 namespace tidemark {
@@ -8,12 +9,19 @@ namespace {
 constexpr std::size_t read_size = 16 * 1024;
 constexpr unsigned messages_a_turn = 32;  // before others get theirs
 
+// About the daemon itself: they work while another command takes long.
+bool takes_turns(std::string_view command) {
+  static constexpr std::string_view at_once[] = {"quit", "query-version", "query-commands", "query-qmp-schema"};
+  return std::find(std::begin(at_once), std::end(at_once), command) == std::end(at_once);
+}
+
 }  // namespace
 
-QmpSession::QmpSession(Socket socket, const CommandTable& commands, const QmpOptions& options)
+QmpSession::QmpSession(Socket socket, const CommandTable& commands, CommandLock& lock, const QmpOptions& options)
     : socket_(std::move(socket)),
       reactor_(socket_.reactor()),
       commands_(commands),
+      lock_(lock),
       options_(options),
       stream_(options.limits),
       changed_(reactor_) {}
@@ -80,6 +88,8 @@ Task<Json> QmpSession::execute(QmpRequest& request) {
   if (!command)
     co_await Error(Errc::command_not_found,
                    "The command " + request.command + " has not been found");
+  Mutex::Guard turn;
+  if (takes_turns(request.command)) turn = co_await lock_.enter();
   Task<Json> running = (*command)(std::move(request.arguments));
   co_return co_await std::move(running);
 }

@@ -1,15 +1,17 @@
 // QmpSession: one client's conversation, from the greeting to its end.
 //
 // Commands run one after the other, in the order they came, and each is answered before the next
-// begins.  Answers and events go through one queue, in the order they were made, which a task of
-// its own sends: a client that does not read holds up nobody.  Its next command waits until it has
-// read its answers; when events pile up beyond a bound it is disconnected.
+// begins; those of several sessions take turns, but for a few that need none (`quit` among them).
+// Answers and events go through one queue, in the order they were made, which a task of its own sends: a
+// client that does not read holds up nobody.  Its next command waits until it has read its answers; when
+// events pile up beyond a bound it is disconnected.
 //
 // When the client ends its stream, or stop() is called, the command that runs is still carried out
 // and what is queued is sent, for a limited time.  One thread: the reactor's of the socket.
 #pragma once
 
 #include "control/command.hpp"
+#include "control/command_lock.hpp"
 #include "control/qmp_message.hpp"
 #include "io/socket.hpp"
 #include "task/group.hpp"
@@ -27,8 +29,8 @@ struct QmpOptions {
 
 class QmpSession {
  public:
-  // Both outlive the session.
-  QmpSession(Socket socket, const CommandTable& commands, const QmpOptions& options);
+  // All outlive the session.
+  QmpSession(Socket socket, const CommandTable& commands, CommandLock& lock, const QmpOptions& options);
   QmpSession(const QmpSession&) = delete;
 
   // The conversation; ends well however it ends, with the socket closed.
@@ -54,6 +56,7 @@ class QmpSession {
   Socket socket_;
   Reactor& reactor_;
   const CommandTable& commands_;
+  CommandLock& lock_;
   const QmpOptions& options_;
   JsonStream stream_;
   bool negotiated_ = false;

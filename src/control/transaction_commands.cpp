@@ -4,12 +4,15 @@
 
 #include "control/backup_actions.hpp"
 #include "control/bitmap_actions.hpp"
+#include "control/drain_set.hpp"
+#include "task/finally.hpp"
 
 namespace tidemark {
 namespace {
 
 using Kind = schema::TransactionActionKind;
 
+// The node that an action changes.
 const std::string* node_of(const schema::TransactionAction& action) {
   if (const auto* add = std::get_if<schema::BlockDirtyBitmapAddWrapper>(&action.branch)) return &add->data.node;
   if (const auto* bitmap = std::get_if<schema::BlockDirtyBitmapWrapper>(&action.branch)) return &bitmap->data.node;
@@ -19,34 +22,89 @@ const std::string* node_of(const schema::TransactionAction& action) {
   return nullptr;
 }
 
+std::vector<std::string> nodes_of(const schema::TransactionArguments& arguments) {
+  std::vector<std::string> names;
+  for (const auto& action : arguments.actions) {
+    if (const std::string* name = node_of(action)) names.push_back(*name);
+    const auto* merge = std::get_if<schema::BlockDirtyBitmapMergeWrapper>(&action.branch);
+    if (!merge) continue;
+    for (const auto& source : merge->data.bitmaps)
+      if (const std::string* name = source_node(source)) names.push_back(*name);
+  }
+  return names;
+}
+
 bool starts_job(Kind kind) { return kind == Kind::blockdev_backup || kind == Kind::drive_backup; }
+
+// On the thread of the action's node.
+
+Result<> change_bitmap(Graph& graph, const schema::TransactionAction& action, std::uint32_t granularity,
+                       const ForeignBits& foreign, Transaction& undo) {
+  if (const auto* add = std::get_if<schema::BlockDirtyBitmapAddWrapper>(&action.branch))
+    return add_bitmap(graph, add->data, granularity, undo);
+  if (const auto* merge = std::get_if<schema::BlockDirtyBitmapMergeWrapper>(&action.branch))
+    return merge_bitmaps(graph, merge->data, foreign, undo);
+  const auto& bitmap = std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data;
+  switch (action.type) {
+    case Kind::block_dirty_bitmap_remove: return remove_bitmap(graph, bitmap, undo);
+    case Kind::block_dirty_bitmap_clear: return clear_bitmap(graph, bitmap, undo);
+    default: return enable_bitmap(graph, bitmap, action.type == Kind::block_dirty_bitmap_enable, undo);
+  }
+}
+
+Task<> act_on_bitmap(Graph& graph, const schema::TransactionAction& action, const ForeignBits& foreign, Transaction& undo) {
+  std::uint32_t granularity = 0;
+  if (action.type == Kind::block_dirty_bitmap_add) {
+    BlockNode* node = co_await unwrap(graph.lookup(*node_of(action)));
+    granularity = co_await default_granularity(*node);
+  }
+  co_await unwrap(change_bitmap(graph, action, granularity, foreign, undo));
+}
+
+Task<> end(Transaction& undo, bool well) {
+  if (well) undo.commit();
+  else undo.abort();
+  co_return;
+}
 
 }  // namespace
 
 Task<> TransactionCommandHandler::transaction(schema::TransactionArguments arguments) {
-  std::vector<Graph::DrainGuard> drained;
-  co_await drain_all(arguments, drained);
+  co_await bring_together(arguments);
+  DrainSet drained(homes_);
+  auto work = [&]() -> Task<> {
+    co_await drained.add(nodes_of(arguments));
+    co_await carry_out(arguments);
+  };
+  auto release = [&drained]() -> Task<> { return drained.release(); };
+  co_await finally(work(), release);
+}
+
+// While they still can: what is drained does not move.  What is not there fails in its action.
+Task<> TransactionCommandHandler::bring_together(const schema::TransactionArguments& arguments) {
+  for (const auto& action : arguments.actions)
+    if (const auto* backup = std::get_if<schema::BlockdevBackupWrapper>(&action.branch)) {
+      std::vector<std::string> names{backup->data.device, backup->data.target};
+      (void)co_await homes_.gather(std::move(names)).result();
+    }
+}
+
+Task<> TransactionCommandHandler::carry_out(schema::TransactionArguments& arguments) {
   Made made;
   auto prepared = co_await prepare_all(arguments, made).result();
-  if (prepared) {
-    made.undo.commit();
-    for (ManagedJob* job : made.jobs) jobs_.start(*job);
-    co_return;
-  }
-  for (auto job = made.jobs.rbegin(); job != made.jobs.rend(); ++job) (void)co_await jobs_.abandon(**job).result();
-  made.undo.abort();
+  if (prepared) co_return co_await commit(made);
+  co_await abort(made);
   co_await prepared.error();
 }
 
-Task<> TransactionCommandHandler::drain_all(const schema::TransactionArguments& arguments,
-                                            std::vector<Graph::DrainGuard>& drained) {
-  std::vector<BlockNode*> nodes;
-  for (const auto& action : arguments.actions) {
-    const std::string* name = node_of(action);
-    BlockNode* node = name ? graph_.find(*name) : nullptr;      // what is not there fails in its action
-    if (node && std::find(nodes.begin(), nodes.end(), node) == nodes.end()) nodes.push_back(node);
-  }
-  for (BlockNode* node : nodes) drained.push_back(co_await graph_.drain(*node));
+Task<> TransactionCommandHandler::commit(Made& made) {
+  for (auto& [place, undo] : made.undo) co_await homes_.at(*place, end(undo, true));
+  for (ManagedJob* job : made.jobs) co_await jobs_.start_at_home(*job);
+}
+
+Task<> TransactionCommandHandler::abort(Made& made) {
+  for (auto job = made.jobs.rbegin(); job != made.jobs.rend(); ++job) (void)co_await jobs_.abandon(**job).result();
+  for (auto& [place, undo] : made.undo) co_await homes_.at(*place, end(undo, false));
 }
 
 Task<> TransactionCommandHandler::prepare_all(schema::TransactionArguments& arguments, Made& made) {
@@ -67,39 +125,27 @@ Task<> TransactionCommandHandler::prepare(schema::TransactionAction& action, Mad
                                           std::shared_ptr<JobTransaction> group) {
   switch (action.type) {
     case Kind::abort: co_await Error(Errc::cancelled, "Transaction aborted using Abort action"); break;
-    case Kind::block_dirty_bitmap_add: {
-      const auto& data = std::get<schema::BlockDirtyBitmapAddWrapper>(action.branch).data;
-      BlockNode* node = co_await unwrap(graph_.lookup(data.node));
-      const std::uint32_t granularity = co_await default_granularity(*node);
-      co_await unwrap(add_bitmap(graph_, data, granularity, made.undo));
-      break;
-    }
-    case Kind::block_dirty_bitmap_remove:
-      co_await unwrap(remove_bitmap(graph_, std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data, made.undo));
-      break;
-    case Kind::block_dirty_bitmap_clear:
-      co_await unwrap(clear_bitmap(graph_, std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data, made.undo));
-      break;
-    case Kind::block_dirty_bitmap_enable:
-    case Kind::block_dirty_bitmap_disable: {
-      const bool enable = action.type == Kind::block_dirty_bitmap_enable;
-      co_await unwrap(enable_bitmap(graph_, std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data, enable, made.undo));
-      break;
-    }
-    case Kind::block_dirty_bitmap_merge:
-      co_await unwrap(merge_bitmaps(graph_, std::get<schema::BlockDirtyBitmapMergeWrapper>(action.branch).data, made.undo));
-      break;
     case Kind::blockdev_backup: {
       auto& data = std::get<schema::BlockdevBackupWrapper>(action.branch).data;
-      made.jobs.push_back(co_await make_backup(graph_, jobs_, std::move(data), std::move(group)));
+      made.jobs.push_back(co_await make_backup(homes_, jobs_, std::move(data), std::move(group)));
       break;
     }
     case Kind::drive_backup: {
       auto& data = std::get<schema::DriveBackupWrapper>(action.branch).data;
-      made.jobs.push_back(co_await make_backup(graph_, jobs_, std::move(data), std::move(group)));
+      made.jobs.push_back(co_await make_backup(homes_, jobs_, std::move(data), std::move(group)));
       break;
     }
+    default: co_await prepare_bitmap(action, made);
   }
+}
+
+Task<> TransactionCommandHandler::prepare_bitmap(const schema::TransactionAction& action, Made& made) {
+  Place* place = co_await homes_.lookup(*node_of(action));
+  ForeignBits foreign;
+  if (const auto* merge = std::get_if<schema::BlockDirtyBitmapMergeWrapper>(&action.branch))
+    foreign = co_await copy_foreign_sources(homes_, merge->data, *place);
+  Transaction& undo = made.undo.try_emplace(place).first->second;
+  co_await homes_.at(*place, act_on_bitmap(place->graph, action, foreign, undo));
 }
 
 }  // namespace tidemark

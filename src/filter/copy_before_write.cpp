@@ -31,13 +31,13 @@ struct CopyBeforeWrite::Attempt {
 CopyBeforeWrite::CopyBeforeWrite(Reactor& reactor, const CopyBeforeWriteOptions& options,
                                  const Granule& granule, std::unique_ptr<Edge> file,
                                  std::unique_ptr<Edge> target)
-    : reactor_(reactor),
+    : BlockDriver(reactor),
       file_(std::move(file)),
       target_(std::move(target)),
       sink_(*target_, {granule.size, options.compress}),
-      point_(std::make_shared<Point>(reactor, *file_, sink_, granule.size)),
+      point_(std::make_shared<Point>(home(), *file_, sink_, granule.size)),
       warning_(granule.warning),
-      detached_(reactor),
+      detached_(home()),
       timeout_(options.cbw_timeout_s),
       on_cbw_error_(options.on_cbw_error),
       drop_discards_(options.drop_discards),
@@ -108,7 +108,7 @@ Task<> CopyBeforeWrite::before_write(Range range) {
 Task<Point::Outcome> CopyBeforeWrite::preserve_in_time(Range range) {
   auto attempt = std::make_shared<Attempt>();
   run_detached(preserve_detached(attempt, range), detached_.enter());
-  if (!attempt->done) (void)co_await reactor_.sleep(timeout_, attempt->end.token()).result();
+  if (!attempt->done) (void)co_await home().reactor().sleep(timeout_, attempt->end.token()).result();
   if (attempt->done) co_return attempt->outcome;
   co_return Point::Failure{
       Error(Errc::timed_out,

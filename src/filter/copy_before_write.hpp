@@ -70,7 +70,6 @@ class CopyBeforeWrite final : public BlockDriver {
   Task<Point::Outcome> preserve_in_time(Range range);
   Task<> preserve_detached(std::shared_ptr<Attempt> attempt, Range range);
 
-  Reactor& reactor_;
   std::unique_ptr<Edge> file_, target_;
   TargetSink sink_;
   std::shared_ptr<Point> point_;

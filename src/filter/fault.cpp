@@ -17,7 +17,7 @@ std::string_view verb(FaultOp op) noexcept {
 }  // namespace
 
 Fault::Fault(Reactor& reactor, std::unique_ptr<Edge> file, FaultOptions options)
-    : reactor_(reactor),
+    : BlockDriver(reactor),
       file_(std::move(file)),
       random_(options.seed ? *options.seed : reactor.backend().random()) {
   set_rules(std::move(options.rules));
@@ -51,7 +51,7 @@ Task<> Fault::pass(FaultOp op, Range range) {
     os_errno = rule.rule.os_errno;
     if (os_errno != 0) break;
   }
-  if (latency != 0) co_await reactor_.sleep(Duration(latency));
+  if (latency != 0) co_await home().reactor().sleep(Duration(latency));
   if (os_errno == 0) co_return;
   ++failed_;
   co_await Error::from_errno(

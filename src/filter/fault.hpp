@@ -69,7 +69,6 @@ class Fault final : public BlockDriver {
   bool acts(Rule& rule, FaultOp op, Range range);
   Task<> pass(FaultOp op, Range range);
 
-  Reactor& reactor_;
   std::unique_ptr<Edge> file_;
   std::vector<Rule> rules_;
   Prng random_;

@@ -42,6 +42,14 @@ class IoBackend {
   // completed.  A deadline in the past polls.  A simulation jumps its clock instead of waiting.
   virtual void wait(Instant deadline, std::vector<IoOp*>& completed) = 0;
 
+  // A descriptor changes to another backend, with nothing in flight: what the one knows of it is told to
+  // the other, each on its own thread.
+  virtual std::uint64_t forget(Handle handle) noexcept {
+    (void)handle;
+    return 0;
+  }
+  virtual void learn(Handle handle, std::uint64_t known) noexcept { (void)handle, (void)known; }
+
   // Ends a wait() under way or the next one.  Any thread, and signal handlers.
   virtual void wake() noexcept = 0;
 };

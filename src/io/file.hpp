@@ -32,11 +32,19 @@ class File {
   Task<> lock(LockRequest request);               // Errc::busy when another holds it
   Task<> close();
 
+  // To another reactor, while nothing is in flight: first on this one's thread, then on the other's.
+  void leave() noexcept { known_ = reactor_->backend().forget(handle_); }
+  void arrive(Reactor& reactor) noexcept {
+    reactor_ = &reactor;
+    reactor_->backend().learn(handle_, known_);
+  }
+
  private:
   Error failed(std::string_view verb, std::int64_t result) const;   // "read 'a.img': Input/output error"
   Reactor* reactor_ = nullptr;
   Handle handle_ = Handle::none;
   bool direct_ = false;
+  std::uint64_t known_ = 0;                       // to the backend, while on the way to another
   std::string path_;
 };
 

@@ -52,7 +52,7 @@ class Reactor::Timer final : public CancelWaiter {
 };
 
 Reactor::~Reactor() {
-  TM_ASSERT(in_flight_ == 0);                    // what owns I/O has ended it
+  TM_ASSERT(in_flight_ == 0 && departures_.empty());   // what owns I/O has ended it
 }
 
 bool Reactor::try_now(IoOp& op) noexcept {
@@ -140,6 +140,11 @@ void Reactor::run_remote() {
   for (auto& call : calls) call();
 }
 
+void Reactor::run_departures() {
+  for (const Leaving& leaving : std::exchange(departures_, {}))
+    leaving.to->post_remote([traveller = leaving.traveller] { traveller.resume(); });
+}
+
 void Reactor::run_ready() {
   // Only what is ready now: what it posts waits for the completions of this turn.
   for (std::size_t left = ready_.size(); left != 0; --left) {
@@ -154,6 +159,7 @@ void Reactor::run_timers() {
 }
 
 void Reactor::turn() {
+  if (!departures_.empty()) run_departures();
   // Waits first: a task that ends in here is seen before the next wait.
   const Instant next_timer = timers_.empty() ? no_deadline : timers_.begin()->first;
   const bool poll = !ready_.empty() || !deferred_.empty();

@@ -93,6 +93,21 @@ class Reactor final : public Executor {
   };
   Yield yield() { return Yield(*this); }
 
+  // co_await here.go_to(there): what follows runs on the other reactor's thread.  It leaves between two
+  // turns, when nothing above it on this thread's stack looks at it any more.
+  class Departure {
+   public:
+    Departure(Reactor& here, Reactor& there) : here_(here), there_(there) {}
+    bool await_ready() const noexcept { return &here_ == &there_; }
+    void await_suspend(std::coroutine_handle<> traveller) { here_.departures_.push_back({traveller, &there_}); }
+    void await_resume() const noexcept {}
+
+   private:
+    Reactor& here_;
+    Reactor& there_;
+  };
+  Departure go_to(Reactor& there) { return Departure(*this, there); }
+
   Task<> sleep(Duration duration, CancelToken token = {}) { return sleep_until(now() + duration, token); }
   Task<> sleep_until(Instant when, CancelToken token = {});
 
@@ -114,6 +129,7 @@ class Reactor final : public Executor {
   void run_ready();
   void run_timers();
   void run_remote();
+  void run_departures();
 
   IoBackend& io_;
   std::deque<std::coroutine_handle<>> ready_;
@@ -122,6 +138,12 @@ class Reactor final : public Executor {
   std::uint64_t in_flight_ = 0;
   std::int64_t inline_budget_ = 0;                // bytes, and a charge an op, left this turn
   std::deque<IoOp*> deferred_;                    // wait for the next turn's budget
+
+  struct Leaving {
+    std::coroutine_handle<> traveller;
+    Reactor* to;
+  };
+  std::vector<Leaving> departures_;
 
   std::mutex remote_mutex_;
   std::vector<std::function<void()>> remote_;

@@ -28,6 +28,8 @@ class Socket {
   // Ends both directions; a recv or send that waits returns.
   Task<> shutdown();
   Task<> close();
+  // To another reactor, while nothing is in flight.
+  void move_to(Reactor& reactor) noexcept { reactor_ = &reactor; }
 
  private:
   Reactor* reactor_ = nullptr;

@@ -1,6 +1,7 @@
 #include "job/backup.hpp"
 
 #include "block/status.hpp"
+#include "io/visit.hpp"
 
 namespace tidemark {
 namespace {
@@ -17,26 +18,33 @@ bool reaches(const BlockNode& node, const BlockNode& below) {
 
 }  // namespace
 
+Task<NodeBitmap*> BackupJob::check(BackupOptions& options) { co_return co_await unwrap(check_backup(options)); }
+
 Task<ManagedJob*> BackupJob::create(JobManager& jobs, BackupOptions options) {
-  NodeBitmap* bitmap = co_await unwrap(check_backup(options));
+  Reactor& here = jobs.reactor();
+  Reactor& home = options.source->reactor();
+  NodeBitmap* bitmap = co_await visit(here, home, check(options));
   co_await unwrap(jobs.check_id(options.job.id));
-  co_await unwrap(jobs.check_unused(*options.source));
-  co_await unwrap(jobs.check_unused(*options.target));
+  co_await jobs.check_unused(*options.source, home);
+  co_await jobs.check_unused(*options.target, home);
   JobOptions job_options = options.job;
+  job_options.home = &home;
   auto backup = std::make_unique<BackupJob>(std::move(options), bitmap);
   BackupJob& self = *backup;
   std::unique_ptr<Job> job = std::move(backup);
-  Result<> attached = co_await self.attach().result();
+  Result<> attached = co_await visit(here, home, self.attach()).result();
   Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
   if (attached)
     created = jobs.create(std::move(job_options), std::move(job));
   else
     created = attached.error();
-  if (!created) {
-    self.abort();
-    (void)co_await self.clean().result();
-  }
+  if (!created) (void)co_await visit(here, home, self.detach()).result();
   co_return co_await unwrap(std::move(created));
+}
+
+Task<> BackupJob::detach() {
+  abort();
+  co_await clean();
 }
 
 Task<> BackupJob::attach() {
@@ -162,7 +170,7 @@ Task<> BackupJob::copy_all(JobContext& context) {
 Task<> BackupJob::react(JobContext& context, Point::Failure failure) {
   const OnError policy = failure.reading ? options_.on_source_error : options_.on_target_error;
   const IoSide side = failure.reading ? IoSide::read : IoSide::write;
-  const ErrorAction action = context.failed(policy, side, failure.error);
+  const ErrorAction action = co_await context.failed(policy, side, failure.error);
   if (action == ErrorAction::report) co_await failure.error;
   if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
 }

@@ -26,8 +26,8 @@ namespace tidemark {
 
 class BackupJob final : public Job {
  public:
-  // The source is drained by the caller until the job is started or abandoned.  On error nothing
-  // has changed.
+  // Source and target are on one thread, which is the job's home; called on the manager's.  The source
+  // is drained by the caller until the job is started or abandoned.  On error nothing has changed.
   static Task<ManagedJob*> create(JobManager& jobs, BackupOptions options);
 
   BackupJob(BackupOptions options, NodeBitmap* bitmap)
@@ -49,7 +49,9 @@ class BackupJob final : public Job {
   Task<> clean() override;
 
  private:
+  static Task<NodeBitmap*> check(BackupOptions& options);
   Task<> attach();
+  Task<> detach();
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
   Task<> copy(JobContext& context);

@@ -1,7 +1,8 @@
 // Job: long work in the background, as one coroutine that is read from top to bottom; and
 // JobContext, all that it may know of the outside.
 //
-// A job's life, driven by the JobManager (job/job_manager.hpp):
+// A job's life, driven by the JobManager (job/job_manager.hpp), all of it on the thread of the reactor
+// that is the job's home:
 //
 //   start()        the moment it begins; cannot fail, does not wait
 //   run()          the work.  It ends with an error, cancelled or not, or with success
@@ -41,7 +42,7 @@ class JobContext {
 
   // Tells the world of an I/O error and applies the policy.  On `stop` the job pauses at its next
   // checkpoint and tries again once it is resumed.
-  virtual ErrorAction failed(OnError policy, IoSide side, const Error& error) = 0;
+  virtual Task<ErrorAction> failed(OnError policy, IoSide side, Error error) = 0;
 
   // From here on the job can be completed.
   virtual void set_ready() = 0;
@@ -54,6 +55,7 @@ class Job {
  public:
   virtual ~Job() = default;
 
+  // These two on any thread.
   virtual JobType type() const noexcept = 0;
   virtual bool is_block_job() const noexcept { return true; }
   virtual JobProgress progress() const noexcept = 0;
@@ -69,6 +71,7 @@ class Job {
   virtual void abort() noexcept {}
   virtual Task<> clean() { co_return; }
 
+  // The following on the manager's thread.
   // A job that is ready: end well soon.  Others are never asked.
   virtual void complete() noexcept {}
   // False: the job ends well on its own, soon.  True: it is to end with Errc::cancelled.

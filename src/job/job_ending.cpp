@@ -6,12 +6,40 @@
 //   failure   the others are cancelled; then each in turn, when it has ended: abort and conclude
 #include <algorithm>
 
+#include "io/visit.hpp"
+#include "job/home_context.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
+namespace {
+
+// At the job's home.
+Task<JobProgress> take_effect(Job& job, bool failed) {
+  const JobProgress progress = job.progress();
+  if (failed)
+    job.abort();
+  else
+    job.commit();
+  co_return progress;
+}
+
+}  // namespace
+
+Task<> JobManager::run(ManagedJob& job) {
+  if (job.at_home()) co_return co_await job.job().run(job);
+  HomeContext context(reactor_, job);
+  co_await visit(reactor_, job.home(), job.job().run(context));
+}
+
+// Commits or aborts, then lets go of everything.
+Task<> JobManager::settle(ManagedJob& job) {
+  const bool failed = job.error_ || job.status_ == JobStatus::aborting;
+  job.final_progress_ = co_await visit(reactor_, job.home(), take_effect(job.job(), failed));
+  (void)co_await visit(reactor_, job.home(), job.job().clean()).result();
+}
 
 Task<> JobManager::carry_out(JobPtr job) {
-  Result<> outcome = co_await job->job().run(*job).result();
+  Result<> outcome = co_await run(*job).result();
   job->end(std::move(outcome));
   const TransactionPtr transaction = job->options_.transaction;
   if (transaction->aborting) co_return;  // who aborts it concludes this one too
@@ -30,7 +58,7 @@ Task<> JobManager::succeeded(JobPtr job) {
   for (const JobPtr& other : transaction->jobs) {
     other->set_status(JobStatus::pending);
     if (!other->options_.auto_finalize && other->job().is_block_job())
-      events_.pending(other->info());
+      events_.pending(other->info(JobProgress()));
   }
   if (all([](const JobPtr& other) { return other->options_.auto_finalize; }))
     co_await finalize_transaction(transaction);
@@ -50,7 +78,7 @@ Task<> JobManager::finalize(std::string id) {
 Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
   transaction->finalizing = true;
   for (const JobPtr& job : transaction->jobs) {
-    auto prepared = co_await job->job().prepare().result();
+    auto prepared = co_await visit(reactor_, job->home(), job->job().prepare()).result();
     if (prepared) continue;
     job->error_ = prepared.error();
     job->set_status(JobStatus::aborting);
@@ -75,12 +103,7 @@ Task<> JobManager::abort_transaction(TransactionPtr transaction) {
 Task<> JobManager::conclude(JobPtr job) {
   job->fail_if_cancelled();
   if (job->error_) job->set_status(JobStatus::aborting);
-  job->final_progress_ = job->job().progress();
-  if (job->error_)
-    job->job().abort();
-  else
-    job->job().commit();
-  (void)co_await job->job().clean().result();
+  co_await settle(*job);
   if (job->job().is_block_job()) {
     if (job->cancelled_)
       events_.cancelled(job->info());

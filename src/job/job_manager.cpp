@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "block/node.hpp"
+#include "io/visit.hpp"
 
 namespace tidemark {
 namespace {
@@ -15,6 +16,23 @@ bool well_formed(const std::string& id) noexcept {
   return std::all_of(id.begin(), id.end(), [&](char c) {
     return is(std::isalnum, c) || c == '-' || c == '.' || c == '_';
   });
+}
+
+// Steps at a job's home.
+
+Task<> start_job(Job& job) {
+  job.start();
+  co_return;
+}
+
+Task<JobProgress> progress_of(const Job& job) { co_return job.progress(); }
+
+template <class Jobs>
+Task<> check_none_uses(const Jobs& jobs, const BlockNode& node) {
+  for (const auto& job : jobs)
+    if (job->job().uses(node))
+      co_await Error(Errc::busy, "Node '" + node.name() + "' is busy: block device is in use by block job: " +
+                                     std::string(to_string(job->job().type())));
 }
 
 }  // namespace
@@ -38,7 +56,17 @@ Result<ManagedJob*> JobManager::create(JobOptions options, std::unique_ptr<Job>&
 }
 
 void JobManager::start(ManagedJob& job) {
+  TM_ASSERT(job.at_home());
   job.job_->start();
+  begin(job);
+}
+
+Task<> JobManager::start_at_home(ManagedJob& job) {
+  co_await visit(reactor_, job.home(), start_job(*job.job_));
+  begin(job);
+}
+
+void JobManager::begin(ManagedJob& job) {
   job.set_status(JobStatus::running);
   group_.spawn(carry_out(hold(job)));
 }
@@ -48,9 +76,7 @@ Task<> JobManager::abandon(ManagedJob& job) {
   std::erase(held->options_.transaction->jobs, held);
   held->options_.auto_dismiss = true;
   held->set_status(JobStatus::aborting);
-  held->final_progress_ = held->job_->progress();
-  held->job_->abort();
-  (void)co_await held->job_->clean().result();
+  co_await settle(*held);
   held->set_status(JobStatus::concluded);
   remove(*held);
 }
@@ -67,13 +93,17 @@ Result<ManagedJob*> JobManager::find_block_job(std::string_view id) const {
   return Error(Errc::device_not_active, "Block job '" + std::string(id) + "' not found");
 }
 
-Result<> JobManager::check_unused(const BlockNode& node) const {
+Task<> JobManager::check_unused(const BlockNode& node, Reactor& home) const {
+  std::vector<JobPtr> there;
   for (const JobPtr& job : jobs_)
-    if (job->job().uses(node))
-      return Error(Errc::busy, "Node '" + node.name() +
-                                   "' is busy: block device is in use by block job: " +
-                                   std::string(to_string(job->job().type())));
-  return {};
+    if (&job->home() == &home) there.push_back(job);
+  co_await visit(reactor_, home, check_none_uses(there, node));
+}
+
+Task<JobInfo> JobManager::info(std::shared_ptr<const ManagedJob> job) const {
+  JobProgress progress;
+  if (!job->final_progress_) progress = co_await visit(reactor_, job->home(), progress_of(*job->job_));
+  co_return job->info(job->final_progress_.value_or(progress));
 }
 
 Result<> JobManager::set_speed(ManagedJob& job, std::int64_t bytes_per_s) {

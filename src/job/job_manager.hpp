@@ -31,7 +31,8 @@ class JobTransaction {
   Event over;  // all its jobs are concluded
 };
 
-// One thread.  cancel_all() is awaited before it goes (asserted).
+// One thread; jobs do their work at their homes, which may be other threads, and outlive them.
+// cancel_all() is awaited before it goes (asserted).
 class JobManager {
  public:
   // Jobs run in `group`, which outlives them.
@@ -49,14 +50,16 @@ class JobManager {
   Result<> check_id(const std::string& id) const;  // "Job ID 'x' already in use"
   // Takes the job on success only.
   Result<ManagedJob*> create(JobOptions options, std::unique_ptr<Job>&& job);
-  void start(ManagedJob& job);
+  void start(ManagedJob& job);                     // at home here
+  Task<> start_at_home(ManagedJob& job);           // anywhere
   Task<> abandon(ManagedJob& job);
 
   const std::vector<std::shared_ptr<ManagedJob>>& jobs() const noexcept { return jobs_; }
   Result<ManagedJob*> find_job(std::string_view id) const;        // "Job not found"
   Result<ManagedJob*> find_block_job(std::string_view id) const;  // DeviceNotActive
   // "Node 't' is busy: block device is in use by block job: backup"
-  Result<> check_unused(const BlockNode& node) const;
+  Task<> check_unused(const BlockNode& node, Reactor& home) const;
+  Task<JobInfo> info(std::shared_ptr<const ManagedJob> job) const;
 
   // What job-VERB and block-job-VERB do.
   Result<> pause(ManagedJob& job) { return job.user_pause(); }
@@ -77,6 +80,9 @@ class JobManager {
   using TransactionPtr = std::shared_ptr<JobTransaction>;
 
   JobPtr hold(const ManagedJob& job) const;
+  Task<> run(ManagedJob& job);
+  void begin(ManagedJob& job);
+  Task<> settle(ManagedJob& job);
   Task<> carry_out(JobPtr job);
   Task<> succeeded(JobPtr job);
   Task<> finalize_transaction(TransactionPtr transaction);

@@ -29,14 +29,22 @@ std::string text_of(const Error& error) {
 ManagedJob::ManagedJob(Reactor& reactor, JobEvents& events, JobOptions options,
                        std::unique_ptr<Job> job)
     : reactor_(reactor),
+      home_(options.home ? *options.home : reactor),
       events_(events),
       options_(std::move(options)),
       job_(std::move(job)),
       resumed_(reactor),
       interrupted_(reactor),
-      ended_waiters_(reactor) {}
+      ended_waiters_(reactor) {
+  signals_.speed = options_.speed;
+}
 
 JobInfo ManagedJob::info() const {
+  TM_ASSERT(final_progress_ || at_home());
+  return info(final_progress_ ? *final_progress_ : job_->progress());
+}
+
+JobInfo ManagedJob::info(JobProgress progress) const {
   const bool is_paused = status_ == JobStatus::paused || status_ == JobStatus::standby;
   const bool is_ready = status_ == JobStatus::ready || status_ == JobStatus::standby;
   JobInfo info;
@@ -44,7 +52,7 @@ JobInfo ManagedJob::info() const {
   info.type = job_->type();
   info.is_block_job = job_->is_block_job();
   info.status = status_;
-  info.progress = final_progress_ ? *final_progress_ : job_->progress();
+  info.progress = progress;
   if (error_) info.error = text_of(*error_);
   info.busy =
       !ended_ && !is_paused && sleeps_.empty() && idlers_ == 0 && status_ != JobStatus::created;
@@ -67,6 +75,7 @@ void ManagedJob::set_status(JobStatus status) {
 Result<> ManagedJob::check(JobVerb verb) const { return check_verb(id(), status_, verb); }
 
 bool ManagedJob::drained() const noexcept {
+  if (!at_home()) return false;
   const Edge* edge = job_->edge();
   return edge && edge->node().quiesced();
 }
@@ -135,36 +144,40 @@ void ManagedJob::refund(std::uint64_t bytes) noexcept {
 
 Result<> ManagedJob::set_speed(std::uint64_t speed) {
   if (auto ok = check(JobVerb::set_speed); !ok) return ok;
-  options_.speed = speed;
+  signals_.speed = options_.speed = speed;
   free_at_ = reactor_.now();
   kick();
   return {};
 }
 
-ErrorAction ManagedJob::failed(OnError policy, IoSide side, const Error& error) {
+Task<ErrorAction> ManagedJob::failed(OnError policy, IoSide side, Error error) {
   const ErrorAction action = decide(policy, error);
   events_.error(id(), side, action);
-  if (action != ErrorAction::stop) return action;
+  if (action != ErrorAction::stop) co_return action;
   // As if the user had paused it: he resumes it.
   if (!user_paused_) pause();
   user_paused_ = true;
   io_status_ = error.to_errno() == ENOSPC ? JobIoStatus::nospace : JobIoStatus::failed;
-  return action;
+  co_return action;
 }
 
-void ManagedJob::set_ready() {
+void ManagedJob::set_ready() { show_ready(job_->progress()); }
+
+void ManagedJob::show_ready(JobProgress progress) {
   set_status(JobStatus::ready);
-  if (job_->is_block_job()) events_.ready(info());
+  if (job_->is_block_job()) events_.ready(info(progress));
 }
 
 void ManagedJob::pause() noexcept {
   ++pause_count_;
+  publish();
   kick();
 }
 
 void ManagedJob::resume() noexcept {
   TM_ASSERT(pause_count_ != 0);
   if (--pause_count_ == 0) resumed_.wake_all();
+  publish();
 }
 
 Result<> ManagedJob::user_pause() {
@@ -192,6 +205,7 @@ void ManagedJob::request_cancel(bool force) {
   }
   if (job_->cancel(force)) {
     cancelled_ = true;
+    publish();
     resumed_.wake_all();
   }
   kick();

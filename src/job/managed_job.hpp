@@ -3,6 +3,7 @@
 // Invariant: the status goes only where follows() lets it, and each change is told.
 #pragma once
 
+#include <atomic>
 #include <list>
 #include <memory>
 
@@ -19,9 +20,11 @@ struct JobOptions {
   bool auto_finalize = true, auto_dismiss = true;
   std::uint64_t speed = 0;
   std::shared_ptr<JobTransaction> transaction;  // null: one of its own
+  Reactor* home = nullptr;                      // where its disk is; null: where the manager is
 };
 
-// Made, changed and dismissed by the JobManager; others read.  One thread.
+// Made, changed and dismissed by the JobManager; others read.  One thread, the manager's, but for
+// home(), job() and signals().
 class ManagedJob final : public JobContext {
  public:
   ManagedJob(Reactor& reactor, JobEvents& events, JobOptions options, std::unique_ptr<Job> job);
@@ -30,11 +33,23 @@ class ManagedJob final : public JobContext {
   const std::string& id() const noexcept { return options_.id; }
   JobStatus status() const noexcept { return status_; }
   Job& job() const noexcept { return *job_; }
-  JobInfo info() const;
+  Reactor& home() const noexcept { return home_; }
+  bool at_home() const noexcept { return &home_ == &reactor_; }   // the job is on the manager's thread
+  JobInfo info() const;                           // of a job that is, or that has ended
+  JobInfo info(JobProgress progress) const;
+  // What the job looks at between two pieces of work.
+  struct Signals {
+    std::atomic<bool> interrupted = false;        // paused or cancelled
+    std::atomic<std::uint64_t> speed = 0;
+  };
+  const Signals& signals() const noexcept { return signals_; }
   bool user_paused() const noexcept { return user_paused_; }
   // A pause that no user asked for; counted, and ended by resume().
   void pause() noexcept;
   void resume() noexcept;
+  // For a job elsewhere: it waits for the end of a drain, until its checkpoint(); it is ready.
+  void show_paused() { set_paused_status(true); }
+  void show_ready(JobProgress progress);
 
   // JobContext
   Task<> checkpoint() override;
@@ -45,7 +60,7 @@ class ManagedJob final : public JobContext {
   std::uint64_t speed() const noexcept override { return options_.speed; }
   Task<> charge(std::uint64_t bytes) override;
   void refund(std::uint64_t bytes) noexcept override;
-  ErrorAction failed(OnError policy, IoSide side, const Error& error) override;
+  Task<ErrorAction> failed(OnError policy, IoSide side, Error error) override;
   void set_ready() override;
 
  private:
@@ -59,12 +74,15 @@ class ManagedJob final : public JobContext {
   void request_cancel(bool force);
   void end(Result<> outcome);  // run() is over
   void fail_if_cancelled();
-  bool drained() const noexcept;
+  bool drained() const noexcept;                  // a job elsewhere sees to that itself
+  void publish() noexcept { signals_.interrupted = cancelled_ || pause_count_ != 0; }
   void set_paused_status(bool paused);
   void kick() noexcept;
   Duration delay() const noexcept;
 
   Reactor& reactor_;
+  Reactor& home_;
+  Signals signals_;
   JobEvents& events_;
   JobOptions options_;
   std::unique_ptr<Job> job_;

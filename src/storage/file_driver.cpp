@@ -31,10 +31,11 @@ Error unsupported(const File& file, std::string_view what) {
 }  // namespace
 
 FileDriver::FileDriver(File file, const FileInfo& info, bool direct)
-    : file_(std::move(file)),
+    : BlockDriver(file.reactor()),
+      file_(std::move(file)),
       limits_(limits_of(info, direct)),
       size_(info.size),
-      resizing_(file_.reactor()),
+      resizing_(home()),
       is_device_(info.type == FileInfo::Type::block_device),
       direct_(direct) {}
 

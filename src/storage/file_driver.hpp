@@ -29,6 +29,8 @@ class FileDriver final : public BlockDriver {
   Task<> truncate(std::uint64_t size) override;
   Task<ImageInfo> info() override;
   Task<> close() override { return file_.close(); }
+  void leave() noexcept override { file_.leave(); }
+  void arrive() noexcept override { file_.arrive(home().reactor()); }
 
  private:
   Task<> write_durably(std::uint64_t offset, Buffers from);

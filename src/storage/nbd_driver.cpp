@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "io/visit.hpp"
 #include "storage/nbd_session.hpp"
 
 namespace tidemark {
@@ -17,7 +18,8 @@ constexpr std::uint64_t effect_max = 1 * GiB;
 
 class NbdDriver final : public BlockDriver {
  public:
-  NbdDriver(Reactor& reactor, NbdOptions options) : session_(reactor, std::move(options)) {}
+  NbdDriver(Reactor& reactor, NbdOptions options) : BlockDriver(reactor), session_(reactor, std::move(options)) {}
+  const Reactor* bound_to() const noexcept override { return &session_.reactor(); }
 
   Task<> open() { return session_.open(); }
 
@@ -41,7 +43,7 @@ class NbdDriver final : public BlockDriver {
     NbdExchange exchange = about(Command::block_status, widened(wanted));
     exchange.flags = command_flag::req_one;
     std::optional<nbd::Extent> found;
-    co_await session_.perform(std::move(exchange), &found);
+    co_await perform(std::move(exchange), &found);
     const std::uint64_t skipped = wanted.offset - widened(wanted).offset;
     if (found->length <= skipped) co_return all;        // less than a block: taken for data
     Extent extent{wanted, Mapping::data, wanted.offset};
@@ -59,7 +61,7 @@ class NbdDriver final : public BlockDriver {
     if (stored.empty()) co_return;
     NbdExchange exchange = about(Command::read, stored);
     exchange.data = into.first(stored.length);
-    co_await session_.perform(std::move(exchange));
+    co_await perform(std::move(exchange));
   }
 
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
@@ -68,7 +70,7 @@ class NbdDriver final : public BlockDriver {
     NbdExchange exchange = about(Command::write, stored);
     exchange.data = from.first(stored.length);
     if (has(flags, WriteFlags::fua)) exchange.flags = command_flag::fua;
-    co_await session_.perform(std::move(exchange));
+    co_await perform(std::move(exchange));
   }
 
   Task<> write_zeroes(Range range, WriteFlags flags) override {
@@ -80,7 +82,7 @@ class NbdDriver final : public BlockDriver {
     NbdExchange exchange = about(Command::write_zeroes, stored);
     if (!has(flags, WriteFlags::may_unmap)) exchange.flags |= command_flag::no_hole;
     if (fast) exchange.flags |= command_flag::fast_zero;
-    co_await session_.perform(std::move(exchange));
+    co_await perform(std::move(exchange));
   }
 
   Task<> discard(Range range) override {
@@ -89,13 +91,13 @@ class NbdDriver final : public BlockDriver {
     const Range stored = inside(range);
     if (stored.empty()) co_return;
     NbdExchange exchange = about(Command::trim, stored);
-    co_await session_.perform(std::move(exchange));
+    co_await perform(std::move(exchange));
   }
 
   Task<> flush() override {
     if (!offers(export_flag::send_flush)) co_return;
     NbdExchange exchange = about(Command::flush, {});
-    co_await session_.perform(std::move(exchange));
+    co_await perform(std::move(exchange));
   }
 
   Task<> truncate(std::uint64_t size) override {
@@ -110,9 +112,14 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
-  Task<> close() override { return session_.close(); }
+  Task<> close() override { return visit(home().reactor(), session_.reactor(), session_.close()); }
 
  private:
+  // The connection stays on the thread where it was made, wherever the node goes.
+  Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr) {
+    Reactor& here = home().reactor();
+    return visit(here, session_.reactor(), session_.perform(std::move(exchange), extent));
+  }
   const NbdTerms& terms() const noexcept { return session_.terms(); }
   bool offers(std::uint16_t flag) const noexcept { return (terms().info.flags & flag) != 0; }
   // The part that the export has: its last sector may be odd.

@@ -5,7 +5,7 @@ namespace {
 
 class NullDriver final : public BlockDriver {
  public:
-  NullDriver(Reactor& reactor, NullOptions options) : reactor_(reactor), options_(options) {}
+  NullDriver(Reactor& reactor, NullOptions options) : BlockDriver(reactor), options_(options) {}
 
   std::string_view name() const noexcept override { return "null-co"; }
   std::uint64_t size() const noexcept override { return options_.size; }
@@ -35,10 +35,9 @@ class NullDriver final : public BlockDriver {
  private:
   Task<> delay() {
     if (options_.latency_ns == 0) co_return;
-    co_await reactor_.sleep(Duration(options_.latency_ns));
+    co_await home().reactor().sleep(Duration(options_.latency_ns));
   }
 
-  Reactor& reactor_;
   NullOptions options_;
 };
 

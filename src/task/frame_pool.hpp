@@ -1,5 +1,5 @@
 // Memory for coroutine frames: thread-local free lists by size class, so that a request's frames
-// cost a few nanoseconds.  Frames are made and destroyed on one thread.  Under AddressSanitizer the
+// cost a few nanoseconds.  A frame that ends on another thread than it began on stays with that one's.  Under AddressSanitizer the
 // pool stands aside, so that use after free is seen.
 #pragma once
 

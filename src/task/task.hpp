@@ -1,4 +1,4 @@
-// Task<T>: a lazily started coroutine, awaited exactly once, on the thread that made it.
+// Task<T>: a lazily started coroutine, awaited exactly once, on the thread of who awaits it.
 //
 //   Task<uint64_t> size = node.size();          nothing has run yet
 //   uint64_t n = co_await std::move(size);      value; or this coroutine ends with the same Error

@@ -4,21 +4,22 @@
 
 namespace tidemark {
 
-Daemon::Daemon(Reactor& reactor, TaskGroup& group)
+Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend)
     : quit_(reactor),
-      graph_(reactor),
+      homes_(reactor, std::move(make_backend)),
       qmp_(reactor, commands_, qmp_options()),
       job_events_(qmp_),
       jobs_(reactor, group, job_events_),
       monitors_(reactor, group, qmp_),
       self_commands_(qmp_version(version_text), [this] { quit(); }),
-      node_commands_(graph_),
-      bitmap_commands_(graph_),
+      node_commands_(homes_),
+      bitmap_commands_(homes_),
       job_commands_(jobs_),
-      backup_commands_(graph_, jobs_),
-      create_commands_(graph_, jobs_),
-      transaction_commands_(graph_, jobs_),
-      exports_(graph_, group, qmp_) {
+      backup_commands_(homes_, jobs_),
+      create_commands_(homes_, jobs_),
+      transaction_commands_(homes_, jobs_),
+      object_commands_(homes_, jobs_),
+      exports_(homes_, group, qmp_) {
   commands_ = command_table({.job = job_commands_,
                              .block_job = job_commands_,
                              .bitmap = bitmap_commands_,
@@ -29,6 +30,7 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group)
                              .export_ = exports_,
                              .info = node_commands_,
                              .introspect = self_commands_,
+                             .object = object_commands_,
                              .transaction = transaction_commands_});
 }
 
@@ -50,9 +52,16 @@ Task<> Daemon::start(const std::vector<DaemonStep>& steps) {
 Task<> Daemon::carry_out(const DaemonStep& step) {
   if (const auto* chardev = std::get_if<schema::ChardevOptions>(&step)) co_await unwrap(monitors_.add_chardev(*chardev));
   if (const auto* monitor = std::get_if<schema::MonitorOptions>(&step))
-    co_await monitors_.add_monitor(*monitor, stopping_.token());
+    co_return co_await monitors_.add_monitor(*monitor, stopping_.token());
+  // Clients of the monitors that are there already wait.
+  const Mutex::Guard turn = co_await qmp_.command_lock().enter();
+  co_await make(step);
+}
+
+Task<> Daemon::make(const DaemonStep& step) {
   if (const auto* node = std::get_if<schema::BlockdevOptions>(&step)) co_await node_commands_.blockdev_add(*node);
   if (const auto* server = std::get_if<schema::NbdServerOptions>(&step)) co_await exports_.start(*server);
+  if (const auto* object = std::get_if<schema::ObjectOptions>(&step)) co_await object_commands_.object_add(*object);
   if (const auto* served = std::get_if<schema::BlockExportOptions>(&step)) co_await exports_.block_export_add(*served);
 }
 
@@ -60,9 +69,10 @@ Task<> Daemon::carry_out(const DaemonStep& step) {
 Task<> Daemon::end() {
   stopping_.request();
   co_await monitors_.stop();
+  co_await qmp_.command_lock().close();
   co_await jobs_.cancel_all();
   auto served = co_await exports_.stop().result();
-  auto closed = co_await graph_.close_all().result();
+  auto closed = co_await homes_.close_all().result();
   if (!served) co_await served.error();
   if (!closed) co_await closed.error();
 }

@@ -2,7 +2,8 @@
 //
 //   start    the command line's steps, in their order; a failure ends the daemon with it
 //   serve    until `quit` or a signal
-//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed
+//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed;
+//            the iothreads end with the Daemon
 #pragma once
 
 #include "app/daemon/monitors.hpp"
@@ -14,6 +15,7 @@
 #include "control/exports.hpp"
 #include "control/job_commands.hpp"
 #include "control/node_commands.hpp"
+#include "control/object_commands.hpp"
 #include "control/self_commands.hpp"
 #include "control/transaction_commands.hpp"
 
@@ -21,7 +23,7 @@ namespace tidemark {
 
 class Daemon {
  public:
-  Daemon(Reactor& reactor, TaskGroup& group);
+  Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend);
   Daemon(const Daemon&) = delete;
 
   Task<> start(const std::vector<DaemonStep>& steps);
@@ -33,11 +35,12 @@ class Daemon {
 
  private:
   Task<> carry_out(const DaemonStep& step);
+  Task<> make(const DaemonStep& step);
   static QmpOptions qmp_options();
 
   CancelSource stopping_;
   Event quit_;
-  Graph graph_;
+  Homes homes_;
   CommandTable commands_;
   QmpServer qmp_;
   JobEventSender job_events_;
@@ -50,6 +53,7 @@ class Daemon {
   BackupCommandHandler backup_commands_;
   CreateCommandHandler create_commands_;
   TransactionCommandHandler transaction_commands_;
+  ObjectCommandHandler object_commands_;
   Exports exports_;
 };
 

@@ -40,8 +40,9 @@ Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& 
 }
 
 Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options, Background& background) {
+  const auto one_more = [&options](const ThreadOptions& how) { return make_backend(options.aio, how); };
   auto body = [&](TaskGroup& group) -> Task<> {
-    Daemon daemon(reactor, group);
+    Daemon daemon(reactor, group, one_more);
     auto watched = [&](TaskGroup& watchers) -> Task<> {
       watchers.spawn(watch_signals(signals, daemon, watchers.token()));
       auto served = co_await start_and_wait(daemon, options, background).result();

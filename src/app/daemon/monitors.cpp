@@ -61,7 +61,6 @@ Task<> Monitors::listen(Listener& listener, bool pretty, CancelToken stopping) {
 Task<> Monitors::stop() {
   server_.stop();
   for (auto& listener : listeners_) (void)co_await listener->close().result();
-  listeners_.clear();
 }
 
 }  // namespace tidemark

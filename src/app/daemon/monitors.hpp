@@ -26,7 +26,7 @@ class Monitors {
   TaskGroup& group_;
   QmpServer& server_;
   std::map<std::string, schema::ChardevOptions> chardevs_;      // not taken by a monitor yet
-  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::vector<std::unique_ptr<Listener>> listeners_;            // as long as listen() may look at them
 };
 
 }  // namespace tidemark

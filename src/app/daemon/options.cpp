@@ -16,8 +16,9 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
   --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]
   --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT
   --export nbd,id=ID,node-name=NODE[,name=NAME][,writable=on]
-           [,bitmaps.0=NAME][,allocation-depth=on]   serve a node
-  --object QOM-TYPE,id=ID          none is offered yet
+           [,bitmaps.0=NAME][,allocation-depth=on]
+           [,iothread=ID[,fixed-iothread=on]]   serve a node
+  --object iothread,id=ID[,thread-pool-max=N]   a thread that exports can be served on
   --pidfile PATH                   write the process id, and hold a lock on the file
   --daemonize                      go to the background once everything is served
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
@@ -63,8 +64,7 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::monitor: return add_step<schema::MonitorOptions>(options, "monitor", {"mode", false});
     case Option::nbd_server: return add_step<schema::NbdServerOptions>(options, "nbd-server", {});
     case Option::block_export: return add_step<schema::BlockExportOptions>(options, "export", {"type", false});
-    case Option::object:
-      return Error(Errc::unsupported, "--object " + std::string(optarg) + ": none is offered; exports run in the main thread");
+    case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
     case Option::pidfile: options.pidfile = optarg; return {};
     case Option::daemonize: options.daemonize = true; return {};
     case Option::aio: options.aio = optarg; return {};

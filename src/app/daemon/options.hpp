@@ -8,12 +8,13 @@
 #include "base/error.hpp"
 #include "schema/export.hpp"
 #include "schema/node.hpp"
+#include "schema/object.hpp"
 #include "schema/options.hpp"
 
 namespace tidemark {
 
 using DaemonStep = std::variant<schema::ChardevOptions, schema::MonitorOptions, schema::BlockdevOptions,
-                                schema::NbdServerOptions, schema::BlockExportOptions>;
+                                schema::NbdServerOptions, schema::BlockExportOptions, schema::ObjectOptions>;
 
 struct DaemonOptions {
   std::vector<DaemonStep> steps;

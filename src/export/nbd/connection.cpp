@@ -1,6 +1,13 @@
 #include "export/nbd/connection.hpp"
 
+#include "io/visit.hpp"
+
 namespace tidemark {
+namespace {
+
+Task<> nothing() { co_return; }
+
+}  // namespace
 
 Task<> NbdConnection::run() {
   (void)co_await serve().result();
@@ -14,8 +21,37 @@ Task<> NbdConnection::serve() {
   if (disk->shutting_down()) co_return;          // removed while we told the client about it
   const Gate::Holder in_use = disk->enter();
   chosen_ = disk.get();
-  NbdTransmission transmission(socket_, *std::move(agreement), pool_, stop_, drop_);
-  (void)co_await transmission.run().result();
+  co_await serve_requests(*std::move(agreement));
+}
+
+Task<> NbdConnection::serve_requests(NbdAgreement agreement) {
+  Reactor& home = agreement.disk->home();
+  const NbdPools::Lease pool(pools_, home);
+  if (&home != &here_) away_ = &home;
+  socket_.move_to(home);
+  (void)co_await visit(here_, home, transmit(std::move(agreement), pool.buffers())).result();
+  socket_.move_to(here_);
+  served_ = true;
+  // What was still on its way there has arrived before this, and is not left without us.
+  co_await visit(here_, home, nothing());
+}
+
+Task<> NbdConnection::transmit(NbdAgreement agreement, BufferPool& pool) {
+  NbdTransmission transmission(socket_, std::move(agreement), pool, stop_, drop_);
+  co_await transmission.run();
+}
+
+void NbdConnection::finish() { ask(stop_, nullptr); }
+void NbdConnection::drop() { ask(stop_, &drop_); }
+
+void NbdConnection::ask(CancelSource& first, CancelSource* second) {
+  if (served_) return;
+  const auto request = [&first, second] {
+    first.request();
+    if (second) second->request();
+  };
+  if (away_) away_->post_remote(request);
+  else request();
 }
 
 Task<std::optional<NbdAgreement>> NbdConnection::shake_hands() {
@@ -24,11 +60,11 @@ Task<std::optional<NbdAgreement>> NbdConnection::shake_hands() {
     NbdHandshake handshake(socket_, exports_, stop_.token());
     co_return co_await handshake.run();
   };
-  co_return co_await with_group(socket_.reactor(), within_limit);
+  co_return co_await with_group(here_, within_limit);
 }
 
 Task<> NbdConnection::expire(CancelToken token) {
-  co_await socket_.reactor().sleep(handshake_max_, token);
+  co_await here_.sleep(handshake_max_, token);
   drop();
 }
 

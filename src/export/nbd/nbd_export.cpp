@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "block/graph.hpp"
+#include "io/visit.hpp"
 
 namespace tidemark {
 namespace {
@@ -59,9 +60,19 @@ Result<std::vector<NodeBitmap*>> find_bitmaps(BlockNode& node, const NbdExportOp
   return found;
 }
 
+nbd::BlockSizes block_sizes_of(const BlockNode& node, std::uint64_t size) noexcept {
+  nbd::BlockSizes sizes;
+  sizes.minimum = std::min(node.limits().request_align, nbd::minimum_block_size_max);
+  // Every byte stays in reach, the last ones of a disk of an odd size too.
+  while (!is_aligned(size, sizes.minimum)) sizes.minimum /= 2;
+  sizes.preferred = std::max(sizes.preferred, sizes.minimum);
+  return sizes;
+}
+
 }  // namespace
 
-Result<std::shared_ptr<NbdExport>> NbdExport::create(BlockNode& node, NbdExportOptions options) {
+Result<std::shared_ptr<NbdExport>> NbdExport::create(BlockNode& node, Reactor& server,
+                                                     NbdExportOptions options) {
   if (auto good = check_text("export name", options.name); !good) return good.error();
   if (auto good = check_text("description", options.description); !good) return good.error();
   if (options.writable && node.read_only())
@@ -77,13 +88,14 @@ Result<std::shared_ptr<NbdExport>> NbdExport::create(BlockNode& node, NbdExportO
   auto disk = Edge::attach(node, Role::root, permissions, "export '" + options.id + "'");
   if (!disk) return disk.error();
   return std::shared_ptr<NbdExport>(
-      new NbdExport(*std::move(disk), std::move(options), *std::move(bitmaps)));
+      new NbdExport(*std::move(disk), server, std::move(options), *std::move(bitmaps)));
 }
 
-NbdExport::NbdExport(std::unique_ptr<Edge> disk, NbdExportOptions options,
+NbdExport::NbdExport(std::unique_ptr<Edge> disk, Reactor& server, NbdExportOptions options,
                      std::vector<NodeBitmap*> bitmaps)
-    : options_(std::move(options)), disk_(std::move(disk)), size_(disk_->size()),
-      bitmaps_(std::move(bitmaps)), clients_(disk_->node().reactor()) {
+    : server_(server), home_(disk->node().reactor()), options_(std::move(options)), disk_(std::move(disk)),
+      size_(disk_->size()), sizes_(block_sizes_of(disk_->node(), size_)), bitmaps_(std::move(bitmaps)),
+      clients_(server) {
   contexts_.push_back({MetaContext::Kind::allocation, std::string(nbd::context_allocation)});
   if (options_.allocation_depth)
     contexts_.push_back({MetaContext::Kind::depth, std::string(nbd::context_depth)});
@@ -108,21 +120,16 @@ std::uint16_t NbdExport::flags(nbd::Headers headers, bool contexts_chosen) const
   return flags;
 }
 
-nbd::BlockSizes NbdExport::block_sizes() const noexcept {
-  nbd::BlockSizes sizes;
-  sizes.minimum = std::min(disk_->node().limits().request_align, nbd::minimum_block_size_max);
-  // Every byte stays in reach, the last ones of a disk of an odd size too.
-  while (!is_aligned(size_, sizes.minimum)) sizes.minimum /= 2;
-  sizes.preferred = std::max(sizes.preferred, sizes.minimum);
-  return sizes;
+Task<> NbdExport::let_go() {
+  for (NodeBitmap* bitmap : bitmaps_) bitmap->set_busy(false);
+  BlockNode& node = disk_->node();
+  disk_.reset();
+  co_await node.graph().release(node);
 }
 
 Task<> NbdExport::close() {
   co_await clients_.wait_idle();
-  for (NodeBitmap* bitmap : bitmaps_) bitmap->set_busy(false);
-  BlockNode& node = disk_->node();
-  disk_.reset();
-  const Result<void> released = co_await node.graph().release(node).result();
+  const Result<void> released = co_await visit(server_, home_, let_go()).result();
   if (options_.on_removed) options_.on_removed();
   if (!released) co_await released.error();
 }

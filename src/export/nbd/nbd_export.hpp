@@ -2,7 +2,8 @@
 //
 // Made by NbdServer::add_export(); shared by the server and the clients connected to it; the server
 // closes it after it was removed and the last of those has gone.  Marks the bitmaps it offers busy for
-// as long.  One thread: the node's reactor.
+// as long.  Two threads, which may be one: home() is the node's, where it is made and where disk() and
+// the content of bitmaps may be used; everything else is the server's.
 #pragma once
 
 #include <functional>
@@ -34,7 +35,8 @@ struct NbdExportOptions {
 
 class NbdExport {
  public:
-  static Result<std::shared_ptr<NbdExport>> create(BlockNode& node, NbdExportOptions options);
+  static Result<std::shared_ptr<NbdExport>> create(BlockNode& node, Reactor& server,
+                                                   NbdExportOptions options);
   NbdExport(const NbdExport&) = delete;
   ~NbdExport();                        // close() was awaited (asserted)
 
@@ -42,13 +44,15 @@ class NbdExport {
   const std::string& name() const noexcept { return options_.name; }
   bool writable() const noexcept { return options_.writable; }
   std::uint64_t size() const noexcept { return size_; }
+  Reactor& home() const noexcept { return home_; }
   Edge& disk() const noexcept { return *disk_; }
+  bool has_disk() const noexcept { return disk_ != nullptr; }   // until it is closed
   const std::vector<MetaContext>& contexts() const noexcept { return contexts_; }
 
   // Transmission flags (nbd::export_flag) for a client that negotiated `headers`.
   std::uint16_t flags(nbd::Headers headers, bool contexts_chosen) const noexcept;
   // What a client that asks for block sizes is held to.
-  nbd::BlockSizes block_sizes() const noexcept;
+  const nbd::BlockSizes& block_sizes() const noexcept { return sizes_; }
 
   // Every connection in the transmission phase holds one of these.
   Gate::Holder enter() { return clients_.enter(); }
@@ -60,12 +64,16 @@ class NbdExport {
   Task<> close();
 
  private:
-  NbdExport(std::unique_ptr<Edge> disk, NbdExportOptions options,
+  NbdExport(std::unique_ptr<Edge> disk, Reactor& server, NbdExportOptions options,
             std::vector<NodeBitmap*> bitmaps);
+  Task<> let_go();
 
+  Reactor& server_;
+  Reactor& home_;                      // does not change: what an export uses does not move
   NbdExportOptions options_;
   std::unique_ptr<Edge> disk_;
   std::uint64_t size_;                 // does not change: resize is not shared
+  nbd::BlockSizes sizes_;              // of when it was made: clients know them for good
   std::vector<NodeBitmap*> bitmaps_;
   std::vector<MetaContext> contexts_;  // a context's id is its index
   Gate clients_;

@@ -1,19 +1,24 @@
 #include "export/nbd/server.hpp"
 
+#include "io/visit.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark {
 namespace {
 
-constexpr std::size_t pool_kept_max = 64 * MiB;
+constexpr std::size_t pool_kept_max = 64 * MiB;              // on each thread
 constexpr std::uint64_t unlimited = UINT64_MAX / 2;
 // After accept() failed for want of something (descriptors, memory), until it is tried again.
 constexpr Duration accept_pause = std::chrono::milliseconds(100);
 
+Task<std::shared_ptr<NbdExport>> create_export(BlockNode& node, Reactor& server, NbdExportOptions options) {
+  co_return co_await unwrap(NbdExport::create(node, server, std::move(options)));
+}
+
 }  // namespace
 
 NbdServer::NbdServer(Reactor& reactor, NbdServerOptions options)
-    : reactor_(reactor), options_(std::move(options)), pool_(pool_kept_max),
+    : reactor_(reactor), options_(std::move(options)), pools_(pool_kept_max),
       slots_(reactor, options_.max_connections ? options_.max_connections : unlimited),
       ended_(reactor) {}
 
@@ -74,26 +79,43 @@ Task<> NbdServer::accept_clients(Listener& listener, TaskGroup& group) {
 }
 
 Task<> NbdServer::serve_client(Socket socket) {
-  NbdConnection client(std::move(socket), exports_, pool_, options_.handshake_max);
+  NbdConnection client(std::move(socket), exports_, pools_, options_.handshake_max);
   const auto place = clients_.insert(clients_.end(), &client);
   if (stopping_.requested()) client.drop();
   co_await client.run();
   clients_.erase(place);
-  if (clients_.empty()) pool_.clear();
   slots_.release();
+}
+
+Result<> NbdServer::check_new(NbdExportOptions& options) const {
+  if (stopping_.requested()) return Error(Errc::busy, "NBD server is shutting down");
+  if (exports_.contains(options.name))
+    return Error(Errc::exists, "NBD server already has export named '" + options.name + "'");
+  if (options_.max_connections == 1) options.multi_conn = false;
+  return {};
 }
 
 Result<std::shared_ptr<NbdExport>> NbdServer::add_export(BlockNode& node,
                                                          NbdExportOptions options) {
-  if (stopping_.requested()) return Error(Errc::busy, "NBD server is shutting down");
-  if (&node.reactor() != &reactor_)
-    return Error(Errc::unsupported, "Node '" + node.name() + "' is not on the NBD server's thread");
-  if (exports_.contains(options.name))
-    return Error(Errc::exists, "NBD server already has export named '" + options.name + "'");
-  if (options_.max_connections == 1) options.multi_conn = false;
-  auto disk = NbdExport::create(node, std::move(options));
+  TM_ASSERT(&node.reactor() == &reactor_);
+  if (auto good = check_new(options); !good) return good.error();
+  auto disk = NbdExport::create(node, reactor_, std::move(options));
   if (disk) exports_.emplace((*disk)->name(), *disk);
   return disk;
+}
+
+Task<std::shared_ptr<NbdExport>> NbdServer::add_export_at(Reactor& home, BlockNode& node,
+                                                          NbdExportOptions options) {
+  co_await unwrap(check_new(options));
+  auto disk = co_await visit(reactor_, home, create_export(node, reactor_, options));
+  const Result<> still_new = check_new(options);
+  if (still_new) {
+    exports_.emplace(disk->name(), disk);
+  } else {
+    (void)co_await disk->close().result();
+    co_await still_new.error();
+  }
+  co_return disk;
 }
 
 Result<std::shared_ptr<NbdExport>> NbdServer::remove_export(std::string_view name,

@@ -1,8 +1,9 @@
 // NbdServer: listens on sockets and serves block nodes to NBD clients.
 //
 // serve() runs for the server's life in a task group of its owner, from right after listen(); stop()
-// ends it and is awaited before the server goes (asserted).  Everything is on one reactor, that of
-// the nodes too.  A client costs its Credit and a few buffers at most and holds up nobody else.
+// ends it and is awaited before the server goes (asserted).  All calls are on the server's reactor; a
+// client that has chosen an export is served on that of the export's node, which outlives the server.
+// A client costs its Credit and a few buffers at most and holds up nobody else.
 #pragma once
 
 #include <list>
@@ -32,6 +33,8 @@ class NbdServer {
 
   // Errors as QEMU's block-export-add of an NBD export.
   Result<std::shared_ptr<NbdExport>> add_export(BlockNode& node, NbdExportOptions options);
+  // The same of a node on another thread.
+  Task<std::shared_ptr<NbdExport>> add_export_at(Reactor& home, BlockNode& node, NbdExportOptions options);
   const NbdExportMap& exports() const noexcept { return exports_; }
 
   // From now on no client finds it.  `safe` fails when clients are connected; `hard` drops them.
@@ -46,6 +49,7 @@ class NbdServer {
 
  private:
   NbdServer(Reactor& reactor, NbdServerOptions options);
+  Result<> check_new(NbdExportOptions& options) const;
   Task<> open_listeners();
   Task<> close_listeners();
   Task<> accept_clients(Listener& listener, TaskGroup& group);
@@ -57,7 +61,7 @@ class NbdServer {
   const NbdServerOptions options_;
   std::vector<Listener> listeners_;
   NbdExportMap exports_;
-  BufferPool pool_;
+  NbdPools pools_;
   Semaphore slots_;                          // for clients
   std::list<NbdConnection*> clients_;
   CancelSource stopping_;

@@ -44,7 +44,7 @@ Task<> Qcow2Driver::read_compressed_from(L2Entry entry, std::uint64_t offset, Bu
   const MutableBytes cluster = whole ? into.as_contiguous() : scratch.bytes();
   bool good = false;
   std::function<void()> work = [&] { good = decompress(header_.compression, data.bytes(), cluster); };
-  co_await run_work(reactor(), g.cluster_size(), std::move(work));
+  co_await run_work(home().reactor(), g.cluster_size(), std::move(work));
   if (!good)
     co_await Error(Errc::corrupt, "qcow2: the compressed cluster of guest offset " +
                                       std::to_string(align_down(offset, g.cluster_size())) +
@@ -80,7 +80,7 @@ Task<> Qcow2Driver::write_compressed_cluster(std::uint64_t offset, Buffers from)
   std::function<void()> work = [&] {
     length = compress(header_.compression, cluster, out.bytes().first(cluster_size - 1));
   };
-  co_await run_work(reactor(), cluster_size, std::move(work));
+  co_await run_work(home().reactor(), cluster_size, std::move(work));
   if (length == 0) co_return co_await write(offset, from, WriteFlags::none);
   co_await watch(store_compressed(offset, out.bytes().first(length)));
 }

@@ -24,8 +24,6 @@ std::vector<Edge*> Qcow2Driver::edges() const {
   return edges;
 }
 
-Reactor& Qcow2Driver::reactor() const noexcept { return file_->node().reactor(); }
-
 Result<> Qcow2Driver::check_writable() const {
   TM_ASSERT(!read_only_);
   if (image_.corruption()) return *image_.corruption();

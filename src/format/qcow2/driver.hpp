@@ -85,7 +85,6 @@ class Qcow2Driver final : public MappedDriver {
   Task<> load();
   Task<> prepare_to_write();
 
-  Reactor& reactor() const noexcept;
   Result<> check_writable() const;
   Task<> relieve();
   template <class T>

@@ -22,14 +22,14 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       header_(std::move(header)),
       read_only_(options.read_only),
       image_(*file_, header_.geometry),
-      header_writer_(reactor(), image_, header_),
+      header_writer_(home(), image_, header_),
       frees_(pins()),
-      refcounts_(reactor(), image_, header_writer_, frees_,
+      refcounts_(home(), image_, header_writer_, frees_,
                  slices(options.refcount_cache_bytes, header_.geometry), options.pass_discards),
-      map_(reactor(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry)),
-      committer_(reactor(), image_,
+      map_(home(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry)),
+      committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
-      changing_(reactor()) {}
+      changing_(home()) {}
 
 Task<Header> Qcow2Driver::read_header(Edge& file) {
   const std::uint64_t file_size = file.size();

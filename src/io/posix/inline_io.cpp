@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "io/posix/calls.hpp"
 #include "io/posix/host.hpp"
@@ -93,9 +94,10 @@ void InlineIo::opened(const IoOp& op) {
   f.kind = static_cast<InlineClass>(op.backend_data[0]);
 }
 
-void InlineIo::forget(Handle handle) noexcept {
+std::uint64_t InlineIo::forget(Handle handle) noexcept {
   const auto at = static_cast<std::size_t>(descriptor(handle));
-  if (at < files_.size()) files_[at] = File{};
+  if (at >= files_.size()) return static_cast<std::uint64_t>(InlineClass::unknown);
+  return static_cast<std::uint64_t>(std::exchange(files_[at], File{}).kind);
 }
 
 bool InlineIo::try_file(IoOp& op) {

@@ -40,10 +40,14 @@ class InlineIo {
   bool is_cached(Handle handle) const noexcept { return kind(handle) == InlineClass::cached; }
   bool is_file(Handle handle) const noexcept { return kind(handle) != InlineClass::unknown; }
 
+  // As IoBackend::forget() and learn().
+  std::uint64_t forget(Handle handle) noexcept;
+  void learn(Handle handle, std::uint64_t known) noexcept { file(handle).kind = static_cast<InlineClass>(known); }
+
   // For each op that has completed otherwise: learns from what opened and what closed.
   void completed(const IoOp& op) {
     if (op.kind == IoOp::Kind::open && op.result >= 0) opened(op);
-    else if (op.kind == IoOp::Kind::close) forget(op.handle);
+    else if (op.kind == IoOp::Kind::close) (void)forget(op.handle);
   }
 
  private:
@@ -53,7 +57,6 @@ class InlineIo {
     Instant quick_from{};               // writes are left to the threads until then
   };
   void opened(const IoOp& op);
-  void forget(Handle handle) noexcept;
   File& file(Handle handle);
   InlineClass kind(Handle handle) const noexcept {
     const auto at = static_cast<std::size_t>(handle);

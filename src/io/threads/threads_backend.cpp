@@ -75,6 +75,8 @@ class ThreadsBackend final : public IoBackend {
   void cancel(IoOp& op) override;
   void wait(Instant deadline, std::vector<IoOp*>& completed) override;
   void wake() noexcept override { wakeup_.notify(); }
+  std::uint64_t forget(Handle handle) noexcept override { return inline_.forget(handle); }
+  void learn(Handle handle, std::uint64_t known) noexcept override { inline_.learn(handle, known); }
 
  private:
   static bool is_socket_wait(const IoOp& op) {

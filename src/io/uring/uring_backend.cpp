@@ -113,6 +113,8 @@ class UringBackend final : public IoBackend {
   void cancel(IoOp& op) override;
   void wait(Instant deadline, std::vector<IoOp*>& completed) override;
   void wake() noexcept override { wakeup_.notify(); }
+  std::uint64_t forget(Handle handle) noexcept override { return inline_.forget(handle); }
+  void learn(Handle handle, std::uint64_t known) noexcept override { inline_.learn(handle, known); }
 
  private:
   void start();

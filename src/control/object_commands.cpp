@@ -1,0 +1,63 @@
+#include "control/object_commands.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <limits>
+
+#include <fmt/format.h>
+
+namespace tidemark {
+namespace {
+
+// QEMU's ids: a letter, then letters, digits, '-', '.', '_'.
+bool well_formed(const std::string& id) {
+  auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
+  return !id.empty() && std::isalpha(static_cast<unsigned char>(id[0])) && std::all_of(id.begin(), id.end(), legal);
+}
+
+Result<> check(const schema::IothreadProperties& given) {
+  const std::pair<std::string_view, std::int64_t> values[] = {
+      {"poll-max-ns", given.poll_max_ns.value_or(0)}, {"poll-grow", given.poll_grow},         {"poll-shrink", given.poll_shrink},
+      {"poll-weight", given.poll_weight}, {"aio-max-batch", given.aio_max_batch}, {"thread-pool-min", given.thread_pool_min},
+      {"thread-pool-max", given.thread_pool_max}};
+  for (const auto& [name, value] : values)
+    if (value < 0)
+      return Error(Errc::invalid_argument,
+                   fmt::format("{} value must be in range [0, {}]", name, std::numeric_limits<std::int64_t>::max()));
+  if (given.thread_pool_max == 0 || given.thread_pool_min > given.thread_pool_max)
+    return Error(Errc::invalid_argument, "bad thread-pool-min/thread-pool-max values");
+  return {};
+}
+
+}  // namespace
+
+Task<> ObjectCommandHandler::object_add(schema::ObjectOptions arguments) {
+  constexpr std::int64_t workers_max = 1024;     // of one thread; more only cost memory
+  constexpr Duration busy_wait_max = std::chrono::seconds(1);
+  if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Parameter 'id' expects an identifier");
+  if (homes_.find_thread(arguments.id))
+    co_await Error(Errc::exists, fmt::format("attempt to add duplicate property '{}' to object (type 'container')", arguments.id));
+  const auto& given = std::get<schema::IothreadProperties>(arguments.branch);
+  co_await unwrap(check(given));
+  ThreadOptions options;
+  options.workers_max = static_cast<unsigned>(std::min(given.thread_pool_max, workers_max));
+  if (given.poll_max_ns) options.busy_wait_max = std::min(Duration(*given.poll_max_ns), busy_wait_max);
+  co_await unwrap(homes_.add_thread(std::move(arguments.id), options));
+}
+
+bool ObjectCommandHandler::has_jobs(const Place& place) const {
+  return std::any_of(jobs_.jobs().begin(), jobs_.jobs().end(), [&](const auto& job) {
+    return &job->home() == &place.reactor && job->status() != JobStatus::concluded;
+  });
+}
+
+Task<> ObjectCommandHandler::object_del(schema::ObjectDelArguments arguments) {
+  const Place* place = homes_.find_thread(arguments.id);
+  if (!place) co_await Error(Errc::not_found, fmt::format("object '{}' not found", arguments.id));
+  const Error in_use(Errc::busy, fmt::format("object '{}' is in use, can not be deleted", arguments.id));
+  if (has_jobs(*place)) co_await in_use;
+  const Result<> removed = co_await homes_.remove_thread(arguments.id).result();
+  if (!removed) co_await in_use;
+}
+
+}  // namespace tidemark
