@@ -62,16 +62,23 @@ Task<> Graph::close_node(BlockNode& node) {
   { auto guard = co_await drain(node); }                 // somebody may be asking it something
   std::vector<BlockNode*> children;
   for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());
+  const std::unique_ptr<NodeTracking> tracking = std::move(node.tracking_);
+  Result<> first;
+  if (tracking) first = co_await tracking->before_close().result();
   auto closed = co_await node.driver_->close().result();
   node.driver_.reset();                                  // and with it its edges
   std::erase_if(nodes_, [&](const auto& n) { return n.get() == &node; });
   shape_changed();
-  Result<> first = closed;
+  if (first) first = closed;
   for (BlockNode* child : children) {
     const bool present = std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& n) { return n.get() == child; });
     if (!present) continue;
     auto released = co_await release(*child).result();
     if (first && !released) first = released;
+  }
+  if (tracking) {
+    auto ended = co_await tracking->after_close().result();
+    if (first && !ended) first = ended;
   }
   if (!first) co_await first.error();
 }

@@ -42,6 +42,8 @@ Task<NodeList> Graph::take_out(BlockNode& node) {
   std::vector<DrainGuard> idle;
   for (BlockNode* member : connected(node)) idle.push_back(co_await drain(*member));
   idle.clear();
+  for (BlockNode* member : connected(node))
+    if (member->tracking_) co_await member->tracking_->settle();
   co_await unwrap(check_movable(node));                  // not by whom came meanwhile, either
   const std::vector<BlockNode*> members = connected(node);
   NodeList taken;
@@ -50,6 +52,7 @@ Task<NodeList> Graph::take_out(BlockNode& node) {
     if (std::find(members.begin(), members.end(), at->get()) != members.end()) {
       TM_ASSERT((*at)->in_flight_ == 0);
       (*at)->driver_->leave();
+      if ((*at)->tracking_) (*at)->tracking_->leave();
       by_name_.erase((*at)->name());
       taken.splice(taken.end(), nodes_, at);
     }
@@ -65,6 +68,7 @@ void Graph::put_in(NodeList nodes) {
     node->home_.move_to(reactor_);
     node->driver_->home().move_to(reactor_);
     node->driver_->arrive();
+    if (node->tracking_) node->tracking_->arrive(reactor_);
     TM_ASSERT(by_name_.emplace(node->name(), node.get()).second);
   }
   nodes_.splice(nodes_.end(), nodes);

@@ -51,8 +51,9 @@ Result<> BlockNode::check_writable(const Edge& via, Range range, std::string_vie
 }
 
 bool BlockNode::mark(Range range, WriteFlags flags) {
-  if (!has(flags, WriteFlags::unchanged)) bitmaps_.mark(range);
-  return !admission_ || admission_->admitted(range);
+  if (has(flags, WriteFlags::unchanged)) return true;
+  bitmaps_.mark(range);
+  return !tracking_ || tracking_->admitted(range);
 }
 
 }  // namespace tidemark

@@ -3,9 +3,10 @@
 // statistics.  Used through Edges; made, found and closed through the Graph.
 //
 // Invariant: a write reaches the driver only after every recording bitmap has its range and, where
-// the node is tracked through crashes, the WriteAdmission has let it pass.
+// the node is tracked through crashes, its NodeTracking has let it pass.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "block/driver.hpp"
 #include "block/edge.hpp"
 #include "block/node_bitmap.hpp"
+#include "block/node_tracking.hpp"
 #include "io/reactor.hpp"
 #include "task/range_lock.hpp"
 #include "task/sync.hpp"
@@ -20,14 +22,6 @@
 namespace tidemark {
 
 class Graph;
-
-// The seam for crash-safe tracking: a write of `range` may be submitted once admit() has returned.
-class WriteAdmission {
- public:
-  virtual ~WriteAdmission() = default;
-  virtual bool admitted(Range range) noexcept = 0;      // already durable: no wait
-  virtual Task<> admit(Range range) = 0;
-};
 
 struct BlockStats {
   struct Counter {
@@ -65,7 +59,11 @@ class BlockNode final {
   const BlockLimits& limits() const noexcept { return limits_; }
   const BlockStats& stats() const noexcept { return stats_; }
   NodeBitmaps& bitmaps() noexcept { return bitmaps_; }
-  void set_admission(WriteAdmission* admission) noexcept { admission_ = admission; }
+  NodeTracking* tracking() const noexcept { return tracking_.get(); }     // null: none of its bitmaps is persistent
+  void set_tracking(std::unique_ptr<NodeTracking> tracking) noexcept { tracking_ = std::move(tracking); }
+  // The largest size that the disk is known to have had.
+  std::uint64_t size_largest() const noexcept { return size_largest_; }
+  void remember_size(std::uint64_t size) noexcept { size_largest_ = std::max(size_largest_, size); }
 
   const std::vector<Edge*>& parents() const noexcept { return parents_; }
   Edge* child(Role role) const noexcept;                // null when there is none
@@ -101,7 +99,8 @@ class BlockNode final {
 
   Result<> check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const;
   Result<> check_writable(const Edge& via, Range range, std::string_view verb) const;
-  bool mark(Range range, WriteFlags flags);            // false: admission has to be waited for
+  bool mark(Range range, WriteFlags flags);            // false: wait_admitted(), then go on
+  Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);
   Task<> write_locked(std::uint64_t offset, Buffers from, WriteFlags flags);
@@ -118,7 +117,7 @@ class BlockNode final {
   BlockLimits limits_;
   BlockStats stats_;
   NodeBitmaps bitmaps_;
-  WriteAdmission* admission_ = nullptr;
+  std::unique_ptr<NodeTracking> tracking_;
   std::vector<Edge*> parents_;
   std::uint64_t in_flight_ = 0;
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean

@@ -16,6 +16,8 @@ void NodeBitmap::freeze() {
 }
 
 void NodeBitmap::abdicate() {
+  keep(bits_);
+  if (suspected_) suspected_.reset();
   if (successor_) bits_ = std::move(*successor_);
   else bits_.clear_all();
   successor_.reset();
@@ -31,6 +33,54 @@ void NodeBitmap::reclaim() {
 void NodeBitmap::truncate(std::uint64_t disk_size) {
   bits_.truncate(disk_size);
   if (successor_) successor_->truncate(disk_size);
+  if (kept_) kept_->bits.truncate(disk_size);
+  if (suspected_) suspected_->truncate(disk_size);
+}
+
+void NodeBitmap::keep(const DirtyBitmap& bits) {
+  if (!persistent_ || bits.empty()) return;
+  if (!kept_) kept_ = std::make_unique<Kept>(Kept{DirtyBitmap(bits_.size(), bits_.granularity())});
+  kept_->bits.merge(bits);
+  kept_->version = ++kept_version_;
+  kept_->released = false;
+}
+
+void NodeBitmap::release_kept() noexcept {
+  if (kept_) kept_->released = true;
+}
+
+void NodeBitmap::forget_kept(std::uint64_t version) noexcept {
+  if (kept_ && kept_->version == version) kept_.reset();
+}
+
+void NodeBitmap::suspect(const DirtyBitmap& granules) {
+  if (granules.empty()) return;
+  if (!suspected_) suspected_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
+  suspected_->merge(granules);
+}
+
+void NodeBitmap::trust(Range range) noexcept {
+  const Range whole = range.widened(suspected_->granularity());
+  suspected_->clear(whole.intersect({0, suspected_->size()}));
+  if (suspected_->empty()) suspected_.reset();
+}
+
+void NodeBitmap::acquit(Range range) {
+  if (!suspected_) return;
+  DirtyBitmap clean(bits_.size(), bits_.granularity());
+  DirtyAreas areas(*suspected_, range);
+  while (const auto area = areas.next()) {
+    const bool last = area->end() == bits_.size();
+    const Range whole = Range{area->offset, last ? align_up(area->length, granularity()) : area->length}.narrowed(granularity());
+    if (!whole.empty()) clean.set(whole.intersect({0, bits_.size()}));
+  }
+  keep(clean);
+  DirtyAreas cleared(clean, {0, clean.size()});
+  while (const auto area = cleared.next()) {
+    bits_.clear(*area);
+    suspected_->clear(*area);
+  }
+  if (suspected_->empty()) suspected_.reset();
 }
 
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use) {
@@ -68,8 +118,25 @@ std::unique_ptr<NodeBitmap> NodeBitmaps::remove(NodeBitmap& bitmap) noexcept {
   return removed;
 }
 
+namespace {
+
+void move_bitmap(NodeBitmap& bitmap, std::vector<std::unique_ptr<NodeBitmap>>& from,
+                 std::vector<std::unique_ptr<NodeBitmap>>* to) noexcept {
+  auto place = std::find_if(from.begin(), from.end(), [&](const auto& b) { return b.get() == &bitmap; });
+  TM_ASSERT(place != from.end());
+  if (to) to->push_back(std::move(*place));
+  from.erase(place);
+}
+
+}  // namespace
+
+void NodeBitmaps::retire(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, all_, &retired_); }
+void NodeBitmaps::revive(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, retired_, &all_); }
+void NodeBitmaps::bury(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, retired_, nullptr); }
+
 void NodeBitmaps::truncate(std::uint64_t disk_size) {
   for (auto& bitmap : all_) bitmap->truncate(disk_size);
+  for (auto& bitmap : retired_) bitmap->truncate(disk_size);
 }
 
 }  // namespace tidemark

@@ -24,21 +24,25 @@ class NodeBitmap {
   bool enabled() const noexcept { return enabled_; }
   bool busy() const noexcept { return busy_; }                  // a job or export holds it
   bool has_successor() const noexcept { return successor_ != nullptr; }
-  bool recording() const noexcept { return successor_ ? true : enabled_; }
+  bool recording() const noexcept { return !inconsistent() && (successor_ ? true : enabled_); }
   bool persistent() const noexcept { return persistent_; }
-  bool inconsistent() const noexcept { return inconsistent_; }
+  bool inconsistent() const noexcept { return !inconsistent_.empty(); }
+  const std::string& inconsistent_reason() const noexcept { return inconsistent_; }
   // Dirty bytes, those recorded since a job froze it included.
   std::uint64_t dirty_bytes() const noexcept;
 
   DirtyBitmap& bits() noexcept { return bits_; }
   const DirtyBitmap& bits() const noexcept { return bits_; }
+  const DirtyBitmap* successor() const noexcept { return successor_.get(); }
   void set_enabled(bool enabled) noexcept { enabled_ = enabled; }
   void set_busy(bool busy) noexcept { busy_ = busy; }
   void set_persistent(bool persistent) noexcept { persistent_ = persistent; }
+  void set_inconsistent(std::string reason) { inconsistent_ = std::move(reason); }
 
   void mark(Range range) {
     if (successor_) successor_->set(range);
     else if (enabled_) bits_.set(range);
+    if (suspected_) trust(range);
   }
 
   // A job takes the bits of this moment: they stay as they are, later writes go to a successor.
@@ -51,11 +55,39 @@ class NodeBitmap {
 
   void truncate(std::uint64_t disk_size);
 
+  // Of a persistent bitmap: bits that memory has dropped and its store still keeps.  The store forgets
+  // them, after a flush of the disk, once they are released; what drops bits for good says so.
+  struct Kept {
+    DirtyBitmap bits;
+    std::uint64_t version = 0;                   // another one whenever bits were added
+    bool released = false;
+  };
+  void keep(const DirtyBitmap& bits);
+  void release_kept() noexcept;
+  const Kept* kept() const noexcept { return kept_.get(); }
+  void forget_kept(std::uint64_t version) noexcept;
+  // Of a retired one: it is not coming back.
+  void leave() noexcept { leaving_ = true; }
+  bool leaving() const noexcept { return leaving_; }
+
+  // Dirty granules that nobody is known to have written: a crash left it open.  A mark ends suspicion.
+  const DirtyBitmap* suspected() const noexcept { return suspected_.get(); }
+  std::uint64_t suspected_bytes() const noexcept { return suspected_ ? suspected_->dirty_bytes() : 0; }
+  void suspect(const DirtyBitmap& granules);
+  // The granules are as they were at the bitmap's point: what of them is still suspected becomes clean.
+  void acquit(Range range);
+
  private:
+  void trust(Range range) noexcept;
+
   std::string name_;
   DirtyBitmap bits_;
   std::unique_ptr<DirtyBitmap> successor_;       // records while a job holds bits_
-  bool enabled_ = true, busy_ = false, persistent_ = false, inconsistent_ = false;
+  std::unique_ptr<Kept> kept_;
+  std::uint64_t kept_version_ = 0;
+  std::unique_ptr<DirtyBitmap> suspected_;
+  std::string inconsistent_;                     // why
+  bool enabled_ = true, busy_ = false, persistent_ = false, leaving_ = false;
 };
 
 // What a command needs of a bitmap; QEMU's bdrv_dirty_bitmap_check() conditions and messages.
@@ -73,15 +105,23 @@ class NodeBitmaps {
   Result<NodeBitmap*> add(std::string name, std::uint64_t disk_size, std::uint32_t granularity);
   void insert(std::unique_ptr<NodeBitmap> bitmap) { all_.push_back(std::move(bitmap)); }
   std::unique_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
+  // A persistent bitmap goes out of sight and on recording, until it is revived, or buried when the store
+  // does not have it any more.
+  void retire(NodeBitmap& bitmap) noexcept;
+  void revive(NodeBitmap& bitmap) noexcept;
+  void bury(NodeBitmap& bitmap) noexcept;
   void mark(Range range) {
     for (auto& bitmap : all_) bitmap->mark(range);
+    for (auto& bitmap : retired_) bitmap->mark(range);
   }
   void truncate(std::uint64_t disk_size);
   bool empty() const noexcept { return all_.empty(); }
   const std::vector<std::unique_ptr<NodeBitmap>>& all() const noexcept { return all_; }
+  const std::vector<std::unique_ptr<NodeBitmap>>& retired() const noexcept { return retired_; }
 
  private:
   std::vector<std::unique_ptr<NodeBitmap>> all_;
+  std::vector<std::unique_ptr<NodeBitmap>> retired_;
 };
 
 }  // namespace tidemark

@@ -83,6 +83,66 @@ TEST_F(NodeBitmapTest, ChecksAreQemus) {
             "Bitmap 'b' is currently in use by another operation and cannot be used");
 }
 
+TEST_F(NodeBitmapTest, OnlyAPersistentOneKeepsWhatItDropped) {
+  bitmap.mark({0, 1});
+  bitmap.keep(bitmap.bits());
+  EXPECT_FALSE(bitmap.kept());
+  bitmap.set_persistent(true);
+  bitmap.freeze();
+  bitmap.mark({granule, 1});
+  bitmap.abdicate();
+  ASSERT_TRUE(bitmap.kept());
+  EXPECT_TRUE(bitmap.kept()->bits.test(0));
+  EXPECT_FALSE(bitmap.kept()->released);
+  bitmap.release_kept();
+  const std::uint64_t version = bitmap.kept()->version;
+  bitmap.keep(bitmap.bits());             // more is dropped, which nobody has released
+  EXPECT_FALSE(bitmap.kept()->released);
+  bitmap.forget_kept(version);
+  ASSERT_TRUE(bitmap.kept());
+  bitmap.forget_kept(bitmap.kept()->version);
+  EXPECT_FALSE(bitmap.kept());
+}
+
+TEST_F(NodeBitmapTest, SuspicionEndsWithAMarkOrAnAcquittal) {
+  DirtyBitmap left(disk, granule);
+  left.set({0, 4 * granule});
+  bitmap.bits().merge(left);
+  bitmap.suspect(left);
+  EXPECT_EQ(bitmap.suspected_bytes(), 4 * granule);
+  bitmap.mark({granule + 5, 1});
+  EXPECT_EQ(bitmap.suspected_bytes(), 3 * granule);
+  bitmap.acquit({0, 2 * granule + 1});    // the second was written, of the third not all is known
+  EXPECT_EQ(bitmap.suspected_bytes(), 2 * granule);
+  EXPECT_FALSE(bitmap.bits().test(0));
+  EXPECT_TRUE(bitmap.bits().test(granule));
+  EXPECT_TRUE(bitmap.bits().test(2 * granule));
+  bitmap.acquit({0, disk});
+  EXPECT_EQ(bitmap.dirty_bytes(), granule);
+  EXPECT_FALSE(bitmap.suspected());
+}
+
+TEST_F(NodeBitmapTest, AnInconsistentOneDoesNotRecord) {
+  bitmap.set_inconsistent("the image was changed");
+  EXPECT_FALSE(bitmap.recording());
+  EXPECT_FALSE(check_bitmap(bitmap, BitmapUse::read).ok());
+  EXPECT_TRUE(check_bitmap(bitmap, BitmapUse::allow_inconsistent).ok());
+}
+
+TEST(NodeBitmaps, ARetiredOneGoesOnRecording) {
+  NodeBitmaps bitmaps;
+  NodeBitmap* a = *bitmaps.add("a", disk, granule);
+  bitmaps.retire(*a);
+  EXPECT_FALSE(bitmaps.find("a"));
+  bitmaps.mark({0, 1});
+  bitmaps.revive(*a);
+  EXPECT_EQ(bitmaps.find("a"), a);
+  EXPECT_EQ(a->dirty_bytes(), granule);
+  bitmaps.retire(*a);
+  bitmaps.bury(*a);
+  EXPECT_TRUE(bitmaps.retired().empty());
+}
+
 TEST(NodeBitmaps, AddFindRemove) {
   NodeBitmaps bitmaps;
   EXPECT_TRUE(bitmaps.empty());

@@ -21,6 +21,12 @@ bool BlockNode::simple(std::uint64_t offset, const Buffers& data) const noexcept
          (limits_.memory_align <= 1 || data.aligned(limits_.memory_align));
 }
 
+// Meanwhile the disk may have become smaller.
+Task<> BlockNode::wait_admitted(Range range) {
+  co_await tracking_->admit(range);
+  co_await unwrap(check_range(range.offset, range.length, "write"));
+}
+
 Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
@@ -44,7 +50,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  if (!node.mark(range, flags)) co_await node.wait_admitted(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
@@ -61,7 +67,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   Timed timed(via, node.stats_.write_zeroes, range.length);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
-  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  if (!node.mark(range, flags)) co_await node.wait_admitted(range);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.ignores_flush_;
   const Range whole = range.narrowed(node.limits_.write_zeroes_align);
   const WriteFlags part_flags = without(flags, WriteFlags::fua);
@@ -84,7 +90,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, WriteFlags::none)) co_await node.admission_->admit(range);
+  if (!node.mark(range, WriteFlags::none)) co_await node.wait_admitted(range);
   co_await node.driver_->write_compressed(offset, from);
   timed.done();
 }
@@ -98,7 +104,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   while (node.options_.discard && !range.empty()) {
     const std::uint64_t max = align_down(node.limits_.max_zeroes, node.limits_.discard_align);
     const Range part{range.offset, max && range.length > max ? max : range.length};
-    if (!node.mark(part, WriteFlags::none)) co_await node.admission_->admit(part);
+    if (!node.mark(part, WriteFlags::none)) co_await node.wait_admitted(part);
     auto done = co_await node.driver_->discard(part).result();
     if (!done && done.error().code() == Errc::unsupported) break;      // advisory
     if (!done) co_await done.error();
@@ -120,16 +126,22 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   BlockNode& node = *via.node_;
   InFlight in_flight(node);
   if (auto ok = node.check_writable(via, {}, "resize"); !ok) co_await ok.error();
-  const std::uint64_t before = node.size();
+  const std::uint64_t before = node.size(), largest = node.size_largest_;
+  if (node.tracking_ && size < before) {
+    // Once it is cut off nobody can mark it, and a crash may come before its size is known to be smaller.
+    const Range cut{size, before - size};
+    if (!node.mark(cut, WriteFlags::none)) co_await node.tracking_->admit(cut);
+  }
   co_await node.driver_->truncate(size);
   const std::uint64_t after = node.size();
   node.bitmaps_.truncate(after);
-  if (after > before && before < node.size_largest_) {
+  node.remember_size(after);
+  if (node.tracking_) node.tracking_->resized(after);
+  if (after > before && before < largest) {
     // The regrown part held other bytes once: what reads as zeroes now has changed.
-    const Range regrown{before, std::min(after, node.size_largest_) - before};
-    node.bitmaps_.mark(regrown);
+    const Range regrown{before, std::min(after, largest) - before};
+    if (!node.mark(regrown, WriteFlags::none)) co_await node.tracking_->admit(regrown);
   }
-  node.size_largest_ = std::max(node.size_largest_, after);
 }
 
 Task<Extent> BlockNode::map(Edge& via, Range wanted) {

@@ -306,22 +306,31 @@ TEST_F(NodeTest, WritesThatChangeNothingMarkNothing) {
   EXPECT_EQ(bitmap.dirty_bytes(), 0u);
 }
 
-class Admission final : public WriteAdmission {
+class Tracking final : public NodeTracking {
  public:
-  explicit Admission(Executor& executor) : open(executor) {}
+  explicit Tracking(Executor& executor) : open(executor) {}
   bool admitted(Range) noexcept override { return open.is_set(); }
   Task<> admit(Range range) override {
     asked.push_back(range);
-    return open.wait();
+    co_await open.wait();
   }
+  void resized(std::uint64_t size) noexcept override { size_seen = size; }
+  Task<> save() override { co_return; }
+  Task<> before_close() override { co_return; }
+  Task<> after_close() override { co_return; }
+  Task<> settle() override { co_return; }
+  void leave() noexcept override {}
+  void arrive(Reactor&) noexcept override {}
   Event open;
   std::vector<Range> asked;
+  std::uint64_t size_seen = 0;
 };
 
 TEST_F(NodeTest, WritesWaitForAdmission) {
   make({});
-  Admission admission(reactor);
-  node("disk").set_admission(&admission);
+  auto tracking = std::make_unique<Tracking>(reactor);
+  Tracking& admission = *tracking;
+  node("disk").set_tracking(std::move(tracking));
   const auto data = bytes_of(512, 3);
   Background writing = start(edge->write(512, Buffers::of_const(data)));
   Background zeroing = start(edge->write_zeroes({4096, 4096}));
@@ -335,7 +344,31 @@ TEST_F(NodeTest, WritesWaitForAdmission) {
   EXPECT_TRUE(finish(zeroing).ok());
   EXPECT_TRUE(finish(discarding).ok());
   EXPECT_EQ(driver->log.size(), 3u);
-  node("disk").set_admission(nullptr);
+}
+
+TEST_F(NodeTest, WhatIsCutOffOrRegrownIsAdmittedToo) {
+  make({});
+  auto tracking = std::make_unique<Tracking>(reactor);
+  Tracking& admission = *tracking;
+  node("disk").set_tracking(std::move(tracking));
+  NodeBitmap& bitmap = **node("disk").bitmaps().add("b", 64 * KiB, 4096);
+  Edge& resizer = attach(node("disk"), {P::resize, P::all});
+  Background shrinking = start(resizer.truncate(32 * KiB));
+  settle();
+  EXPECT_EQ(node("disk").size(), 64 * KiB);
+  EXPECT_EQ(bitmap.dirty_bytes(), 32 * KiB);
+  admission.open.set();
+  EXPECT_TRUE(finish(shrinking).ok());
+  EXPECT_EQ(admission.size_seen, 32 * KiB);
+  EXPECT_EQ(bitmap.dirty_bytes(), 0u);
+  admission.open.reset();
+  Background growing = start(resizer.truncate(64 * KiB));
+  settle();
+  admission.open.set();
+  EXPECT_TRUE(finish(growing).ok());
+  const std::vector<Range> asked = {{32 * KiB, 32 * KiB}, {32 * KiB, 32 * KiB}};
+  EXPECT_EQ(admission.asked, asked);
+  EXPECT_EQ(bitmap.dirty_bytes(), 32 * KiB);
 }
 
 TEST_F(NodeTest, ResizingMarksWhatIsRegrown) {

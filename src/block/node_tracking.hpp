@@ -1,0 +1,35 @@
+// NodeTracking: keeps a node's persistent bitmaps through crashes; the block layer knows it by this alone.
+//
+// Owned by its node, on the node's thread.  A write of `range` may be submitted once admitted() has said
+// yes or admit() has returned; its bitmaps were marked before.
+#pragma once
+
+#include "base/units.hpp"
+#include "io/reactor.hpp"
+
+namespace tidemark {
+
+class NodeTracking {
+ public:
+  virtual ~NodeTracking() = default;
+
+  virtual bool admitted(Range range) noexcept = 0;      // already durable: no wait
+  virtual Task<> admit(Range range) = 0;                // never fails
+  virtual void resized(std::uint64_t size) noexcept = 0;
+
+  // The disk is flushed and the persistent bitmaps are durable as they were in memory at some moment after
+  // this was called; what was released before is forgotten.
+  virtual Task<> save() = 0;
+
+  // Around the closing of the node, whose writes have ended: while its bitmaps and driver are there, and
+  // when the image below is closed, too, and the node is gone.
+  virtual Task<> before_close() = 0;
+  virtual Task<> after_close() = 0;
+
+  // To another thread, while the node has no users: nothing is in flight when settle() has ended.
+  virtual Task<> settle() = 0;
+  virtual void leave() noexcept = 0;
+  virtual void arrive(Reactor& reactor) noexcept = 0;
+};
+
+}  // namespace tidemark
