@@ -4,18 +4,22 @@
 
 namespace tidemark::tracking {
 
-Log::Log(Reactor& reactor, File& file, LogOwner& owner)
-    : reactor_(reactor), file_(file), owner_(owner), changed_(reactor), older_gone_(reactor) {}
+Log::Log(Home& home, File& file, LogOwner& owner)
+    : home_(home), file_(file), owner_(owner), changed_(home), older_gone_(home), idle_(home) {}
 
 void Log::start(const Superblock& root, bool durable) {
-  shape_ = root;
   durable_ = durable;
-  blocks_ = root.log_bytes / log_block_bytes;
-  rotate(root.log_epoch);
+  use(root);
   for (auto& task : tasks_) {
-    task = std::make_unique<Background>(reactor_);
+    task = std::make_unique<Background>(home_);
     task->start(write_batches());
   }
+}
+
+void Log::use(const Superblock& root) noexcept {
+  shape_ = root;
+  blocks_ = root.log_bytes / log_block_bytes;
+  rotate(root.log_epoch);
 }
 
 Task<> Log::stop() {
@@ -31,7 +35,7 @@ Log::BatchPtr Log::join(Range range) {
     for (const Range have : batch->ranges)
       if (range.offset >= have.offset && range.end() <= have.end()) return batch;
   if (!collecting_) {
-    collecting_ = std::make_shared<Batch>(reactor_);
+    collecting_ = std::make_shared<Batch>(home_);
     batches_.push_back(collecting_);
   }
   BatchPtr batch = collecting_;
@@ -66,6 +70,10 @@ Task<> Log::wait_older() {
   while (older_ != 0) (void)co_await older_gone_.wait();
 }
 
+Task<> Log::wait_idle() {
+  while (!batches_.empty()) (void)co_await idle_.wait();
+}
+
 void Log::refuse(Error error) noexcept {
   refused_ = std::move(error);
   changed_.notify_all();
@@ -75,6 +83,7 @@ void Log::end(Batch& batch, std::optional<Error> failure) noexcept {
   batch.failure = std::move(failure);
   std::erase_if(batches_, [&](const BatchPtr& b) { return b.get() == &batch; });
   batch.done.set();
+  if (batches_.empty()) idle_.wake_all();
 }
 
 std::uint64_t Log::durable_before() const noexcept {
@@ -89,7 +98,7 @@ Task<> Log::write_batches() {
     if (waiting == batches_.end()) {
       if (stopping_) co_return;
       co_await changed_.wait();
-      co_await reactor_.yield();          // what else this turn brings goes along
+      co_await home_.reactor().yield();          // what else this turn brings goes along
       continue;
     }
     const BatchPtr batch = *waiting;

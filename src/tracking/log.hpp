@@ -14,6 +14,7 @@
 
 #include "io/aligned.hpp"
 #include "io/file.hpp"
+#include "io/home.hpp"
 #include "task/sync.hpp"
 #include "tracking/background.hpp"
 #include "tracking/log_block.hpp"
@@ -34,8 +35,9 @@ class LogOwner {
 
 class Log {
  public:
-  Log(Reactor& reactor, File& file, LogOwner& owner);
+  Log(Home& home, File& file, LogOwner& owner);
   void start(const Superblock& root, bool durable);      // an empty half of the root's epoch
+  void use(const Superblock& root) noexcept;             // another file; nothing is under way
   Task<> stop();                                         // nobody waits any more
 
   // Ends when the range is durable, or with an error when it cannot be.
@@ -46,6 +48,7 @@ class Log {
   std::uint64_t epoch() const noexcept { return epoch_; }
   void rotate(std::uint64_t epoch) noexcept;
   Task<> wait_older();                                   // until no write of an older epoch is under way
+  Task<> wait_idle();                                    // until nothing waits or is under way
   // Everything that waits and is appended fails with this, until rotate().
   void refuse(Error error) noexcept;
   bool full() const noexcept { return next_ == blocks_; }
@@ -67,7 +70,7 @@ class Log {
   void end(Batch& batch, std::optional<Error> failure) noexcept;
   std::uint64_t durable_before() const noexcept;
 
-  Reactor& reactor_;
+  Home& home_;
   File& file_;
   LogOwner& owner_;
   Superblock shape_;                                     // of the file: where the halves are
@@ -83,6 +86,7 @@ class Log {
   std::optional<Error> refused_;
   Event changed_;                                        // work, room, refusal, stop
   WaitQueue older_gone_;
+  WaitQueue idle_;
   std::array<std::unique_ptr<Background>, writers> tasks_;
 };
 

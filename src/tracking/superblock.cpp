@@ -30,7 +30,7 @@ std::vector<std::byte> Superblock::encode() const {
   to.put(static_cast<std::uint8_t>(mode)).put(std::uint8_t{clean}).put(std::uint8_t{lost}).put(std::uint8_t{0});
   to.put(log_bytes).put(log_epoch);
   to.put(catalogue[0]).put(catalogue[1]).put(catalogue_bytes).put(catalogue_sum);
-  to.text(boot_id.substr(0, 64));
+  to.text(boot_id.substr(0, 64)).text(layer.substr(0, 64));
   image.encode(to);
   std::vector<std::byte> block = to.bytes();
   TM_ASSERT(block.size() <= sum_at);
@@ -61,6 +61,7 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   root.catalogue_bytes = from.get<std::uint64_t>();
   root.catalogue_sum = from.get<std::uint64_t>();
   root.boot_id = from.text();
+  root.layer = from.text();
   root.image = ImageIdentity::decode(from);
   if (!from.ok() || !possible(root)) return Error(Errc::corrupt, "superblock of a tracking store makes no sense");
   return std::optional<Superblock>(std::move(root));

@@ -31,6 +31,7 @@ struct Superblock {
   std::uint64_t catalogue_bytes = 0;
   std::uint64_t catalogue_sum = 0;
   std::string boot_id;
+  std::string layer;                      // driver of the node whose bitmaps these are
   ImageIdentity image;
 
   std::uint64_t half_start(std::uint64_t epoch) const noexcept { return log_start + epoch % 2 * log_bytes; }

@@ -36,6 +36,7 @@ class Zones {
   };
   std::optional<Tripped> trip(Range write, std::uint64_t disk_size, std::uint64_t grain) noexcept;
   void arm(Range tripwire) { armed_.push_back(tripwire); }
+  bool armed() const noexcept { return !armed_.empty(); }
 
   // All zones have ended; writers are remembered.
   void close_all() noexcept {

@@ -49,7 +49,8 @@ class Appends : public Workload, tracking::LogOwner {
     return File::open(process.reactor(), "/store", flags);
   }
   Task<> append_all(Reactor& reactor, File& file) {
-    Log log(reactor, file, *this);
+    Home home(reactor);
+    Log log(home, file, *this);
     log_ = &log;
     log.start(root_, durable_);
     auto body = [&](TaskGroup& group) -> Task<> {
@@ -111,7 +112,8 @@ class FailThenRotate : public tracking::LogOwner {
   Task<> use(Reactor& reactor, File& file) {
     Superblock root;
     root.log_bytes = half_bytes;
-    Log log(reactor, file, *this);
+    Home home(reactor);
+    Log log(home, file, *this);
     log.start(root, true);
     const Range range{0, 4096};
     const Result<> failed = co_await log.append(range).result();

@@ -1,0 +1,25 @@
+// What a store has of bitmaps, back in memory: of the snapshot that a root names, then of the log.
+#pragma once
+
+#include <functional>
+
+#include "block/node_bitmap.hpp"
+#include "tracking/rules.hpp"
+#include "tracking/store_file.hpp"
+
+namespace tidemark::tracking {
+
+using LoadedBitmaps = std::vector<std::unique_ptr<NodeBitmap>>;
+
+// Frozen bits and successors are one again.  A segment that is damaged is dirty, and suspected.
+Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken);
+
+struct CrashTraces {
+  std::vector<Range> ranges;              // that the log has
+  std::optional<std::string> broken;      // why nobody knows what it had
+};
+Task<CrashTraces> read_crash_traces(StoreFile& file, const Superblock& root, Rule broken);
+// Marks what a crash left open: what the log says, or all of it; on a disk that has `size` bytes now.
+void mark_traces(LoadedBitmaps& bitmaps, const CrashTraces& traces, std::uint64_t size);
+
+}  // namespace tidemark::tracking

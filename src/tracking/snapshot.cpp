@@ -1,0 +1,114 @@
+#include "tracking/snapshot.hpp"
+
+#include <algorithm>
+
+#include "tracking/coverage.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+constexpr std::size_t piece_bytes = 64 * KiB;
+
+bool loses(const Losses& losses, const NodeBitmap& bitmap, bool all) {
+  return std::any_of(losses.begin(), losses.end(), [&](const Loss& loss) {
+    if (loss.bitmap != &bitmap || loss.all != all) return false;
+    // Bits that were dropped since are kept, and with them those of before.
+    return all || (bitmap.kept() && bitmap.kept()->version == loss.version);
+  });
+}
+
+// All bitmaps to be stored.  One that is leaving hides the new one of its name.
+std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses) {
+  std::vector<const NodeBitmap*> stored;
+  for (const auto& bitmap : bitmaps.retired())
+    if (!loses(losses, *bitmap, true)) stored.push_back(bitmap.get());
+  for (const auto& bitmap : bitmaps.all()) {
+    const auto named = [&](const NodeBitmap* other) { return other->name() == bitmap->name(); };
+    if (bitmap->persistent() && std::none_of(stored.begin(), stored.end(), named)) stored.push_back(bitmap.get());
+  }
+  return stored;
+}
+
+}  // namespace
+
+Losses released_losses(const NodeBitmaps& bitmaps) {
+  Losses losses;
+  for (const auto& bitmap : bitmaps.retired())
+    if (bitmap->leaving()) losses.push_back({bitmap.get(), 0, true});
+  for (const auto& bitmap : bitmaps.all())
+    if (const auto* kept = bitmap->kept(); kept && kept->released) losses.push_back({bitmap.get(), kept->version, false});
+  return losses;
+}
+
+Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space) : space_(space) {
+  const auto stored = to_store(bitmaps, plan.losses);
+  for (const NodeBitmap* bitmap : stored)
+    if (bitmap->recording()) grain_ = std::min(grain_, bitmap->granularity());
+  for (const NodeBitmap* bitmap : stored) add(*bitmap, plan);
+  if (room_ != 0) {
+    Piece& last = pieces.back();
+    const std::size_t taken = align_up(used_, page_bytes);
+    if (taken < room_) space_.give_back({last.position + taken, room_ - taken});
+    AlignedBuffer shorter(taken);
+    std::copy_n(last.bytes.data(), taken, shorter.data());
+    last.bytes = std::move(shorter);
+  }
+  catalogue_bytes = catalogue.encode();
+}
+
+void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
+  CatalogueEntry entry;
+  entry.name = bitmap.name();
+  entry.granularity = bitmap.granularity();
+  entry.size = bitmap.bits().size();
+  entry.size_largest = std::max(plan.size_largest, entry.size);
+  entry.enabled = bitmap.enabled();
+  entry.frozen = bitmap.busy();
+  entry.inconsistent = bitmap.inconsistent_reason();
+  const CatalogueEntry* old = plan.before.find(entry.name);
+  if (old && (old->granularity != entry.granularity || old->size != entry.size)) old = nullptr;
+  const SegmentTable none;
+  const auto keep_place = [this](Bytes segment) { return place(segment); };
+  const auto store = [&](CatalogueEntry::Part part, const DirtyBitmap& bits) {
+    entry.tables[part] = store_segments(bits, old ? old->tables[part] : none, plan.store_id, keep_place);
+  };
+  if (!bitmap.inconsistent()) {
+    const bool forgets = loses(plan.losses, bitmap, false);
+    const bool alone = !bitmap.kept() && !bitmap.successor();
+    if (alone) {
+      store(CatalogueEntry::bits, bitmap.bits());
+      if (bitmap.recording()) cover(bitmap.bits());
+    } else {
+      DirtyBitmap bits = bitmap.bits().clone();
+      if (bitmap.kept() && !forgets) bits.merge(bitmap.kept()->bits);
+      store(CatalogueEntry::bits, bits);
+      if (bitmap.successor()) store(CatalogueEntry::successor, *bitmap.successor());
+      if (bitmap.successor()) bits.merge(*bitmap.successor());
+      if (forgets && !plan.uncover_losses) bits.merge(bitmap.kept()->bits);
+      if (bitmap.recording()) cover(bits);
+    }
+    if (bitmap.suspected()) store(CatalogueEntry::suspected, *bitmap.suspected());
+  }
+  catalogue.entries.push_back(std::move(entry));
+}
+
+void Snapshot::cover(const DirtyBitmap& recorded) {
+  if (!common) common = with_granularity(recorded, recorded.size(), grain_);
+  else intersect(*common, recorded);
+}
+
+// Segments of one checkpoint lie close together, several to a page where they are small.
+std::uint64_t Snapshot::place(Bytes segment) {
+  if (room_ - used_ < segment.size()) {
+    const Range pages = space_.allocate(piece_bytes);
+    pieces.push_back({pages.offset, AlignedBuffer(pages.length)});
+    Buffers(pieces.back().bytes.bytes()).fill_zero();
+    room_ = pages.length;
+    used_ = 0;
+  }
+  Piece& piece = pieces.back();
+  std::copy(segment.begin(), segment.end(), piece.bytes.data() + used_);
+  return piece.position + std::exchange(used_, used_ + segment.size());
+}
+
+}  // namespace tidemark::tracking

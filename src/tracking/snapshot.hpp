@@ -1,0 +1,54 @@
+// Snapshot: what a checkpoint takes of all bitmaps at one moment, encoded, and not yet written.
+#pragma once
+
+#include "block/node_bitmap.hpp"
+#include "io/aligned.hpp"
+#include "tracking/catalogue.hpp"
+#include "tracking/rules.hpp"
+#include "tracking/space.hpp"
+
+namespace tidemark::tracking {
+
+// What a checkpoint forgets when its root counts: bits that a bitmap keeps, or all of a retired bitmap.
+struct Loss {
+  NodeBitmap* bitmap;
+  std::uint64_t version = 0;              // of what it keeps
+  bool all = false;
+};
+using Losses = std::vector<Loss>;
+// What is released now.
+Losses released_losses(const NodeBitmaps& bitmaps);
+
+struct SnapshotPlan {
+  std::uint64_t store_id = 0;
+  std::uint64_t size_largest = 0;
+  const Losses& losses;
+  const Catalogue& before;                // segments that are as they were there are not written again
+  bool uncover_losses = true;             // Rule
+};
+
+class Snapshot {
+ public:
+  struct Piece {
+    std::uint64_t position;
+    AlignedBuffer bytes;
+  };
+  Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space);
+
+  Catalogue catalogue;
+  std::vector<std::byte> catalogue_bytes;
+  std::vector<Piece> pieces;              // segments, to be written in any order
+  // What every recording bitmap has, in granules of the smallest of them; nothing when none records.
+  std::optional<DirtyBitmap> common;
+
+ private:
+  void add(const NodeBitmap& bitmap, const SnapshotPlan& plan);
+  void cover(const DirtyBitmap& recorded);
+  std::uint64_t place(Bytes segment);
+
+  Space& space_;
+  std::size_t room_ = 0, used_ = 0;       // of the last piece
+  std::uint64_t grain_ = DirtyBitmap::granularity_max;
+};
+
+}  // namespace tidemark::tracking

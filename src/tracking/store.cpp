@@ -1,0 +1,144 @@
+// The store towards its node: admission of writes, saving, closing.  store_open.cpp, store_checkpoint.cpp
+// and store_failure.cpp have the rest.
+#include "tracking/store.hpp"
+
+#include "tracking/coverage.hpp"
+
+namespace tidemark::tracking {
+
+TrackingStore::TrackingStore(BlockNode& node, StoreOptions options)
+    : node_(node), options_(std::move(options)), home_(node.reactor()), log_(home_, file_.file(), *this),
+      zones_(options_.suspect_budget), checkpoints_(home_), roots_(home_), space_(0),
+      covered_(node.size(), 64 * KiB), fresh_(node.size(), 64 * KiB), work_(home_), attendant_(home_) {
+  covered_.set_all();
+}
+
+TrackingStore::~TrackingStore() = default;
+
+void TrackingStore::report(StoreReport::Kind kind, std::string message) const {
+  if (options_.report) options_.report({kind, std::move(message)});
+}
+
+void TrackingStore::start() {
+  Superblock shape = root_;
+  shape.log_epoch = epoch_last_;
+  log_.start(shape, options_.mode == Mode::power && keeps(Rule::log_durably));
+  attendant_.start(attend());
+}
+
+Task<> TrackingStore::stop() {
+  stopping_ = true;
+  work_.notify_all();
+  co_await attendant_.join();
+  co_await log_.stop();
+}
+
+bool TrackingStore::admitted(Range range) noexcept {
+  if (passing_) {
+    if (failed() && home_.reactor().now() >= retry_at_) request_checkpoint();
+    return true;
+  }
+  if (zones_.armed()) open_zone_ahead(range);
+  return covers(covered_, range);
+}
+
+void TrackingStore::open_zone_ahead(Range write) {
+  const auto tripped = zones_.trip(write, covered_.size(), covered_.granularity());
+  if (!tripped || tripped->ahead.range.empty()) return;
+  log_.append_unawaited(tripped->ahead.range);
+  if (!tripped->ahead.tripwire.empty()) zones_.arm(tripped->ahead.tripwire);
+}
+
+// Whole granules, from the first that is not covered.
+Range TrackingStore::missing(Range range) const noexcept {
+  const Range disk{0, covered_.size()};
+  const auto from = range.end() <= disk.end() ? covered_.next_clean(range.offset) : range.offset;
+  const std::uint64_t first = std::min(from.value_or(range.offset), range.end());
+  return Range{first, range.end() - first}.widened(covered_.granularity()).intersect(disk);
+}
+
+Task<> TrackingStore::admit(Range range) {
+  const Range miss = missing(range);
+  if (passing_ || miss.empty()) co_return;
+  const Zones::Zone zone = zones_.open(miss, covered_.size(), covered_.granularity());
+  if (zones_.over_budget()) request_checkpoint();
+  if (!keeps(Rule::wait_for_log)) co_return log_.append_unawaited(zone.range);
+  const Result<> appended = co_await log_.append(zone.range).result();
+  if (!appended) co_await fail(appended.error());
+  else if (!zone.tripwire.empty()) zones_.arm(zone.tripwire);
+}
+
+void TrackingStore::logged(std::span<const Range> ranges, std::uint64_t epoch) noexcept {
+  const Range disk{0, covered_.size()};
+  for (const Range range : ranges) {
+    const Range there = range.intersect(disk);
+    if (there.empty()) continue;
+    covered_.set(there);
+    if (epoch == log_.epoch()) fresh_.set(there);
+  }
+}
+
+void TrackingStore::resized(std::uint64_t size) noexcept {
+  covered_.truncate(size);
+  fresh_.truncate(size);
+}
+
+Task<> TrackingStore::save() { return checkpoint(Depth::lasting); }
+
+void TrackingStore::request_checkpoint() noexcept {
+  wanted_ = true;
+  work_.notify_all();
+}
+
+Task<> TrackingStore::attend() {
+  for (;;) {
+    while (!wanted_ && !stopping_) co_await work_.wait();
+    if (stopping_) co_return;
+    wanted_ = false;
+    const Result<> done = co_await checkpoint(Depth::plain).result();
+    if (!log_.full()) continue;
+    if (done) wanted_ = true;
+    else log_.refuse(done.error());
+  }
+}
+
+Task<> TrackingStore::before_close() {
+  co_await stop();
+  closing_ = true;
+  const Result<> saved = co_await checkpoint(Depth::lasting).result();
+  saved_ = saved.ok();
+}
+
+Task<> TrackingStore::after_close() {
+  Result<> ended;
+  if (saved_ && catalogue_.entries.empty()) {
+    ended = co_await file_.unlink().result();
+  } else if (saved_) {
+    Superblock root = root_;
+    auto image = co_await identify(home_.reactor(), options_.image, options_.stable_id).result();
+    if (image) {
+      root.image = *std::move(image);
+      root.clean = true;
+      root.version = ++version_;
+      ended = co_await file_.write_root(root, true).result();
+    }
+  }
+  co_await file_.close();
+  co_await unwrap(ended);
+}
+
+Task<> TrackingStore::settle() {
+  { const auto guard = co_await checkpoints_.lock(); }
+  co_await log_.wait_idle();
+  // What was woken meanwhile finds nothing to do and waits again.
+  for (int turn = 0; turn < 4; ++turn) co_await home_.reactor().yield();
+}
+
+void TrackingStore::leave() noexcept { file_.file().leave(); }
+
+void TrackingStore::arrive(Reactor& reactor) noexcept {
+  home_.move_to(reactor);
+  file_.file().arrive(reactor);
+}
+
+}  // namespace tidemark::tracking

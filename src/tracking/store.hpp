@@ -1,0 +1,134 @@
+// TrackingStore: keeps the persistent bitmaps of one node through crashes, in a file of its own
+// (docs/formats/tracking-store.md; docs/decisions/0004-tracking-store.md has the protocol and why).
+//
+// Owned by its node, on the node's thread.  The node's requests end before it goes; before_close() and
+// after_close() are awaited then.
+//
+// Invariants: a write is submitted only when a crash from then on leaves its granules dirty in every bitmap
+// that records (`covered_`), or when the store says on disk that it has lost marks.  What the root names
+// is durable and is not written over before another root counts.
+#pragma once
+
+#include <functional>
+
+#include "block/node.hpp"
+#include "io/home.hpp"
+#include "tracking/load.hpp"
+#include "tracking/log.hpp"
+#include "tracking/snapshot.hpp"
+#include "tracking/store_file.hpp"
+#include "tracking/zones.hpp"
+
+namespace tidemark::tracking {
+
+// What people are told of a store.
+struct StoreReport {
+  enum class Kind : std::uint8_t { failed, recovered, inconsistent, damaged } kind;
+  std::string message;
+};
+
+struct StoreOptions {
+  std::string path;                       // of the store
+  std::string image;                      // the file or device that it is about
+  std::string stable_id;                  // of a device
+  Mode mode = Mode::power;
+  std::uint64_t suspect_budget = 0;       // bytes beyond what was written; 0: no bound of its own
+  std::uint64_t log_bytes = 4 * MiB;      // of each half, of a new store
+  std::function<void(const StoreReport&)> report;
+  Rule broken = Rule::none;               // in tests
+};
+
+class TrackingStore final : public NodeTracking, LogOwner {
+ public:
+  // A new store, with no bitmaps, over what may be left of one that was never whole.
+  static Task<std::unique_ptr<TrackingStore>> create(BlockNode& node, StoreOptions options);
+  // The node's store, its bitmaps recovered and added to the node; null when it has none.  `image` is how
+  // the image was before anybody could write to it.  Errors mean that the node must not be used: marks
+  // would be missing from a store that somebody may believe later.
+  static Task<std::unique_ptr<TrackingStore>> open(BlockNode& node, StoreOptions options, ImageIdentity image);
+
+  TrackingStore(BlockNode& node, StoreOptions options);    // the two above make them
+  ~TrackingStore() override;
+
+  bool admitted(Range range) noexcept override;
+  Task<> admit(Range range) override;
+  void resized(std::uint64_t size) noexcept override;
+  Task<> save() override;
+  Task<> before_close() override;
+  Task<> after_close() override;
+  Task<> settle() override;
+  void leave() noexcept override;
+  void arrive(Reactor& reactor) noexcept override;
+
+  const StoreOptions& options() const noexcept { return options_; }
+  bool failed() const noexcept { return root_.lost || gone_; }
+
+ private:
+  enum class Depth : std::uint8_t { plain, lasting };       // lasting: after a flush, and forgets what is released
+
+  void logged(std::span<const Range> ranges, std::uint64_t epoch) noexcept override;
+  void log_fills() noexcept override { request_checkpoint(); }
+  bool keeps(Rule rule) const noexcept { return options_.broken != rule; }
+  bool durable() const noexcept { return options_.mode == Mode::power || closing_; }
+  void report(StoreReport::Kind kind, std::string message) const;
+
+  // store.cpp
+  Range missing(Range range) const noexcept;
+  void open_zone_ahead(Range write);
+  void start();
+  Task<> stop();
+  Task<> attend();                        // checkpoints, beside the requests
+  void request_checkpoint() noexcept;
+
+  // store_open.cpp
+  Task<> make();
+  Task<bool> recover(ImageIdentity image);
+  Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image);
+  Task<LoadedBitmaps> load(const Superblock& root, ImageIdentity image);
+
+  // store_checkpoint.cpp
+  Task<> checkpoint(Depth depth);
+  Task<> checkpoint_locked(Depth depth);
+  Task<> rotate();
+  void close_zones(const Snapshot& snapshot);
+  void set_grain(std::uint64_t grain);
+  Task<> write(Snapshot& snapshot, Superblock& root);
+  Task<> turn(Superblock root, std::uint64_t failures);
+  void forget(const Losses& losses) noexcept;
+  void free_unused();
+
+  // store_failure.cpp
+  Task<> fail(Error error);
+  Task<> say_lost(const Error& error);
+  void let_pass(const Error& error) noexcept;
+  Task<> renew();
+
+  BlockNode& node_;
+  StoreOptions options_;
+  Home home_;
+  StoreFile file_;
+  Log log_;
+  Zones zones_;
+  Mutex checkpoints_, roots_;             // one checkpoint, one write of a root at a time
+
+  Superblock root_;                       // that counts on disk
+  Catalogue catalogue_;                   // that it names
+  Space space_;
+  std::uint64_t version_ = 0;             // the last that a superblock had
+  std::uint64_t epoch_last_ = 0;          // the last that a half may have
+
+  DirtyBitmap covered_;                   // a crash leaves these dirty
+  DirtyBitmap fresh_;                     // of them, logged in the log's present epoch
+  bool passing_ = true;                   // writes are not held: the disk claims nothing of them
+  bool anew_ = true;                      // the next root needs neither half of the log
+  std::uint64_t failures_ = 0;            // times that writes began to pass
+  bool gone_ = false;                     // the file was removed, being of no use
+  bool told_failed_ = false;
+  Instant retry_at_{0};
+
+  Event work_;
+  bool wanted_ = false, stopping_ = false, closing_ = false, saved_ = false;
+  Background attendant_;
+};
+
+}  // namespace tidemark::tracking

@@ -1,0 +1,137 @@
+// Checkpoints: all bitmaps as they are at one moment become a snapshot that the root names.
+//
+// The order is what keeps the store's promise (docs/decisions/0004-tracking-store.md, point 4): the letters
+// are that document's.
+#include "tracking/checksum.hpp"
+#include "tracking/coverage.hpp"
+#include "tracking/store.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+// A rule that a test breaks: what memory has dropped goes, whoever wants it kept.
+Losses all_losses(const NodeBitmaps& bitmaps) {
+  Losses losses;
+  for (const auto& bitmap : bitmaps.all())
+    if (bitmap->kept()) losses.push_back({bitmap.get(), bitmap->kept()->version, false});
+  return losses;
+}
+
+}  // namespace
+
+Task<> TrackingStore::checkpoint(Depth depth) {
+  const auto guard = co_await checkpoints_.lock();
+  const Result<> done = co_await checkpoint_locked(depth).result();
+  free_unused();
+  if (!done && failed()) let_pass(done.error());
+  if (done && std::exchange(told_failed_, false))
+    report(StoreReport::Kind::recovered, "tracking store '" + options_.path + "' has all marks again");
+  co_await unwrap(done);
+}
+
+Task<> TrackingStore::checkpoint_locked(Depth depth) {
+  if (gone_) co_await renew();
+  Losses losses;                                                         // (a)
+  if (depth == Depth::lasting) {
+    losses = released_losses(node_.bitmaps());
+    if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.driver().flush();
+  }
+  if (!keeps(Rule::keep_until_released)) losses = all_losses(node_.bitmaps());
+  co_await rotate();                                                     // (b)
+  const std::uint64_t failures = failures_;                              // (c)
+  const SnapshotPlan plan{root_.store_id, node_.size_largest(), losses, catalogue_, keeps(Rule::uncover_losses)};
+  Snapshot snapshot(node_.bitmaps(), plan, space_);
+  close_zones(snapshot);
+  Superblock root = root_;
+  co_await write(snapshot, root);                                        // (d)
+  co_await turn(std::move(root), failures);
+  catalogue_ = std::move(snapshot.catalogue);                            // (e)
+  if (snapshot.common) {
+    snapshot.common->truncate(covered_.size());
+    covered_.merge(*snapshot.common);
+  } else {
+    covered_.set_all();
+  }
+  forget(losses);
+}
+
+// (f): the half of the root's epoch stays as it is until another root counts.
+Task<> TrackingStore::rotate() {
+  const bool other_half_free = anew_ || log_.epoch() == root_.log_epoch;
+  if (other_half_free) {
+    log_.rotate(++epoch_last_);
+    fresh_.clear_all();
+  }
+  if (keeps(Rule::wait_for_older_logs)) co_await log_.wait_older();
+}
+
+void TrackingStore::close_zones(const Snapshot& snapshot) {
+  zones_.close_all();
+  if (snapshot.common) set_grain(snapshot.common->granularity());
+  if (anew_) {
+    covered_.clear_all();
+  } else if (snapshot.common) {
+    DirtyBitmap common = snapshot.common->clone();
+    common.truncate(covered_.size());
+    if (keeps(Rule::end_zones)) intersect(covered_, common);
+    if (!keeps(Rule::cover_after_turn)) covered_.merge(common);
+  }
+  covered_.merge(fresh_);
+  passing_ = options_.mode == Mode::off;
+}
+
+// The granules of what admits: as small as the smallest bitmap's.  They become larger again only where all
+// of the disk is covered, for half a granule would count as one.
+void TrackingStore::set_grain(std::uint64_t grain) {
+  const bool all = covered_.count() == covered_.granules();
+  const std::uint64_t before = covered_.granularity(), size = covered_.size();
+  if (grain == before || (grain > before && !all)) return;
+  covered_ = with_granularity(covered_, size, grain);
+  fresh_ = grain < before ? with_granularity(fresh_, size, grain) : DirtyBitmap(size, grain);
+}
+
+Task<> TrackingStore::write(Snapshot& snapshot, Superblock& root) {
+  root.generation = root_.generation + 1;
+  root.log_epoch = log_.epoch();
+  root.lost = root.clean = false;
+  root.mode = options_.mode;
+  root.catalogue_bytes = snapshot.catalogue_bytes.size();
+  root.catalogue_sum = checksum(snapshot.catalogue_bytes, root.store_id);
+  for (const auto& piece : snapshot.pieces) co_await file_.file().write(piece.position, Buffers::of_const(piece.bytes.bytes()));
+  AlignedBuffer catalogue(align_up(snapshot.catalogue_bytes.size(), page_bytes));
+  Buffers(catalogue.bytes()).fill_zero();
+  std::copy(snapshot.catalogue_bytes.begin(), snapshot.catalogue_bytes.end(), catalogue.data());
+  for (auto& at : root.catalogue) {
+    at = space_.allocate(catalogue.size()).offset;
+    co_await file_.file().write(at, catalogue.bytes());
+  }
+  if (durable() && keeps(Rule::sync_before_turn)) co_await file_.file().sync();
+}
+
+Task<> TrackingStore::turn(Superblock root, std::uint64_t failures) {
+  const auto guard = co_await roots_.lock();
+  // Since the snapshot's moment writes may have passed that nothing has recorded.
+  if (failures != failures_) co_await Error(Errc::io, "tracking store '" + options_.path + "' failed meanwhile");
+  root.version = ++version_;
+  const Result<> written = co_await file_.write_root(root, durable()).result();
+  if (!written) {
+    co_await say_lost(written.error());                                  // nobody knows which root counts
+    co_await written.error();
+  }
+  root_ = std::move(root);
+  anew_ = false;
+}
+
+void TrackingStore::forget(const Losses& losses) noexcept {
+  for (const Loss& loss : losses) {
+    if (loss.all) node_.bitmaps().bury(*loss.bitmap);
+    else loss.bitmap->forget_kept(loss.version);
+  }
+}
+
+void TrackingStore::free_unused() {
+  space_ = Space(root_.data_start());
+  space_.take(root_, catalogue_);
+}
+
+}  // namespace tidemark::tracking

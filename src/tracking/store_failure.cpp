@@ -1,0 +1,57 @@
+// A store that cannot log: it says on the disk that marks are lost, lets all writes pass, and is made exact
+// again by a later checkpoint, for memory has every mark.
+#include "tracking/store.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+constexpr Duration retry_after = std::chrono::seconds(5);
+
+}  // namespace
+
+Task<> TrackingStore::fail(Error error) {
+  const auto guard = co_await roots_.lock();
+  if (failed()) co_return let_pass(error);
+  co_await say_lost(error);
+}
+
+// Marks are in memory only from here on, so a snapshot of before is not to become the root.
+void TrackingStore::let_pass(const Error& error) noexcept {
+  ++failures_;
+  passing_ = true;
+  log_.refuse(error);
+  retry_at_ = home_.reactor().now() + retry_after;
+}
+
+// With roots_ locked.
+Task<> TrackingStore::say_lost(const Error& error) {
+  const Error why = error;
+  Superblock lost = root_;
+  lost.lost = true;
+  lost.clean = false;
+  lost.version = ++version_;
+  Result<> said;
+  if (keeps(Rule::say_lost)) said = co_await file_.write_root(lost, durable()).result();
+  root_ = std::move(lost);
+  if (!said) {
+    gone_ = true;
+    (void)co_await file_.unlink().result();
+  }
+  anew_ = told_failed_ = true;
+  let_pass(why);
+  report(StoreReport::Kind::failed, why.message() + ": its bitmaps will be wholly dirty after a crash");
+}
+
+// Another file in place of one that was removed.
+Task<> TrackingStore::renew() {
+  log_.rotate(++epoch_last_);
+  co_await log_.wait_older();
+  co_await file_.close();
+  co_await make();
+  Superblock shape = root_;
+  shape.log_epoch = epoch_last_;
+  log_.use(shape);
+  gone_ = false;
+}
+
+}  // namespace tidemark::tracking

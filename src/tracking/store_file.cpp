@@ -1,0 +1,139 @@
+#include "tracking/store_file.hpp"
+
+#include <cerrno>
+#include <filesystem>
+
+#include "tracking/checksum.hpp"
+
+namespace tidemark::tracking {
+namespace {
+
+constexpr std::size_t piece_bytes = 256 * KiB;
+
+Task<> lock(File& file) {
+  LockRequest request;
+  request.mode = LockRequest::Mode::exclusive;
+  request.length = 1;
+  const Result<> locked = co_await file.lock(request).result();
+  if (locked) co_return;
+  if (locked.error().code() != Errc::busy) co_await locked.error();
+  co_await Error(Errc::busy, "tracking store '" + file.path() + "' is in use by another node or process");
+}
+
+}  // namespace
+
+Task<> StoreFile::open(Reactor& reactor, std::string path, bool make) {
+  path_ = std::move(path);
+  for (;;) {
+    co_await open_locked(reactor, make);
+    // The one who had the lock before may have removed the file meanwhile.
+    const bool current = co_await named(reactor);
+    if (current) co_return;
+    co_await close();
+  }
+}
+
+Task<> StoreFile::open_locked(Reactor& reactor, bool make) {
+  OpenFlags flags;
+  flags.write = flags.direct = true;
+  flags.create = make;
+  Result<File> opened = co_await File::open(reactor, path_, flags).result();
+  if (!opened && opened.error().os_errno() == EINVAL) {      // a file system without direct I/O
+    flags.direct = false;
+    opened = co_await File::open(reactor, path_, flags).result();
+  }
+  if (!opened) co_await opened.error();
+  file_ = *std::move(opened);
+  const Result<> locked = co_await lock(file_).result();
+  if (locked) co_return;
+  co_await close();
+  co_await locked.error();
+}
+
+Task<bool> StoreFile::named(Reactor& reactor) {
+  const Result<FileInfo> mine = co_await file_.stat().result();
+  const Result<FileInfo> found = co_await fs::stat(reactor, path_).result();
+  if (!mine || (!found && found.error().code() != Errc::not_found)) {
+    co_await close();
+    if (!mine) co_await mine.error();
+    co_await found.error();
+  }
+  co_return found && mine->device == found->device && mine->inode == found->inode;
+}
+
+Task<> StoreFile::close() {
+  if (file_.is_open()) co_await file_.close();
+}
+
+Task<AlignedBuffer> StoreFile::read(Range range) {
+  AlignedBuffer buffer(align_up(range.length, Superblock::bytes));
+  co_await file_.read(range.offset, buffer.bytes());
+  co_return std::move(buffer);
+}
+
+Task<std::optional<Superblock>> StoreFile::read_root() {
+  const Range both{0, Superblock::bytes * Superblock::copies};
+  const AlignedBuffer blocks = co_await read(both);
+  std::optional<Superblock> best;
+  for (std::uint64_t copy = 0; copy < Superblock::copies; ++copy) {
+    const Bytes block = blocks.bytes().subspan(copy * Superblock::bytes, Superblock::bytes);
+    std::optional<Superblock> root = co_await unwrap(Superblock::decode(block));
+    if (root && (!best || root->version > best->version)) best = std::move(root);
+  }
+  co_return std::move(best);
+}
+
+Task<> StoreFile::write_root(const Superblock& root, bool durable) {
+  const std::vector<std::byte> block = root.encode();
+  AlignedBuffer buffer(Superblock::bytes);
+  std::copy(block.begin(), block.end(), buffer.data());
+  for (std::uint64_t copy = 0; copy < Superblock::copies; ++copy)
+    co_await file_.write(copy * Superblock::bytes, buffer.bytes(), durable);
+}
+
+Task<> StoreFile::format(std::uint64_t log_bytes) {
+  Superblock shape;
+  shape.log_bytes = log_bytes;
+  AlignedBuffer zeroes(piece_bytes);
+  Buffers(zeroes.bytes()).fill_zero();
+  for (std::uint64_t at = 0; at < shape.data_start(); at += piece_bytes) {
+    const std::size_t length = std::min<std::uint64_t>(piece_bytes, shape.data_start() - at);
+    co_await file_.write(at, zeroes.bytes().first(length));
+  }
+  co_await file_.sync();
+  co_await fs::sync_dir(file_.reactor(), directory());
+}
+
+Task<Catalogue> StoreFile::read_catalogue(const Superblock& root) {
+  const FileInfo info = co_await file_.stat();
+  const std::uint64_t end = std::max(info.size, root.data_start());
+  const Range data{root.data_start(), end - root.data_start()};
+  std::optional<Error> why;
+  for (const std::uint64_t at : root.catalogue) {
+    const Range place{at, root.catalogue_bytes};
+    if (!fits(place.offset, place.length, end)) continue;
+    const Result<AlignedBuffer> buffer = co_await read(place).result();
+    if (!buffer) {
+      why = buffer.error();
+      continue;
+    }
+    const Bytes bytes = buffer->bytes().first(place.length);
+    if (checksum(bytes, root.store_id) != root.catalogue_sum) continue;
+    co_return co_await unwrap(Catalogue::decode(bytes, data));
+  }
+  if (!why) why = Error(Errc::corrupt, "tracking store '" + path_ + "': its catalogue is damaged");
+  co_await *why;
+}
+
+Task<> StoreFile::unlink() {
+  const Result<> gone = co_await fs::unlink(file_.reactor(), path_).result();
+  if (!gone && gone.error().code() != Errc::not_found) co_await gone.error();
+  co_await fs::sync_dir(file_.reactor(), directory());
+}
+
+std::string StoreFile::directory() const {
+  const std::string parent = std::filesystem::path(path_).parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+}  // namespace tidemark::tracking

@@ -1,0 +1,44 @@
+// StoreFile: the file of a tracking store: its lock, its roots, its bytes.  Knows no bitmaps.
+//
+// Invariant: while it is open this process alone has it, and `path` names it, unless it was unlinked.
+#pragma once
+
+#include <memory>
+
+#include "io/aligned.hpp"
+#include "io/file.hpp"
+#include "tracking/catalogue.hpp"
+#include "tracking/superblock.hpp"
+
+namespace tidemark::tracking {
+
+class StoreFile {
+ public:
+  StoreFile() = default;
+  // Locked.  Without `make` Errc::not_found when there is none.  Errc::busy when another has it.
+  Task<> open(Reactor& reactor, std::string path, bool make);
+  Task<> close();
+  File& file() noexcept { return file_; }
+  const std::string& path() const noexcept { return path_; }
+
+  // The root that counts; nothing where neither copy is one.
+  Task<std::optional<Superblock>> read_root();
+  // Both copies.  `durable`: on stable storage, one before the other is begun.
+  Task<> write_root(const Superblock& root, bool durable);
+  // No root and an empty log, all of it written and durable, its name too.
+  Task<> format(std::uint64_t log_bytes);
+  Task<Catalogue> read_catalogue(const Superblock& root);
+  Task<AlignedBuffer> read(Range range);
+  // The file goes, and with it the promise of its marks.
+  Task<> unlink();
+
+ private:
+  Task<> open_locked(Reactor& reactor, bool make);
+  Task<bool> named(Reactor& reactor);
+  std::string directory() const;
+
+  std::string path_;
+  File file_;
+};
+
+}  // namespace tidemark::tracking

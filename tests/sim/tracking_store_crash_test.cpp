@@ -1,0 +1,74 @@
+// The tracking store through power cuts, kills and failures, and proof that each rule of it is needed.
+#include "tests/sim/tracking_workload.hpp"
+
+namespace tidemark::sim {
+namespace {
+
+using tracking::Rule;
+
+CrashPlan plan() {
+  CrashPlan plan;
+  // Sizes that are no multiple of a sector are not what this is about.
+  plan.options.short_file_ppm = 0;
+  plan.seeds = 12;
+  plan.ops_max = 25;
+  plan.fates = 2;
+  return plan;
+}
+
+testing::AssertionResult survives(TrackedDisk disk, CrashPlan how = plan()) {
+  return survives_crashes([disk] { return std::make_unique<TrackedLoad>(disk); }, how);
+}
+
+TEST(TrackingCrash, RandomWrites) { EXPECT_TRUE(survives({})); }
+
+TEST(TrackingCrash, SequentialWrites) {
+  TrackedDisk disk;
+  disk.sequential = true;
+  disk.size = 1 * MiB;
+  disk.steps = 60;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(TrackingCrash, ALogThatHoldsLittle) {
+  TrackedDisk disk;
+  disk.log_bytes = 4096;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(TrackingCrash, AStoreThatFails) {
+  TrackedDisk disk;
+  disk.store_fails = true;
+  EXPECT_TRUE(survives(disk));
+}
+
+// A rule that is broken is found out.
+class BrokenRule : public testing::TestWithParam<Rule> {};
+
+TEST_P(BrokenRule, IsFoundOut) {
+  TrackedDisk disk;
+  disk.broken = GetParam();
+  disk.store_fails = disk.broken == Rule::say_lost;
+  CrashPlan many = plan();
+  many.seeds = 60;
+  CrashReport report = try_crashes([disk] { return std::make_unique<TrackedLoad>(disk); }, many);
+  if (!report.failure) {
+    disk.sequential = true;
+    disk.size = 1 * MiB;
+    disk.steps = 60;
+    report = try_crashes([disk] { return std::make_unique<TrackedLoad>(disk); }, many);
+  }
+  ASSERT_TRUE(report.failure.has_value()) << report.cases << " cases";
+  RecordProperty("cases", std::to_string(report.cases));
+  const std::string& what = report.failure->message();
+  EXPECT_TRUE(what.find("has lost the change") != what.npos || what.ends_with("is gone")) << what;
+}
+
+INSTANTIATE_TEST_SUITE_P(Tracking, BrokenRule,
+                         testing::Values(Rule::wait_for_log, Rule::log_durably, Rule::end_zones, Rule::wait_for_older_logs,
+                                         Rule::cover_after_turn, Rule::sync_before_turn,
+                                         Rule::flush_before_loss, Rule::keep_until_released, Rule::uncover_losses,
+                                         Rule::say_lost, Rule::recover_both_epochs, Rule::recover_frozen));
+
+}  // namespace
+}  // namespace tidemark::sim
