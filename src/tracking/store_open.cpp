@@ -31,7 +31,11 @@ Task<> TrackingStore::make() {
   const auto there = co_await file_.read_root();
   if (there && there->layer != root.layer)
     co_await Error(Errc::busy, "tracking store '" + options_.path + "' belongs to the '" + there->layer + "' node of the image");
-  co_await file_.format(root.log_bytes);
+  const Result<> formatted = co_await file_.format(root.log_bytes).result();
+  if (!formatted) {
+    (void)co_await file_.unlink().result();
+    co_await formatted.error();
+  }
   root_ = std::move(root);
   catalogue_ = {};
 }

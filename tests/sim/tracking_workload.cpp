@@ -1,5 +1,6 @@
 #include "tests/sim/tracking_workload.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "io/aligned.hpp"
@@ -22,10 +23,13 @@ tracking::StoreOptions TrackedNode::options() {
   options.mode = disk_.mode;
   options.log_bytes = disk_.log_bytes;
   options.broken = disk_.broken;
-  options.report = [this](const tracking::StoreReport& report) {
-    store_failed_ = store_failed_ || report.kind == tracking::StoreReport::Kind::failed;
-  };
+  options.report = [this](const tracking::StoreReport& report) { reports_.push_back(report); };
   return options;
+}
+
+bool TrackedNode::store_failed() const noexcept {
+  const auto failed = [](const auto& report) { return report.kind == tracking::StoreReport::Kind::failed; };
+  return std::any_of(reports_.begin(), reports_.end(), failed);
 }
 
 Task<> TrackedNode::open() {

@@ -37,7 +37,8 @@ class TrackedNode {
   Graph& graph() noexcept { return graph_; }
   BlockNode& node() noexcept { return *node_; }
   tracking::TrackingStore* store() noexcept { return static_cast<tracking::TrackingStore*>(node_->tracking()); }
-  bool store_failed() const noexcept { return store_failed_; }
+  const std::vector<tracking::StoreReport>& reports() const noexcept { return reports_; }
+  bool store_failed() const noexcept;
 
  private:
   Task<> open_file_node();
@@ -48,7 +49,7 @@ class TrackedNode {
   Graph graph_;
   BlockNode* node_ = nullptr;
   std::unique_ptr<Edge> root_;
-  bool store_failed_ = false;
+  std::vector<tracking::StoreReport> reports_;
 };
 
 class TrackedLoad : public Workload {

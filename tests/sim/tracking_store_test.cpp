@@ -1,0 +1,343 @@
+// The tracking store on a healthy machine, and on one where somebody else has been at its files: locks,
+// identity, damage, modes, suspicion.
+#include <gmock/gmock.h>
+
+#include "io/aligned.hpp"
+#include "tests/sim/tracking_workload.hpp"
+#include "tracking/checksum.hpp"
+
+namespace tidemark::sim {
+namespace {
+
+using tracking::Mode;
+using tracking::StoreReport;
+using testing::HasSubstr;
+
+const std::string image = "/d/disk", store = "/d/disk.tidemark";
+
+struct TrackingStoreTest : testing::Test {
+  TrackingStoreTest() {
+    world.disk().make_directory("/d");
+    world.disk().import_file(image, std::vector<std::byte>(disk.size));
+    set_boot("this boot\n");
+  }
+  void set_boot(std::string_view id) {
+    const Bytes bytes = as_bytes(id);
+    world.disk().import_file("/proc/sys/kernel/random/boot_id", std::vector<std::byte>(bytes.begin(), bytes.end()));
+  }
+
+  // use(TrackedNode&) -> Task<>, on a node that is opened and closed in a process of its own.
+  template <class Use>
+  Result<> session(Use use, bool kill = false) {
+    SimProcess process(world);
+    auto all = [&]() -> Task<> {
+      TrackedNode node(process, disk);
+      co_await node.open();
+      const Result<> used = co_await use(node).result();
+      reports.insert(reports.end(), node.reports().begin(), node.reports().end());
+      if (kill) process.backend().kill();
+      const Result<> closed = co_await node.close().result();
+      co_await unwrap(used);
+      if (!kill) co_await unwrap(closed);
+    };
+    return process.run(all());
+  }
+  static Task<> add(TrackedNode& node) {
+    co_await node.add_store();
+    NodeBitmap* bitmap = co_await unwrap(node.node().bitmaps().add("b", node.node().size(), 4096));
+    bitmap->set_persistent(true);
+    co_await node.store()->save();
+  }
+  static Task<> write(TrackedNode& node, std::uint64_t offset, std::uint64_t length = 512) {
+    AlignedBuffer data(length);
+    Buffers(data.bytes()).fill_zero();
+    data.data()[0] = std::byte{7};
+    co_await node.edge().write(offset, data.bytes());
+  }
+  void make(bool kill = false) {
+    auto use = [](TrackedNode& node) -> Task<> {
+      co_await add(node);
+      co_await write(node, 8192);
+    };
+    const Result<> made = session(use, kill);
+    ASSERT_TRUE(made.ok()) << made.error().message();
+  }
+  // What is there then.
+  struct Found {
+    bool there = false;
+    std::uint64_t dirty = 0, suspected = 0;
+    std::string inconsistent;
+  };
+  Found look() {
+    Found found;
+    auto use = [&](TrackedNode& node) -> Task<> {
+      const NodeBitmap* bitmap = node.node().bitmaps().find("b");
+      if (!bitmap) co_return;
+      found = {true, bitmap->dirty_bytes(), bitmap->suspected_bytes(), bitmap->inconsistent_reason()};
+    };
+    const Result<> looked = session(use);
+    EXPECT_TRUE(looked.ok()) << looked.error().message();
+    return found;
+  }
+  std::vector<std::byte> file(const std::string& path) { return world.disk().export_file(path); }
+  bool reported(StoreReport::Kind kind) const {
+    return std::any_of(reports.begin(), reports.end(), [&](const StoreReport& r) { return r.kind == kind; });
+  }
+
+  SimWorld world{1};
+  TrackedDisk disk;
+  std::vector<StoreReport> reports;
+};
+
+TEST_F(TrackingStoreTest, IsThereAfterACleanEnd) {
+  make();
+  const Found found = look();
+  EXPECT_TRUE(found.there);
+  EXPECT_EQ(found.dirty, 4096u);
+  EXPECT_EQ(found.suspected, 0u);
+}
+
+TEST_F(TrackingStoreTest, IsThereAfterAKillAndSuspectsWhatWasLogged) {
+  make(true);
+  const Found found = look();
+  EXPECT_TRUE(found.there);
+  EXPECT_EQ(found.dirty, 4096u);
+  EXPECT_EQ(found.suspected, 4096u);
+  EXPECT_EQ(look().suspected, 4096u);                // and says so until somebody looks
+}
+
+TEST_F(TrackingStoreTest, WhatIsMarkedAlreadyCostsNothing) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    co_await write(node, 8192);
+    const std::uint64_t before = world.ops();
+    for (int i = 0; i < 20; ++i) co_await write(node, 8192 + 512);
+    EXPECT_EQ(world.ops() - before, 20u);
+  };
+  EXPECT_TRUE(session(use).ok());
+}
+
+TEST_F(TrackingStoreTest, WithoutBitmapsItIsRemoved) {
+  make();
+  EXPECT_TRUE(world.disk().exists(store));
+  auto use = [](TrackedNode& node) -> Task<> {
+    NodeBitmap& bitmap = *node.node().bitmaps().find("b");
+    node.node().bitmaps().retire(bitmap);
+    bitmap.leave();
+    co_await node.store()->save();
+    EXPECT_TRUE(node.node().bitmaps().retired().empty());
+  };
+  EXPECT_TRUE(session(use).ok());
+  EXPECT_FALSE(world.disk().exists(store));
+  EXPECT_FALSE(look().there);
+}
+
+TEST_F(TrackingStoreTest, TwoCannotOpenOne) {
+  make();
+  auto use = [this](TrackedNode&) -> Task<> {
+    SimProcess other(world, "other");
+    auto open = [&]() -> Task<> {
+      tracking::StoreFile file;
+      co_await file.open(other.reactor(), store, true);
+      co_await file.close();
+    };
+    const Result<> opened = other.run(open());
+    const std::string why = opened ? "" : opened.error().message();
+    EXPECT_EQ(why, "tracking store '/d/disk.tidemark' is in use by another node or process");
+    co_return;
+  };
+  EXPECT_TRUE(session(use).ok());
+}
+
+TEST_F(TrackingStoreTest, AnImageThatWasWrittenMeanwhileIsFound) {
+  make();
+  SimProcess other(world, "other");
+  auto write_file = [&]() -> Task<> {
+    OpenFlags flags;
+    flags.write = true;
+    File opened = co_await File::open(other.reactor(), image, flags);
+    co_await other.reactor().sleep(std::chrono::milliseconds(1));
+    std::byte one{1};
+    const Buffers data(MutableBytes(&one, 1));
+    const Result<> written = co_await opened.write(5, data).result();
+    co_await opened.close();
+    co_await unwrap(written);
+  };
+  ASSERT_TRUE(other.run(write_file()).ok());
+  EXPECT_EQ(look().inconsistent, "the image was changed while the store was closed");
+  EXPECT_EQ(look().inconsistent, "the image was changed while the store was closed");   // for good
+}
+
+TEST_F(TrackingStoreTest, AnotherImageInItsPlaceIsFoundEvenAfterAKill) {
+  make(true);
+  world.disk().import_file(image, file(image));                  // same content, another file
+  EXPECT_EQ(look().inconsistent, "the image is another file than the store's");
+}
+
+TEST_F(TrackingStoreTest, ASizeThatChangedIsFound) {
+  make();
+  disk.size *= 2;
+  auto bytes = file(image);
+  bytes.resize(disk.size);
+  world.disk().import_file(image, bytes);
+  EXPECT_NE(look().inconsistent, "");
+}
+
+TEST_F(TrackingStoreTest, ARottenSegmentIsSuspectedWhole) {
+  make();
+  auto bytes = file(store);
+  bool found = false;
+  for (std::size_t at = 8192 + 2 * disk.log_bytes; at < bytes.size(); at += 4096) {
+    if (bytes[at] != std::byte{2} || !is_zero(Bytes(bytes).subspan(at + 1, 4095))) continue;
+    bytes[at] = std::byte{9};             // granule 2, sparse
+    found = true;
+  }
+  ASSERT_TRUE(found);
+  world.disk().import_file(store, bytes);
+  const Found now = look();
+  EXPECT_EQ(now.inconsistent, "");
+  EXPECT_EQ(now.dirty, disk.size);
+  EXPECT_EQ(now.suspected, disk.size);
+}
+
+TEST_F(TrackingStoreTest, ARottenLogIsSuspectedWhole) {
+  make(true);
+  auto bytes = file(store);
+  bool found = false;
+  for (std::size_t half = 8192; half < 8192 + 2 * disk.log_bytes; half += disk.log_bytes)
+    if (load_le<std::uint32_t>(&bytes[half]) != 0) bytes[half + 50] ^= std::byte{1}, found = true;
+  ASSERT_TRUE(found);
+  world.disk().import_file(store, bytes);
+  EXPECT_EQ(look().dirty, disk.size);
+}
+
+TEST_F(TrackingStoreTest, OneRottenRootDoesNoHarm) {
+  for (const std::size_t copy : {0u, 4096u}) {
+    world.disk().import_file(store, {});
+    make(true);
+    auto bytes = file(store);
+    bytes[copy + 100] ^= std::byte{1};
+    world.disk().import_file(store, bytes);
+    EXPECT_EQ(look().dirty, 4096u) << copy;
+  }
+}
+
+TEST_F(TrackingStoreTest, WithBothRootsRottenItIsDamagedAndMadeAnew) {
+  make();
+  auto bytes = file(store);
+  bytes[100] ^= std::byte{1};
+  bytes[4196] ^= std::byte{1};
+  world.disk().import_file(store, bytes);
+  EXPECT_FALSE(look().there);
+  EXPECT_TRUE(reported(StoreReport::Kind::damaged));
+  make();
+  EXPECT_EQ(look().dirty, 4096u);
+}
+
+TEST_F(TrackingStoreTest, ModeProcessEndsWithTheHost) {
+  disk.mode = Mode::process;
+  make(true);
+  EXPECT_EQ(look().dirty, 4096u);
+  auto nothing = [](TrackedNode&) -> Task<> { co_return; };
+  EXPECT_TRUE(session(nothing, true).ok());
+  set_boot("another boot\n");
+  EXPECT_THAT(look().inconsistent, HasSubstr("the host went down"));
+}
+
+TEST_F(TrackingStoreTest, ModeOffNeedsACleanEnd) {
+  disk.mode = Mode::off;
+  make();
+  EXPECT_EQ(look().dirty, 4096u);
+  auto nothing = [](TrackedNode&) -> Task<> { co_return; };
+  EXPECT_TRUE(session(nothing, true).ok());
+  EXPECT_EQ(look().inconsistent, "the image was not closed, and its tracking was off");
+}
+
+TEST_F(TrackingStoreTest, AFailingDeviceStopsNoWriteAndIsMadeGood) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    SimFault fault;
+    fault.kind = IoOp::Kind::write;
+    fault.path = store;
+    fault.count = 1;
+    world.faults().add(fault);
+    co_await write(node, 0);
+    EXPECT_TRUE(node.store()->failed());
+    co_await write(node, 65536);
+    co_await node.store()->save();
+    EXPECT_FALSE(node.store()->failed());
+    co_await write(node, 2 * 65536);
+  };
+  ASSERT_TRUE(session(use, true).ok());
+  ASSERT_EQ(reports.size(), 2u);
+  EXPECT_THAT(reports[0].message, HasSubstr("wholly dirty after a crash"));
+  EXPECT_EQ(reports[1].kind, StoreReport::Kind::recovered);
+  EXPECT_EQ(look().dirty, 3 * 4096u);
+}
+
+TEST_F(TrackingStoreTest, AStoreThatCannotEvenSaySoIsRemoved) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    SimFault fault;
+    fault.kind = IoOp::Kind::write;
+    fault.path = store;
+    fault.count = SimFault::always;
+    world.faults().add(fault);
+    co_await write(node, 0);
+    EXPECT_FALSE(world.disk().exists(store));
+    world.faults().clear();
+    co_await write(node, 65536);
+    co_await node.store()->save();
+    EXPECT_TRUE(world.disk().exists(store));
+  };
+  ASSERT_TRUE(session(use, true).ok());
+  EXPECT_EQ(look().dirty, 2 * 4096u);
+}
+
+TEST_F(TrackingStoreTest, ADeadDeviceAtACrashMeansAllDirty) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    SimFault fault;
+    fault.kind = IoOp::Kind::write;
+    fault.path = store;
+    world.faults().add(fault);
+    co_await write(node, 0);
+    co_await write(node, 65536);
+  };
+  ASSERT_TRUE(session(use, true).ok());
+  const Found found = look();
+  EXPECT_EQ(found.dirty, disk.size);
+  EXPECT_EQ(found.suspected, disk.size);
+}
+
+TEST_F(TrackingStoreTest, SuspicionIsClearedWhereTheContentIsAsItWas) {
+  make(true);
+  auto use = [](TrackedNode& node) -> Task<> {
+    NodeBitmap& bitmap = *node.node().bitmaps().find("b");
+    bitmap.acquit({8192, 4096});
+    bitmap.release_kept();
+    co_await node.store()->save();
+  };
+  ASSERT_TRUE(session(use, true).ok());
+  const Found found = look();
+  EXPECT_EQ(found.dirty, 0u);
+  EXPECT_EQ(found.suspected, 0u);
+}
+
+TEST_F(TrackingStoreTest, ANewerFormatIsLeftAlone) {
+  make();
+  auto use = [](TrackedNode&) -> Task<> { co_return; };
+  auto bytes = file(store);
+  for (const std::size_t copy : {0u, 4096u}) {
+    bytes[copy + 8] = std::byte{2};
+    store_le(&bytes[copy + 4088], tracking::checksum(Bytes(bytes).subspan(copy, 4088), 0));
+  }
+  world.disk().import_file(store, bytes);
+  const Result<> opened = session(use);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_EQ(opened.error().code(), Errc::unsupported);
+  EXPECT_EQ(file(store), bytes);
+}
+
+}  // namespace
+}  // namespace tidemark::sim
