@@ -10,13 +10,20 @@ namespace {
 
 constexpr std::size_t piece_bytes = 256 * KiB;
 
+// What a process had under way when it was killed holds its lock until it has ended.
+constexpr Duration lock_patience = std::chrono::seconds(2), lock_pause = std::chrono::milliseconds(10);
+
 Task<> lock(File& file) {
   LockRequest request;
   request.mode = LockRequest::Mode::exclusive;
   request.length = 1;
-  const Result<> locked = co_await file.lock(request).result();
-  if (locked) co_return;
-  if (locked.error().code() != Errc::busy) co_await locked.error();
+  const Instant until = file.reactor().now() + lock_patience;
+  while (file.reactor().now() < until) {
+    const Result<> locked = co_await file.lock(request).result();
+    if (locked) co_return;
+    if (locked.error().code() != Errc::busy) co_await locked.error();
+    co_await file.reactor().sleep(lock_pause);
+  }
   co_await Error(Errc::busy, "tracking store '" + file.path() + "' is in use by another node or process");
 }
 

@@ -14,13 +14,14 @@ Zones::Zone Zones::open(Range miss, std::uint64_t disk_size, std::uint64_t grain
     if (follows) return extend(writer, miss, disk_size, grain);
     if (writer.used < oldest->used) oldest = &writer;
   }
-  *oldest = Writer{miss.offset, miss.end(), 0, clock_};
+  *oldest = Writer{miss.offset, miss.end(), miss.length, 0, clock_};
   return {miss, {}};
 }
 
 Zones::Zone Zones::extend(Writer& writer, Range miss, std::uint64_t disk_size, std::uint64_t grain) noexcept {
   excess_ -= std::min(excess_, writer.ahead);     // it got through its last zone
-  std::uint64_t ahead = std::min((miss.end() - writer.begin) / 4, zone_max);
+  writer.written += writer.ahead + miss.length;
+  std::uint64_t ahead = std::min(writer.written / 4, zone_max);
   if (budget_ != 0) ahead = std::min(ahead, budget_ > excess_ ? (budget_ - excess_) / 2 : 0);
   ahead = std::min(align_down(ahead, grain), disk_size > miss.end() ? disk_size - miss.end() : 0);
   writer.used = clock_;

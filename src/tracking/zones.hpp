@@ -50,6 +50,7 @@ class Zones {
  private:
   struct Writer {
     std::uint64_t begin = 0, end = 0;     // of its run, up to the end of its last zone
+    std::uint64_t written = 0;            // bytes that it asked for, and got through
     std::uint64_t ahead = 0;              // bytes of the last zone beyond the write that asked for it
     std::uint64_t used = 0;               // when it last asked
   };

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/random.hpp"
 
 namespace tidemark::tracking {
@@ -32,6 +34,23 @@ TEST(Zones, ASequentialWriterAsksSeldomAndIsSuspectedLittle) {
     EXPECT_LE(admitted, (at + grain) * 5 / 4);
   }
   EXPECT_LT(asked, 200u);
+}
+
+// On a small disk random writes often come after one another by chance.
+TEST(Zones, RandomWritesOnASmallDiskAreSuspectedLittle) {
+  Zones zones(0);
+  Prng prng(1);
+  std::vector<bool> touched(1024), logged(1024);
+  for (int i = 0; i < 400; ++i) {
+    const std::uint64_t granule = prng.below(logged.size());
+    touched[granule] = true;
+    if (logged[granule]) continue;
+    const Range miss{granule * grain, grain};
+    const Range zone = zones.open(miss, logged.size() * grain, grain).range;
+    for (std::uint64_t at = zone.offset; at < zone.end(); at += grain) logged[at / grain] = true;
+  }
+  const auto suspected = std::count(logged.begin(), logged.end(), true);
+  EXPECT_LE(suspected * 2, std::count(touched.begin(), touched.end(), true) * 3);
 }
 
 TEST(Zones, ATripwireAsksAhead) {
