@@ -4,10 +4,26 @@
 // yes or admit() has returned; its bitmaps were marked before.
 #pragma once
 
+#include <string>
+
 #include "base/units.hpp"
 #include "io/reactor.hpp"
 
 namespace tidemark {
+
+// What the marks of persistent bitmaps survive.
+enum class TrackingMode : std::uint8_t {
+  power,      // loss of power: a mark is on stable storage before the guest's write is submitted
+  process,    // the daemon's death; after another boot of the host the bitmaps are inconsistent
+  off,        // a clean close only
+};
+
+// How a node's persistent bitmaps are to be kept.
+struct TrackingOptions {
+  TrackingMode mode = TrackingMode::power;
+  std::string store;                // the file; empty: where it is by default
+  unsigned suspect_budget = 0;      // percent of the disk that may be suspected without need; 0: no bound
+};
 
 class NodeTracking {
  public:

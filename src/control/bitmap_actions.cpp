@@ -24,14 +24,13 @@ Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, 
                     Transaction& transaction) {
   auto node = graph.lookup(arguments.node);
   if (!node) return node.error();
-  if (arguments.persistent)
-    return Error(Errc::unsupported, fmt::format("bitmap '{}' on node '{}' cannot be persistent: this version keeps bitmaps "
-                                                "in memory only; leave 'persistent' out", arguments.name, arguments.node));
+  TM_ASSERT(!arguments.persistent || (*node)->tracking());
   NodeBitmaps& bitmaps = (*node)->bitmaps();
   auto added = bitmaps.add(arguments.name, (*node)->size(), arguments.granularity.value_or(granularity));
   if (!added) return added.error();
   NodeBitmap* bitmap = *added;
   bitmap->set_enabled(!arguments.disabled);
+  bitmap->set_persistent(arguments.persistent);
   transaction.on_abort([&bitmaps, bitmap] { (void)bitmaps.remove(*bitmap); });
   return {};
 }
@@ -42,7 +41,14 @@ Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, 
   if (auto usable = check_bitmap(*found->bitmap, BitmapUse::allow_inconsistent); !usable) return usable;
   // Out of sight for what follows in the transaction; forgotten when it takes effect.
   NodeBitmaps& bitmaps = found->node->bitmaps();
-  auto removed = std::make_shared<std::unique_ptr<NodeBitmap>>(bitmaps.remove(*found->bitmap));
+  NodeBitmap* bitmap = found->bitmap;
+  if (bitmap->persistent()) {
+    bitmaps.retire(*bitmap);
+    transaction.on_commit([bitmap] { bitmap->leave(); });
+    transaction.on_abort([&bitmaps, bitmap] { bitmaps.revive(*bitmap); });
+    return {};
+  }
+  auto removed = std::make_shared<std::unique_ptr<NodeBitmap>>(bitmaps.remove(*bitmap));
   transaction.on_abort([&bitmaps, removed] { bitmaps.insert(std::move(*removed)); });
   return {};
 }
@@ -52,7 +58,9 @@ Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, T
   if (!found) return found.error();
   if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
   NodeBitmap* bitmap = found->bitmap;
+  bitmap->keep(bitmap->bits());
   auto old = std::make_shared<DirtyBitmap>(bitmap->bits().take());
+  transaction.on_commit([bitmap] { bitmap->release_kept(); });
   transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
   return {};
 }

@@ -2,7 +2,9 @@
 // in the transaction how to take effect for good or be undone.
 //
 // All on the nodes' thread.  The caller keeps the nodes drained until it commits or aborts, so nothing
-// is marked in between and undoing drops no mark.
+// is marked in between and undoing drops no mark.  What becomes of persistent bitmaps is durable when the
+// node's tracking was saved: before the commit, so that what was added is there; after it, too, so that what
+// was dropped is forgotten.
 #pragma once
 
 #include "block/graph.hpp"
@@ -19,7 +21,7 @@ struct FoundBitmap {
 // Errors as QEMU's block_dirty_bitmap_lookup.
 Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node, const std::string& name);
 
-// `granularity` is what a bitmap of this node has by default.
+// `granularity` is what a bitmap of this node has by default.  The node has tracking when it is persistent.
 Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity,
                     Transaction& transaction);
 Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);

@@ -2,36 +2,61 @@
 
 #include "control/bitmap_actions.hpp"
 #include "control/sha256.hpp"
+#include "control/tracking_stores.hpp"
 
 namespace tidemark {
 namespace {
 
-// On the node's thread.  Nothing happens between an action and its commit: no drain is needed.
-template <class Arguments>
-Task<> carry_out(Result<> (*action)(Graph&, const Arguments&, Transaction&), Graph& graph, const Arguments& arguments) {
-  Transaction transaction;
-  co_await unwrap(action(graph, arguments, transaction));
-  transaction.commit();
+constexpr Duration drain_max = std::chrono::seconds(30);
+
+// On the node's thread.  Nothing happens between an action and its commit, so without persistent bitmaps
+// no drain is needed; with them, what is not recorded must be on the disk when the bitmaps' store is saved.
+template <class Action>
+Task<> carry_out(Graph& graph, const std::string& name, Action action) {
+  BlockNode* node = co_await unwrap(graph.lookup(name));
+  {
+    std::vector<Graph::DrainGuard> drained;
+    if (node->tracking()) drained.push_back(co_await graph.drain_within(*node, drain_max));
+    Transaction transaction;
+    co_await unwrap(action(transaction));
+    transaction.commit();
+  }
+  co_await save_tracking(*node);
 }
 
 Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
   BlockNode* node = co_await unwrap(graph.lookup(arguments.node));
   const std::uint32_t granularity = co_await default_granularity(*node);
-  Transaction transaction;
-  co_await unwrap(add_bitmap(graph, arguments, granularity, transaction));
-  transaction.commit();
+  if (arguments.persistent) co_await ensure_tracking(*node);
+  bool there = false;
+  const auto action = [&](Transaction& transaction) {
+    const Result<> added = add_bitmap(graph, arguments, granularity, transaction);
+    there = added.ok();
+    return added;
+  };
+  const Result<> saved = co_await carry_out(graph, arguments.node, action).result();
+  if (!saved && there) (void)node->bitmaps().remove(*node->bitmaps().find(arguments.name));
+  co_await unwrap(saved);
+}
+
+Task<> remove(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
+  const auto action = [&](Transaction& transaction) { return remove_bitmap(graph, arguments, transaction); };
+  co_await carry_out(graph, arguments.node, action);
+}
+
+Task<> clear(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
+  const auto action = [&](Transaction& transaction) { return clear_bitmap(graph, arguments, transaction); };
+  co_await carry_out(graph, arguments.node, action);
 }
 
 Task<> set_enabled(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled) {
-  Transaction transaction;
-  co_await unwrap(enable_bitmap(graph, arguments, enabled, transaction));
-  transaction.commit();
+  const auto action = [&](Transaction& transaction) { return enable_bitmap(graph, arguments, enabled, transaction); };
+  co_await carry_out(graph, arguments.node, action);
 }
 
 Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign) {
-  Transaction transaction;
-  co_await unwrap(merge_bitmaps(graph, arguments, foreign, transaction));
-  transaction.commit();
+  const auto action = [&](Transaction& transaction) { return merge_bitmaps(graph, arguments, foreign, transaction); };
+  co_await carry_out(graph, arguments.node, action);
 }
 
 Task<std::string> sha256(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
@@ -48,12 +73,12 @@ Task<> BitmapCommandHandler::block_dirty_bitmap_add(schema::BlockDirtyBitmapAdd 
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_remove(schema::BlockDirtyBitmap arguments) {
   Place* place = co_await homes_.lookup(arguments.node);
-  co_await homes_.at(*place, carry_out(remove_bitmap, place->graph, arguments));
+  co_await homes_.at(*place, remove(place->graph, arguments));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_clear(schema::BlockDirtyBitmap arguments) {
   Place* place = co_await homes_.lookup(arguments.node);
-  co_await homes_.at(*place, carry_out(clear_bitmap, place->graph, arguments));
+  co_await homes_.at(*place, clear(place->graph, arguments));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_enable(schema::BlockDirtyBitmap arguments) {

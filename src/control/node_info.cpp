@@ -86,7 +86,11 @@ std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps)
     info.recording = bitmap->recording();
     info.busy = bitmap->busy();
     info.persistent = bitmap->persistent();
-    if (bitmap->inconsistent()) info.inconsistent = true;
+    if (bitmap->inconsistent()) {
+      info.inconsistent = true;
+      info.inconsistent_reason = bitmap->inconsistent_reason();
+    }
+    if (bitmap->suspected()) info.suspected = to_int(bitmap->suspected_bytes());
     all.push_back(std::move(info));
   }
   return all;

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/tracking_stores.hpp"
 #include "format/qcow2/driver.hpp"
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
@@ -25,6 +26,18 @@ DetectZeroes detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
     case schema::BlockdevDetectZeroesOptions::unmap: return DetectZeroes::unmap;
   }
   return DetectZeroes::off;
+}
+
+TrackingOptions tracking_options(const schema::BlockdevTracking& given) {
+  TrackingOptions options;
+  switch (given.mode) {
+    case schema::BlockdevTrackingMode::power: options.mode = TrackingMode::power; break;
+    case schema::BlockdevTrackingMode::process: options.mode = TrackingMode::process; break;
+    case schema::BlockdevTrackingMode::off: options.mode = TrackingMode::off; break;
+  }
+  options.store = given.store.value_or("");
+  options.suspect_budget = given.suspect_budget;
+  return options;
 }
 
 // What opening an image may do to its child before the child's node has users of its own.
@@ -89,9 +102,14 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
     (void)co_await driver->close().result();
     co_await Error(Errc::invalid_argument, "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
   }
+  if (options.tracking) node.tracking = tracking_options(*options.tracking);
   BlockNode* added = co_await graph_.add(std::move(node), std::move(driver));
   own.opened->push_back(added->name());
-  co_return added;
+  const auto tracked = co_await open_tracking(*added).result();
+  if (tracked) co_return added;
+  own.opened->pop_back();
+  (void)co_await graph_.remove(*added).result();
+  co_await tracked.error();
 }
 
 Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& options, Inherited& own) {

@@ -5,6 +5,7 @@
 #include "control/backup_actions.hpp"
 #include "control/bitmap_actions.hpp"
 #include "control/drain_set.hpp"
+#include "control/tracking_stores.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark {
@@ -57,8 +58,15 @@ Task<> act_on_bitmap(Graph& graph, const schema::TransactionAction& action, cons
   if (action.type == Kind::block_dirty_bitmap_add) {
     BlockNode* node = co_await unwrap(graph.lookup(*node_of(action)));
     granularity = co_await default_granularity(*node);
+    const auto& add = std::get<schema::BlockDirtyBitmapAddWrapper>(action.branch).data;
+    if (add.persistent) co_await ensure_tracking(*node);
   }
   co_await unwrap(change_bitmap(graph, action, granularity, foreign, undo));
+}
+
+Task<> save_node(Graph& graph, const std::string& name) {
+  BlockNode* node = graph.find(name);
+  if (node) co_await save_tracking(*node);
 }
 
 Task<> end(Transaction& undo, bool well) {
@@ -92,9 +100,18 @@ Task<> TransactionCommandHandler::bring_together(const schema::TransactionArgume
 Task<> TransactionCommandHandler::carry_out(schema::TransactionArguments& arguments) {
   Made made;
   auto prepared = co_await prepare_all(arguments, made).result();
-  if (prepared) co_return co_await commit(made);
+  if (prepared) prepared = co_await save(made).result();
+  if (prepared) {
+    co_await commit(made);
+    co_return co_await save(made);
+  }
   co_await abort(made);
   co_await prepared.error();
+}
+
+// Before the commit, what was added becomes durable; after it, what was dropped is forgotten.
+Task<> TransactionCommandHandler::save(Made& made) {
+  for (const auto& [node, place] : made.changed) co_await homes_.at(*place, save_node(place->graph, node));
 }
 
 Task<> TransactionCommandHandler::commit(Made& made) {
@@ -144,6 +161,7 @@ Task<> TransactionCommandHandler::prepare_bitmap(const schema::TransactionAction
   ForeignBits foreign;
   if (const auto* merge = std::get_if<schema::BlockDirtyBitmapMergeWrapper>(&action.branch))
     foreign = co_await copy_foreign_sources(homes_, merge->data, *place);
+  made.changed.try_emplace(*node_of(action), place);
   Transaction& undo = made.undo.try_emplace(place).first->second;
   co_await homes_.at(*place, act_on_bitmap(place->graph, action, foreign, undo));
 }

@@ -22,10 +22,12 @@ class TransactionCommandHandler final : public TransactionCommands {
  private:
   struct Made {
     std::map<Place*, Transaction> undo;          // each on its thread
+    std::map<std::string, Place*> changed;       // nodes whose bitmaps were
     std::vector<ManagedJob*> jobs;
   };
   Task<> bring_together(const schema::TransactionArguments& arguments);
   Task<> carry_out(schema::TransactionArguments& arguments);
+  Task<> save(Made& made);
   Task<> commit(Made& made);
   Task<> abort(Made& made);
   Task<> prepare_all(schema::TransactionArguments& arguments, Made& made);

@@ -191,7 +191,7 @@ void BackupJob::commit() noexcept {
   if (!frozen_) return;
   frozen_ = false;
   if (loses_bits(true))
-    bitmap_->abdicate();
+    drop_frozen_bits();
   else
     bitmap_->reclaim();
 }
@@ -201,12 +201,21 @@ void BackupJob::abort() noexcept {
   frozen_ = false;
   // bitmap-mode always: what is safely in the target is dropped even now.
   if (!loses_bits(false) || !unfinished_) return bitmap_->reclaim();
-  bitmap_->abdicate();
+  drop_frozen_bits();
   bitmap_->bits().merge(*unfinished_);
+}
+
+void BackupJob::drop_frozen_bits() noexcept {
+  bitmap_->abdicate();
+  bitmap_->release_kept();
+  save_ = bitmap_->persistent();
 }
 
 Task<> BackupJob::clean() {
   if (!filter_node_) co_return;
+  // When that fails the store has more bits than memory, which does no harm, and says so itself.
+  NodeTracking* tracking = options_.source->tracking();
+  if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();
   filter_ = nullptr;

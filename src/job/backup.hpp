@@ -12,6 +12,7 @@
 //   1. the target is flushed: what the bits stand for is in the backup, whatever happens;
 //   2. the source is flushed, after the point in time: else the disk could come back with older
 //      content under a clean bit, and the next backup would not copy it.
+// A persistent bitmap's store forgets them before the job is concluded.
 // On failure and cancellation the frozen bits return to the bitmap: nothing is lost.
 #pragma once
 
@@ -61,6 +62,7 @@ class BackupJob final : public Job {
   Task<> react(JobContext& context, Point::Failure failure);
   Task<> flush();
   bool loses_bits(bool succeeded) const noexcept;
+  void drop_frozen_bits() noexcept;
 
   BackupOptions options_;
   NodeBitmap* bitmap_;
@@ -69,6 +71,7 @@ class BackupJob final : public Job {
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
   bool frozen_ = false;
+  bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
   std::string warning_;
 };
 

@@ -1,14 +1,11 @@
-// What the marks of a tracking store survive.
+// What the marks of a tracking store survive; its number is part of the format.
 #pragma once
 
-#include <cstdint>
+#include "block/node_tracking.hpp"
 
 namespace tidemark::tracking {
 
-enum class Mode : std::uint8_t {
-  power,      // loss of power: a log write is on stable storage before the guest's write is submitted
-  process,    // the daemon's death; after another boot of the host the bitmaps are inconsistent
-  off,        // a clean close only
-};
+using Mode = TrackingMode;
+static_assert(static_cast<int>(Mode::power) == 0 && static_cast<int>(Mode::process) == 1 && static_cast<int>(Mode::off) == 2);
 
 }  // namespace tidemark::tracking

@@ -1,0 +1,20 @@
+// Where a node's persistent bitmaps are kept, and when their store is opened and made: the choice of the
+// file is here, the store itself is tracking/store.hpp.
+//
+// All on the node's thread.
+#pragma once
+
+#include "block/graph.hpp"
+
+namespace tidemark {
+
+// Of a node that was just added and that nobody has written to: opens its store, if it has one, and brings
+// its bitmaps back.  On error the node must not be used.
+Task<> open_tracking(BlockNode& node);
+// Of a node that is to have a persistent bitmap: makes a store, unless it has one.  The error says why its
+// bitmaps cannot be persistent.
+Task<> ensure_tracking(BlockNode& node);
+// What changed of the node's persistent bitmaps is durable afterwards.
+Task<> save_tracking(BlockNode& node);
+
+}  // namespace tidemark

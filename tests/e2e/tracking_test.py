@@ -1,0 +1,206 @@
+"""Persistent bitmaps of the real daemon: killed under load, they are there again, and the incremental backup
+that goes on from the last point restores the disk."""
+import json
+import random
+import signal
+import threading
+import time
+import unittest
+
+from bed import DONE, KiB, MiB, Bed, first_difference
+from lab import processes
+from lab.qmp import QmpError
+
+DISK = 16 * MiB
+GRANULE = 64 * KiB
+
+
+class Load:
+    """Writes without end until the daemon is killed."""
+
+    def __init__(self, bed, seed):
+        self.bed, self.rng = bed, random.Random(seed)
+        self.granules = set()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        try:
+            disk = self.bed.disk()
+            while True:
+                at = self.rng.randrange(DISK // 4096) * 4096
+                self.granules.add(at // GRANULE)
+                disk.pwrite(self.rng.randbytes(4096), at)
+        except Exception:                        # the daemon is gone
+            pass
+
+    def finish(self):
+        self.thread.join(20)
+
+
+class Tracking(Bed):
+    def start(self, kind, *options):
+        image = "disk.img" if kind == "raw" else "disk.qcow2"
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
+                                     "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+                                     "--blockdev", f"driver={kind},node-name=disk,file.driver=file,file.filename={image}",
+                                     "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on", *options)
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = self.qmp()
+
+    def kill(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        self.lab.ended(self.daemon)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def bitmap(self, name):
+        nodes = self.client.execute("query-named-block-nodes")
+        found = [b for n in nodes if n["node-name"] == "disk" for b in n.get("dirty-bitmaps", ()) if b["name"] == name]
+        return found[0] if found else None
+
+    def add_bitmap(self, name):
+        self.client.execute("block-dirty-bitmap-add", node="disk", name=name, persistent=True, granularity=GRANULE)
+
+    def take(self, number, base, bitmap):
+        """A point: an image on top of the one before it."""
+        name = f"point{number}.qcow2"
+        backing = ["-b", base, "-F", "qcow2"] if base else []
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *backing, name, str(DISK))
+        self.client.execute("blockdev-add", driver="qcow2", node_name="target", backing=None,
+                            file={"driver": "file", "filename": name})
+        options = {"sync": "incremental", "bitmap": bitmap} if base else {"sync": "full"}
+        action = {"type": "blockdev-backup", "data": {"job-id": "j", "device": "disk", "target": "target",
+                                                      "auto-dismiss": False, **options}}
+        actions = [action]
+        if not base:
+            actions.insert(0, {"type": "block-dirty-bitmap-add",
+                               "data": {"node": "disk", "name": bitmap, "persistent": True, "granularity": GRANULE}})
+        self.client.execute("transaction", actions=actions)
+        self.until(lambda: self.client.execute("query-jobs")[0]["status"] == "concluded", "the end of the job")
+        job = self.client.execute("query-jobs")[0]
+        self.assertNotIn("error", job)
+        self.client.execute("job-dismiss", id="j")
+        self.client.execute("blockdev-del", node_name="target")
+        return name
+
+    def restored_point(self, name):
+        self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", name, "restored.img")
+        return (self.path / "restored.img").read_bytes()
+
+    def rounds(self, kind):
+        if kind == "raw":
+            self.raw("disk.img", DISK)
+        else:
+            self.qcow2("disk.qcow2", DISK)
+        self.start(kind)
+        base = self.take(0, None, "b")
+        rng = random.Random(5)
+        for number in range(1, 7):
+            load = Load(self, number)
+            time.sleep(rng.uniform(0.05, 0.4))
+            self.kill()
+            load.finish()
+            self.start(kind)
+            bitmap = self.bitmap("b")
+            self.assertIsNotNone(bitmap)
+            self.assertNotIn("inconsistent", bitmap)
+            self.assertTrue(bitmap["recording"] and bitmap["persistent"])
+            # What is suspected stays in proportion to what was written.
+            self.assertLessEqual(bitmap["count"] / GRANULE, 1.5 * len(load.granules) + 2)
+            base = self.take(number, base, "b")
+            self.assertEqual(first_difference(self.restored_point(base), self.content()), None)
+            self.assertEqual(self.bitmap("b")["count"], 0)
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        if kind == "qcow2":
+            self.lab.run("qemu-img", "check", "-q", "disk.qcow2", ok=(0, 3))
+
+    def test_a_chain_through_kills_raw(self):
+        self.rounds("raw")
+
+    def test_a_chain_through_kills_qcow2(self):
+        self.rounds("qcow2")
+
+    def test_killed_in_the_middle_of_an_incremental_backup(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        base = self.take(0, None, "b")
+        for number in range(1, 4):
+            self.change(seed=number, count=200)
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "lost.qcow2", str(DISK))
+            self.client.execute("blockdev-add", driver="qcow2", node_name="target", file={"driver": "file", "filename": "lost.qcow2"})
+            self.client.execute("blockdev-backup", job_id="j", device="disk", target="target", sync="incremental", bitmap="b",
+                                speed=1 * MiB)
+            self.change(seed=100 + number, count=50)
+            self.kill()
+            self.start("raw")
+            base = self.take(number, base, "b")
+            self.assertEqual(first_difference(self.restored_point(base), self.content()), None)
+
+    def test_clean_end_and_what_was_done_is_there(self):
+        self.qcow2("disk.qcow2", DISK)
+        self.start("qcow2")
+        for name in ("a", "b", "c", "d"):
+            self.add_bitmap(name)
+        self.change()
+        self.client.execute("block-dirty-bitmap-disable", node="disk", name="a")
+        self.client.execute("block-dirty-bitmap-clear", node="disk", name="b")
+        self.client.execute("block-dirty-bitmap-remove", node="disk", name="c")
+        before = {name: self.bitmap(name) for name in "abcd"}
+        for end in ("kill", "stop"):
+            if end == "kill":
+                self.kill()
+            else:
+                self.assertEqual(self.lab.stop(self.daemon), DONE)
+            self.start("qcow2")
+            for name in "abcd":
+                found = self.bitmap(name)
+                if found:
+                    found.pop("suspected", None)
+                self.assertEqual(found, before[name], (end, name))
+        for name in "abd":
+            self.client.execute("block-dirty-bitmap-remove", node="disk", name=name)
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.assertFalse((self.path / "disk.qcow2.tidemark").exists())
+
+    def test_an_image_that_was_written_meanwhile(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        with open(self.path / "disk.img", "r+b") as file:
+            file.write(b"somebody else")
+        self.start("raw")
+        self.assertTrue(self.bitmap("b")["inconsistent"])
+        self.assertIn("changed while the store was closed", self.bitmap("b")["inconsistent-reason"])
+        self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
+
+    def test_a_failed_transaction_changes_nothing(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.change()
+        before = self.bitmap("b")
+        data = {"node": "disk", "name": "b"}
+        for kind in ("clear", "remove", "disable"):
+            with self.assertRaises(QmpError):
+                self.client.execute("transaction", actions=[{"type": f"block-dirty-bitmap-{kind}", "data": data},
+                                                            {"type": "abort", "data": {}}])
+            self.assertEqual(self.bitmap("b"), before)
+        self.kill()
+        self.start("raw")
+        self.assertGreaterEqual(self.bitmap("b")["count"], before["count"])
+
+    def test_what_cannot_be_persistent_says_why(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.client.execute("blockdev-add", driver="null-co", node_name="null")
+        with self.assertRaises(QmpError) as caught:
+            self.client.execute("block-dirty-bitmap-add", node="null", name="b", persistent=True)
+        self.assertIn("no image in a file", caught.exception.desc)
+
+
+if __name__ == "__main__":
+    unittest.main()
