@@ -25,11 +25,18 @@ class Graph {
  public:
   explicit Graph(Reactor& reactor) : Graph(reactor, std::make_shared<std::atomic<std::uint64_t>>(0)) {}
   // One more of a set.
-  Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {}
+  Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {
+    tracking_listener_ = other.tracking_listener_;
+  }
   Graph(const Graph&) = delete;
   ~Graph();                                         // close_all() was awaited (asserted)
 
   Reactor& reactor() noexcept { return reactor_; }
+  // Called on this graph's thread; graphs of the set that are made later have it, too.
+  void listen_to_tracking(TrackingListener listener) { tracking_listener_ = std::move(listener); }
+  void tell_tracking(const std::string& node, const TrackingReport& report) const {
+    if (tracking_listener_) tracking_listener_(node, report);
+  }
 
   BlockNode* find(std::string_view name) noexcept;
   // Errors as QEMU's: the message of bdrv_lookup_bs.
@@ -93,6 +100,7 @@ class Graph {
   Event idle_;                                      // a node has become idle
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
+  TrackingListener tracking_listener_;
 };
 
 }  // namespace tidemark

@@ -41,8 +41,8 @@ struct NodeOptions {
   bool discard = true;              // "unmap"; false: discards are ignored
   DetectZeroes detect_zeroes = DetectZeroes::off;
   bool cache_direct = false;        // shown; the driver was opened so
-  TrackingOptions tracking;
   bool cache_no_flush = false;      // a storage's flushes do nothing: fast, and a crash may lose what was written
+  TrackingOptions tracking{};
 };
 
 class BlockNode final {

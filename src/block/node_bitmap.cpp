@@ -17,7 +17,7 @@ void NodeBitmap::freeze() {
 
 void NodeBitmap::abdicate() {
   keep(bits_);
-  if (suspected_) suspected_.reset();
+  suspected_.reset();
   if (successor_) bits_ = std::move(*successor_);
   else bits_.clear_all();
   successor_.reset();
@@ -28,6 +28,12 @@ void NodeBitmap::reclaim() {
   if (successor_) bits_.merge(*successor_);
   successor_.reset();
   busy_ = false;
+}
+
+DirtyBitmap NodeBitmap::clear() {
+  keep(bits_);
+  suspected_.reset();
+  return bits_.take();
 }
 
 void NodeBitmap::truncate(std::uint64_t disk_size) {

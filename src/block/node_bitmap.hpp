@@ -53,6 +53,9 @@ class NodeBitmap {
   // The job has failed: bits = frozen ∪ successor.  Nothing is lost.
   void reclaim();
 
+  // Drops all bits and hands them over; to be kept, if it is persistent, until they are released.
+  [[nodiscard]] DirtyBitmap clear();
+
   void truncate(std::uint64_t disk_size);
 
   // Of a persistent bitmap: bits that memory has dropped and its store still keeps.  The store forgets

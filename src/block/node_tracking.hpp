@@ -4,6 +4,7 @@
 // yes or admit() has returned; its bitmaps were marked before.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/units.hpp"
@@ -24,6 +25,18 @@ struct TrackingOptions {
   std::string store;                // the file; empty: where it is by default
   unsigned suspect_budget = 0;      // percent of the disk that may be suspected without need; 0: no bound
 };
+
+// What people are told of it.
+struct TrackingReport {
+  enum class Kind : std::uint8_t {
+    failed,           // it cannot be written: after a crash its bitmaps will be wholly dirty
+    recovered,        // it has all marks again
+    inconsistent,     // a bitmap cannot be believed
+    damaged,          // its file is of no use, the bitmaps in it are gone
+  } kind;
+  std::string message;
+};
+using TrackingListener = std::function<void(const std::string& node, const TrackingReport& report)>;
 
 class NodeTracking {
  public:

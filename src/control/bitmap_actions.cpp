@@ -58,8 +58,7 @@ Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, T
   if (!found) return found.error();
   if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
   NodeBitmap* bitmap = found->bitmap;
-  bitmap->keep(bitmap->bits());
-  auto old = std::make_shared<DirtyBitmap>(bitmap->bits().take());
+  auto old = std::make_shared<DirtyBitmap>(bitmap->clear());
   transaction.on_commit([bitmap] { bitmap->release_kept(); });
   transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
   return {};

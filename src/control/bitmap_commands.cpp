@@ -2,6 +2,7 @@
 
 #include "control/bitmap_actions.hpp"
 #include "control/sha256.hpp"
+#include "control/suspicion.hpp"
 #include "control/tracking_stores.hpp"
 
 namespace tidemark {
@@ -95,6 +96,12 @@ Task<> BitmapCommandHandler::block_dirty_bitmap_merge(schema::BlockDirtyBitmapMe
   Place* place = co_await homes_.lookup(arguments.node);
   const ForeignBits foreign = co_await copy_foreign_sources(homes_, arguments, *place);
   co_await homes_.at(*place, merge(place->graph, arguments, foreign));
+}
+
+Task<schema::BlockDirtyBitmapSuspicion> BitmapCommandHandler::block_dirty_bitmap_clear_suspected(
+    schema::BlockDirtyBitmapClearSuspected arguments) {
+  Place* place = co_await homes_.lookup(arguments.node);
+  co_return co_await homes_.at(*place, clear_suspected(place->graph, arguments));
 }
 
 Task<schema::BlockDirtyBitmapSha256> BitmapCommandHandler::x_debug_block_dirty_bitmap_sha256(

@@ -15,6 +15,8 @@ class BitmapCommandHandler final : public BitmapCommands {
   Task<> block_dirty_bitmap_enable(schema::BlockDirtyBitmap arguments) override;
   Task<> block_dirty_bitmap_disable(schema::BlockDirtyBitmap arguments) override;
   Task<> block_dirty_bitmap_merge(schema::BlockDirtyBitmapMerge arguments) override;
+  Task<schema::BlockDirtyBitmapSuspicion> block_dirty_bitmap_clear_suspected(
+      schema::BlockDirtyBitmapClearSuspected arguments) override;
   Task<schema::BlockDirtyBitmapSha256> x_debug_block_dirty_bitmap_sha256(schema::BlockDirtyBitmap arguments) override;
 
  private:

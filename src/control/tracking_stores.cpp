@@ -48,6 +48,7 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.mode = given.mode;
   options.suspect_budget = node.size() / 100 * given.suspect_budget;
   options.path = given.store;
+  options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
   std::error_code error;
   const files::path real = files::canonical(name, error);

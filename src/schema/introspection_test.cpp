@@ -19,6 +19,8 @@ const std::set<std::string> extensions = {
     "blockdev-add(driver=memory)",
     "blockdev-add(driver=fault)",
     "blockdev-add(tracking",
+    "block-dirty-bitmap-clear-suspected",
+    "TRACKING_STORE_STATUS",
     "query-named-block-nodes:[](dirty-bitmaps[].inconsistent-reason",
     "query-named-block-nodes:[](dirty-bitmaps[].suspected",
 };
@@ -57,7 +59,10 @@ class Comparison {
   void command(const Json& command) {
     const std::string& name = text_of(command, "name");
     const Json* reference = qemus_.find(name);
-    ASSERT_NE(reference, nullptr) << name;
+    if (!reference) {
+      EXPECT_TRUE(is_extension(name)) << name;
+      return;
+    }
     features(command, *reference, name);
     types(text_of(command, "arg-type"), text_of(*reference, "arg-type"), name, Direction::in);
     types(text_of(command, "ret-type"), text_of(*reference, "ret-type"), name + ":",
@@ -66,7 +71,10 @@ class Comparison {
   void event(const Json& event) {
     const std::string& name = text_of(event, "name");
     const Json* reference = qemus_.find(name);
-    ASSERT_NE(reference, nullptr) << name;
+    if (!reference) {
+      EXPECT_TRUE(is_extension(name)) << name;
+      return;
+    }
     types(text_of(event, "arg-type"), text_of(*reference, "arg-type"), name + ":", Direction::out);
   }
   const std::set<std::string>& unused_extensions() const { return unused_; }

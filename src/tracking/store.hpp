@@ -21,11 +21,7 @@
 
 namespace tidemark::tracking {
 
-// What people are told of a store.
-struct StoreReport {
-  enum class Kind : std::uint8_t { failed, recovered, inconsistent, damaged } kind;
-  std::string message;
-};
+using StoreReport = TrackingReport;
 
 struct StoreOptions {
   std::string path;                       // of the store

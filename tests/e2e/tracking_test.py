@@ -1,8 +1,8 @@
 """Persistent bitmaps of the real daemon: killed under load, they are there again, and the incremental backup
 that goes on from the last point restores the disk."""
-import json
+import ctypes
 import random
-import signal
+import subprocess
 import threading
 import time
 import unittest
@@ -13,6 +13,18 @@ from lab.qmp import QmpError
 
 DISK = 16 * MiB
 GRANULE = 64 * KiB
+
+
+class _Digest(ctypes.Structure):
+    _fields_ = [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]
+
+
+def digest(data):
+    hasher = ctypes.CDLL("libxxhash.so.0").XXH3_128bits
+    hasher.restype = _Digest
+    hasher.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    found = hasher(data, len(data))
+    return f"{found.high:016x}{found.low:016x}"
 
 
 class Load:
@@ -39,12 +51,13 @@ class Load:
 
 
 class Tracking(Bed):
-    def start(self, kind, *options):
+    def start(self, kind, *options, stderr=False):
         image = "disk.img" if kind == "raw" else "disk.qcow2"
         self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
                                      "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
                                      "--blockdev", f"driver={kind},node-name=disk,file.driver=file,file.filename={image}",
-                                     "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on", *options)
+                                     "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on", *options,
+                                     stderr=subprocess.PIPE if stderr else None, text=True)
         for name in ("qmp.sock", "nbd.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         self.client = self.qmp()
@@ -192,6 +205,62 @@ class Tracking(Bed):
         self.kill()
         self.start("raw")
         self.assertGreaterEqual(self.bitmap("b")["count"], before["count"])
+
+    def test_suspicion_is_cleared_by_checksums(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        base = self.take(0, None, "b")
+        point = (self.path / "disk.img").read_bytes()
+        disk = self.disk()
+        disk.pwrite(b"changed", 5 * GRANULE)
+        disk.pwrite(point[9 * GRANULE:9 * GRANULE + 4096], 9 * GRANULE)      # as it was
+        self.kill()
+        self.start("raw")
+        self.assertEqual(self.bitmap("b")["suspected"], 2 * GRANULE)
+        granules = [{"offset": at, "digest": digest(point[at:at + GRANULE])} for at in range(0, DISK, GRANULE)]
+        answer = self.client.execute("block-dirty-bitmap-clear-suspected", node="disk", name="b", granularity=GRANULE,
+                                     granules=granules)
+        self.assertEqual(answer, {"cleared": GRANULE, "suspected": GRANULE})
+        self.kill()
+        self.start("raw")
+        self.assertEqual(self.bitmap("b")["count"], GRANULE)
+        base = self.take(1, base, "b")
+        self.assertEqual(first_difference(self.restored_point(base), self.content()), None)
+
+    def test_on_an_iothread(self):
+        self.raw("disk.img", DISK)
+        self.start("raw", "--object", "iothread,id=t0")
+        self.add_bitmap("b")
+        self.change(seed=1)
+        self.client.execute("block-export-del", id="disk")
+        self.until(lambda: not self.client.execute("query-block-exports"), "the end of the export")
+        self.client.execute("block-export-add", type="nbd", id="disk", node_name="disk", name="disk", writable=True,
+                            iothread="t0", fixed_iothread=True)
+        before = self.bitmap("b")["count"]
+        self.change(seed=2, count=100)
+        self.add_bitmap("c")
+        self.change(seed=3)
+        counts = {name: self.bitmap(name)["count"] for name in "bc"}
+        self.assertGreater(counts["b"], before)
+        self.kill()
+        self.start("raw", "--object", "iothread,id=t0")
+        for name in "bc":
+            self.assertGreaterEqual(self.bitmap(name)["count"], counts[name])
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+
+    def test_a_damaged_store_is_said_to_be(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.kill()
+        store = self.path / "disk.img.tidemark"
+        store.write_bytes(b"x" * 8192 + store.read_bytes()[8192:])
+        self.start("raw", stderr=True)
+        self.assertIsNone(self.bitmap("b"))
+        self.add_bitmap("b")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        with self.daemon.stderr as said:
+            self.assertIn("has no valid root", said.read())
 
     def test_what_cannot_be_persistent_says_why(self):
         self.raw("disk.img", DISK)

@@ -223,8 +223,7 @@ Task<> TrackedLoad::clear(TrackedNode& disk, NodeBitmap& bitmap) {
   {
     const auto guard = co_await disk.graph().drain(disk.node());
     known_[bitmap.name()].points.push_back(content());
-    bitmap.keep(bitmap.bits());
-    bitmap.bits().clear_all();
+    (void)bitmap.clear();
     bitmap.release_kept();
   }
   co_await acknowledge(disk, bitmap.name());
@@ -234,9 +233,7 @@ Task<> TrackedLoad::clear_and_undo(TrackedNode& disk, NodeBitmap& bitmap) {
   DirtyBitmap old = bitmap.bits().clone();
   {
     const auto guard = co_await disk.graph().drain(disk.node());
-    old = bitmap.bits().clone();
-    bitmap.keep(bitmap.bits());
-    bitmap.bits().clear_all();
+    old = bitmap.clear();
   }
   co_await dally(disk);
   old.truncate(bitmap.bits().size());
@@ -264,8 +261,7 @@ Task<> TrackedLoad::restart(TrackedNode& disk, NodeBitmap& bitmap) {
   co_await dally(disk);
   {
     const auto guard = co_await disk.graph().drain(disk.node());
-    bitmap.keep(bitmap.bits());
-    bitmap.bits().clear_all();
+    (void)bitmap.clear();
     bitmap.release_kept();
     bitmap.set_enabled(true);
   }

@@ -190,12 +190,23 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   disk.target_added = true;
 }
 
+// Bitmaps that outlive the daemon, where it has them: QEMU's are of no use after a crash.
 Task<> BackupRun::start() {
+  const Json version = co_await client_.execute("query-version");
+  const bool persistent = text(version, "package").starts_with("tidemark ");
+  auto started = co_await start_jobs(persistent).result();
+  const bool refused = !started && started.error().message().find("cannot be persistent") != std::string::npos;
+  if (persistent && refused) started = co_await start_jobs(false).result();
+  co_await unwrap(started);
+  for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
+}
+
+Task<> BackupRun::start_jobs(bool persistent) {
   Json actions = Json::array();
   for (const RunDisk& disk : disks_) {
-    actions.push_back(action("block-dirty-bitmap-add", Json::object({{"node", disk.choice.node},
-                                                                     {"name", disk.new_bitmap},
-                                                                     {"granularity", granularity}})));
+    Json bitmap = Json::object({{"node", disk.choice.node}, {"name", disk.new_bitmap}, {"granularity", granularity}});
+    if (persistent) bitmap.set("persistent", true);
+    actions.push_back(action("block-dirty-bitmap-add", std::move(bitmap)));
     Json backup = Json::object({{"job-id", disk.job_id},
                                 {"device", disk.choice.node},
                                 {"target", disk.target_node},
@@ -212,7 +223,6 @@ Task<> BackupRun::start() {
   time_ns_ = context_.reactor.backend().wall_clock_ns();
   Json arguments = Json::object({{"actions", std::move(actions)}});
   co_await client_.execute("transaction", std::move(arguments));
-  for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
 }
 
 // An error when one has gone: whether it went well can no longer be known.

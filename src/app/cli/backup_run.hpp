@@ -52,6 +52,7 @@ class BackupRun {
   Task<> take_point();
   Task<> prepare(RunDisk& disk);
   Task<> start();
+  Task<> start_jobs(bool persistent);
   Task<> wait();
   Result<bool> all_concluded(const Json& jobs);
   Task<> cancel_jobs();

@@ -1,6 +1,11 @@
 #include "app/daemon/daemon.hpp"
 
+#include <cstdio>
+
+#include <fmt/format.h>
+
 #include "app/version.hpp"
+#include "control/tracking_events.hpp"
 
 namespace tidemark {
 
@@ -20,6 +25,11 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       transaction_commands_(homes_, jobs_),
       object_commands_(homes_, jobs_),
       exports_(homes_, group, qmp_) {
+  const auto send = send_tracking_events(reactor, qmp_);
+  homes_.main().graph.listen_to_tracking([send](const std::string& node, const TrackingReport& report) {
+    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, report.message);
+    send(node, report);
+  });
   commands_ = command_table({.job = job_commands_,
                              .block_job = job_commands_,
                              .bitmap = bitmap_commands_,

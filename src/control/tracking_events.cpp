@@ -1,0 +1,22 @@
+#include "control/tracking_events.hpp"
+
+#include "schema/bitmap.hpp"
+
+namespace tidemark {
+
+TrackingListener send_tracking_events(Reactor& main, EventSink& events) {
+  return [&main, &events](const std::string& node, const TrackingReport& report) {
+    schema::TrackingStoreStatusEvent event;
+    event.node = node;
+    event.message = report.message;
+    switch (report.kind) {
+      case TrackingReport::Kind::failed: event.status = schema::TrackingStoreStatus::failed; break;
+      case TrackingReport::Kind::recovered: event.status = schema::TrackingStoreStatus::recovered; break;
+      case TrackingReport::Kind::inconsistent: event.status = schema::TrackingStoreStatus::inconsistent; break;
+      case TrackingReport::Kind::damaged: event.status = schema::TrackingStoreStatus::damaged; break;
+    }
+    main.post_remote([&events, event] { events.send(event); });
+  };
+}
+
+}  // namespace tidemark
