@@ -68,6 +68,7 @@ struct FileInfo {
   std::uint32_t memory_align = 512;     // what direct I/O's memory must be aligned to
   std::uint64_t device = 0, inode = 0;
   std::int64_t change_time_ns = 0;
+  std::int64_t birth_time_ns = 0;       // 0: not known
   bool read_only = false;           // a block device set read-only
 };
 

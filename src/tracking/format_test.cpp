@@ -25,6 +25,7 @@ Superblock some_root() {
   root.boot_id = "b";
   root.image.device = 1;
   root.image.change_time_ns = -5;
+  root.image.birth_time_ns = 4;
   root.image.canaries = {{4096, 8}};
   return root;
 }

@@ -29,7 +29,8 @@ Task<> read_canaries(File& file, ImageIdentity& identity) {
 
 void ImageIdentity::encode(Encoder& to) const {
   to.put(std::uint8_t{is_device}).put(device).put(inode).put(size);
-  to.put(static_cast<std::uint64_t>(change_time_ns)).text(shortened(stable_id));
+  to.put(static_cast<std::uint64_t>(change_time_ns)).put(static_cast<std::uint64_t>(birth_time_ns));
+  to.text(shortened(stable_id));
   to.put(static_cast<std::uint16_t>(canaries.size()));
   for (const Canary& canary : canaries) to.put(canary.offset).put(canary.sum);
 }
@@ -41,6 +42,7 @@ ImageIdentity ImageIdentity::decode(Decoder& from) {
   identity.inode = from.get<std::uint64_t>();
   identity.size = from.get<std::uint64_t>();
   identity.change_time_ns = static_cast<std::int64_t>(from.get<std::uint64_t>());
+  identity.birth_time_ns = static_cast<std::int64_t>(from.get<std::uint64_t>());
   identity.stable_id = from.text();
   const auto canaries = from.get<std::uint16_t>();
   for (std::uint16_t i = 0; i < canaries && from.ok(); ++i) {
@@ -61,6 +63,7 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
   if (!identity.is_device) {
     identity.inode = info.inode;
     identity.change_time_ns = info.change_time_ns;
+    identity.birth_time_ns = info.birth_time_ns;
     co_return identity;
   }
   identity.device = 0;                    // numbers of devices change from boot to boot
@@ -75,7 +78,11 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
 
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
-  if (before.device != now.device || before.inode != now.inode) return "the image is another file than the store's";
+  // Numbers of files that are gone are given to new ones.
+  const bool born_known = before.birth_time_ns != 0 && now.birth_time_ns != 0;
+  const bool reborn = born_known && before.birth_time_ns != now.birth_time_ns;
+  if (before.device != now.device || before.inode != now.inode || reborn)
+    return "the image is another file than the store's";
   if (!before.stable_id.empty() && !now.stable_id.empty() && before.stable_id != now.stable_id)
     return "the image is another device than the store's";
   if (!clean) return std::nullopt;

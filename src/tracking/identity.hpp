@@ -1,6 +1,6 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: device, inode, size and change time.  A device: a stable number of the device, its size, and
+// A file: device, inode, time of birth, size and change time.  A device: a stable number of the device, its size, and
 // the checksums of some of its blocks, its canaries.  After a clean close all of it must be as it was;
 // after a crash only what the guest's own writes cannot have changed.
 #pragma once
@@ -28,6 +28,7 @@ struct ImageIdentity {
   bool is_device = false;
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t change_time_ns = 0;
+  std::int64_t birth_time_ns = 0;         // 0: not known
   std::string stable_id;                  // of a device; empty: not known
   std::vector<Canary> canaries;           // of a device
   friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;

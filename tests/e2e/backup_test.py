@@ -4,7 +4,7 @@ import os
 import threading
 import unittest
 
-from bed import DAMAGED, DONE, MiB, Bed, first_difference
+from bed import DAMAGED, DONE, MiB, Bed, first_difference, flip
 
 
 class OneDisk(Bed):
@@ -103,8 +103,24 @@ class OneDisk(Bed):
         self.backup("--level", "full", level="full")
         self.assertEqual(self.lab.stop(self.daemon), DONE)
         self.serve("disk.img=disk")
+        self.backup("--level", "incremental", level="incremental")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        (self.path / "disk.img.tidemark").unlink()
+        self.serve("disk.img=disk")
         self.assertIn("has no bitmap since point", self.fails("backup", "backups", "--level", "incremental"))
         self.backup(level="full")
+        self.backup(level="incremental")
+
+    def test_an_image_that_somebody_wrote_meanwhile_gets_a_full_one(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup(level="full")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        flip(self.path / "disk.img", 5)
+        self.serve("disk.img=disk")
+        self.assertIn("is inconsistent", self.fails("backup", "backups", "--level", "incremental"))
+        point = self.backup(level="full")
+        self.assert_restores(point["point"], self.content())
         self.backup(level="incremental")
 
 

@@ -190,6 +190,16 @@ class Tracking(Bed):
         self.assertIn("changed while the store was closed", self.bitmap("b")["inconsistent-reason"])
         self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
 
+    def test_an_image_that_took_the_place_of_another_after_a_kill(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.kill()
+        (self.path / "disk.img").unlink()
+        self.raw("disk.img", DISK, seed=9)       # often with the same inode
+        self.start("raw")
+        self.assertEqual(self.bitmap("b")["inconsistent-reason"], "the image is another file than the store's")
+
     def test_a_failed_transaction_changes_nothing(self):
         self.raw("disk.img", DISK)
         self.start("raw")

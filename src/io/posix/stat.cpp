@@ -73,6 +73,7 @@ void fill(const struct statx& st, FileInfo& info) noexcept {
   info.device = makedev(st.stx_dev_major, st.stx_dev_minor);
   info.inode = st.stx_ino;
   info.change_time_ns = st.stx_ctime.tv_sec * 1'000'000'000 + st.stx_ctime.tv_nsec;
+  if (st.stx_mask & STATX_BTIME) info.birth_time_ns = st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec;
   info.read_only = false;
 }
 
@@ -82,7 +83,7 @@ std::int64_t stat_file(IoOp& op) noexcept {
   FileInfo& info = op.extra->info;
   const bool by_handle = op.extra->path.empty();
   const int fd = by_handle ? descriptor(op.handle) : AT_FDCWD;
-  unsigned mask = STATX_BASIC_STATS;
+  unsigned mask = STATX_BASIC_STATS | STATX_BTIME;
 #ifdef STATX_DIOALIGN
   mask |= STATX_DIOALIGN;
 #endif
