@@ -59,6 +59,8 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
 Task<> Graph::close_node(BlockNode& node) {
   if (std::exchange(node.closing_, true)) co_return;
   by_name_.erase(node.name());                           // nobody finds it from here on
+  // Who holds it drained has found it before.
+  while (std::find(drained_.begin(), drained_.end(), &node) != drained_.end()) co_await unquiesced_.wait();
   { auto guard = co_await drain(node); }                 // somebody may be asking it something
   std::vector<BlockNode*> children;
   for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());

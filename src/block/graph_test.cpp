@@ -76,6 +76,20 @@ TEST_F(GraphTest, TheNameIsFreeAsSoonAsTheNodeCloses) {
   add_disk("disk");
 }
 
+// Who holds it drained has found it, and may look at it until then.
+TEST_F(GraphTest, ANodeThatIsHeldDrainedGoesWhenItIsLetGo) {
+  add_disk("disk");
+  BlockNode& disk = node("disk");
+  run(drain_into(disk, drained));
+  Background removal = start(graph.remove(disk));
+  settle();
+  EXPECT_FALSE(removal.done());
+  EXPECT_EQ(graph.nodes().size(), 1u);
+  drained.reset();
+  EXPECT_TRUE(finish(removal).ok());
+  EXPECT_EQ(graph.nodes().size(), 0u);
+}
+
 TEST_F(GraphTest, AFilterTakesOverAllUsers) {
   add_disk("disk");
   add_disk("file");
