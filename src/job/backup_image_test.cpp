@@ -18,7 +18,7 @@ class BackupImageTest : public JobsTest {
     return *disks->run(make_image(name, backing, cluster_size));
   }
   Task<BlockNode*> make_image(std::string name, BlockNode* backing, std::uint64_t cluster_size,
-                              bool open_backing = true) {
+                              bool open_backing = true, std::uint32_t version = 3) {
     using P = Permissions;
     NodeOptions file_options;
     file_options.name = "file-" + name;
@@ -30,6 +30,7 @@ class BackupImageTest : public JobsTest {
       Qcow2CreateOptions create;
       create.size = disk_size;
       create.cluster_size = cluster_size;
+      create.version = version;
       if (backing) create.backing_file = "below";
       if (backing) create.backing_format = "qcow2";
       co_await Qcow2Driver::create(**making, create);
@@ -192,6 +193,26 @@ TEST_F(BackupImageTest, ZeroesCoverABackingFileThatIsNotOpen) {
       EXPECT_EQ(extent.mapping, Mapping::zero);
       EXPECT_EQ(extent.range, dirty);
     }
+  });
+}
+
+// Version 2 cannot say that a cluster is zero: it is written.
+TEST_F(BackupImageTest, ZeroesCoverABackingFileThatIsNotOpenInAnOldImageToo) {
+  BlockNode& base = image("base");
+  disks->fill(base);
+  BlockNode& target = *disks->run(make_image("target", &base, 64 * KiB, false, 2));
+  BlockNode& source = image("source");
+  run([&]() -> Task<> {
+    NodeBitmap& bitmap = **source.bitmaps().add("b", source.size(), 64 * KiB);
+    const Range dirty{MiB, 256 * KiB};
+    bitmap.bits().set(dirty);
+    BackupOptions options = backup("j", source, target, SyncMode::incremental);
+    options.bitmap = "b";
+    co_await start(options);
+    co_await end_of("j");
+    const Extent extent = co_await target.driver().map(dirty);
+    EXPECT_EQ(extent.mapping, Mapping::data);
+    EXPECT_EQ(extent.range, dirty);
   });
 }
 
