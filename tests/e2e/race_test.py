@@ -3,6 +3,7 @@ import unittest
 
 from bed import KiB, Bed
 from lab import processes
+from lab.qmp import QmpError
 
 SLOW = 1_000_000_000                        # nanoseconds: far longer than a command takes
 
@@ -50,6 +51,38 @@ class BitmapsUnderAWrite(Races):
 
     def test_enabled(self):
         self.begin("block-dirty-bitmap-enable", "new", disabled=True)
+
+
+class ExportsThatEnd(Races):
+    def test_the_end_of_an_export_is_not_that_of_the_next_of_its_name(self):
+        slow = {"driver": "fault", "file": {"driver": "file", "filename": "a.qcow2"},
+                "rules": [{"operation": "flush", "errno": 0, "latency-ns": SLOW}]}
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+        client = self.start("--blockdev", "memory,node-name=other,size=1048576")
+        # What is exported goes with its export, and takes its time.
+        client.execute("blockdev-add", driver="raw", node_name="top", file={"driver": "qcow2", "node-name": "image", "file": slow})
+        client.execute("block-export-add", type="nbd", id="e", node_name="image", name="e", writable=True)
+        guest = self.disk("e")
+        guest.pwrite(b"x" * 4096, 0)
+        guest.shutdown()
+        client.execute("blockdev-del", node_name="top")
+        client.execute("block-export-del", id="e", mode="hard")
+        client.execute("nbd-server-stop")
+        client.execute("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd.sock"}})
+        self.until(lambda: self.add_again(client), "the end of the first export")
+        self.until(lambda: client.execute("query-version") and self.deleted(client), "the news of it")
+        self.assertEqual([export["node-name"] for export in client.execute("query-block-exports")], ["other"])
+
+    def deleted(self, client):
+        return [event["data"]["id"] for event in client.events if event["event"] == "BLOCK_EXPORT_DELETED"]
+
+    def add_again(self, client):
+        try:
+            client.execute("block-export-add", type="nbd", id="e", node_name="other", name="e")
+            return True
+        except QmpError as error:
+            self.assertIn("already in use", error.desc)
+            return False
 
 
 if __name__ == "__main__":
