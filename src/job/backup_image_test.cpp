@@ -110,6 +110,50 @@ TEST_F(BackupImageTest, TheTopLayerWhileAGuestWrites) {
   }
 }
 
+// The file of an image that goes on being written to grows: what it grows by is not part of the point.
+TEST_F(BackupImageTest, TheFileBelowAnImageInUse) {
+  BlockNode& disk = image("disk");
+  BlockNode& file = disks->node("file-disk");
+  Edge& guest = disks->attach(disk);
+  const Content wanted = disks->content_of(file);
+  const Content data = disks->random_bytes(256 * KiB);
+  BlockNode& copy = disks->disk("copy", file.size());
+  run([&]() -> Task<> {
+    BackupOptions slowly = backup("j", file, copy);
+    slowly.job.speed = 64 * KiB;
+    co_await start(slowly);
+    for (std::uint64_t at = 0; at + data.size() <= 6 * MiB; at += data.size())
+      co_await guest.write(at, Buffers::of_const(data));
+    co_await guest.flush();
+    EXPECT_GT(file.size(), wanted.size());
+    co_await end_of("j");
+    EXPECT_TRUE(events.take().ends_with("j concluded\nj null\n"));
+    co_await expect_same(copy, wanted, "the file");
+  });
+}
+
+TEST_F(BackupImageTest, ADiskThatIsCutAndGrows) {
+  using P = Permissions;
+  BlockNode& source = disks->disk("s", MiB);
+  const Content content = disks->random_bytes(MiB);
+  disks->run(Disks::write_at(source, 0, content));
+  BlockNode& target = disks->disk("t", MiB);
+  auto guest = Edge::attach(source, Role::root, {P::consistent_read | P::write | P::resize, P::all}, "guest");
+  disks->roots.push_back(*std::move(guest));
+  Edge& edge = *disks->roots.back();
+  run([&]() -> Task<> {
+    co_await start(backup("j", source, target, SyncMode::none));
+    co_await edge.truncate(200 * KiB);
+    co_await edge.truncate(2 * MiB);
+    const Range behind{MiB, MiB};
+    co_await edge.write_zeroes(behind);
+    co_await edge.discard(behind);
+    const Range first{0, 200 * KiB};
+    co_await edge.write_zeroes(first);
+    co_await expect_same(target, content, "the disk as it was");
+  });
+}
+
 TEST_F(BackupImageTest, EmptyPartsOfTheTargetStayEmpty) {
   BlockNode& source = image("source");
   BlockNode& target = image("target");
