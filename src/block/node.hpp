@@ -83,6 +83,7 @@ class BlockNode final {
   friend class PermissionUpdate;
   friend class InFlight;
   class Timed;                      // counts a request in the statistics
+  class Marks;                      // a request's marks in the bitmaps
 
   BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
@@ -101,7 +102,7 @@ class BlockNode final {
 
   Result<> check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const;
   Result<> check_writable(const Edge& via, Range range, std::string_view verb) const;
-  bool mark(Range range, WriteFlags flags);            // false: admission has to be waited for
+  bool admitted(Range range) const noexcept { return !admission_ || admission_->admitted(range); }
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);
   Task<> write_locked(std::uint64_t offset, Buffers from, WriteFlags flags);

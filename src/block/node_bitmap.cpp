@@ -56,7 +56,7 @@ Result<NodeBitmap*> NodeBitmaps::add(std::string name, std::uint64_t disk_size, 
   if (granularity < 512 || !is_power_of_two(granularity))
     return Error(Errc::invalid_argument,
                  granularity < 512 ? "Granularity must be at least 512" : "Granularity must be power of 2");
-  all_.push_back(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
+  insert(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
   return all_.back().get();
 }
 

@@ -1,6 +1,7 @@
 // The requests of a node, as they arrive through an edge: wait while drained, check, mark, count,
 // and hand on what is aligned.  What is not goes through node_padding.cpp.
 #include "block/graph.hpp"
+#include "block/node_marks.hpp"
 #include "block/node_timed.hpp"
 
 namespace tidemark {
@@ -44,7 +45,8 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  const Marks marks(node, range, flags);
+  if (!node.admitted(range)) co_await node.admission_->admit(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
@@ -61,7 +63,8 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   Timed timed(via, node.stats_.write_zeroes, range.length);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
-  if (!node.mark(range, flags)) co_await node.admission_->admit(range);
+  const Marks marks(node, range, flags);
+  if (!node.admitted(range)) co_await node.admission_->admit(range);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.ignores_flush_;
   const Range whole = range.narrowed(node.limits_.write_zeroes_align);
   const WriteFlags part_flags = without(flags, WriteFlags::fua);
@@ -84,7 +87,8 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, WriteFlags::none)) co_await node.admission_->admit(range);
+  const Marks marks(node, range, WriteFlags::none);
+  if (!node.admitted(range)) co_await node.admission_->admit(range);
   co_await node.driver_->write_compressed(offset, from);
   timed.done();
 }
@@ -98,7 +102,8 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   while (node.options_.discard && !range.empty()) {
     const std::uint64_t max = align_down(node.limits_.max_zeroes, node.limits_.discard_align);
     const Range part{range.offset, max && range.length > max ? max : range.length};
-    if (!node.mark(part, WriteFlags::none)) co_await node.admission_->admit(part);
+    const Marks marks(node, part, WriteFlags::none);
+    if (!node.admitted(part)) co_await node.admission_->admit(part);
     auto done = co_await node.driver_->discard(part).result();
     if (!done && done.error().code() == Errc::unsupported) break;      // advisory
     if (!done) co_await done.error();

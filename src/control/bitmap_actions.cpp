@@ -53,6 +53,7 @@ Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, T
   if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
   NodeBitmap* bitmap = found->bitmap;
   auto old = std::make_shared<DirtyBitmap>(bitmap->bits().take());
+  found->node->bitmaps().begun();
   transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
   return {};
 }
@@ -64,6 +65,7 @@ Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, 
   NodeBitmap* bitmap = found->bitmap;
   transaction.on_abort([bitmap, before = bitmap->enabled()] { bitmap->set_enabled(before); });
   bitmap->set_enabled(enabled);
+  found->node->bitmaps().begun();
   return {};
 }
 

@@ -6,7 +6,8 @@
 namespace tidemark {
 namespace {
 
-// On the node's thread.  Nothing happens between an action and its commit: no drain is needed.
+// On the node's thread.  Nothing happens between an action and its commit, and what is under way marks
+// bitmaps that begin meanwhile when it ends: no drain is needed.
 template <class Arguments>
 Task<> carry_out(Result<> (*action)(Graph&, const Arguments&, Transaction&), Graph& graph, const Arguments& arguments) {
   Transaction transaction;

@@ -190,12 +190,12 @@ Task<> Exports::stop() {
   if (!server_) co_return;
   auto stopping = std::move(server_);
   co_await stopping->stop(NbdServer::StopMode::orderly);
-  auto ended = std::move(exports_);
-  exports_.clear();
-  for (auto& [id, entry] : ended) {
-    if (entry.shutting_down) continue;               // tells of itself
+  for (auto place = exports_.begin(); place != exports_.end();) {
+    const auto at = place++;
+    if (at->second.shutting_down) continue;          // ends, and tells of itself
     schema::BlockExportDeletedEvent event;
-    event.id = id;
+    event.id = at->first;
+    exports_.erase(at);
     events_.send(event);
   }
 }

@@ -116,13 +116,13 @@ Task<> FileDriver::discard(Range range) {
 Task<> FileDriver::flush() { return durable(file_.sync()); }
 
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that
-// went through the page cache may be called durable again.
+// went through the page cache may be called durable again, nor what was asked at the same time.
 Task<> FileDriver::durable(Task<> work) {
   if (lost_) co_await *lost_;
   const Result<> done = co_await std::move(work).result();
-  if (done) co_return;
-  if (!direct_) lost_ = done.error();
-  co_await done.error();
+  if (!done && !direct_ && !lost_) lost_ = done.error();
+  if (lost_) co_await *lost_;
+  co_await unwrap(done);
 }
 
 Task<> FileDriver::truncate(std::uint64_t size) {

@@ -123,6 +123,8 @@ bool InlineIo::try_memory(IoOp& op) noexcept {
 
 bool InlineIo::try_without_waiting(IoOp& op, bool& allowed) noexcept {
   const std::int64_t result = transfer_now(op, RWF_NOWAIT);
+  // Linux 5.9 and 5.10 may say "end of file" of what is just not cached (preadv2(2), BUGS).
+  if (result == 0 && op.kind == IoOp::Kind::read) return false;
   if (result >= 0) return finish(op, result);
   if (result != -EAGAIN) allowed = false;        // refused, or an error: the long way says which
   return false;

@@ -53,6 +53,15 @@ TEST_F(InlineIoTest, WritesAndReadsThePageCache) {
   EXPECT_EQ(result_, 4096);
 }
 
+TEST_F(InlineIoTest, LeavesItToOthersToFindTheEnd) {
+  open(directory_ / "file");
+  EXPECT_FALSE(try_transfer(IoOp::Kind::read, 0, 4096));
+  const bool learning = try_transfer(IoOp::Kind::write, 0, 4096);
+  EXPECT_TRUE(learning || try_transfer(IoOp::Kind::write, 0, 4096));
+  EXPECT_TRUE(try_transfer(IoOp::Kind::read, 0, 4096));
+  EXPECT_FALSE(try_transfer(IoOp::Kind::read, 4096, 4096));
+}
+
 TEST_F(InlineIoTest, LeavesWhatMayWait) {
   open(directory_ / "file");
   for (int i = 0; i < 2; ++i) {
