@@ -219,7 +219,11 @@ TEST_F(DirectoryTest, PlansByPointsAndBitmaps) {
   EXPECT_EQ(incremental->base_bitmap, bitmap);
 
   EXPECT_FALSE(plan_disk(directory, "vda", size, {good}, BackupLevel::full)->base);
-  EXPECT_FALSE(plan_disk(directory, "vda", size + 512, {good}, BackupLevel::automatic)->base);
+  for (const auto& bitmaps : {std::vector{good}, std::vector<NodeBitmapState>{}}) {
+    const auto resized = plan_disk(directory, "vda", size + 512, bitmaps, BackupLevel::automatic);
+    EXPECT_FALSE(resized->base);
+    EXPECT_EQ(resized->full_reason, "the disk has 37888 bytes, it had 37376 at point " + full);
+  }
   EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, false, false, false}}, BackupLevel::automatic)->base);
   EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, true, false, true}}, BackupLevel::automatic)->base);
   EXPECT_FALSE(plan_disk(directory, "vda", size, {}, BackupLevel::incremental));

@@ -16,6 +16,7 @@ void print_point(const Context& context, const PointManifest& point, const std::
                                    {"size", disk.size},
                                    {"level", disk.plan.base ? "incremental" : "full"},
                                    {"base", disk.plan.base ? Json(*disk.plan.base) : Json()},
+                                   {"full-reason", disk.plan.base ? Json() : Json(disk.plan.full_reason)},
                                    {"stored-bytes", disk.manifest.stored_bytes}}));
     print_json(Json::object(
         {{"point", point.id}, {"time", utc_time(point.time_ns)}, {"seconds", point.seconds}, {"disks", std::move(rows)}}));
