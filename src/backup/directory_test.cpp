@@ -9,6 +9,7 @@
 #include "backup/plan.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "task/finally.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -121,6 +122,71 @@ TEST_F(DirectoryTest, LitterOfADeadWriterIsRemoved) {
   auto next = open(BackupDirectory::Open::write);
   EXPECT_FALSE(std::filesystem::exists(next.new_path(*id)));
   close(next);
+}
+
+TEST_F(DirectoryTest, WhatAnInterruptedCreationLeftIsNoObstacle) {
+  std::filesystem::create_directories(path_ + "/points");
+  for (const char* name : {"/lock", "/tidemark-backup.json.tmp-0123456789abcdef"}) std::ofstream(path_ + name) << "";
+  auto directory = open(BackupDirectory::Open::create);
+  EXPECT_EQ(directory.id().size(), 16u);
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/tidemark-backup.json.tmp-0123456789abcdef"));
+  close(directory);
+}
+
+TEST_F(DirectoryTest, PointsWithoutAMarkerAreForeign) {
+  std::filesystem::create_directories(path_ + "/points/something");
+  auto opened = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::create));
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), Errc::exists);
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/lock"));
+}
+
+TEST_F(DirectoryTest, ANewDirectoryWithoutPointsIsRetracted) {
+  auto made = open(BackupDirectory::Open::create);
+  EXPECT_TRUE(run(made.retract()));
+  close(made);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+
+  std::filesystem::create_directory(path_);        // not ours to remove, only what we put there
+  auto filled = open(BackupDirectory::Open::create);
+  EXPECT_TRUE(run(filled.retract()));
+  close(filled);
+  EXPECT_TRUE(std::filesystem::is_empty(path_));
+
+  auto used = open(BackupDirectory::Open::create);
+  add_point(used, {}, {0}, {});
+  EXPECT_TRUE(run(used.retract()));
+  close(used);
+  auto again = open(BackupDirectory::Open::create);
+  EXPECT_EQ(again.points().size(), 1u);
+  EXPECT_TRUE(run(again.retract()));
+  close(again);
+  EXPECT_TRUE(std::filesystem::exists(path_ + "/tidemark-backup.json"));
+}
+
+TEST_F(DirectoryTest, OneOfTwoThatBeginAtOnceMakesIt) {
+  for (int round = 0; round < 20; ++round) {
+    std::filesystem::remove_all(path_);
+    std::optional<Result<BackupDirectory>> opened[2];
+    auto begin = [&](int which) -> Task<> {
+      auto outcome = co_await BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::create).result();
+      opened[which].emplace(std::move(outcome));
+    };
+    auto both = [&](TaskGroup& group) -> Task<> {
+      group.spawn(begin(0));
+      group.spawn(begin(1));
+      co_await group.join();
+    };
+    ASSERT_TRUE(run(with_group(*reactor_, both)));
+    ASSERT_NE(opened[0]->ok(), opened[1]->ok());
+    auto& winner = opened[0]->ok() ? *opened[0] : *opened[1];
+    const Error loser = (opened[0]->ok() ? *opened[1] : *opened[0]).error();
+    EXPECT_EQ(loser.code(), Errc::busy) << loser.message();
+    close(*winner);
+    auto again = open(BackupDirectory::Open::write);
+    EXPECT_EQ(again.id(), winner->id());
+    close(again);
+  }
 }
 
 TEST_F(DirectoryTest, FindsPointsAndTheirChains) {

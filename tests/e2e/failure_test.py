@@ -73,6 +73,46 @@ class Interrupted(Bed):
         self.assert_goes_on()
 
 
+class First(Bed):
+    """A first backup that fails leaves no backup directory."""
+
+    def test_nothing_is_left(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        (self.path / "empty").mkdir()
+        (self.path / "vm.json").write_text("{")
+        for directory in ("backups", "empty"):
+            for words in (["--disk", "nobody"], ["--disk", "disk=."], ["--level", "incremental"],
+                          ["--machine", "vm.json"], ["--machine", "nothing.json"]):
+                self.fails("backup", directory, *words)
+                self.assertFalse((self.path / "backups").exists(), words)
+                self.assertEqual(list((self.path / "empty").iterdir()), [], words)
+        process = self.start_slow_backup()
+        process.send_signal(signal.SIGINT)
+        code, _, err = self.end_of(process)
+        self.assertEqual(code, INTERRUPTED)
+        self.assertEqual(err, "tidemark: interrupted; nothing was left behind\n")
+        self.assertFalse((self.path / "backups").exists())
+        process = self.start_slow_backup()
+        self.fails("backup", "backups")
+        self.daemon.kill()
+        self.assertEqual(self.end_of(process)[0], FAILED)
+        self.assertFalse((self.path / "backups").exists())
+
+    def test_two_at_once(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        both = [self.lab.start(self.tidemark, "backup", "backups", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for _ in range(2)]
+        ends = sorted((self.end_of(process)[::2] for process in both))
+        self.assertEqual(ends[0], (DONE, ""))
+        if ends[1] != (DONE, ""):
+            self.assertEqual(ends[1][0], FAILED)
+            self.assertIn("in use by another backup", ends[1][1])
+        self.assertEqual(len(self.json("list", "backups")["points"]), sum(end == (DONE, "") for end in ends))
+        self.backup(level="incremental")
+
+
 class FullDisk(Bed):
     def setUp(self):
         super().setUp()
@@ -94,8 +134,7 @@ class FullDisk(Bed):
             self.assertEqual(qmp.execute("query-jobs"), [])
             self.assertNotIn("tidemark-", str([n["node-name"] for n in qmp.execute("query-named-block-nodes")]))
         self.assertEqual(self.json("bitmap", "list", "disk"), [])
-        points = self.small / "backups" / "points"
-        self.assertEqual(list(points.iterdir()) if points.exists() else [], [])
+        self.assertEqual(list(self.small.iterdir()), [])
         self.change()
         self.assert_restores(self.backup(level="full")["point"], self.content())
 

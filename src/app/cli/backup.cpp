@@ -32,8 +32,12 @@ void print_point(const Context& context, const PointManifest& point, const std::
 
 Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& directory, BackupOptions options) {
   BackupRun backup(context, client, directory, std::move(options));
-  const PointManifest point = co_await backup.run();
-  print_point(context, point, backup.disks());
+  auto point = co_await backup.run().result();
+  if (!point) {
+    (void)co_await directory.retract().result();
+    co_await point.error();
+  }
+  print_point(context, *point, backup.disks());
 }
 
 Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions options) {
