@@ -30,12 +30,23 @@ void print_point(const Context& context, const PointManifest& point, const std::
   print_line(fmt::format("point {} complete in {}", point.id, human_duration(point.seconds)));
 }
 
+// A daemon that is gone has taken what was in it along.
+Error with_what_is_left(const Error& why, const Result<>& undone) {
+  if (!undone && why.code() != Errc::disconnected)
+    return Error(why.code(), fmt::format("{}; the next backup will clean up, it could not be done now: {}", why.message(),
+                                         undone.error().message()));
+  if (undone && why.code() == Errc::cancelled) return Error(Errc::cancelled, "interrupted; nothing was left behind");
+  return why;
+}
+
 Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& directory, BackupOptions options) {
   BackupRun backup(context, client, directory, std::move(options));
   auto point = co_await backup.run().result();
   if (!point) {
-    (void)co_await directory.retract().result();
-    co_await point.error();
+    auto undone = co_await backup.undo().result();
+    auto retracted = co_await directory.retract().result();
+    if (undone) undone = retracted;
+    co_await with_what_is_left(point.error(), undone);
   }
   print_point(context, *point, backup.disks());
 }

@@ -208,6 +208,11 @@ Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToke
   }
 }
 
+// A command that had something to clean up says so itself.
+std::string interruption(const Error& error) {
+  return error.message().starts_with("interrupted") ? error.message() : "interrupted";
+}
+
 Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& signals) {
   CancelSource interrupted;
   Context context{reactor, interrupted.token(), options.json,
@@ -219,7 +224,7 @@ Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& si
   auto outcome = co_await with_group(reactor, body).result();
   if (outcome) co_return *outcome;
   const bool stopped = interrupted.requested() && outcome.error().code() == Errc::cancelled;
-  fmt::print(stderr, "tidemark: {}\n", stopped ? "interrupted; nothing was left behind" : outcome.error().message());
+  fmt::print(stderr, "tidemark: {}\n", stopped ? interruption(outcome.error()) : outcome.error().message());
   if (stopped) co_return Exit::interrupted;
   co_return outcome.error().code() == Errc::corrupt ? Exit::damaged : Exit::failed;
 }

@@ -52,7 +52,9 @@ Task<WalkReport> copy(const Context& context, Edge& source, Expectations& expect
     if (published) co_return *std::move(filled);
     filled = published.error();
   }
-  (void)co_await target->discard().result();
+  auto discarded = co_await target->discard().result();
+  if (discarded && filled.error().code() == Errc::cancelled)
+    co_await Error(Errc::cancelled, "interrupted; nothing was left behind");
   co_await filled.error();
 }
 
