@@ -175,8 +175,8 @@ void add_job(CLI::App& app, Options& options) {
 void add_qmp_verb(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("qmp", "run one QMP command, or those that standard input gives line by line");
   auto chosen = std::make_shared<QmpOptions>();
-  command->add_option("COMMAND", chosen->command);
-  command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, or one JSON object")->type_name("");
+  command->add_option("COMMAND", chosen->command, "its name; none: standard input gives commands");
+  command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, also KEY.MEMBER=VALUE and KEY.0=VALUE, or one JSON object")->type_name("");
   add_qmp(command, options);
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return qmp(context, *chosen); };

@@ -3,24 +3,37 @@
 #include <cstdio>
 
 #include "app/cli/commands.hpp"
+#include "schema/description.hpp"
+#include "schema/keyval.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
 namespace {
 
-// key=value pairs; a value that is JSON (a number, true, an object) is taken as that, else as a string.
-Result<Json> parse_arguments(const std::vector<std::string>& words) {
-  if (words.size() == 1 && words[0].starts_with("{")) return parse_json(words[0]);
-  Json arguments = Json::object();
+// In a word of its own a comma is only a comma; in keyval it is written twice.
+std::string keyval_of(const std::vector<std::string>& words) {
+  std::string text;
   for (const std::string& word : words) {
-    const auto at = word.find('=');
-    if (at == std::string::npos || at == 0)
-      return Error(Errc::invalid_argument, fmt::format("'{}' is neither KEY=VALUE nor a JSON object", word));
-    const std::string value = word.substr(at + 1);
-    auto json = parse_json(value);
-    arguments.set(word.substr(0, at), json ? *std::move(json) : Json(value));
+    if (!text.empty()) text += ',';
+    for (const char c : word) text.append(c == ',' ? 2 : 1, c);
   }
-  return arguments;
+  return text;
+}
+
+// KEY=VALUE words become what the schema says of the command's arguments; nothing is guessed from their text.
+Result<Json> parse_arguments(const std::string& command, const std::vector<std::string>& words) {
+  if (words.empty()) return Json::object();
+  if (words.size() == 1 && words[0].starts_with("{")) return parse_json(words[0]);
+  for (const std::string& word : words)
+    if (word.find('=') == std::string::npos || word.starts_with("="))
+      return Error(Errc::invalid_argument, fmt::format("'{}' is neither KEY=VALUE nor a JSON object", word));
+  const schema::CommandDescription* known = schema::find_command(command);
+  if (!known)
+    return Error(Errc::command_not_found,
+                 fmt::format("'{}' is no command that is known here; give its arguments as a JSON object", command));
+  auto tree = schema::parse_keyval(keyval_of(words));
+  if (!tree) return tree.error();
+  return known->normalise(*tree, schema::Spelling::keyval);
 }
 
 Task<> print_events(QmpClient& client) {
@@ -36,7 +49,7 @@ Result<Json> parse_line(const std::string& line) {
     words.push_back(line.substr(at, end - at));
     at = end;
   }
-  auto arguments = parse_arguments({words.begin() + 1, words.end()});
+  auto arguments = parse_arguments(words[0], {words.begin() + 1, words.end()});
   if (!arguments) return arguments.error();
   return Json::object({{"execute", words[0]}, {"arguments", *std::move(arguments)}});
 }
@@ -81,7 +94,7 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
 
 Task<Exit> run(const Context& context, QmpClient& client, QmpOptions options) {
   if (options.command.empty()) co_return co_await interact(context, client);
-  Json arguments = co_await unwrap(parse_arguments(options.arguments));
+  Json arguments = co_await unwrap(parse_arguments(options.command, options.arguments));
   if (!arguments.is_object()) co_await Error(Errc::invalid_argument, "a command's arguments are a JSON object");
   print_json(co_await client.execute(options.command, std::move(arguments)));
   co_return Exit::ok;
