@@ -3,7 +3,22 @@
 #include "io/threads/threads_backend.hpp"
 #include "io/uring/uring_backend.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
 namespace tidemark {
+
+void open_standard_streams() noexcept {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)::open("/dev/null", O_RDWR);     // takes the lowest free number
+}
+
+void complain(std::string_view program, std::string_view line) noexcept {
+  std::fprintf(stderr, "%.*s: %.*s\n", static_cast<int>(program.size()), program.data(), static_cast<int>(line.size()), line.data());
+}
 
 Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const ThreadOptions& options) {
   if (aio == "threads") return make_threads_backend(options.workers_max);

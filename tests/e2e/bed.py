@@ -81,6 +81,7 @@ class Bed(unittest.TestCase):
         """tidemark serve of the given FILE=NAMEs; ready when it returns."""
         self.daemon = self.lab.start(self.tidemark, "serve", *disks, "--nbd", "nbd.sock", *options,
                                      stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.daemon.stdout.close)
         for name in ("nbd.sock", "qmp.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         return self.daemon

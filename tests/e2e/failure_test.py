@@ -238,6 +238,41 @@ class Wrong(Bed):
         os.close(writer)
         self.assertNotEqual(done.returncode, DONE)
 
+    def test_output_that_cannot_be_written(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        with open("/dev/full", "w") as full:
+            for words in (["--help"], ["--version"], ["list", "backups"], ["backup", "backups"], ["verify", "backups"],
+                          ["--json", "list", "backups"], ["job", "list"], ["bitmap", "list"], ["qmp", "query-commands"],
+                          ["restore", "backups", "--to", "out.img"]):
+                done = self.lab.run(self.tidemark, *words, ok=None, timeout=20, stdout=full)
+                self.assertEqual((done.returncode, done.stderr),
+                                 (FAILED, "tidemark: done, but its output is lost: No space left on device\n"), words)
+            for words in (["--help"], ["--version"], ["--announce", "--nbd-server", "addr.type=unix,addr.path=n.sock", "--blockdev",
+                                                      "driver=null-co,node-name=n", "--export", "nbd,id=e,node-name=n"]):
+                done = self.lab.run(self.tidemarkd, *words, ok=None, timeout=20, stdout=full)
+                self.assertEqual((done.returncode, done.stderr),
+                                 (FAILED, "tidemarkd: write to standard output: No space left on device\n"), words)
+        self.assertEqual(len(self.json("list", "backups")["points"]), 2)
+
+    def test_standard_streams_that_are_not_there(self):
+        """Messages neither end the program in another way nor go into a file that took a stream's number."""
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup()
+        before = (self.path / "disk.img").read_bytes()
+        with open("/dev/full", "w") as full:
+            self.assertEqual(self.lab.run(self.tidemark, "list", "nothing", ok=None, stderr=full).returncode, FAILED)
+            self.assertEqual(self.lab.run(self.tidemarkd, "--pidfile", "no/thing", ok=None, stderr=full).returncode, FAILED)
+        for words in (["--json", "backup", "backups"], ["verify", "backups", "--all"], ["restore", "backups", "--to", "out.img"],
+                      ["restore", "backups", "--to", "disk.img"]):
+            done = self.lab.run("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", self.tidemark, *words, ok=None, timeout=30)
+            self.assertEqual(done.returncode, FAILED if "disk.img" in words else DONE, words)
+        self.assertEqual(first_difference((self.path / "disk.img").read_bytes(), before), None)
+        self.assertEqual([row["ok"] for row in self.json("verify", "backups", "--all")], [True, True])
+        self.assertEqual(first_difference((self.path / "out.img").read_bytes(), before), None)
+
     def test_restore_replaces_only_files(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")

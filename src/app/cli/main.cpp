@@ -1,7 +1,9 @@
 // tidemark: the command line for people.  Parses, starts a reactor, runs one command of commands.hpp.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <unistd.h>
 
@@ -224,21 +226,29 @@ Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& si
   auto outcome = co_await with_group(reactor, body).result();
   if (outcome) co_return *outcome;
   const bool stopped = interrupted.requested() && outcome.error().code() == Errc::cancelled;
-  fmt::print(stderr, "tidemark: {}\n", stopped ? interruption(outcome.error()) : outcome.error().message());
+  print_error(stopped ? interruption(outcome.error()) : outcome.error().message());
   if (stopped) co_return Exit::interrupted;
   co_return outcome.error().code() == Errc::corrupt ? Exit::damaged : Exit::failed;
+}
+
+// What was printed has to have arrived: a full disk shows here at the latest.
+Exit output_checked(Exit outcome) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return outcome;
+  const char* done = outcome == Exit::ok ? "done, but its output is lost" : "the output is lost";
+  print_error(fmt::format("{}: {}", done, std::strerror(errno)));
+  return outcome == Exit::ok ? Exit::failed : outcome;
 }
 
 Exit run(const Options& options) {
   auto backend = make_backend(options.aio);
   if (!backend) {
-    fmt::print(stderr, "tidemark: {}\n", backend.error().message());
+    print_error(backend.error().message());
     return Exit::failed;
   }
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
   if (!signals) {
-    fmt::print(stderr, "tidemark: {}\n", signals.error().message());
+    print_error(signals.error().message());
     return Exit::failed;
   }
   auto outcome = reactor.run(run_command(reactor, options, *signals));
@@ -269,14 +279,20 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    fmt::print(stderr, "tidemark: {} (see tidemark --help)\n", error.what());
+    if (error.get_exit_code() == 0) {
+      app.exit(error);
+      return static_cast<int>(output_checked(Exit::ok));
+    }
+    print_error(fmt::format("{} (see tidemark --help)", error.what()));
     return static_cast<int>(Exit::usage);
   }
-  return static_cast<int>(options.immediate ? options.immediate() : run(options));
+  return static_cast<int>(options.immediate ? options.immediate() : output_checked(run(options)));
 }
 
 }  // namespace
 }  // namespace tidemark::cli
 
-int main(int argc, char** argv) { return tidemark::cli::main(argc, argv); }
+int main(int argc, char** argv) {
+  tidemark::open_standard_streams();
+  return tidemark::cli::main(argc, argv);
+}

@@ -81,7 +81,7 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
     }
     auto command = parse_line(line);
     if (!command) {
-      fmt::print(stderr, "tidemark: {}\n", command.error().message());
+      print_error(command.error().message());
       outcome = Exit::failed;
       continue;
     }
@@ -89,6 +89,7 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
     co_await print_events(client);
     print_line(tidemark::to_text(answer));
     if (answer.find("error")) outcome = Exit::failed;
+    if (std::ferror(stdout)) co_return Exit::failed;            // nobody would see what comes
   }
 }
 

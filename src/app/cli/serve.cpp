@@ -104,14 +104,14 @@ Result<std::vector<std::string>> daemon_arguments(const std::string& qmp_socket,
 Exit serve(const std::string& qmp_socket, const ServeOptions& options) {
   auto words = daemon_arguments(qmp_socket, options);
   if (!words) {
-    fmt::print(stderr, "tidemark: {}\n", words.error().message());
+    print_error(words.error().message());
     return Exit::failed;
   }
   std::vector<char*> arguments;
   for (std::string& word : *words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
-  fmt::print(stderr, "tidemark: {}: {}\n", (*words)[0], std::strerror(errno));
+  print_error(fmt::format("run '{}': {}", (*words)[0], std::strerror(errno)));
   return Exit::failed;
 }
 

@@ -94,7 +94,7 @@ Task<Exit> verify_points(const Context& context, const BackupDirectory& director
     }
   if (context.json) print_json(rows);
   if (options.all)
-    for (const std::string& line : directory.damaged()) fmt::print(stderr, "tidemark: damaged point {}\n", line);
+    for (const std::string& line : directory.damaged()) print_error("damaged point " + line);
   co_return damaged ? Exit::damaged : Exit::ok;
 }
 

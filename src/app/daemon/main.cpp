@@ -1,4 +1,5 @@
 // tidemarkd: the daemon.  Parses, goes to the background when asked to, and runs a Daemon until it is told to end.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 
@@ -15,7 +16,7 @@ namespace tidemark {
 namespace {
 
 int fail(const Error& error) {
-  fmt::print(stderr, "tidemarkd: {}\n", error.message());
+  complain("tidemarkd", error.message());
   return 1;
 }
 
@@ -29,11 +30,16 @@ Task<> watch_signals(SignalWatch& signals, Daemon& daemon, CancelToken done) {
   }
 }
 
+Result<> printed() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
+  return Error::from_errno(errno, "write to standard output");
+}
+
 Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
   co_await daemon.start(options.steps);
   if (options.announce) {
-    for (const std::string& uri : daemon.uris()) fmt::print("{}\n", uri);
-    std::fflush(stdout);
+    for (const std::string& uri : daemon.uris()) std::puts(uri.c_str());
+    co_await unwrap(printed());
   }
   background.ready();
   co_await daemon.wait_for_quit();
@@ -83,12 +89,17 @@ int run_daemon(const DaemonOptions& options) {
 int main(int argc, char** argv) {
   auto options = parse_daemon_options(argc, argv);
   if (!options) return fail(options.error());
-  if (options->show_help) return std::fputs(daemon_help, stdout), 0;
-  if (options->show_version) return fmt::print("tidemarkd {}\n", version_text), 0;
-  return run_daemon(*options);
+  if (options->show_help) std::fputs(daemon_help, stdout);
+  else if (options->show_version) std::printf("tidemarkd %s\n", version_text);
+  else return run_daemon(*options);
+  const auto told = printed();
+  return told ? 0 : fail(told.error());
 }
 
 }  // namespace
 }  // namespace tidemark
 
-int main(int argc, char** argv) { return tidemark::main(argc, argv); }
+int main(int argc, char** argv) {
+  tidemark::open_standard_streams();
+  return tidemark::main(argc, argv);
+}
