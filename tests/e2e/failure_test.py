@@ -284,9 +284,9 @@ class Wrong(Bed):
 
 
 class Daemon(Bed):
-    def daemon_fails(self, *words):
+    def daemon_fails(self, *words, expect=FAILED):
         done = self.lab.run(self.tidemarkd, *words, ok=None, timeout=20)
-        self.assertEqual(done.returncode, FAILED, done.stderr)
+        self.assertEqual(done.returncode, expect, done.stderr)
         self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
         return done.stderr
 
@@ -317,8 +317,11 @@ class Daemon(Bed):
     def test_what_cannot_start_says_why_and_leaves_nothing(self):
         self.assertIn("nothing.img", self.daemon_fails("--blockdev", "driver=file,node-name=f,filename=nothing.img"))
         self.assertIn("nothing.img", self.daemon_fails("--daemonize", "--blockdev", "driver=file,node-name=f,filename=nothing.img"))
-        self.assertIn("nonsense", self.daemon_fails("--blockdev", "driver=nonsense,node-name=f"))
-        self.assertIn("nonsense", self.daemon_fails("--nonsense"))
+        for words in (["--blockdev", "driver=nonsense,node-name=f"], ["--nonsense"], ["nonsense"], ["--daemonize", "--nonsense"],
+                      ["--export", "nbd,id=e,node-name=n,writable=nonsense"]):
+            self.assertIn("nonsense", self.daemon_fails(*words, expect=USAGE))
+        self.daemon_fails("--pidfile", expect=USAGE)
+        self.assertIn("nonsense", self.daemon_fails("--aio", "nonsense", expect=USAGE))
         self.daemon_fails("--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "type=nbd,id=e,node-name=none")
         self.assertFalse((self.path / "nbd.sock").exists())
 

@@ -30,6 +30,7 @@ struct Options {
 };
 
 constexpr const char* exit_codes =
+    "Every verb takes --json, --quiet and --aio METHOD.\n"
     "Exit codes: 0 done; 1 failed, nothing was changed; 2 wrong usage; 3 a backup is damaged; 130 interrupted.";
 
 std::string default_socket(const char* file) {
@@ -114,7 +115,7 @@ void add_list_and_verify(CLI::App& app, Options& options) {
   });
   auto chosen = std::make_shared<VerifyOptions>();
   auto* command = app.add_subcommand("verify", "read every granule of a point back and check it");
-  command->add_option("DIRECTORY", chosen->directory)->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required();
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
   command->add_flag("--all", chosen->all, "all points");
   command->callback([=, &options] {
@@ -129,10 +130,10 @@ void add_bitmap(CLI::App& app, Options& options) {
   auto verb = [&](const char* name, const char* help, Verb which) {
     auto* command = group->add_subcommand(name, help);
     add_qmp(command, options);
-    auto* node = command->add_option("NODE", chosen->node);
+    auto* node = command->add_option("NODE", chosen->node, "a block node's name, as in --blockdev node-name=NODE and serve FILE=NODE");
     if (which != Verb::list) {
       node->required();
-      command->add_option("NAME", chosen->name)->required();
+      command->add_option("NAME", chosen->name, "the bitmap's name")->required();
     }
     command->callback([=, &options] {
       chosen->verb = which;
@@ -148,7 +149,8 @@ void add_bitmap(CLI::App& app, Options& options) {
   verb("clear", "mark everything clean", Verb::clear);
   verb("enable", "record from now on", Verb::enable);
   verb("disable", "stop recording", Verb::disable);
-  verb("merge", "add other bitmaps' bits to NAME", Verb::merge)->add_option("SOURCE", chosen->sources)->required();
+  verb("merge", "add other bitmaps' bits to NAME", Verb::merge)
+      ->add_option("SOURCE", chosen->sources, "the other bitmaps, of the same node")->required();
 }
 
 void add_job(CLI::App& app, Options& options) {
@@ -158,7 +160,7 @@ void add_job(CLI::App& app, Options& options) {
   auto verb = [&](const char* name, const char* help, Verb which) {
     auto* command = group->add_subcommand(name, help);
     add_qmp(command, options);
-    if (which != Verb::list) command->add_option("JOB", chosen->id)->required();
+    if (which != Verb::list) command->add_option("JOB", chosen->id, "a job's name, as job list shows it")->required();
     command->callback([=, &options] {
       chosen->verb = which;
       options.command = [=](const Context& context) { return job(context, *chosen); };

@@ -15,9 +15,11 @@
 namespace tidemark {
 namespace {
 
-int fail(const Error& error) {
+enum ExitStatus : int { done = 0, failed = 1, wrong_usage = 2 };      // tidemark's, too
+
+int fail(const Error& error, ExitStatus status = failed) {
   complain("tidemarkd", error.message());
-  return 1;
+  return status;
 }
 
 // The first signal ends the daemon in order; the second at once.
@@ -83,17 +85,17 @@ int run_daemon(const DaemonOptions& options) {
   if (!signals) return fail(signals.error());
   auto outcome = reactor.run(run(reactor, *signals, options, background));
   (void)reactor.run(signals->close());
-  return outcome ? 0 : fail(outcome.error());
+  return outcome ? done : fail(outcome.error());
 }
 
 int main(int argc, char** argv) {
   auto options = parse_daemon_options(argc, argv);
-  if (!options) return fail(options.error());
+  if (!options) return fail(options.error(), wrong_usage);
   if (options->show_help) std::fputs(daemon_help, stdout);
   else if (options->show_version) std::printf("tidemarkd %s\n", version_text);
   else return run_daemon(*options);
   const auto told = printed();
-  return told ? 0 : fail(told.error());
+  return told ? done : fail(told.error());
 }
 
 }  // namespace

@@ -57,6 +57,13 @@ Result<> add_step(DaemonOptions& options, std::string_view name, const schema::K
   return {};
 }
 
+Result<> take_aio(DaemonOptions& options, std::string name) {
+  if (name != "io_uring" && name != "threads")
+    return Error(Errc::invalid_argument, "--aio '" + name + "' is unknown; use io_uring or threads");
+  options.aio = std::move(name);
+  return {};
+}
+
 Result<> take_option(DaemonOptions& options, int which) {
   switch (which) {
     case Option::blockdev: return add_step<schema::BlockdevOptions>(options, "blockdev", {"driver", false});
@@ -67,7 +74,7 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
     case Option::pidfile: options.pidfile = optarg; return {};
     case Option::daemonize: options.daemonize = true; return {};
-    case Option::aio: options.aio = optarg; return {};
+    case Option::aio: return take_aio(options, optarg);
     case Option::announce: options.announce = true; return {};
     case Option::version: options.show_version = true; return {};
     case Option::help: options.show_help = true; return {};
