@@ -3,7 +3,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
+from bed import DONE, FAILED, INTERRUPTED, Bed, MiB, processes
 from monitor import Monitor
 
 
@@ -70,6 +70,57 @@ class Watch(Faked):
             self.assertEqual([entry["id"] for entry in qmp.execute("query-jobs")], [job])
         backup.send_signal(signal.SIGINT)
         self.assertEqual(self.end_of(backup)[0], INTERRUPTED)
+
+
+class Silence(Faked):
+    def silent(self, *words, expect=FAILED):
+        monitor = Monitor(self.path / "qmp.sock")
+        self.addCleanup(monitor.close)
+        return self.lab.start(self.tidemark, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def test_nobody_greets(self):
+        """As qemu-storage-daemon's monitor while another client has it."""
+        code, out, err = self.end_of(self.silent("backup", "backups"))
+        self.assertEqual((code, out), (FAILED, ""))
+        self.assertRegex(err, r"^tidemark: 'qmp.sock' takes connections but does not greet: .*\n$")
+        self.assertFalse((self.path / "backups").exists())
+
+    def test_interrupted_while_nobody_greets(self):
+        process = self.silent("job", "list")
+        self.until(lambda: self.catches(process, signal.SIGINT), "a program that catches Ctrl-C")
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(self.end_of(process, patience=5), (INTERRUPTED, "", "tidemark: interrupted\n"))
+
+    def test_a_busy_storage_daemon(self):
+        self.raw("disk.img", 1 * MiB)
+        daemon = self.lab.start("qemu-storage-daemon", "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
+                                "--monitor", "chardev=c")
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.until(lambda: self.lab.run(self.tidemark, "job", "list", ok=None).returncode == DONE, "a monitor that answers")
+        with self.qmp():
+            self.assertIn("'qmp.sock' takes connections but does not greet", self.fails("job", "list"))
+        self.assertEqual(self.json("job", "list"), [])
+
+    def test_a_daemon_that_stops_answering_can_be_left(self):
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+        process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 text=True)
+        process.stdin.write("query-jobs\n")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.readline(), '{"return": []}\n')
+        self.daemon.send_signal(signal.SIGSTOP)
+        try:
+            process.stdin.write("query-jobs\n")
+            process.stdin.flush()
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(self.end_of(process, patience=5)[0::2], (INTERRUPTED, "tidemark: interrupted\n"))
+        finally:
+            self.daemon.send_signal(signal.SIGCONT)
+
+    def test_hanging_up(self):
+        self.answers(None)
+        self.assertEqual(self.fails("job", "list"), "tidemark: the daemon at 'qmp.sock' has closed the connection")
 
 
 class Shapes(Faked):

@@ -62,6 +62,7 @@ Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions opt
 
 Task<Exit> backup(const Context& context, BackupOptions options) {
   QmpClient client = co_await context.connect();
+  client.see_through();
   auto close = [&client]() -> Task<> { return client.close(); };
   co_await finally(open_and_run(context, client, std::move(options)), close);
   co_return Exit::ok;

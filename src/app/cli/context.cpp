@@ -9,7 +9,7 @@ namespace tidemark::cli {
 Task<QmpClient> Context::connect() const {
   SocketAddress address;
   address.path = qmp_socket;
-  return QmpClient::connect(reactor, std::move(address));
+  return QmpClient::connect(reactor, std::move(address), interrupted);
 }
 
 Result<> Context::check_interrupted() const {

@@ -19,7 +19,7 @@ struct Context {
   bool show_progress = false;        // stderr is a terminal, and not --json, --quiet
   std::string qmp_socket;
 
-  Task<QmpClient> connect() const;
+  Task<QmpClient> connect() const;     // commands end when interrupted, unless the client sees them through
   Result<> check_interrupted() const;
 };
 
