@@ -113,6 +113,50 @@ class First(Bed):
         self.backup(level="incremental")
 
 
+class OnTerminal(Bed):
+    """Progress is shown, and Ctrl-C at any step leaves either a whole result or nothing."""
+
+    def setUp(self):
+        super().setUp()
+        self.raw("disk.img", 64 * MiB)
+        self.serve("disk.img=disk")
+
+    def interrupt_at(self, pattern, *words):
+        process, terminal = self.start_on_terminal(*words)
+        self.until_shown(terminal, pattern)
+        process.send_signal(signal.SIGINT)
+        code, _, _ = self.end_of(process, patience=10)
+        self.assertIn(code, (DONE, INTERRUPTED))
+        return code, self.until_shown(terminal, r"nothing was left behind|interrupted") if code == INTERRUPTED else ""
+
+    def test_backup(self):
+        for pattern in (r"backup \[", r"checksums disk \["):
+            code, said = self.interrupt_at(pattern, "backup", "backups", "--level", "full")
+            if code == INTERRUPTED:
+                self.assertIn("nothing was left behind", said)
+                self.assertEqual(self.json("bitmap", "list"), [])
+                self.assertFalse((self.path / "backups").exists())
+            else:
+                self.assertEqual(len(self.names_of_points()), 1)
+                (self.path / "backups").rename(self.path / f"kept-{len(pattern)}")
+                for bitmap in self.json("bitmap", "list"):
+                    self.run_tidemark("bitmap", "remove", "disk", bitmap["name"])
+        self.assertEqual(self.json("job", "list"), [])
+
+    def test_verify_and_restore(self):
+        self.backup()
+        self.interrupt_at(r"verify .* \[", "verify", "backups", "--all")
+        code, said = self.interrupt_at(r"restore \[", "restore", "backups", "--to", "out.img")
+        names = [p.name for p in self.path.iterdir() if p.name.startswith("out.img")]
+        self.assertEqual(names, ["out.img"] if code == DONE else [])
+        if code == INTERRUPTED:
+            self.assertIn("nothing was left behind", said)
+        process, terminal = self.start_on_terminal("--quiet", "verify", "backups")
+        self.assertEqual(self.end_of(process)[0], DONE)
+        with self.assertRaises(OSError):                 # the terminal has ended, and nothing was shown
+            os.read(terminal, 1)
+
+
 class FullDisk(Bed):
     def setUp(self):
         super().setUp()

@@ -145,7 +145,9 @@ Task<> BackupRun::take_point() {
   co_await start();
   co_await wait();
   co_await remove_targets();
-  co_await seal();
+  progress_.finish();
+  for (RunDisk& disk : disks_) co_await seal(disk);
+  co_await unwrap(context_.check_interrupted());
 }
 
 Task<> BackupRun::prepare(RunDisk& disk) {
@@ -252,26 +254,28 @@ Task<> BackupRun::remove_targets() {
   }
 }
 
-Task<> BackupRun::seal() {
-  for (RunDisk& disk : disks_) {
-    co_await unwrap(context_.check_interrupted());
-    std::vector<std::string> layers{image_path(disk)};
-    layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
-    auto image = co_await PointImage::open(context_.reactor, std::move(layers));
-    const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
-    auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity).result();
-    (void)co_await image->close().result();
-    const Seal seal = co_await unwrap(std::move(sealed));
-    // The daemon has flushed the image; it is made sure of here, by who publishes the point.
-    OpenFlags flags;
-    flags.write = true;
-    File file = co_await File::open(context_.reactor, image_path(disk), flags);
-    auto synced = co_await file.sync().result();
-    (void)co_await file.close().result();
-    co_await unwrap(std::move(synced));
-    disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
-                     seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
-  }
+Task<> BackupRun::seal(RunDisk& disk) {
+  std::vector<std::string> layers{image_path(disk)};
+  layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
+  auto image = co_await PointImage::open(context_.reactor, std::move(layers));
+  const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
+  Progress progress(context_, "checksums " + disk.choice.name);
+  SealStep step = [&](std::uint64_t done) {
+    progress.update(done, disk.size);
+    return context_.check_interrupted();
+  };
+  auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity, std::move(step)).result();
+  (void)co_await image->close().result();
+  const Seal seal = co_await unwrap(std::move(sealed));
+  // The daemon has flushed the image; it is made sure of here, by who publishes the point.
+  OpenFlags flags;
+  flags.write = true;
+  File file = co_await File::open(context_.reactor, image_path(disk), flags);
+  auto synced = co_await file.sync().result();
+  (void)co_await file.close().result();
+  co_await unwrap(std::move(synced));
+  disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
+                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
 }
 
 Task<PointManifest> BackupRun::publish() {

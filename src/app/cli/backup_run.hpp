@@ -59,7 +59,7 @@ class BackupRun {
   Task<> end_jobs(std::vector<std::string> ids);
   Task<> dismiss_jobs();
   Task<> remove_targets();
-  Task<> seal();
+  Task<> seal(RunDisk& disk);
   Task<PointManifest> publish();
   Task<> drop_old_bitmaps();
   Task<Json> read_machine();
