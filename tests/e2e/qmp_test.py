@@ -1,9 +1,10 @@
 """`tidemark qmp`: arguments are what the schema says, on the command line and on standard input."""
 import json
+import signal
 import subprocess
 import unittest
 
-from bed import DONE, FAILED, Bed, MiB
+from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
 
 
 class Arguments(Bed):
@@ -61,6 +62,20 @@ class Arguments(Bed):
         done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="quit nonsense=1\n", text=True,
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, len(done.stderr.splitlines())), (FAILED, 1))
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="query-jobs\r\n\nquery-jobs", text=True,
+                              timeout=30, capture_output=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
+
+
+    def test_interrupted_while_it_waits_for_a_command(self):
+        process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 text=True)
+        process.stdin.write("query-jobs\nquery-j")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.readline(), '{"return": []}\n')
+        process.send_signal(signal.SIGINT)
+        process.wait(5)
+        self.assertEqual((self.end_of(process)[0::2]), (INTERRUPTED, "tidemark: interrupted\n"))
 
 
 if __name__ == "__main__":

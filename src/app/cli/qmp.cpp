@@ -1,8 +1,15 @@
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <optional>
+
 #include <fmt/format.h>
 
-#include <cstdio>
-
 #include "app/cli/commands.hpp"
+#include "base/units.hpp"
 #include "schema/description.hpp"
 #include "schema/keyval.hpp"
 #include "task/finally.hpp"
@@ -54,27 +61,55 @@ Result<Json> parse_line(const std::string& line) {
   return Json::object({{"execute", words[0]}, {"arguments", *std::move(arguments)}});
 }
 
-Task<std::string> read_line(const Context& context, bool& end) {
-  std::string line;
-  auto read = [&line, &end] {
-    char buffer[4096];
-    end = true;
-    while (std::fgets(buffer, sizeof buffer, stdin)) {
-      end = false;
-      line += buffer;
-      if (line.ends_with('\n')) break;
+// Standard input by lines, on a worker; looks up now and then whether it was interrupted.
+class Lines {
+ public:
+  explicit Lines(const Context& context) : context_(context) {}
+
+  // The next line without its end; nothing after the last.
+  Task<std::optional<std::string>> next() {
+    for (;;) {
+      const auto at = read_.find('\n', searched_);
+      searched_ = at == std::string::npos ? read_.size() : 0;
+      if (at != std::string::npos || ended_) {
+        if (read_.empty()) co_return std::nullopt;
+        std::string line = read_.substr(0, at);
+        read_.erase(0, at == std::string::npos ? at : at + 1);
+        if (line.ends_with('\r')) line.pop_back();
+        co_return std::move(line);
+      }
+      if (read_.size() > line_max) co_await Error(Errc::invalid_format, "standard input: a line has no end");
+      co_await unwrap(context_.check_interrupted());
+      auto more = [this] { read_more(); };
+      co_await context_.reactor.offload(more);
     }
-  };
-  co_await context.reactor.offload(read);
-  while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
-  co_return std::move(line);
-}
+  }
+
+ private:
+  static constexpr std::size_t line_max = 64 * MiB;
+  static constexpr int look_up_ms = 100;
+
+  void read_more() {
+    pollfd waited{STDIN_FILENO, POLLIN, 0};
+    if (::poll(&waited, 1, look_up_ms) <= 0) return;
+    char buffer[16384];
+    const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
+    if (n > 0) read_.append(buffer, static_cast<std::size_t>(n));
+    else if (n == 0 || (errno != EINTR && errno != EAGAIN)) ended_ = true;
+  }
+
+  const Context& context_;
+  std::string read_;
+  std::size_t searched_ = 0;         // no line ends before it
+  bool ended_ = false;
+};
 
 Task<Exit> interact(const Context& context, QmpClient& client) {
   Exit outcome = Exit::ok;
-  for (bool end = false;;) {
-    const std::string line = co_await read_line(context, end);
-    if (end) co_return outcome;
+  for (Lines lines(context);;) {
+    const std::optional<std::string> given = co_await lines.next();
+    if (!given) co_return outcome;
+    const std::string& line = *given;
     if (line.find_first_not_of(" \t") == std::string::npos) {
       co_await print_events(client);
       continue;
