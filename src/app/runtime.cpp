@@ -1,5 +1,6 @@
 #include "app/runtime.hpp"
 
+#include "base/json.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "io/uring/uring_backend.hpp"
 
@@ -16,8 +17,14 @@ void open_standard_streams() noexcept {
     if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)::open("/dev/null", O_RDWR);     // takes the lowest free number
 }
 
-void complain(std::string_view program, std::string_view line) noexcept {
-  std::fprintf(stderr, "%.*s: %.*s\n", static_cast<int>(program.size()), program.data(), static_cast<int>(line.size()), line.data());
+void complain(std::string_view program, const Error& error, bool json) {
+  std::string line = std::string(program) + ": " + error.message();
+  if (json) {
+    Json told = Json::object({{"kind", to_string(error.code())}, {"message", error.message()}});
+    line = to_text(Json::object({{"error", std::move(told)}}));
+  }
+  line += '\n';
+  (void)std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
 Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const ThreadOptions& options) {

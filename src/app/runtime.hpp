@@ -15,7 +15,8 @@ Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const Thre
 // their number, and messages are written into it.  First in main().
 void open_standard_streams() noexcept;
 
-// One line on standard error, whether that can be written or not.
-void complain(std::string_view program, std::string_view line) noexcept;
+// One line on standard error, whether that can be written or not: "PROGRAM: message", or as JSON
+// {"error": {"kind": "busy", "message": "..."}}.
+void complain(std::string_view program, const Error& error, bool json);
 
 }  // namespace tidemark

@@ -1,4 +1,5 @@
 """What goes wrong on the way: interruption, death, full disks, damage, second instances.  Afterwards all is as it was."""
+import json
 import os
 import pathlib
 import resource
@@ -291,8 +292,9 @@ class Wrong(Bed):
                           ["--json", "list", "backups"], ["job", "list"], ["bitmap", "list"], ["qmp", "query-commands"],
                           ["restore", "backups", "--to", "out.img"]):
                 done = self.lab.run(self.tidemark, *words, ok=None, timeout=20, stdout=full)
-                self.assertEqual((done.returncode, done.stderr),
-                                 (FAILED, "tidemark: done, but its output is lost: No space left on device\n"), words)
+                said = json.loads(done.stderr)["error"]["message"] if "--json" in words else done.stderr.strip()
+                self.assertEqual((done.returncode, said.removeprefix("tidemark: ")),
+                                 (FAILED, "done, but its output is lost: No space left on device"), words)
             for words in (["--help"], ["--version"], ["--announce", "--nbd-server", "addr.type=unix,addr.path=n.sock", "--blockdev",
                                                       "driver=null-co,node-name=n", "--export", "nbd,id=e,node-name=n"]):
                 done = self.lab.run(self.tidemarkd, *words, ok=None, timeout=20, stdout=full)
@@ -325,6 +327,45 @@ class Wrong(Bed):
         self.assertIn("folder", self.fails("restore", "backups", "--to", "folder", "--force"))
         self.assertIn("disk.img", self.fails("restore", "backups", "--to", "disk.img", "--force"))
         self.assertEqual(first_difference((self.path / "disk.img").read_bytes(), self.content()), None)
+
+
+class ErrorsAsJson(Bed):
+    def error(self, *words, expect=FAILED):
+        done = self.run_tidemark("--json", *words, expect=expect)
+        self.assertEqual(done.stdout, "")
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        return json.loads(done.stderr)["error"]
+
+    def test_of_every_command(self):
+        for words in (["list", "nothing"], ["verify", "nothing"], ["restore", "nothing", "--to", "x"], ["serve", "nothing=x"],
+                      ["backup", "x"], ["job", "list"], ["bitmap", "list"], ["qmp", "quit"]):
+            error = self.error(*words)
+            self.assertEqual(sorted(error), ["kind", "message"])
+        self.assertEqual(self.error("list", "nothing")["kind"], "not found")
+        self.assertEqual(self.error("nonsense", expect=USAGE)["kind"], "invalid argument")
+        self.assertEqual(self.error("backup", "--level", "most", "x", expect=USAGE)["kind"], "invalid argument")
+
+    def test_of_serve(self):
+        self.raw("disk.img")
+        self.serve("disk.img=a", "disk.img=b", options=["--json", "--read-only"])
+        told = json.loads(self.daemon.stdout.readline())
+        self.assertEqual(told, {"uris": [f"nbd+unix:///{name}?socket=nbd.sock" for name in "ab"]})
+        self.assertEqual(self.error("serve", "disk.img=a", "--qmp", "qmp.sock", "--nbd", "n.sock")["kind"], "busy")
+        for tcp in ("localhost", "localhost:x"):
+            self.assertIn("kind", self.error("serve", "disk.img=a", "--qmp", "q.sock", "--tcp", tcp))
+
+    def test_damaged_points_are_rows(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        point = self.backup()["point"]
+        (self.path / "backups" / "points" / point / "manifest.json").write_text("{")
+        done = self.run_tidemark("--json", "verify", "backups", "--all", expect=DAMAGED)
+        self.assertEqual(done.stderr, "")
+        row, = json.loads(done.stdout)
+        self.assertEqual((row["point"], row["ok"]), (point, False))
+        self.assertIn("manifest", row["error"])
+        done = self.run_tidemark("--json", "list", "backups", expect=DAMAGED)
+        self.assertEqual((done.stderr, len(json.loads(done.stdout)["damaged"])), ("", 1))
 
 
 class Daemon(Bed):

@@ -74,6 +74,6 @@ struct ServeOptions {
   bool read_only = false, direct = false;
 };
 // Becomes tidemarkd; returns only when it cannot.
-Exit serve(const std::string& qmp_socket, const ServeOptions& options);
+Exit serve(const std::string& qmp_socket, const ServeOptions& options, bool json);
 
 }  // namespace tidemark::cli

@@ -25,6 +25,6 @@ void print_line(const std::string& line) {
   std::fflush(stdout);                 // for who reads along; a failure is found at the end, by main()
 }
 
-void print_error(const std::string& message) { complain("tidemark", message); }
+void print_error(const Error& error, bool json) { complain("tidemark", error, json); }
 
 }  // namespace tidemark::cli

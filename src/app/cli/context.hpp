@@ -26,7 +26,7 @@ struct Context {
 // One line of result per command with --json, through here.
 void print_json(const Json& value);
 void print_line(const std::string& line);
-// One line on standard error.
-void print_error(const std::string& message);
+// One line on standard error; with --json an object: {"error": {"kind": "busy", "message": "..."}}
+void print_error(const Error& error, bool json);
 
 }  // namespace tidemark::cli

@@ -1,4 +1,5 @@
 // tidemark: the command line for people.  Parses, starts a reactor, runs one command of commands.hpp.
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -198,7 +199,7 @@ void add_serve(CLI::App& app, Options& options) {
   command->add_flag("--direct", chosen->direct, "past the page cache");
   add_qmp(command, options);
   command->callback([=, &options] {
-    options.immediate = [=, &options] { return serve(options.qmp_socket, *chosen); };
+    options.immediate = [=, &options] { return serve(options.qmp_socket, *chosen, options.json); };
   });
 }
 
@@ -213,8 +214,8 @@ Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToke
 }
 
 // A command that had something to clean up says so itself.
-std::string interruption(const Error& error) {
-  return error.message().starts_with("interrupted") ? error.message() : "interrupted";
+Error interruption(const Error& error) {
+  return error.message().starts_with("interrupted") ? error : Error(Errc::cancelled, "interrupted");
 }
 
 Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& signals) {
@@ -228,29 +229,29 @@ Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& si
   auto outcome = co_await with_group(reactor, body).result();
   if (outcome) co_return *outcome;
   const bool stopped = interrupted.requested() && outcome.error().code() == Errc::cancelled;
-  print_error(stopped ? interruption(outcome.error()) : outcome.error().message());
+  print_error(stopped ? interruption(outcome.error()) : outcome.error(), options.json);
   if (stopped) co_return Exit::interrupted;
   co_return outcome.error().code() == Errc::corrupt ? Exit::damaged : Exit::failed;
 }
 
 // What was printed has to have arrived: a full disk shows here at the latest.
-Exit output_checked(Exit outcome) {
+Exit output_checked(Exit outcome, bool json) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return outcome;
   const char* done = outcome == Exit::ok ? "done, but its output is lost" : "the output is lost";
-  print_error(fmt::format("{}: {}", done, std::strerror(errno)));
+  print_error(Error::from_errno(errno, done), json);
   return outcome == Exit::ok ? Exit::failed : outcome;
 }
 
 Exit run(const Options& options) {
   auto backend = make_backend(options.aio);
   if (!backend) {
-    print_error(backend.error().message());
+    print_error(backend.error(), options.json);
     return Exit::failed;
   }
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
   if (!signals) {
-    print_error(signals.error().message());
+    print_error(signals.error(), options.json);
     return Exit::failed;
   }
   auto outcome = reactor.run(run_command(reactor, options, *signals));
@@ -265,7 +266,7 @@ int main(int argc, char** argv) {
   app.footer(exit_codes);
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_flag("--json", options.json, "print results as JSON");
+  app.add_flag("--json", options.json, "print results and errors as JSON");
   app.add_flag("--quiet,-q", options.quiet, "no progress bar");
   app.add_option("--aio", options.aio, "io_uring or threads (default: what the kernel grants)")
       ->check([](const std::string& name) {
@@ -283,12 +284,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
       app.exit(error);
-      return static_cast<int>(output_checked(Exit::ok));
+      return static_cast<int>(output_checked(Exit::ok, false));
     }
-    print_error(fmt::format("{} (see tidemark --help)", error.what()));
+    const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
+    print_error(Error(Errc::invalid_argument, fmt::format("{} (see tidemark --help)", error.what())), json);
     return static_cast<int>(Exit::usage);
   }
-  return static_cast<int>(options.immediate ? options.immediate() : output_checked(run(options)));
+  return static_cast<int>(options.immediate ? options.immediate() : output_checked(run(options), options.json));
 }
 
 }  // namespace

@@ -116,7 +116,7 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
     }
     auto command = parse_line(line);
     if (!command) {
-      print_error(command.error().message());
+      print_error(command.error(), context.json);
       outcome = Exit::failed;
       continue;
     }

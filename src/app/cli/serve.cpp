@@ -101,17 +101,18 @@ Result<std::vector<std::string>> daemon_arguments(const std::string& qmp_socket,
 
 }  // namespace
 
-Exit serve(const std::string& qmp_socket, const ServeOptions& options) {
+Exit serve(const std::string& qmp_socket, const ServeOptions& options, bool json) {
   auto words = daemon_arguments(qmp_socket, options);
   if (!words) {
-    print_error(words.error().message());
+    print_error(words.error(), json);
     return Exit::failed;
   }
+  if (json) (*words)[1] = "--announce=json";
   std::vector<char*> arguments;
   for (std::string& word : *words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
-  print_error(fmt::format("run '{}': {}", (*words)[0], std::strerror(errno)));
+  print_error(Error::from_errno(errno, fmt::format("run '{}'", (*words)[0])), json);
   return Exit::failed;
 }
 
