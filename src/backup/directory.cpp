@@ -69,8 +69,11 @@ Task<> BackupDirectory::open_locked(Open how) {
 }
 
 Task<> BackupDirectory::make_directory() {
-  const bool there = co_await fs::exists(*reactor_, path_);
+  const auto there = co_await fs::stat(*reactor_, path_).result();
+  if (there && there->type != FileInfo::Type::directory)
+    co_await Error(Errc::exists, fmt::format("'{}' is not a directory", path_));
   if (there) co_return;
+  if (there.error().code() != Errc::not_found) co_await there.error();
   auto made = co_await fs::mkdir(*reactor_, path_).result();
   if (!made && made.error().code() != Errc::exists) co_await made.error();
   made_directory_ = true;

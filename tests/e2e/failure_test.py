@@ -255,6 +255,78 @@ class Wrong(Bed):
         self.assertIn("nobody", self.fails("bitmap", "list", "nobody"))
         self.assertIn("nobody", self.fails("job", "cancel", "nobody"))
 
+    def test_mistakes_in_words(self):
+        self.raw("disk.img", 1 * MiB)
+        os.mkfifo(self.path / "fifo")
+        (self.path / "file").touch()
+        for words, said in ((["backup", ""], "DIRECTORY: is empty"), (["list", ""], "DIRECTORY: is empty"),
+                            (["restore", "x", "--to", ""], "--to: is empty"), (["job", "list", "--qmp", ""], "--qmp: is empty"),
+                            (["list", "-x"], "option '-x' is unknown; a file of that name is written './-x'"),
+                            (["backup", "x", "--speed", "0.1"], "'0.1' is no size"),
+                            (["verify", "x", "--all", "latest"], "POINT excludes --all")):
+            self.assertIn(said, self.fails(*words, expect=USAGE))
+        for words, said in ((["fifo=x"], "'fifo' is neither a file nor a block device"), (["=x"], "'=x' names no file"),
+                            ([".=x"], "'.' is neither"), (["disk.img="], "'' cannot name a disk"),
+                            (["disk.img=a b"], "'a b' cannot name a disk"), (["disk.img=-x"], "'-x' cannot name a disk"),
+                            (["disk.img=" + "x" * 32], "cannot name a disk"), (["disk.img=a", "disk.img=a"], "two disks are named 'a'"),
+                            *((["disk.img", "--tcp", tcp], f"'{tcp}' is no address; give HOST:PORT")
+                              for tcp in ("host", ":10809", "host:", "host:x", "host:65536", "::1:10809"))):
+            self.assertIn(said, self.fails("serve", *words, "--qmp", "made/q.sock", "--nbd", "made/n.sock"))
+            self.assertFalse((self.path / "made").exists())
+        self.serve("disk.img=disk")
+        self.assertIn("'/", self.fails("backup", "file"))
+        self.assertIn("/file' is not a directory", self.fails("backup", "file"))
+        self.assertIn("'fifo' is not a regular file", self.fails("backup", "backups", "--machine", "fifo"))
+        self.assertFalse((self.path / "backups").exists())
+
+    def test_names_of_files(self):
+        """Blanks, commas, a first dash, '=', and relative paths, everywhere."""
+        names = ("a, b.img", "-dash.img", "x=y.img", "100%.img")
+        for name in names:
+            self.raw(name, 1 * MiB)
+        daemon = self.lab.start(self.tidemark, "serve", *(f"./{name}=d{n}" for n, name in enumerate(names)),
+                                "--nbd", "n, 1 %.sock", "--qmp", "q, 1.sock", stdout=subprocess.PIPE, text=True)
+        self.addCleanup(daemon.stdout.close)
+        for name in names:
+            uri = daemon.stdout.readline().strip()
+            self.lab.run("nbdinfo", uri)
+        for directory in ("b, c d", "./-b", "x=y"):
+            self.run_tidemark("backup", directory, "--qmp", "q, 1.sock")
+            self.run_tidemark("backup", directory, "--qmp", "q, 1.sock", "--level", "incremental")
+            self.assertTrue(all(row["ok"] for row in self.json("verify", directory, "--all")))
+            for n, name in enumerate(names):
+                self.run_tidemark("restore", directory, "--disk", f"d{n}", "--to", f"./-out, {n}=.img")
+                self.assertEqual((self.path / f"-out, {n}=.img").read_bytes(), (self.path / name).read_bytes())
+                (self.path / f"-out, {n}=.img").unlink()
+
+    def test_restores_into_one_file(self):
+        self.raw("disk.img", 128 * MiB)
+        self.serve("disk.img=disk")
+        self.backup()
+        first, terminal = self.start_on_terminal("restore", "backups", "--to", "out.img")
+        self.until_shown(terminal, r"restore \[")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            partial = (self.path / "out.img.tidemark-partial").exists()
+            if partial:                                  # else it was quicker than the signal
+                self.assertIn("out.img.tidemark-partial", self.fails("restore", "backups", "--to", "out.img"))
+        finally:
+            first.send_signal(signal.SIGCONT)
+        self.assertEqual(self.end_of(first)[0], DONE)
+        self.assertEqual(first_difference((self.path / "out.img").read_bytes(), self.content()), None)
+
+    def test_restore_through_a_link(self):
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+        self.backup()
+        (self.path / "sub").mkdir()
+        (self.path / "link").symlink_to("sub/target")
+        self.run_tidemark("restore", "backups", "--to", "link")
+        self.assertIn("exists", self.fails("restore", "backups", "--to", "link"))
+        self.run_tidemark("restore", "backups", "--to", "link", "--force")
+        self.assertTrue((self.path / "link").is_symlink())
+        self.assertEqual((self.path / "sub" / "target").read_bytes(), (self.path / "disk.img").read_bytes())
+
     def test_an_image_is_served_once(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")
@@ -349,7 +421,7 @@ class ErrorsAsJson(Bed):
         self.raw("disk.img")
         self.serve("disk.img=a", "disk.img=b", options=["--json", "--read-only"])
         told = json.loads(self.daemon.stdout.readline())
-        self.assertEqual(told, {"uris": [f"nbd+unix:///{name}?socket=nbd.sock" for name in "ab"]})
+        self.assertEqual(told, {"uris": [f"nbd+unix:///{name}?socket={self.path}/nbd.sock" for name in "ab"]})
         self.assertEqual(self.error("serve", "disk.img=a", "--qmp", "qmp.sock", "--nbd", "n.sock")["kind"], "busy")
         for tcp in ("localhost", "localhost:x"):
             self.assertIn("kind", self.error("serve", "disk.img=a", "--qmp", "q.sock", "--tcp", tcp))
@@ -407,6 +479,7 @@ class Daemon(Bed):
             self.assertIn("nonsense", self.daemon_fails(*words, expect=USAGE))
         self.daemon_fails("--pidfile", expect=USAGE)
         self.assertIn("nonsense", self.daemon_fails("--aio", "nonsense", expect=USAGE))
+        self.daemon_fails("--nbd-server", "addr.type=inet,addr.host=127.0.0.1,addr.port=99999")
         self.daemon_fails("--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "type=nbd,id=e,node-name=none")
         self.assertFalse((self.path / "nbd.sock").exists())
 

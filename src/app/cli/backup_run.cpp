@@ -47,6 +47,9 @@ Task<PointManifest> BackupRun::run() {
 
 Task<Json> BackupRun::read_machine() {
   if (options_.machine_file.empty()) co_return Json();
+  const FileInfo info = co_await fs::stat(context_.reactor, options_.machine_file);
+  if (info.type != FileInfo::Type::regular)
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file", options_.machine_file));
   const std::string content = co_await fs::read_all(context_.reactor, options_.machine_file, 16 * MiB);
   auto json = parse_json(content);
   if (!json) co_await json.error().with_context("'" + options_.machine_file + "'");

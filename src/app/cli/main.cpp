@@ -61,18 +61,22 @@ CLI::Validator size_check() {
   }, "SIZE");
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "");
+}
+
 // Not by CLI11's envname(): another verb's variable would win over this one's option.
 void add_qmp(CLI::App* command, Options& options) {
   const char* set = std::getenv("TIDEMARK_QMP");
   command->add_option("--qmp", options.qmp_socket, "the daemon's QMP socket, or TIDEMARK_QMP in the environment")
-      ->default_val(set && *set ? std::string(set) : default_socket("qmp.sock"))->type_name("SOCKET");
+      ->default_val(set && *set ? std::string(set) : default_socket("qmp.sock"))->type_name("SOCKET")->check(not_empty());
 }
 
 void add_backup(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("backup", "back up disks of a running daemon into a backup directory");
   auto chosen = std::make_shared<BackupOptions>();
   auto disks = std::make_shared<std::vector<std::string>>();
-  command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required()->check(not_empty());
   command->add_option("--disk", *disks, "a node to back up, and its name in the backup (default: all exported writable)")
       ->type_name("NODE[=NAME]");
   static const std::map<std::string, BackupLevel> levels{
@@ -83,7 +87,7 @@ void add_backup(CLI::App& app, Options& options) {
   command->add_flag("--compress", chosen->compress, "compress the images");
   command->add_option("--speed", chosen->speed, "at most so many bytes a second")->transform(size_check());
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
-      ->type_name("FILE");
+      ->type_name("FILE")->check(not_empty());
   add_qmp(command, options);
   command->callback([=, &options] {
     for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
@@ -96,9 +100,10 @@ void add_backup(CLI::App& app, Options& options) {
 void add_restore(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("restore", "restore a disk of a point to a file, verifying every byte");
   auto chosen = std::make_shared<RestoreOptions>();
-  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required()->check(not_empty());
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
-  command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()->type_name("FILE");
+  command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()
+      ->check(not_empty())->type_name("FILE");
   command->add_option("--disk", chosen->disk, "which disk, when the point holds several")->type_name("NAME");
   command->add_option("--format", chosen->format, "of the file")->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
   command->add_flag("--force", chosen->force, "replace the file if it exists");
@@ -110,15 +115,15 @@ void add_restore(CLI::App& app, Options& options) {
 void add_list_and_verify(CLI::App& app, Options& options) {
   auto directory = std::make_shared<std::string>();
   auto* list_command = app.add_subcommand("list", "list the points of a backup directory");
-  list_command->add_option("DIRECTORY", *directory, "the backup directory")->required();
+  list_command->add_option("DIRECTORY", *directory, "the backup directory")->required()->check(not_empty());
   list_command->callback([=, &options] {
     options.command = [=](const Context& context) { return list(context, *directory); };
   });
   auto chosen = std::make_shared<VerifyOptions>();
   auto* command = app.add_subcommand("verify", "read every granule of a point back and check it");
-  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required()->check(not_empty());
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
-  command->add_flag("--all", chosen->all, "all points");
+  command->add_flag("--all", chosen->all, "all points")->excludes("POINT");
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return verify(context, *chosen); };
   });
@@ -193,7 +198,8 @@ void add_serve(CLI::App& app, Options& options) {
   auto chosen = std::make_shared<ServeOptions>();
   command->add_option("DISK", chosen->disks, "an image or device, and its name")->required()->type_name("FILE[=NAME]");
   command->add_option("--format", chosen->format, "raw or qcow2 (default: by name and content)")->check(CLI::IsMember({"raw", "qcow2"}));
-  command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET");
+  command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET")
+      ->check(not_empty());
   command->add_option("--tcp", chosen->nbd_tcp, "listen on an address instead")->type_name("HOST:PORT");
   command->add_flag("--read-only", chosen->read_only, "clients and backups only read");
   command->add_flag("--direct", chosen->direct, "past the page cache");
@@ -211,6 +217,14 @@ Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToke
     if (interrupted.requested()) std::_Exit(static_cast<int>(Exit::interrupted));
     interrupted.request();
   }
+}
+
+// A file's name that begins with '-' looks like an option; CLI11 would only say what is missing then.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  for (const std::string& word : app.remaining(true))
+    if (word.size() > 1 && word.starts_with('-'))
+      return fmt::format("option '{0}' is unknown; a file of that name is written './{0}'", word);
+  return error.what();
 }
 
 // A command that had something to clean up says so itself.
@@ -287,7 +301,7 @@ int main(int argc, char** argv) {
       return static_cast<int>(output_checked(Exit::ok, false));
     }
     const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
-    print_error(Error(Errc::invalid_argument, fmt::format("{} (see tidemark --help)", error.what())), json);
+    print_error(Error(Errc::invalid_argument, fmt::format("{} (see tidemark --help)", usage_error(app, error))), json);
     return static_cast<int>(Exit::usage);
   }
   return static_cast<int>(options.immediate ? options.immediate() : output_checked(run(options), options.json));
