@@ -263,7 +263,9 @@ class Wrong(Bed):
                             (["restore", "x", "--to", ""], "--to: is empty"), (["job", "list", "--qmp", ""], "--qmp: is empty"),
                             (["list", "-x"], "option '-x' is unknown; a file of that name is written './-x'"),
                             (["backup", "x", "--speed", "0.1"], "'0.1' is no size"),
-                            (["verify", "x", "--all", "latest"], "POINT excludes --all")):
+                            (["verify", "x", "--all", "latest"], "POINT excludes --all"),
+                            (["nonsense"], "there is no 'nonsense'"), (["bitmap", "nonsense"], "there is no 'nonsense'"),
+                            (["job"], "A subcommand is required"), (["bitmap", "add", "disk"], "NAME is required")):
             self.assertIn(said, self.fails(*words, expect=USAGE))
         for words, said in ((["fifo=x"], "'fifo' is neither a file nor a block device"), (["=x"], "'=x' names no file"),
                             ([".=x"], "'.' is neither"), (["disk.img="], "'' cannot name a disk"),

@@ -46,6 +46,7 @@ class Arguments(Bed):
         self.run_tidemark("qmp", "block-dirty-bitmap-add", '{"node": "disk", "name": "a", "granularity": 8192}')
         self.assertEqual(self.bitmaps()["a"]["granularity"], 8192)
         self.assertIn("JSON", self.fails("qmp", "block-dirty-bitmap-add", '{"node": '))
+        self.assertIn("standard input", self.fails("qmp", '{"execute": "quit"}'))
 
     def test_commands_that_are_not_known_here(self):
         self.assertIn("JSON object", self.fails("qmp", "x-nonsense", "a=1"))

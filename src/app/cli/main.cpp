@@ -219,12 +219,15 @@ Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToke
   }
 }
 
-// A file's name that begins with '-' looks like an option; CLI11 would only say what is missing then.
+// CLI11 would only say what is missing when a word is unknown, or a file's name begins with '-'.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
-  for (const std::string& word : app.remaining(true))
+  const std::string message = error.what();
+  for (const std::string& word : app.remaining(true)) {
     if (word.size() > 1 && word.starts_with('-'))
       return fmt::format("option '{0}' is unknown; a file of that name is written './{0}'", word);
-  return error.what();
+    if (message.find("subcommand") != std::string::npos) return fmt::format("there is no '{}'", word);
+  }
+  return message;
 }
 
 // A command that had something to clean up says so itself.

@@ -130,6 +130,8 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
 
 Task<Exit> run(const Context& context, QmpClient& client, QmpOptions options) {
   if (options.command.empty()) co_return co_await interact(context, client);
+  if (options.command.starts_with("{"))
+    co_await Error(Errc::invalid_argument, "a command's name comes first; a whole command as JSON goes to standard input");
   Json arguments = co_await unwrap(parse_arguments(options.command, options.arguments));
   if (!arguments.is_object()) co_await Error(Errc::invalid_argument, "a command's arguments are a JSON object");
   print_json(co_await client.execute(options.command, std::move(arguments)));
