@@ -66,7 +66,8 @@ class Watch(Faked):
             self.until(lambda: self.catches(watch, signal.SIGINT), "a watcher that catches Ctrl-C")
             watch.send_signal(signal.SIGINT)
             code, _, err = self.end_of(watch)
-            self.assertEqual((code, err), (INTERRUPTED, "tidemark: interrupted; the job goes on\n"))
+            self.assertEqual(code, INTERRUPTED)
+            self.assertRegex(err, r"\Atidemark: interrupted(; the job goes on)?\n\Z")   # perhaps before it looked for the job
             self.assertEqual([entry["id"] for entry in qmp.execute("query-jobs")], [job])
         backup.send_signal(signal.SIGINT)
         self.assertEqual(self.end_of(backup)[0], INTERRUPTED)
