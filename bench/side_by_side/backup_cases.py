@@ -10,6 +10,16 @@ from side_by_side.nbd_cases import QSD, GiB, MiB, fill, settle
 TiB, CLUSTER = 1 << 40, 65536
 
 
+def touch_memory(path, size):
+    """Pages that the host of a virtual machine has taken back cost whoever touches them first: nobody measured, then."""
+    block = bytes(MiB)
+    with open(path, "wb") as file:
+        for _ in range(size // MiB):
+            file.write(block)
+    path.unlink()
+    os.sync()
+
+
 class BackupCases:
     def __init__(self, bench):
         self.bench, self.lab, self.peers = bench, bench.lab, bench.peers
@@ -28,8 +38,7 @@ class BackupCases:
         case.against(QSD, 1.5).against("cp", 0.6)
 
         def measure(contender):
-            target.unlink(missing_ok=True)
-            os.sync()
+            touch_memory(target, source.stat().st_size)
             if contender == "cp":
                 begin = time.monotonic()
                 self.lab.run("cp", "--sparse=never", source, target)

@@ -140,7 +140,9 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
   std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), replace));
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
-    (void)co_await target->discard().result();
+    // A partial file that is in use is another restore's.
+    if (created.error().code() == Errc::busy) (void)co_await target->close().result();
+    else (void)co_await target->discard().result();
     co_await created.error();
   }
   co_return std::move(target);

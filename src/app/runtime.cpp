@@ -1,9 +1,31 @@
 #include "app/runtime.hpp"
 
+#include "base/json.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "io/uring/uring_backend.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
 namespace tidemark {
+
+void open_standard_streams() noexcept {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)::open("/dev/null", O_RDWR);     // takes the lowest free number
+}
+
+void complain(std::string_view program, const Error& error, bool json) {
+  std::string line = std::string(program) + ": " + error.message();
+  if (json) {
+    Json told = Json::object({{"kind", to_string(error.code())}, {"message", error.message()}});
+    line = to_text(Json::object({{"error", std::move(told)}}));
+  }
+  line += '\n';
+  (void)std::fwrite(line.data(), 1, line.size(), stderr);
+}
 
 Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const ThreadOptions& options) {
   if (aio == "threads") return make_threads_backend(options.workers_max);

@@ -1,6 +1,7 @@
 #include "backup/directory.hpp"
 
 #include <algorithm>
+#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -10,6 +11,7 @@ namespace {
 constexpr std::string_view directory_format = "tidemark-backup-directory";
 constexpr int directory_version = 1;
 constexpr std::string_view marker_file = "/tidemark-backup.json";
+constexpr std::string_view lock_file = "/lock";
 constexpr std::string_view new_prefix = ".new-";
 constexpr std::uint64_t manifest_size_max = 64 * MiB;
 
@@ -35,6 +37,7 @@ Task<BackupDirectory> BackupDirectory::open(Reactor& reactor, std::string path, 
   BackupDirectory directory(reactor, std::move(path));
   auto opened = co_await directory.open_now(how).result();
   if (!opened) {
+    (void)co_await directory.retract().result();
     (void)co_await directory.close().result();
     co_await opened.error();
   }
@@ -46,31 +49,58 @@ Task<> BackupDirectory::close() {
 }
 
 Task<> BackupDirectory::open_now(Open how) {
-  const std::string marker = path_ + std::string(marker_file);
-  const bool there = co_await fs::exists(*reactor_, marker);
-  if (how == Open::create && !there) co_await create();
-  auto text = co_await fs::read_all(*reactor_, marker, manifest_size_max).result();
-  if (!text && text.error().code() == Errc::not_found)
+  if (how == Open::create) co_await make_directory();
+  const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
+  if (!marked && how == Open::create) co_await check_empty();
+  if (!marked && how != Open::create)
     co_await Error(Errc::not_found, fmt::format("'{}' is not a backup directory (it has no tidemark-backup.json)", path_));
-  if (!text) co_await text.error();
-  auto id = parse_marker(*text);
-  if (!id) co_await id.error().with_context("'" + marker + "'");
-  id_ = *id;
-  if (how != Open::read) {
-    co_await take_lock();
-    co_await sweep();
-  }
+  if (how != Open::read) co_await open_locked(how);
+  else id_ = co_await read_marker();
   co_await load();
 }
 
-Task<> BackupDirectory::create() {
-  const bool there = co_await fs::exists(*reactor_, path_);
-  if (!there) co_await fs::mkdir(*reactor_, path_);
+// What decides is what is there once the lock is held: two first backups may begin at once.
+Task<> BackupDirectory::open_locked(Open how) {
+  co_await take_lock();
+  const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
+  if (!marked && how == Open::create) co_await make_content();
+  id_ = co_await read_marker();
+  co_await sweep();
+}
+
+Task<> BackupDirectory::make_directory() {
+  const auto there = co_await fs::stat(*reactor_, path_).result();
+  if (there && there->type != FileInfo::Type::directory)
+    co_await Error(Errc::exists, fmt::format("'{}' is not a directory", path_));
+  if (there) co_return;
+  if (there.error().code() != Errc::not_found) co_await there.error();
+  auto made = co_await fs::mkdir(*reactor_, path_).result();
+  if (!made && made.error().code() != Errc::exists) co_await made.error();
+  made_directory_ = true;
+  std::string parent = std::filesystem::path(path_).parent_path().string();
+  if (parent.empty()) parent = ".";
+  co_await fs::sync_dir(*reactor_, std::move(parent));
+}
+
+// But for what an interrupted creation left behind.
+Task<> BackupDirectory::check_empty() const {
+  const Error refused(Errc::exists, fmt::format("'{}' is not empty and not a backup directory", path_));
   const auto present = co_await fs::list(*reactor_, path_);
-  for (const std::string& name : present)
-    // What an interrupted creation left behind is no obstacle.
-    if (name != "points" && !name.starts_with("tidemark-backup.json"))
-      co_await Error(Errc::exists, fmt::format("'{}' is not empty and not a backup directory", path_));
+  for (const std::string& name : present) {
+    if (name == lock_file.substr(1) || name.starts_with(marker_file.substr(1))) continue;
+    if (name != "points") co_await refused;
+    const auto points = co_await fs::list(*reactor_, path_ + "/points");
+    if (!points.empty()) co_await refused;
+  }
+}
+
+// The marker comes last: what has one is a backup directory.
+Task<> BackupDirectory::make_content() {
+  co_await check_empty();
+  made_content_ = true;
+  const auto left_behind = co_await fs::list(*reactor_, path_);
+  for (const std::string& name : left_behind)
+    if (name.starts_with(marker_file.substr(1))) co_await fs::unlink(*reactor_, path_ + "/" + name);
   const std::string points = path_ + "/points";
   const bool has_points = co_await fs::exists(*reactor_, points);
   if (!has_points) co_await fs::mkdir(*reactor_, points);
@@ -80,17 +110,49 @@ Task<> BackupDirectory::create() {
   co_await fs::replace(*reactor_, path_ + std::string(marker_file), to_text(marker, 2) + "\n");
 }
 
+Task<std::string> BackupDirectory::read_marker() {
+  const std::string marker = path_ + std::string(marker_file);
+  const std::string text = co_await fs::read_all(*reactor_, marker, manifest_size_max);
+  auto id = parse_marker(text);
+  if (!id) co_await id.error().with_context("'" + marker + "'");
+  co_return *std::move(id);
+}
+
+// The lock's file may go with its directory while we wait for it: then it locks nothing.
 Task<> BackupDirectory::take_lock() {
+  const std::string path = path_ + std::string(lock_file);
+  const Error busy(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
   OpenFlags flags;
   flags.write = flags.create = true;
-  lock_ = co_await File::open(*reactor_, path_ + "/lock", flags);
+  lock_ = co_await File::open(*reactor_, path, flags);
   LockRequest request;
   request.mode = LockRequest::Mode::exclusive;
   request.length = 1;
   auto locked = co_await lock_.lock(request).result();
-  if (locked) co_return;
-  if (locked.error().code() != Errc::busy) co_await locked.error();
-  co_await Error(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
+  if (!locked && locked.error().code() == Errc::busy) co_await busy;
+  if (!locked) co_await locked.error();
+  const FileInfo ours = co_await lock_.stat();
+  const auto named = co_await fs::stat(*reactor_, path).result();
+  if (!named || named->inode != ours.inode || named->device != ours.device) co_await busy;
+  locked_ = true;
+}
+
+Task<> BackupDirectory::retract() {
+  if (!points_.empty()) co_return;
+  if (locked_) co_await retract_content();
+  if (made_directory_) co_await fs::rmdir(*reactor_, path_);       // fails when another uses it by now
+}
+
+Task<> BackupDirectory::retract_content() {
+  const std::string marker = path_ + std::string(marker_file), points = path_ + "/points";
+  if (made_content_) {
+    const auto present = co_await fs::list(*reactor_, points);
+    if (!present.empty()) co_return;
+    (void)co_await fs::unlink(*reactor_, marker).result();
+    co_await fs::rmdir(*reactor_, points);
+  }
+  const bool marked = co_await fs::exists(*reactor_, marker);
+  if (!marked) co_await fs::unlink(*reactor_, path_ + std::string(lock_file));
 }
 
 Task<> BackupDirectory::load() {

@@ -21,7 +21,7 @@ class BackupDirectory {
   enum class Open : std::uint8_t {
     read,            // the directory exists
     write,           // exists; takes the lock and removes litter
-    create,          // as write, made when it does not exist or is empty
+    create,          // as write, made when it does not exist or is empty; see retract()
   };
   static Task<BackupDirectory> open(Reactor& reactor, std::string path, Open how);
   BackupDirectory(BackupDirectory&&) = default;
@@ -46,11 +46,20 @@ class BackupDirectory {
   Task<> publish(PointManifest manifest);             // whole and durable when it returns
   Task<> discard(std::string id);
 
+  // After a failure, with the lock held: a backup directory that this object has made goes again, unless it
+  // holds points.  A directory that was there before stays, empty as it was.
+  Task<> retract();
+
  private:
   BackupDirectory(Reactor& reactor, std::string path) : reactor_(&reactor), path_(std::move(path)) {}
   Task<> open_now(Open how);
-  Task<> create();
+  Task<> open_locked(Open how);
+  Task<> make_directory();
+  Task<> make_content();
+  Task<> retract_content();
+  Task<> check_empty() const;
   Task<> take_lock();
+  Task<std::string> read_marker();
   Task<> load();
   Task<> sweep();
   Task<> remove_tree(std::string path);
@@ -58,6 +67,7 @@ class BackupDirectory {
   Reactor* reactor_;
   std::string path_, id_;
   File lock_;
+  bool locked_ = false, made_directory_ = false, made_content_ = false;
   std::vector<PointManifest> points_;
   std::vector<std::string> damaged_;
 };

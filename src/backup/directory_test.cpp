@@ -9,6 +9,7 @@
 #include "backup/plan.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "task/finally.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -123,6 +124,71 @@ TEST_F(DirectoryTest, LitterOfADeadWriterIsRemoved) {
   close(next);
 }
 
+TEST_F(DirectoryTest, WhatAnInterruptedCreationLeftIsNoObstacle) {
+  std::filesystem::create_directories(path_ + "/points");
+  for (const char* name : {"/lock", "/tidemark-backup.json.tmp-0123456789abcdef"}) std::ofstream(path_ + name) << "";
+  auto directory = open(BackupDirectory::Open::create);
+  EXPECT_EQ(directory.id().size(), 16u);
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/tidemark-backup.json.tmp-0123456789abcdef"));
+  close(directory);
+}
+
+TEST_F(DirectoryTest, PointsWithoutAMarkerAreForeign) {
+  std::filesystem::create_directories(path_ + "/points/something");
+  auto opened = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::create));
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), Errc::exists);
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/lock"));
+}
+
+TEST_F(DirectoryTest, ANewDirectoryWithoutPointsIsRetracted) {
+  auto made = open(BackupDirectory::Open::create);
+  EXPECT_TRUE(run(made.retract()));
+  close(made);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+
+  std::filesystem::create_directory(path_);        // not ours to remove, only what we put there
+  auto filled = open(BackupDirectory::Open::create);
+  EXPECT_TRUE(run(filled.retract()));
+  close(filled);
+  EXPECT_TRUE(std::filesystem::is_empty(path_));
+
+  auto used = open(BackupDirectory::Open::create);
+  add_point(used, {}, {0}, {});
+  EXPECT_TRUE(run(used.retract()));
+  close(used);
+  auto again = open(BackupDirectory::Open::create);
+  EXPECT_EQ(again.points().size(), 1u);
+  EXPECT_TRUE(run(again.retract()));
+  close(again);
+  EXPECT_TRUE(std::filesystem::exists(path_ + "/tidemark-backup.json"));
+}
+
+TEST_F(DirectoryTest, OneOfTwoThatBeginAtOnceMakesIt) {
+  for (int round = 0; round < 20; ++round) {
+    std::filesystem::remove_all(path_);
+    std::optional<Result<BackupDirectory>> opened[2];
+    auto begin = [&](int which) -> Task<> {
+      auto outcome = co_await BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::create).result();
+      opened[which].emplace(std::move(outcome));
+    };
+    auto both = [&](TaskGroup& group) -> Task<> {
+      group.spawn(begin(0));
+      group.spawn(begin(1));
+      co_await group.join();
+    };
+    ASSERT_TRUE(run(with_group(*reactor_, both)));
+    ASSERT_NE(opened[0]->ok(), opened[1]->ok());
+    auto& winner = opened[0]->ok() ? *opened[0] : *opened[1];
+    const Error loser = (opened[0]->ok() ? *opened[1] : *opened[0]).error();
+    EXPECT_EQ(loser.code(), Errc::busy) << loser.message();
+    close(*winner);
+    auto again = open(BackupDirectory::Open::write);
+    EXPECT_EQ(again.id(), winner->id());
+    close(again);
+  }
+}
+
 TEST_F(DirectoryTest, FindsPointsAndTheirChains) {
   auto directory = open(BackupDirectory::Open::create);
   const std::string full = add_point(directory, {}, {0, 1, 2}, {3});
@@ -219,7 +285,11 @@ TEST_F(DirectoryTest, PlansByPointsAndBitmaps) {
   EXPECT_EQ(incremental->base_bitmap, bitmap);
 
   EXPECT_FALSE(plan_disk(directory, "vda", size, {good}, BackupLevel::full)->base);
-  EXPECT_FALSE(plan_disk(directory, "vda", size + 512, {good}, BackupLevel::automatic)->base);
+  for (const auto& bitmaps : {std::vector{good}, std::vector<NodeBitmapState>{}}) {
+    const auto resized = plan_disk(directory, "vda", size + 512, bitmaps, BackupLevel::automatic);
+    EXPECT_FALSE(resized->base);
+    EXPECT_EQ(resized->full_reason, "the disk has 37888 bytes, it had 37376 at point " + full);
+  }
   EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, false, false, false}}, BackupLevel::automatic)->base);
   EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, true, false, true}}, BackupLevel::automatic)->base);
   EXPECT_FALSE(plan_disk(directory, "vda", size, {}, BackupLevel::incremental));

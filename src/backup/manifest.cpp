@@ -102,9 +102,10 @@ std::string time_text(std::int64_t ns, const char* form) {
   const sys_time<nanoseconds> t{nanoseconds(ns)};
   const auto day = floor<days>(t);
   const year_month_day date(day);
-  const hh_mm_ss clock(floor<seconds>(t - day));
+  const hh_mm_ss clock(floor<milliseconds>(t - day));
   return fmt::format(fmt::runtime(form), int(date.year()), unsigned(date.month()), unsigned(date.day()),
-                     clock.hours().count(), clock.minutes().count(), clock.seconds().count());
+                     clock.hours().count(), clock.minutes().count(), clock.seconds().count(),
+                     clock.subseconds().count());
 }
 
 }  // namespace
@@ -167,7 +168,7 @@ Result<PointManifest> parse_manifest(std::string_view text) {
 }
 
 std::string utc_time(std::int64_t ns) { return time_text(ns, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z"); }
-std::string utc_time_compact(std::int64_t ns) { return time_text(ns, "{:04}{:02}{:02}T{:02}{:02}{:02}Z"); }
+std::string utc_time_compact(std::int64_t ns) { return time_text(ns, "{:04}{:02}{:02}T{:02}{:02}{:02}.{:03}Z"); }
 bool valid_disk_name(std::string_view name) noexcept { return valid_name(name); }
 bool valid_point_id(std::string_view id) noexcept { return valid_name(id); }
 

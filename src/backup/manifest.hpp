@@ -41,7 +41,7 @@ std::string to_text(const PointManifest& manifest);
 // Strict: a manifest that says what cannot be is Errc::corrupt; one of a later version is Errc::unsupported.
 Result<PointManifest> parse_manifest(std::string_view text);
 
-// "2026-11-21T10:15:00Z", and the compact form that ids begin with: "20261121T101500Z".
+// "2026-11-21T10:15:00Z", and the compact form that ids begin with: "20261121T101500.123Z".
 std::string utc_time(std::int64_t ns_since_1970);
 std::string utc_time_compact(std::int64_t ns_since_1970);
 

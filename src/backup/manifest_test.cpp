@@ -81,7 +81,16 @@ TEST(Manifest, NamesThatLeaveTheDirectoryAreRefused) {
 TEST(Manifest, TimesAreUtc) {
   EXPECT_EQ(utc_time(0), "1970-01-01T00:00:00Z");
   EXPECT_EQ(utc_time(1795256100123456789), "2026-11-21T10:15:00Z");
-  EXPECT_EQ(utc_time_compact(1795256100123456789), "20261121T101500Z");
+}
+
+TEST(Manifest, IdsSortByTheMillisecond) {
+  EXPECT_EQ(utc_time_compact(1795256100123456789), "20261121T101500.123Z");
+  EXPECT_EQ(utc_time_compact(0), "19700101T000000.000Z");
+  constexpr std::int64_t millisecond = 1'000'000;
+  for (const std::int64_t ns : {std::int64_t{951782399999} * millisecond, std::int64_t{1795256100009} * millisecond})
+    EXPECT_LT(utc_time_compact(ns) + "-ffffffff", utc_time_compact(ns + millisecond) + "-00000000");
+  EXPECT_TRUE(valid_point_id("20261121T101500.123Z-6f3a1c9e"));
+  EXPECT_TRUE(valid_point_id("20261121T101500Z-6f3a1c9e")) << "as ids were before";
 }
 
 TEST(Digest, HexRoundTrip) {

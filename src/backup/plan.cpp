@@ -25,11 +25,13 @@ Candidate newest_point(const BackupDirectory& directory, std::string_view disk, 
   if (newest == points.rend()) return {nullptr, "there is no earlier point"};
   const DiskManifest& entry = *newest->find(disk);
   if (auto chain = directory.chain(*newest, disk); !chain) return {&*newest, chain.error().message()};
+  // Before its bitmap: a daemon that was restarted for a new size has none, either.
+  if (entry.size != disk_size)
+    return {&*newest, fmt::format("the disk has {} bytes, it had {} at point {}", disk_size, entry.size, newest->id)};
   const auto bitmap = std::find_if(bitmaps.begin(), bitmaps.end(), [&](const auto& b) { return b.name == entry.bitmap; });
   if (bitmap == bitmaps.end()) return {&*newest, fmt::format("the disk has no bitmap since point {}", newest->id)};
   if (bitmap->inconsistent) return {&*newest, fmt::format("the bitmap since point {} is inconsistent", newest->id)};
   if (!bitmap->recording) return {&*newest, fmt::format("the bitmap since point {} does not record", newest->id)};
-  if (entry.size != disk_size) return {&*newest, "the disk's size has changed"};
   return {&*newest, {}};
 }
 

@@ -13,14 +13,15 @@ constexpr std::uint64_t piece_max = 1 * MiB;
 
 class Sealer {
  public:
-  Sealer(Edge& image, SumsWriter& sums, std::uint64_t disk_size, std::uint32_t granularity)
-      : image_(image), sums_(sums), size_(disk_size), granularity_(granularity),
+  Sealer(Edge& image, SumsWriter& sums, std::uint64_t disk_size, std::uint32_t granularity, SealStep step)
+      : image_(image), sums_(sums), size_(disk_size), granularity_(granularity), step_(std::move(step)),
         buffer_(std::max<std::uint64_t>(piece_max, granularity)) {}
 
   Task<Seal> run() {
     BlockNode* const below = skip_filters(image_.node()).backing();
     std::uint64_t at = 0;
     while (at < size_) {
+      co_await unwrap(step_(at));
       const Range wanted{at, size_ - at};
       const BlockStatus status = co_await block_status_above(image_.node(), below, wanted);
       std::uint64_t end = std::min(status.range.end(), size_);
@@ -59,6 +60,7 @@ class Sealer {
       }
       stored_ += bytes.size();
       at += bytes.size();
+      co_await unwrap(step_(at));
     }
   }
 
@@ -66,15 +68,17 @@ class Sealer {
   SumsWriter& sums_;
   std::uint64_t size_;
   std::uint32_t granularity_;
+  SealStep step_;
   AlignedBuffer buffer_;
   std::uint64_t stored_ = 0;
 };
 
 }  // namespace
 
-Task<Seal> seal_image(Edge& image, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity) {
+Task<Seal> seal_image(Edge& image, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity,
+                      SealStep step) {
   SumsWriter sums = co_await SumsWriter::create(image.node().reactor(), std::move(sums_path), disk_size, granularity);
-  Sealer sealer(image, sums, disk_size, granularity);
+  Sealer sealer(image, sums, disk_size, granularity, std::move(step));
   auto close = [&sums]() -> Task<> { return sums.close(); };
   co_return co_await finally(sealer.run(), close);
 }

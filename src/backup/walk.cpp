@@ -32,37 +32,49 @@ class Walk {
   Task<> work(CancelToken stop) {
     AlignedBuffer buffer(std::max<std::uint64_t>(piece_max, expected_.granularity()));
     for (;;) {
-      if (stop.requested() || options_.interrupted.requested()) co_await cancelled_error();
+      co_await unwrap(going_on(stop));
       Expectation piece;
       {
         auto turn = co_await turn_.lock();
         piece = co_await expected_.next(buffer.size());
       }
       if (piece.range.empty()) co_return;
-      if (piece.zero) co_await check_zero(piece.range, buffer);
+      if (piece.zero) co_await check_zero(piece.range, buffer, stop);
       else co_await check_data(piece, buffer);
-      done_ += piece.range.length;
-      if (options_.progress) options_.progress(done_);
+      if (!piece.zero) advance(piece.range.length);
     }
   }
 
-  // What must be zero mostly is by the image's own word; only the rest is read.
-  Task<> check_zero(Range range, AlignedBuffer& buffer) {
+  Result<> going_on(CancelToken stop) const {
+    if (stop.requested() || options_.interrupted.requested()) return cancelled_error();
+    return {};
+  }
+
+  void advance(std::uint64_t bytes) {
+    done_ += bytes;
+    if (options_.progress) options_.progress(done_);
+  }
+
+  // What must be zero mostly is by the image's own word; only the rest is read.  One piece may be a whole disk.
+  Task<> check_zero(Range range, AlignedBuffer& buffer, CancelToken stop) {
     while (!range.empty()) {
+      co_await unwrap(going_on(stop));
       const BlockStatus status = co_await block_status_above(disk_.node(), nullptr, range);
       const Range part = status.range;
       if (status.zero) {
         report_.zero_bytes += part.length;
         if (sink_) co_await sink_->zero(part);
+        advance(part.length);
       } else {
-        co_await check_zero_by_reading(part, buffer);
+        co_await check_zero_by_reading(part, buffer, stop);
       }
       range = {part.end(), range.length - part.length};
     }
   }
 
-  Task<> check_zero_by_reading(Range range, AlignedBuffer& buffer) {
+  Task<> check_zero_by_reading(Range range, AlignedBuffer& buffer, CancelToken stop) {
     while (!range.empty()) {
+      co_await unwrap(going_on(stop));
       const MutableBytes bytes = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), range.length));
       const Range part{range.offset, bytes.size()};
       auto read = co_await disk_.read(part.offset, bytes).result();
@@ -72,6 +84,7 @@ class Walk {
         report_.zero_bytes += part.length;
         if (sink_) co_await sink_->zero(part);
       }
+      advance(part.length);
       range = {part.end(), range.length - part.length};
     }
   }

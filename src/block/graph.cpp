@@ -38,6 +38,9 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
   Result<> ok;
   if (options.name.empty()) options.name = "#block" + std::to_string((*next_generated_)++);
   else ok = check_name(options.name);
+  if (ok && driver->size() > align_down(max_disk_size, sector_size))
+    ok = Error(Errc::out_of_range, "node '" + options.name + "': " + std::to_string(driver->size()) +
+                                       " bytes are more than a disk can have");
   std::unique_ptr<BlockNode> node(new BlockNode(*this, std::move(options), std::move(driver)));
   for (Edge* edge : node->driver_->edges()) edge->parent_ = node.get();
   if (ok) {
@@ -59,6 +62,8 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
 Task<> Graph::close_node(BlockNode& node) {
   if (std::exchange(node.closing_, true)) co_return;
   by_name_.erase(node.name());                           // nobody finds it from here on
+  // Who holds it drained has found it before.
+  while (std::find(drained_.begin(), drained_.end(), &node) != drained_.end()) co_await unquiesced_.wait();
   { auto guard = co_await drain(node); }                 // somebody may be asking it something
   std::vector<BlockNode*> children;
   for (Edge* edge : node.driver_->edges()) children.push_back(&edge->node());

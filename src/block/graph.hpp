@@ -46,7 +46,8 @@ class Graph {
   // Takes the driver.  On error (name taken or ill-formed, permissions) the driver is closed.
   Task<BlockNode*> add(NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
-  // Closes a node that nobody uses, and its children that nobody else does and no monitor owns.
+  // Closes a node that nobody uses, and its children that nobody else does and no monitor owns.  Waits
+  // while another holds the node drained.
   Task<> remove(BlockNode& node);
   // After a root user has let go: removes the node unless it is used or monitor-owned.
   Task<> release(BlockNode& node);

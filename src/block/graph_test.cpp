@@ -42,6 +42,18 @@ TEST_F(GraphTest, RefusesBadNames) {
   EXPECT_EQ(graph.nodes().size(), 1u);
 }
 
+TEST_F(GraphTest, RefusesADiskWhoseLastSectorNoOffsetReaches) {
+  struct Huge final : TestDriver {
+    using TestDriver::TestDriver;
+    std::uint64_t size() const noexcept override { return max_disk_size - 5; }
+  };
+  NodeOptions named;
+  named.name = "huge";
+  const Result<BlockNode*> added = reactor.run(graph.add(named, std::make_unique<Huge>(reactor, TestDriverOptions())));
+  ASSERT_FALSE(added.ok());
+  EXPECT_EQ(added.error().message(), "node 'huge': 9223372036854775802 bytes are more than a disk can have");
+}
+
 TEST_F(GraphTest, GeneratesNames) {
   TestDriverOptions options;
   BlockNode& first = add("", std::make_unique<TestDriver>(reactor, options));
@@ -74,6 +86,20 @@ TEST_F(GraphTest, TheNameIsFreeAsSoonAsTheNodeCloses) {
   add_disk("disk").hold();
   run(graph.remove(node("disk")));
   add_disk("disk");
+}
+
+// Who holds it drained has found it, and may look at it until then.
+TEST_F(GraphTest, ANodeThatIsHeldDrainedGoesWhenItIsLetGo) {
+  add_disk("disk");
+  BlockNode& disk = node("disk");
+  run(drain_into(disk, drained));
+  Background removal = start(graph.remove(disk));
+  settle();
+  EXPECT_FALSE(removal.done());
+  EXPECT_EQ(graph.nodes().size(), 1u);
+  drained.reset();
+  EXPECT_TRUE(finish(removal).ok());
+  EXPECT_EQ(graph.nodes().size(), 0u);
 }
 
 TEST_F(GraphTest, AFilterTakesOverAllUsers) {

@@ -93,12 +93,14 @@ Task<> MappedDriver::read_worker(Pieces& job) {
   }
 }
 
+// Only what is written in place pins: a piece that is given a place holds its units anyway, and must not
+// wait for a place that itself keeps from being free.
 Task<> MappedDriver::write(std::uint64_t offset, Buffers from, WriteFlags) {
-  const auto pinned = pin();
   const Range wanted{offset, from.size()};
   const auto place = in_place_now(wanted);
-  if (place && place->range.length == wanted.length) co_await storage().write(*place->host_offset, from);
-  else co_await write_pieces(wanted, from);
+  if (!place || place->range.length != wanted.length) co_return co_await write_pieces(wanted, from);
+  const auto pinned = pin();
+  co_await storage().write(*place->host_offset, from);
 }
 
 Task<> MappedDriver::write_pieces(Range wanted, Buffers from) {
@@ -119,6 +121,7 @@ Task<> MappedDriver::write_worker(Pieces& job) {
     auto turn = co_await job.turn.lock();
     if (job.left.empty() || job.failed) co_return;
     if (const auto place = in_place_now(job.left)) {
+      const auto pinned = pin();
       const Buffers piece = job.take(place->range.length);
       turn.unlock();
       co_await storage().write(*place->host_offset, piece);

@@ -1,8 +1,8 @@
 // ExtentPins: who may still be reading or writing an extent that was just taken out of the map.
 //
-// Requests pin the epoch in which they began.  Storage that a change of the map set free may be used
-// again once the epoch of that change, closed, has ended: then no request that saw the old map is in
-// flight.
+// Who moves bytes by what the map said pins the epoch in which it asked.  Storage that a change of the map
+// set free may be used again once the epoch of that change, closed, has ended: then nobody who saw the old
+// map is in flight.
 #pragma once
 
 #include <cstdint>

@@ -50,10 +50,4 @@ Result<> BlockNode::check_writable(const Edge& via, Range range, std::string_vie
   return check_range(range.offset, range.length, verb);
 }
 
-bool BlockNode::mark(Range range, WriteFlags flags) {
-  if (has(flags, WriteFlags::unchanged)) return true;
-  bitmaps_.mark(range);
-  return !tracking_ || tracking_->admitted(range);
-}
-
 }  // namespace tidemark

@@ -82,6 +82,7 @@ class BlockNode final {
   friend class PermissionUpdate;
   friend class InFlight;
   class Timed;                      // counts a request in the statistics
+  class Marks;                      // a request's marks in the bitmaps
 
   BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
@@ -100,7 +101,9 @@ class BlockNode final {
 
   Result<> check_range(std::uint64_t offset, std::uint64_t length, std::string_view verb) const;
   Result<> check_writable(const Edge& via, Range range, std::string_view verb) const;
-  bool mark(Range range, WriteFlags flags);            // false: wait_admitted(), then go on
+  bool admitted(Range range, WriteFlags flags) const noexcept {
+    return !tracking_ || has(flags, WriteFlags::unchanged) || tracking_->admitted(range);
+  }
   Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);

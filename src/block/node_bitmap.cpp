@@ -111,8 +111,8 @@ Result<NodeBitmap*> NodeBitmaps::add(std::string name, std::uint64_t disk_size, 
   if (find(name)) return Error(Errc::exists, "Bitmap already exists: " + name);
   if (granularity < 512 || !is_power_of_two(granularity))
     return Error(Errc::invalid_argument,
-                 granularity < 512 ? "Granularity must be at least 512" : "Granularity must be power of 2");
-  all_.push_back(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
+                 "Granularity must be power of 2 and at least 512");
+  insert(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
   return all_.back().get();
 }
 

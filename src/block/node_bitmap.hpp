@@ -2,7 +2,8 @@
 // (docs/interop/bitmaps.rst: recording, busy, persistent, inconsistent; successors).
 //
 // Every write to the node marks every bitmap that records before the write reaches the driver, so a
-// bit is never missing for content that changed.
+// bit is never missing for content that changed.  One that is under way when a bitmap begins to record, or
+// is cleared, marks it when it ends.
 #pragma once
 
 #include <memory>
@@ -106,13 +107,19 @@ class NodeBitmaps {
   NodeBitmap* find(std::string_view name) noexcept;
   // Errors as QEMU's block-dirty-bitmap-add: name empty or over 1023 bytes, exists, granularity.
   Result<NodeBitmap*> add(std::string name, std::uint64_t disk_size, std::uint32_t granularity);
-  void insert(std::unique_ptr<NodeBitmap> bitmap) { all_.push_back(std::move(bitmap)); }
+  void insert(std::unique_ptr<NodeBitmap> bitmap) {
+    all_.push_back(std::move(bitmap));
+    begun();
+  }
   std::unique_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
   // A persistent bitmap goes out of sight and on recording, until it is revived, or buried when the store
   // does not have it any more.
   void retire(NodeBitmap& bitmap) noexcept;
   void revive(NodeBitmap& bitmap) noexcept;
   void bury(NodeBitmap& bitmap) noexcept;
+  // A bitmap begins anew: it was cleared or enabled, or made here.
+  void begun() noexcept { ++beginnings_; }
+  std::uint64_t beginnings() const noexcept { return beginnings_; }
   void mark(Range range) {
     for (auto& bitmap : all_) bitmap->mark(range);
     for (auto& bitmap : retired_) bitmap->mark(range);
@@ -125,6 +132,7 @@ class NodeBitmaps {
  private:
   std::vector<std::unique_ptr<NodeBitmap>> all_;
   std::vector<std::unique_ptr<NodeBitmap>> retired_;
+  std::uint64_t beginnings_ = 0;
 };
 
 }  // namespace tidemark

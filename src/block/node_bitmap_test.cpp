@@ -152,8 +152,8 @@ TEST(NodeBitmaps, AddFindRemove) {
   EXPECT_EQ(bitmaps.add("", disk, granule).error().message(), "Bitmap name cannot be empty");
   EXPECT_EQ(bitmaps.add(std::string(1024, 'x'), disk, granule).error().code(),
             Errc::invalid_argument);
-  EXPECT_EQ(bitmaps.add("b", disk, 511).error().message(), "Granularity must be at least 512");
-  EXPECT_EQ(bitmaps.add("b", disk, 1000).error().message(), "Granularity must be power of 2");
+  EXPECT_EQ(bitmaps.add("b", disk, 511).error().message(), "Granularity must be power of 2 and at least 512");
+  EXPECT_EQ(bitmaps.add("b", disk, 1000).error().message(), "Granularity must be power of 2 and at least 512");
   ASSERT_TRUE(bitmaps.add("b", disk, 65536).ok());
   bitmaps.mark({0, 1});
   EXPECT_EQ(a->dirty_bytes(), granule);

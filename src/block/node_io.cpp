@@ -1,6 +1,7 @@
 // The requests of a node, as they arrive through an edge: wait while drained, check, mark, count,
 // and hand on what is aligned.  What is not goes through node_padding.cpp.
 #include "block/graph.hpp"
+#include "block/node_marks.hpp"
 #include "block/node_timed.hpp"
 
 namespace tidemark {
@@ -50,7 +51,8 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, flags)) co_await node.wait_admitted(range);
+  const Marks marks(node, range, flags);
+  if (!node.admitted(range, flags)) co_await node.wait_admitted(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
@@ -67,7 +69,8 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   Timed timed(via, node.stats_.write_zeroes, range.length);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
-  if (!node.mark(range, flags)) co_await node.wait_admitted(range);
+  const Marks marks(node, range, flags);
+  if (!node.admitted(range, flags)) co_await node.wait_admitted(range);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.ignores_flush_;
   const Range whole = range.narrowed(node.limits_.write_zeroes_align);
   const WriteFlags part_flags = without(flags, WriteFlags::fua);
@@ -90,7 +93,8 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
-  if (!node.mark(range, WriteFlags::none)) co_await node.wait_admitted(range);
+  const Marks marks(node, range, WriteFlags::none);
+  if (!node.admitted(range, WriteFlags::none)) co_await node.wait_admitted(range);
   co_await node.driver_->write_compressed(offset, from);
   timed.done();
 }
@@ -104,7 +108,8 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   while (node.options_.discard && !range.empty()) {
     const std::uint64_t max = align_down(node.limits_.max_zeroes, node.limits_.discard_align);
     const Range part{range.offset, max && range.length > max ? max : range.length};
-    if (!node.mark(part, WriteFlags::none)) co_await node.wait_admitted(part);
+    const Marks marks(node, part, WriteFlags::none);
+    if (!node.admitted(part, WriteFlags::none)) co_await node.wait_admitted(part);
     auto done = co_await node.driver_->discard(part).result();
     if (!done && done.error().code() == Errc::unsupported) break;      // advisory
     if (!done) co_await done.error();
@@ -130,7 +135,8 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (node.tracking_ && size < before) {
     // Once it is cut off nobody can mark it, and a crash may come before its size is known to be smaller.
     const Range cut{size, before - size};
-    if (!node.mark(cut, WriteFlags::none)) co_await node.tracking_->admit(cut);
+    node.bitmaps_.mark(cut);
+    if (!node.tracking_->admitted(cut)) co_await node.tracking_->admit(cut);
   }
   co_await node.driver_->truncate(size);
   const std::uint64_t after = node.size();
@@ -140,7 +146,8 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (after > before && before < largest) {
     // The regrown part held other bytes once: what reads as zeroes now has changed.
     const Range regrown{before, std::min(after, largest) - before};
-    if (!node.mark(regrown, WriteFlags::none)) co_await node.tracking_->admit(regrown);
+    node.bitmaps_.mark(regrown);
+    if (!node.admitted(regrown, WriteFlags::none)) co_await node.tracking_->admit(regrown);
   }
 }
 

@@ -371,6 +371,26 @@ TEST_F(NodeTest, WhatIsCutOffOrRegrownIsAdmittedToo) {
   EXPECT_EQ(bitmap.dirty_bytes(), 32 * KiB);
 }
 
+TEST_F(NodeTest, WhatIsUnderWayMarksABitmapThatBeginsMeanwhile) {
+  make({});
+  NodeBitmaps& bitmaps = node("disk").bitmaps();
+  NodeBitmap& cleared = **bitmaps.add("cleared", node("disk").size(), 512);
+  std::vector<std::byte> data(512);
+  const Range zeroed{4096, 512}, discarded{8192, 512};
+  driver->hold();
+  Background requests[] = {start(edge->write(0, Buffers(data))), start(edge->write_zeroes(zeroed)),
+                           start(edge->discard(discarded))};
+  NodeBitmap& added = **bitmaps.add("added", node("disk").size(), 512);
+  (void)cleared.bits().take();
+  bitmaps.begun();
+  EXPECT_EQ(added.dirty_bytes() + cleared.dirty_bytes(), 0u);
+  driver->fail_next(Error(Errc::io, "too bad"));     // one of them: it may have changed something
+  driver->release();
+  for (Background& request : requests) (void)finish(request);
+  EXPECT_EQ(added.dirty_bytes(), 3 * 512u);
+  EXPECT_EQ(cleared.dirty_bytes(), 3 * 512u);
+}
+
 TEST_F(NodeTest, ResizingMarksWhatIsRegrown) {
   make({});
   NodeBitmap& bitmap = **node("disk").bitmaps().add("b", 64 * KiB, 4096);

@@ -60,6 +60,7 @@ Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, T
   NodeBitmap* bitmap = found->bitmap;
   auto old = std::make_shared<DirtyBitmap>(bitmap->clear());
   transaction.on_commit([bitmap] { bitmap->release_kept(); });
+  found->node->bitmaps().begun();
   transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
   return {};
 }
@@ -71,6 +72,7 @@ Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, 
   NodeBitmap* bitmap = found->bitmap;
   transaction.on_abort([bitmap, before = bitmap->enabled()] { bitmap->set_enabled(before); });
   bitmap->set_enabled(enabled);
+  found->node->bitmaps().begun();
   return {};
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 constexpr Duration drain_max = std::chrono::seconds(30);
 
-// On the node's thread.  Nothing happens between an action and its commit, so without persistent bitmaps
-// no drain is needed; with them, what is not recorded must be on the disk when the bitmaps' store is saved.
+// On the node's thread.  Nothing happens between an action and its commit, and what is under way marks
+// bitmaps that begin meanwhile when it ends, so without persistent bitmaps no drain is needed; with them,
+// what is not recorded must be on the disk when the bitmaps' store is saved.
 template <class Action>
 Task<> carry_out(Graph& graph, const std::string& name, Action action) {
   BlockNode* node = co_await unwrap(graph.lookup(name));

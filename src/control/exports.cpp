@@ -190,12 +190,12 @@ Task<> Exports::stop() {
   if (!server_) co_return;
   auto stopping = std::move(server_);
   co_await stopping->stop(NbdServer::StopMode::orderly);
-  auto ended = std::move(exports_);
-  exports_.clear();
-  for (auto& [id, entry] : ended) {
-    if (entry.shutting_down) continue;               // tells of itself
+  for (auto place = exports_.begin(); place != exports_.end();) {
+    const auto at = place++;
+    if (at->second.shutting_down) continue;          // ends, and tells of itself
     schema::BlockExportDeletedEvent event;
-    event.id = id;
+    event.id = at->first;
+    exports_.erase(at);
     events_.send(event);
   }
 }
@@ -216,14 +216,30 @@ Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
   co_return std::move(all);
 }
 
+namespace {
+
+// What stands for itself in a URI's path and query, and '/'; all else as %XX.
+std::string in_uri(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       std::string_view("-._~/,:@=").find(c) != std::string_view::npos;
+    if (plain) out += c;
+    else out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
+}
+
+}  // namespace
+
 std::vector<std::string> Exports::uris() const {
   std::vector<std::string> all;
   if (!server_) return all;
   for (const SocketAddress& address : server_->addresses())
     for (const auto& [id, entry] : exports_) {
-      const std::string& name = entry.nbd->name();
+      const std::string name = in_uri(entry.nbd->name());
       all.push_back(address.kind == SocketAddress::Kind::unix_path
-                        ? fmt::format("nbd+unix:///{}?socket={}", name, address.path)
+                        ? fmt::format("nbd+unix:///{}?socket={}", name, in_uri(address.path))
                         : fmt::format("nbd://{}/{}", address.describe(), name));
     }
   return all;

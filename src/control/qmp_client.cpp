@@ -1,6 +1,6 @@
 #include "control/qmp_client.hpp"
 
-#include "task/finally.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -27,42 +27,99 @@ Error to_error(const Json& error) {
 
 }  // namespace
 
-Task<QmpClient> QmpClient::connect(Reactor& reactor, SocketAddress address) {
-  const std::string name = address.describe();
-  auto socket = co_await Socket::connect(reactor, std::move(address)).result();
-  if (!socket) co_await socket.error().with_context("no daemon answers at '" + name + "'");
-  QmpClient client;
-  client.socket_ = *std::move(socket);
-  auto greeting = co_await client.receive().result();
-  Result<> ready = greeting ? Result<>() : Result<>(greeting.error());
-  if (greeting && !greeting->find("QMP")) ready = Error(Errc::invalid_format, "does not speak QMP");
-  if (ready) {
-    client.greeting_ = *std::move(greeting);
-    auto negotiated = co_await client.execute("qmp_capabilities").result();
-    if (!negotiated) ready = negotiated.error();
+namespace {
+
+// Asks one source when another's token is asked.
+class Forward final : public CancelWaiter {
+ public:
+  Forward(CancelToken from, CancelSource& to) : to_(to) {
+    if (from.requested()) to_.request();
+    else from.add(*this);
   }
-  if (!ready) {
+  void on_cancel() noexcept override { to_.request(); }
+
+ private:
+  CancelSource& to_;
+};
+
+Task<> ring(Reactor& reactor, CancelSource& stop, bool& late, CancelToken done) {
+  auto slept = co_await reactor.sleep(QmpClient::greeting_timeout, done).result();
+  if (!slept) co_return;
+  late = true;
+  stop.request();
+}
+
+}  // namespace
+
+Task<QmpClient> QmpClient::connect(Reactor& reactor, SocketAddress address, CancelToken token) {
+  QmpClient client(address.describe());
+  auto opened = co_await client.open(reactor, std::move(address), token).result();
+  if (!opened) {
     (void)co_await client.close().result();
-    co_await ready.error().with_context("'" + name + "'");
+    co_await opened.error();
   }
+  client.token_ = token;
   co_return std::move(client);
+}
+
+Task<> QmpClient::open(Reactor& reactor, SocketAddress address, CancelToken token) {
+  CancelSource stop;
+  Forward interruption(token, stop);
+  token_ = stop.token();
+  bool late = false;
+  auto body = [&](TaskGroup& group) -> Task<> {
+    group.spawn(ring(reactor, stop, late, group.token()));
+    co_await greet(reactor, std::move(address));
+  };
+  auto greeted = co_await with_group(reactor, body).result();
+  token_ = {};
+  if (!greeted && late)
+    co_await Error(Errc::timed_out, "'" + name_ + "' takes connections but does not greet: its monitor is in use by another " +
+                                        "client, or it hangs");
+  co_await unwrap(std::move(greeted));
+}
+
+Task<> QmpClient::greet(Reactor& reactor, SocketAddress address) {
+  auto socket = co_await Socket::connect(reactor, std::move(address), token_).result();
+  if (!socket) co_await socket.error().with_context("no daemon answers at '" + name_ + "'");
+  socket_ = *std::move(socket);
+  greeting_ = co_await receive(token_);
+  if (!greeting_.find("QMP")) co_await Error(Errc::invalid_format, "'" + name_ + "' does not speak QMP");
+  auto negotiated = co_await execute("qmp_capabilities").result();
+  if (negotiated) co_return;
+  const bool named = negotiated.error().message().find(name_) != std::string::npos;
+  if (named) co_await negotiated.error();
+  co_await negotiated.error().with_context("'" + name_ + "'");
+}
+
+Error QmpClient::at_daemon(const Error& error) const {
+  if (error.code() == Errc::cancelled) return error;
+  return Error(Errc::disconnected, "the daemon at '" + name_ + "' is gone: " + error.message(), error.os_errno());
+}
+
+Error QmpClient::wrong_answer(std::string_view what) const {
+  return Error(Errc::invalid_format, "the daemon at '" + name_ + "' " + std::string(what));
 }
 
 Task<Json> QmpClient::receive(CancelToken token) {
   for (;;) {
-    if (auto message = stream_.next()) co_return co_await unwrap(*std::move(message));
+    if (auto message = stream_.next()) {
+      if (!*message) co_await wrong_answer("sends what is no JSON: " + message->error().message());
+      co_return **std::move(message);
+    }
     std::array<std::byte, 16384> buffer;
     const MutableBytes bytes(buffer);
-    const std::size_t n = co_await socket_.recv_some(bytes, token);
-    if (n == 0) co_await Error(Errc::disconnected, "the daemon has closed the connection");
-    stream_.feed(as_text(bytes.first(n)));
+    const auto n = co_await socket_.recv_some(bytes, token).result();
+    if (!n) co_await at_daemon(n.error());
+    if (*n == 0) co_await Error(Errc::disconnected, "the daemon at '" + name_ + "' has closed the connection");
+    stream_.feed(as_text(bytes.first(*n)));
   }
 }
 
 Task<Json> QmpClient::reply() {
   for (;;) {
-    Json message = co_await receive();
-    if (!message.is_object()) co_await Error(Errc::invalid_format, "the daemon's answer is not an object");
+    Json message = co_await receive(token_);
+    if (!message.is_object()) co_await wrong_answer("answers what is not an object");
     if (!message.find("event")) co_return std::move(message);
     events_.push_back(std::move(message));
     if (events_.size() > events_max) events_.pop_front();
@@ -72,7 +129,8 @@ Task<Json> QmpClient::reply() {
 Task<Json> QmpClient::execute_raw(Json command) {
   const std::string line = to_text(command) + "\n";
   const Buffers bytes = Buffers::of_const(as_bytes(line));
-  co_await socket_.send_all(bytes);
+  const auto sent = co_await socket_.send_all(bytes, token_).result();
+  if (!sent) co_await at_daemon(sent.error());
   co_return co_await reply();
 }
 
@@ -83,8 +141,8 @@ Task<Json> QmpClient::execute(std::string command, Json arguments) {
   if (const Json* error = answer.find("error")) co_await to_error(*error);
   Json* value = answer.find("return");
   if (!value) {
-    const std::string what = "the daemon's answer to '" + command + "' is neither return nor error";
-    co_await Error(Errc::invalid_format, what);
+    const std::string what = "answers '" + command + "' with neither return nor error";
+    co_await wrong_answer(what);
   }
   co_return std::move(*value);
 }

@@ -93,6 +93,15 @@ Task<> CopyBeforeWrite::discard(Range range) {
   }
 }
 
+Task<> CopyBeforeWrite::truncate(std::uint64_t size) {
+  const std::uint64_t present = file_->size();
+  if (size < present) {
+    const Range cut{size, present - size};
+    co_await before_write(cut);
+  }
+  co_await file_->truncate(size);
+}
+
 Task<> CopyBeforeWrite::before_write(Range range) {
   if (point_->broken() || !point_->needs_preserving(range)) co_return;
   Point::Outcome failed;

@@ -73,9 +73,9 @@ void Point::protect(const DirtyBitmap& selection) noexcept {
   inside_.merge(selection);
 }
 
+// Of a disk that has grown meanwhile, what the point knows.
 Range Point::whole(Range range) const noexcept {
-  const Range wide = range.widened(granule());
-  return {wide.offset, std::min(wide.end(), size()) - wide.offset};
+  return range.widened(granule()).intersect({0, size()});
 }
 
 std::uint64_t Point::buffer_size() const noexcept {

@@ -18,7 +18,7 @@ class BackupImageTest : public JobsTest {
     return *disks->run(make_image(name, backing, cluster_size));
   }
   Task<BlockNode*> make_image(std::string name, BlockNode* backing, std::uint64_t cluster_size,
-                              bool open_backing = true) {
+                              bool open_backing = true, std::uint32_t version = 3) {
     using P = Permissions;
     NodeOptions file_options;
     file_options.name = "file-" + name;
@@ -30,6 +30,7 @@ class BackupImageTest : public JobsTest {
       Qcow2CreateOptions create;
       create.size = disk_size;
       create.cluster_size = cluster_size;
+      create.version = version;
       if (backing) create.backing_file = "below";
       if (backing) create.backing_format = "qcow2";
       co_await Qcow2Driver::create(**making, create);
@@ -107,6 +108,50 @@ TEST_F(BackupImageTest, TheTopLayerWhileAGuestWrites) {
       co_await expect_same(target, wanted, "seed " + std::to_string(seed));
     });
   }
+}
+
+// The file of an image that goes on being written to grows: what it grows by is not part of the point.
+TEST_F(BackupImageTest, TheFileBelowAnImageInUse) {
+  BlockNode& disk = image("disk");
+  BlockNode& file = disks->node("file-disk");
+  Edge& guest = disks->attach(disk);
+  const Content wanted = disks->content_of(file);
+  const Content data = disks->random_bytes(256 * KiB);
+  BlockNode& copy = disks->disk("copy", file.size());
+  run([&]() -> Task<> {
+    BackupOptions slowly = backup("j", file, copy);
+    slowly.job.speed = 64 * KiB;
+    co_await start(slowly);
+    for (std::uint64_t at = 0; at + data.size() <= 6 * MiB; at += data.size())
+      co_await guest.write(at, Buffers::of_const(data));
+    co_await guest.flush();
+    EXPECT_GT(file.size(), wanted.size());
+    co_await end_of("j");
+    EXPECT_TRUE(events.take().ends_with("j concluded\nj null\n"));
+    co_await expect_same(copy, wanted, "the file");
+  });
+}
+
+TEST_F(BackupImageTest, ADiskThatIsCutAndGrows) {
+  using P = Permissions;
+  BlockNode& source = disks->disk("s", MiB);
+  const Content content = disks->random_bytes(MiB);
+  disks->run(Disks::write_at(source, 0, content));
+  BlockNode& target = disks->disk("t", MiB);
+  auto guest = Edge::attach(source, Role::root, {P::consistent_read | P::write | P::resize, P::all}, "guest");
+  disks->roots.push_back(*std::move(guest));
+  Edge& edge = *disks->roots.back();
+  run([&]() -> Task<> {
+    co_await start(backup("j", source, target, SyncMode::none));
+    co_await edge.truncate(200 * KiB);
+    co_await edge.truncate(2 * MiB);
+    const Range behind{MiB, MiB};
+    co_await edge.write_zeroes(behind);
+    co_await edge.discard(behind);
+    const Range first{0, 200 * KiB};
+    co_await edge.write_zeroes(first);
+    co_await expect_same(target, content, "the disk as it was");
+  });
 }
 
 TEST_F(BackupImageTest, EmptyPartsOfTheTargetStayEmpty) {
@@ -192,6 +237,26 @@ TEST_F(BackupImageTest, ZeroesCoverABackingFileThatIsNotOpen) {
       EXPECT_EQ(extent.mapping, Mapping::zero);
       EXPECT_EQ(extent.range, dirty);
     }
+  });
+}
+
+// Version 2 cannot say that a cluster is zero: it is written.
+TEST_F(BackupImageTest, ZeroesCoverABackingFileThatIsNotOpenInAnOldImageToo) {
+  BlockNode& base = image("base");
+  disks->fill(base);
+  BlockNode& target = *disks->run(make_image("target", &base, 64 * KiB, false, 2));
+  BlockNode& source = image("source");
+  run([&]() -> Task<> {
+    NodeBitmap& bitmap = **source.bitmaps().add("b", source.size(), 64 * KiB);
+    const Range dirty{MiB, 256 * KiB};
+    bitmap.bits().set(dirty);
+    BackupOptions options = backup("j", source, target, SyncMode::incremental);
+    options.bitmap = "b";
+    co_await start(options);
+    co_await end_of("j");
+    const Extent extent = co_await target.driver().map(dirty);
+    EXPECT_EQ(extent.mapping, Mapping::data);
+    EXPECT_EQ(extent.range, dirty);
   });
 }
 

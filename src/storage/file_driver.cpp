@@ -36,23 +36,24 @@ FileDriver::FileDriver(File file, const FileInfo& info, bool direct)
       limits_(limits_of(info, direct)),
       size_(info.size),
       resizing_(home()),
+      looking_(home()),
       is_device_(info.type == FileInfo::Type::block_device),
       direct_(direct) {}
 
 Task<Extent> FileDriver::map(Range wanted) {
   const std::uint64_t at = wanted.offset;
-  if (!data_.contains(at)) {
-    const std::uint64_t holes_made = holes_made_;
-    const FileExtent found = co_await file_.extent(at);
-    if (!found.data || found.length == 0) {  // length 0: cut off behind our back
-      if (found.length != 0) wanted.length = std::min(wanted.length, found.length);
-      co_return Extent{wanted, Mapping::zero, at};
-    }
-    const Range run{at, found.length};
-    if (holes_made == holes_made_) data_ = run;
-    co_return Extent{wanted.intersect(run), Mapping::data, at};
+  if (data_.contains(at)) co_return Extent{wanted.intersect(data_), Mapping::data, at};
+  const auto guard = co_await looking_.lock();
+  if (data_.contains(at)) co_return Extent{wanted.intersect(data_), Mapping::data, at};
+  const std::uint64_t holes_made = holes_made_;
+  const FileExtent found = co_await file_.extent(at);
+  if (!found.data || found.length == 0) {  // length 0: cut off behind our back
+    if (found.length != 0) wanted.length = std::min(wanted.length, found.length);
+    co_return Extent{wanted, Mapping::zero, at};
   }
-  co_return Extent{wanted.intersect(data_), Mapping::data, at};
+  const Range run{at, found.length};
+  if (holes_made == holes_made_) data_ = run;
+  co_return Extent{wanted.intersect(run), Mapping::data, at};
 }
 
 Task<> FileDriver::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
@@ -115,13 +116,13 @@ Task<> FileDriver::discard(Range range) {
 Task<> FileDriver::flush() { return durable(file_.sync()); }
 
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that
-// went through the page cache may be called durable again.
+// went through the page cache may be called durable again, nor what was asked at the same time.
 Task<> FileDriver::durable(Task<> work) {
   if (lost_) co_await *lost_;
   const Result<> done = co_await std::move(work).result();
-  if (done) co_return;
-  if (!direct_) lost_ = done.error();
-  co_await done.error();
+  if (!done && !direct_ && !lost_) lost_ = done.error();
+  if (lost_) co_await *lost_;
+  co_await unwrap(done);
 }
 
 Task<> FileDriver::truncate(std::uint64_t size) {

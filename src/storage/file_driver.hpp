@@ -42,6 +42,8 @@ class FileDriver final : public BlockDriver {
   BlockLimits limits_;
   std::uint64_t size_;
   Mutex resizing_;
+  // The kernel looks through all the page cache that a run of data has: once, not for each who asks.
+  Mutex looking_;
   // A run of data that map() has seen.  Data may have become a hole unseen; that only costs time.
   Range data_;
   std::uint64_t holes_made_ = 0;  // a run seen while one was made is not remembered

@@ -7,6 +7,7 @@
 #include "block/graph.hpp"
 #include "io/aligned.hpp"
 #include "io/sim/process.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -241,6 +242,29 @@ TEST_F(FileTest, AFailedFlushIsNeverForgotten) {
   const std::vector<std::byte> data(512);
   EXPECT_EQ(error_of(file->write(0, Buffers::of_const(data), WriteFlags::fua)).to_errno(), EIO);
   run(file->write(0, Buffers::of_const(data), WriteFlags::none));
+  run(file->close());
+}
+
+// It is reported to one of those who ask at the same time only.
+TEST_F(FileTest, AFlushBesideOneThatFailsHasFailed) {
+  put("/d/a", 4096);
+  const Driver file = run(open_file(reactor, named("/d/a")));
+  fail(IoOp::Kind::sync, EIO);
+  SimFault late;
+  late.kind = IoOp::Kind::sync;
+  late.action = SimFault::Action::delay;
+  late.delay = std::chrono::seconds(1);
+  world.faults().add(late);
+  Result<> first, second;
+  const auto keep = [&](Result<>& outcome) -> Task<> { outcome = co_await file->flush().result(); };
+  const auto both = [&](TaskGroup& group) -> Task<> {
+    group.spawn(keep(first));
+    group.spawn(keep(second));
+    co_await group.join();
+  };
+  run(with_group(reactor, both));
+  EXPECT_FALSE(first.ok());
+  EXPECT_FALSE(second.ok());
   run(file->close());
 }
 

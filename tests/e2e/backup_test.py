@@ -124,6 +124,33 @@ class OneDisk(Bed):
         self.backup(level="incremental")
 
 
+    def test_why_a_backup_is_full(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+
+        def reason(*words):
+            return self.backup(*words)["disks"][0]["full-reason"]
+
+        self.assertEqual(reason(), "there is no earlier point")
+        self.assertIsNone(reason())
+        self.assertEqual(reason("--level", "full"), "asked for")
+        self.run_tidemark("bitmap", "disable", "disk", self.json("bitmap", "list", "disk")[0]["name"])
+        self.assertIn("does not record", reason())
+        self.lab.stop(self.daemon)
+        self.serve("disk.img=disk")
+        self.assertIn("has no bitmap since point", reason())
+        self.lab.stop(self.daemon)
+        os.truncate(self.path / "disk.img", 9 * MiB)
+        self.serve("disk.img=disk")
+        text = self.run_tidemark("backup", "backups").stdout
+        self.assertIn("full (the disk has 9437184 bytes, it had 8388608 at point ", text)
+        os.truncate(self.path / "disk.img", 8 * MiB)
+        self.lab.stop(self.daemon)
+        self.serve("disk.img=disk")
+        self.assertIn("the disk has 8388608 bytes, it had 9437184 at point ", reason())
+        self.assert_restores("latest", self.content())
+
+
 class SeveralDisks(Bed):
     def test_raw_and_qcow2_in_one_point(self):
         self.raw("a.img", seed=1)

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import random
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -79,6 +81,7 @@ class Bed(unittest.TestCase):
         """tidemark serve of the given FILE=NAMEs; ready when it returns."""
         self.daemon = self.lab.start(self.tidemark, "serve", *disks, "--nbd", "nbd.sock", *options,
                                      stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.daemon.stdout.close)
         for name in ("nbd.sock", "qmp.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         return self.daemon
@@ -151,6 +154,29 @@ class Bed(unittest.TestCase):
         with Qmp(self.path / "qmp.sock") as qmp:
             self.until(lambda: any(job["status"] == "running" for job in qmp.execute("query-jobs")), "a job that runs")
         return process
+
+    def catches(self, process, number):
+        """Whether a process has a handler for a signal by now."""
+        text = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        return bool(int(re.search(r"^SigCgt:\s*(\w+)$", text, re.MULTILINE)[1], 16) >> (number - 1) & 1)
+
+    def start_on_terminal(self, *words):
+        """tidemark whose standard error is a terminal: the process, and the terminal's other end."""
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        process = self.lab.start(self.tidemark, *words, stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+        return process, ours
+
+    def until_shown(self, terminal, pattern, patience=20):
+        """Reads a terminal until what it shows matches; all that was read."""
+        shown, end = "", time.monotonic() + patience
+        while not re.search(pattern, shown):
+            ready, _, _ = select.select([terminal], [], [], max(0, end - time.monotonic()))
+            if not ready:
+                self.fail(f"not within {patience} s: {pattern!r} in {shown!r}")
+            shown += os.read(terminal, 65536).decode()
+        return shown
 
     def end_of(self, process, patience=30):
         out, err = process.communicate(timeout=patience)

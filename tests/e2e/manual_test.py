@@ -43,6 +43,21 @@ class Manual(Bed):
             listed = text.partition("Subcommands:\n")[2].partition("\n\n")[0]
             pending += [(*words, verb) for verb in re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)]
 
+    def test_help_explains_every_word(self):
+        pending, seen = [()], 0
+        while pending:
+            words = pending.pop()
+            text = self.help(*words)
+            body = "\n".join(part.partition("\n\n")[0] for part in re.split(r"^(?:Positionals|Options):\n", text, flags=re.M)[1:])
+            body = re.sub(r"(?<=\S)\n {20,}", "    ", body)           # a long name's explanation is on the next line
+            for line in body.splitlines():
+                if line.strip():
+                    self.assertRegex(line, r"^  \S.*?\s{2,}\S", f"{words}: {line!r} has no explanation")
+                    seen += 1
+            listed = text.partition("Subcommands:\n")[2].partition("\n\n")[0]
+            pending += [(*words, verb) for verb in re.findall(r"^  ([a-z-]+)", listed, re.MULTILINE)]
+        self.assertGreater(seen, 60)
+
     def test_every_option_of_the_daemon(self):
         self.assert_options(self.help(program=self.tidemarkd), section_of(text_of("tidemarkd.8"), "OPTIONS"), "tidemarkd")
 

@@ -16,6 +16,7 @@ void print_point(const Context& context, const PointManifest& point, const std::
                                    {"size", disk.size},
                                    {"level", disk.plan.base ? "incremental" : "full"},
                                    {"base", disk.plan.base ? Json(*disk.plan.base) : Json()},
+                                   {"full-reason", disk.plan.base ? Json() : Json(disk.plan.full_reason)},
                                    {"stored-bytes", disk.manifest.stored_bytes}}));
     print_json(Json::object(
         {{"point", point.id}, {"time", utc_time(point.time_ns)}, {"seconds", point.seconds}, {"disks", std::move(rows)}}));
@@ -29,10 +30,25 @@ void print_point(const Context& context, const PointManifest& point, const std::
   print_line(fmt::format("point {} complete in {}", point.id, human_duration(point.seconds)));
 }
 
+// A daemon that is gone has taken what was in it along.
+Error with_what_is_left(const Error& why, const Result<>& undone) {
+  if (!undone && why.code() != Errc::disconnected)
+    return Error(why.code(), fmt::format("{}; the next backup will clean up, it could not be done now: {}", why.message(),
+                                         undone.error().message()));
+  if (undone && why.code() == Errc::cancelled) return Error(Errc::cancelled, "interrupted; nothing was left behind");
+  return why;
+}
+
 Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& directory, BackupOptions options) {
   BackupRun backup(context, client, directory, std::move(options));
-  const PointManifest point = co_await backup.run();
-  print_point(context, point, backup.disks());
+  auto point = co_await backup.run().result();
+  if (!point) {
+    auto undone = co_await backup.undo().result();
+    auto retracted = co_await directory.retract().result();
+    if (undone) undone = retracted;
+    co_await with_what_is_left(point.error(), undone);
+  }
+  print_point(context, *point, backup.disks());
 }
 
 Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions options) {
@@ -46,6 +62,7 @@ Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions opt
 
 Task<Exit> backup(const Context& context, BackupOptions options) {
   QmpClient client = co_await context.connect();
+  client.see_through();
   auto close = [&client]() -> Task<> { return client.close(); };
   co_await finally(open_and_run(context, client, std::move(options)), close);
   co_return Exit::ok;

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/fields.hpp"
 #include "app/images.hpp"
 #include "backup/seal.hpp"
 
@@ -13,32 +14,10 @@ namespace {
 constexpr std::uint32_t granularity = 64 * KiB;          // of bitmaps, checksums and the images' clusters
 constexpr Duration poll_interval = std::chrono::milliseconds(100);
 
-std::string text(const Json& object, std::string_view key) {
-  const Json* value = object.find(key);
-  return value && value->is_string() ? value->as_string() : std::string();
-}
-
-bool flag(const Json& object, std::string_view key) {
-  const Json* value = object.find(key);
-  return value && value->is_bool() && value->as_bool();
-}
-
-std::uint64_t number(const Json& object, std::string_view key) {
-  std::uint64_t n = 0;
-  if (const Json* value = object.find(key)) (void)value->to_uint64(n);
-  return n;
-}
-
-const Json* find_node(const Json& nodes, const std::string& name) {
-  for (const Json& node : nodes.as_array())
-    if (text(node, "node-name") == name) return &node;
-  return nullptr;
-}
-
 std::vector<NodeBitmapState> bitmaps_of(const Json& node) {
   std::vector<NodeBitmapState> states;
   if (const Json* bitmaps = node.find("dirty-bitmaps"))
-    for (const Json& bitmap : bitmaps->as_array())
+    for (const Json& bitmap : items(*bitmaps))
       states.push_back({text(bitmap, "name"), flag(bitmap, "recording"), flag(bitmap, "busy"), flag(bitmap, "inconsistent")});
   return states;
 }
@@ -59,19 +38,18 @@ Task<PointManifest> BackupRun::run() {
   id_ = co_await directory_.begin_point();
   auto taken = co_await take_point().result();
   progress_.finish();
-  Result<PointManifest> published = taken ? PointManifest{} : Result<PointManifest>(taken.error());
-  if (taken) published = co_await publish().result();
-  if (!published) {
-    (void)co_await undo().result();
-    co_await published.error();
-  }
+  co_await unwrap(std::move(taken));
+  PointManifest published = co_await publish();
   // The point is there, whatever becomes of these; the next run looks for them again.
   (void)co_await drop_old_bitmaps().result();
-  co_return *std::move(published);
+  co_return std::move(published);
 }
 
 Task<Json> BackupRun::read_machine() {
   if (options_.machine_file.empty()) co_return Json();
+  const FileInfo info = co_await fs::stat(context_.reactor, options_.machine_file);
+  if (info.type != FileInfo::Type::regular)
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file", options_.machine_file));
   const std::string content = co_await fs::read_all(context_.reactor, options_.machine_file, 16 * MiB);
   auto json = parse_json(content);
   if (!json) co_await json.error().with_context("'" + options_.machine_file + "'");
@@ -81,11 +59,11 @@ Task<Json> BackupRun::read_machine() {
 Task<> BackupRun::clear_left_behind() {
   const Json jobs = co_await client_.execute("query-jobs");
   std::vector<std::string> ids;
-  for (const Json& job : jobs.as_array())
+  for (const Json& job : items(jobs))
     if (const std::string id = text(job, "id"); id.starts_with(own_prefix())) ids.push_back(id);
   co_await end_jobs(std::move(ids));
   const Json nodes = co_await client_.execute("query-named-block-nodes");
-  for (const Json& node : nodes.as_array()) {
+  for (const Json& node : items(nodes)) {
     const std::string name = text(node, "node-name");
     if (!name.starts_with(own_prefix())) continue;
     Json arguments = Json::object({{"node-name", name}});
@@ -102,9 +80,8 @@ Task<> BackupRun::end_jobs(std::vector<std::string> ids) {
   for (const std::string& id : ids)
     for (;;) {
       const Json jobs = co_await client_.execute("query-jobs");
-      const auto& all = jobs.as_array();
-      const auto job = std::find_if(all.begin(), all.end(), [&](const Json& j) { return text(j, "id") == id; });
-      if (job == all.end()) break;
+      const Json* job = find_by(jobs, "id", id);
+      if (!job) break;
       if (text(*job, "status") == "concluded") {
         Json arguments = Json::object({{"id", id}});
         (void)co_await client_.execute("job-dismiss", std::move(arguments)).result();
@@ -122,9 +99,9 @@ Task<> BackupRun::plan() {
 Task<> BackupRun::choose_disks(const Json& nodes) {
   if (options_.disks.empty()) {
     const Json exports = co_await client_.execute("query-block-exports");
-    for (const Json& entry : exports.as_array()) {
+    for (const Json& entry : items(exports)) {
       const std::string node = text(entry, "node-name");
-      const Json* found = find_node(nodes, node);
+      const Json* found = find_by(nodes, "node-name", node);
       const bool known = std::any_of(options_.disks.begin(), options_.disks.end(), [&](auto& d) { return d.node == node; });
       if (found && !flag(*found, "ro") && !known) options_.disks.push_back({node, node});
     }
@@ -149,7 +126,7 @@ Task<> BackupRun::choose_disks(const Json& nodes) {
 }
 
 Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
-  const Json* node = find_node(nodes, disk.choice.node);
+  const Json* node = find_by(nodes, "node-name", disk.choice.node);
   if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", disk.choice.node));
   const Json* image = node->find("image");
   disk.size = image ? number(*image, "virtual-size") : 0;
@@ -171,7 +148,9 @@ Task<> BackupRun::take_point() {
   co_await start();
   co_await wait();
   co_await remove_targets();
-  co_await seal();
+  progress_.finish();
+  for (RunDisk& disk : disks_) co_await seal(disk);
+  co_await unwrap(context_.check_interrupted());
 }
 
 Task<> BackupRun::prepare(RunDisk& disk) {
@@ -230,9 +209,8 @@ Result<bool> BackupRun::all_concluded(const Json& jobs) {
   std::uint64_t done = 0, total = 0;
   bool all = true;
   for (RunDisk& disk : disks_) {
-    const auto& list = jobs.as_array();
-    const auto job = std::find_if(list.begin(), list.end(), [&](const Json& j) { return text(j, "id") == disk.job_id; });
-    if (job == list.end())
+    const Json* job = find_by(jobs, "id", disk.job_id);
+    if (!job)
       return Error(Errc::io, fmt::format("backup of disk '{}' failed: somebody else dismissed its job '{}'",
                                          disk.choice.name, disk.job_id));
     done += number(*job, "current-progress");
@@ -289,26 +267,28 @@ Task<> BackupRun::remove_targets() {
   }
 }
 
-Task<> BackupRun::seal() {
-  for (RunDisk& disk : disks_) {
-    co_await unwrap(context_.check_interrupted());
-    std::vector<std::string> layers{image_path(disk)};
-    layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
-    auto image = co_await PointImage::open(context_.reactor, std::move(layers));
-    const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
-    auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity).result();
-    (void)co_await image->close().result();
-    const Seal seal = co_await unwrap(std::move(sealed));
-    // The daemon has flushed the image; it is made sure of here, by who publishes the point.
-    OpenFlags flags;
-    flags.write = true;
-    File file = co_await File::open(context_.reactor, image_path(disk), flags);
-    auto synced = co_await file.sync().result();
-    (void)co_await file.close().result();
-    co_await unwrap(std::move(synced));
-    disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
-                     seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
-  }
+Task<> BackupRun::seal(RunDisk& disk) {
+  std::vector<std::string> layers{image_path(disk)};
+  layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
+  auto image = co_await PointImage::open(context_.reactor, std::move(layers));
+  const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
+  Progress progress(context_, "checksums " + disk.choice.name);
+  SealStep step = [&](std::uint64_t done) {
+    progress.update(done, disk.size);
+    return context_.check_interrupted();
+  };
+  auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity, std::move(step)).result();
+  (void)co_await image->close().result();
+  const Seal seal = co_await unwrap(std::move(sealed));
+  // The daemon has flushed the image; it is made sure of here, by who publishes the point.
+  OpenFlags flags;
+  flags.write = true;
+  File file = co_await File::open(context_.reactor, image_path(disk), flags);
+  auto synced = co_await file.sync().result();
+  (void)co_await file.close().result();
+  co_await unwrap(std::move(synced));
+  disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
+                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
 }
 
 Task<PointManifest> BackupRun::publish() {
@@ -323,24 +303,28 @@ Task<PointManifest> BackupRun::publish() {
 }
 
 Task<> BackupRun::undo() {
+  if (id_.empty()) co_return;
   std::vector<std::string> ids;
   for (const RunDisk& disk : disks_)
     if (disk.job_started) ids.push_back(disk.job_id);
-  (void)co_await end_jobs(std::move(ids)).result();
-  (void)co_await remove_targets().result();
+  Result<> first = co_await end_jobs(std::move(ids)).result();
+  auto removed = co_await remove_targets().result();
+  if (first) first = removed;
   for (const RunDisk& disk : disks_) {
     if (!disk.bitmap_added) continue;
     Json arguments = Json::object({{"node", disk.choice.node}, {"name", disk.new_bitmap}});
-    (void)co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments)).result();
+    auto dropped = co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments)).result();
+    if (first && !dropped) first = dropped.error();
   }
   co_await directory_.discard(id_);
+  co_await unwrap(std::move(first));
 }
 
 Task<> BackupRun::drop_old_bitmaps() {
   for (const RunDisk& disk : disks_) {
     const std::string ours = bitmap_name(directory_.id(), "");
     const Json nodes = co_await client_.execute("query-named-block-nodes");
-    const Json* node = find_node(nodes, disk.choice.node);
+    const Json* node = find_by(nodes, "node-name", disk.choice.node);
     if (!node) continue;
     for (const NodeBitmapState& bitmap : bitmaps_of(*node)) {
       if (!bitmap.name.starts_with(ours) || bitmap.name == disk.new_bitmap || bitmap.busy) continue;

@@ -11,7 +11,7 @@
 // Jobs and target nodes are named after the directory, whose lock is held: those of that name that are
 // there at the start belong to nobody.
 //
-// Invariant: whatever fails before publish() leaves points, bitmaps and the daemon's nodes as they were.
+// Invariant: after run() has failed and undo() has not, points, bitmaps and the daemon's nodes are as they were.
 #pragma once
 
 #include <string>
@@ -42,6 +42,7 @@ class BackupRun {
         progress_(context, "backup") {}
 
   Task<PointManifest> run();
+  Task<> undo();                       // after run() has failed; as far as it can
   const std::vector<RunDisk>& disks() const noexcept { return disks_; }
 
  private:
@@ -59,9 +60,8 @@ class BackupRun {
   Task<> end_jobs(std::vector<std::string> ids);
   Task<> dismiss_jobs();
   Task<> remove_targets();
-  Task<> seal();
+  Task<> seal(RunDisk& disk);
   Task<PointManifest> publish();
-  Task<> undo();
   Task<> drop_old_bitmaps();
   Task<Json> read_machine();
   std::string image_path(const RunDisk& disk) const;

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
+#include "app/cli/fields.hpp"
 #include "app/cli/text.hpp"
 #include "task/finally.hpp"
 
@@ -8,26 +9,11 @@ namespace tidemark::cli {
 namespace {
 
 std::string state_of(const Json& bitmap) {
-  auto flag = [&](std::string_view key) {
-    const Json* value = bitmap.find(key);
-    return value && value->is_bool() && value->as_bool();
-  };
-  std::string state = flag("recording") ? "recording" : "disabled";
-  if (flag("busy")) state += ",busy";
-  if (flag("persistent")) state += ",persistent";
-  if (flag("inconsistent")) state += ",inconsistent";
+  std::string state = flag(bitmap, "recording") ? "recording" : "disabled";
+  if (flag(bitmap, "busy")) state += ",busy";
+  if (flag(bitmap, "persistent")) state += ",persistent";
+  if (flag(bitmap, "inconsistent")) state += ",inconsistent";
   return state;
-}
-
-std::uint64_t number(const Json& object, std::string_view key) {
-  std::uint64_t n = 0;
-  if (const Json* value = object.find(key)) (void)value->to_uint64(n);
-  return n;
-}
-
-std::string text(const Json& object, std::string_view key) {
-  const Json* value = object.find(key);
-  return value && value->is_string() ? value->as_string() : std::string();
 }
 
 Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node) {
@@ -35,12 +21,12 @@ Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node)
   Table table({"NODE", "BITMAP", "GRANULARITY", "DIRTY", "STATE"});
   Json rows = Json::array();
   bool found = node.empty();
-  for (const Json& entry : nodes.as_array()) {
+  for (const Json& entry : items(nodes)) {
     const std::string name = text(entry, "node-name");
     const Json* bitmaps = entry.find("dirty-bitmaps");
     found = found || node == name;
     if (!bitmaps || (!node.empty() && node != name)) continue;
-    for (const Json& bitmap : bitmaps->as_array()) {
+    for (const Json& bitmap : items(*bitmaps)) {
       table.add({name, text(bitmap, "name"), human_size(number(bitmap, "granularity")), human_size(number(bitmap, "count")),
                  state_of(bitmap)});
       Json row = bitmap;

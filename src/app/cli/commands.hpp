@@ -63,7 +63,7 @@ Task<Exit> job(const Context& context, JobOptions options);
 
 struct QmpOptions {
   std::string command;                   // empty: read commands from standard input
-  std::vector<std::string> arguments;    // key=value, or one JSON object
+  std::vector<std::string> arguments;    // KEY=VALUE as the schema has it, or one JSON object
 };
 Task<Exit> qmp(const Context& context, QmpOptions options);
 
@@ -74,6 +74,6 @@ struct ServeOptions {
   bool read_only = false, direct = false;
 };
 // Becomes tidemarkd; returns only when it cannot.
-Exit serve(const std::string& qmp_socket, const ServeOptions& options);
+Exit serve(const std::string& qmp_socket, const ServeOptions& options, bool json);
 
 }  // namespace tidemark::cli

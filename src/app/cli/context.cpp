@@ -2,12 +2,14 @@
 
 #include <cstdio>
 
+#include "app/runtime.hpp"
+
 namespace tidemark::cli {
 
 Task<QmpClient> Context::connect() const {
   SocketAddress address;
   address.path = qmp_socket;
-  return QmpClient::connect(reactor, std::move(address));
+  return QmpClient::connect(reactor, std::move(address), interrupted);
 }
 
 Result<> Context::check_interrupted() const {
@@ -20,6 +22,9 @@ void print_json(const Json& value) { print_line(tidemark::to_text(value, 2)); }
 void print_line(const std::string& line) {
   std::fwrite(line.data(), 1, line.size(), stdout);
   if (!line.ends_with('\n')) std::fputc('\n', stdout);
+  std::fflush(stdout);                 // for who reads along; a failure is found at the end, by main()
 }
+
+void print_error(const Error& error, bool json) { complain("tidemark", error, json); }
 
 }  // namespace tidemark::cli

@@ -19,12 +19,14 @@ struct Context {
   bool show_progress = false;        // stderr is a terminal, and not --json, --quiet
   std::string qmp_socket;
 
-  Task<QmpClient> connect() const;
+  Task<QmpClient> connect() const;     // commands end when interrupted, unless the client sees them through
   Result<> check_interrupted() const;
 };
 
 // One line of result per command with --json, through here.
 void print_json(const Json& value);
 void print_line(const std::string& line);
+// One line on standard error; with --json an object: {"error": {"kind": "busy", "message": "..."}}
+void print_error(const Error& error, bool json);
 
 }  // namespace tidemark::cli

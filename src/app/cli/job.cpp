@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
+#include "app/cli/fields.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "task/finally.hpp"
@@ -10,23 +11,6 @@ namespace {
 
 constexpr Duration poll_interval = std::chrono::milliseconds(250);
 
-std::uint64_t number(const Json& object, std::string_view key) {
-  std::uint64_t n = 0;
-  if (const Json* value = object.find(key)) (void)value->to_uint64(n);
-  return n;
-}
-
-std::string text(const Json& object, std::string_view key) {
-  const Json* value = object.find(key);
-  return value && value->is_string() ? value->as_string() : std::string();
-}
-
-const Json* find_job(const Json& jobs, const std::string& id) {
-  for (const Json& job : jobs.as_array())
-    if (text(job, "id") == id) return &job;
-  return nullptr;
-}
-
 Task<> list_jobs(const Context& context, QmpClient& client) {
   const Json jobs = co_await client.execute("query-jobs");
   if (context.json) {
@@ -34,30 +18,67 @@ Task<> list_jobs(const Context& context, QmpClient& client) {
     co_return;
   }
   Table table({"JOB", "TYPE", "STATUS", "DONE", "TOTAL", "ERROR"});
-  for (const Json& job : jobs.as_array())
+  for (const Json& job : items(jobs))
     table.add({text(job, "id"), text(job, "type"), text(job, "status"), human_size(number(job, "current-progress")),
                human_size(number(job, "total-progress")), text(job, "error")});
   print_line(table.to_text());
 }
 
-// Until the job has ended; a job that vanishes was dismissed.
+// What a job's events tell of its end: one that is dismissed at once is in no list any more.
+struct Ending {
+  bool concluded = false, failed = false;
+  std::string error = "its error was not told";
+
+  void take(const Json& event, std::string_view id) {
+    const std::string name = text(event, "event");
+    const Json* data = event.find("data");
+    if (!data || text(*data, name == "JOB_STATUS_CHANGE" ? "id" : "device") != id) return;
+    const std::string status = text(*data, "status"), reason = text(*data, "error");
+    if (name == "JOB_STATUS_CHANGE" && status == "aborting") failed = true;
+    if (name == "JOB_STATUS_CHANGE" && status == "concluded") concluded = true;
+    if (name == "BLOCK_JOB_COMPLETED" && !reason.empty()) error = reason;
+    if (name == "BLOCK_JOB_CANCELLED") error = "it was cancelled";
+  }
+};
+
+Task<> take_events(QmpClient& client, Ending& ending, const std::string& id) {
+  while (client.has_event()) {
+    const Json event = co_await client.next_event();
+    ending.take(event, id);
+  }
+}
+
+// `entry`: of query-jobs, or what takes its place for a job that is in no list any more.
+Task<Exit> tell_end(const Context& context, const std::string& id, Json entry, std::string error) {
+  if (context.json) print_json(entry);
+  if (!error.empty()) co_await Error(Errc::io, fmt::format("job '{}' failed: {}", id, error));
+  if (!context.json) print_line(fmt::format("job '{}' is done", id));
+  co_return Exit::ok;
+}
+
+Task<Exit> tell_vanished(const Context& context, const std::string& id, const Ending& ending) {
+  if (!ending.failed && !ending.concluded)
+    co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
+  Json entry = Json::object({{"id", id}, {"status", "null"}});
+  if (ending.failed) entry.set("error", ending.error);
+  const std::string error = ending.failed ? ending.error : std::string();
+  co_return co_await tell_end(context, id, std::move(entry), error);
+}
+
 Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id) {
   Progress progress(context, id);
+  Ending ending;
   for (bool seen = false;; seen = true) {
-    co_await unwrap(context.check_interrupted());
     const Json jobs = co_await client.execute("query-jobs");
-    const Json* job = find_job(jobs, id);
+    co_await take_events(client, ending, id);
+    const Json* job = find_by(jobs, "id", id);
     if (!job && !seen) co_await Error(Errc::not_found, fmt::format("there is no job '{}'; see 'tidemark job list'", id));
-    if (!job) co_return Exit::ok;
+    if (!job || text(*job, "status") == "concluded") progress.finish();
+    if (!job) co_return co_await tell_vanished(context, id, ending);
+    if (text(*job, "status") == "concluded") co_return co_await tell_end(context, id, *job, text(*job, "error"));
     progress.update(number(*job, "current-progress"), number(*job, "total-progress"));
-    if (text(*job, "status") == "concluded") {
-      progress.finish();
-      if (context.json) print_json(*job);
-      const std::string error = text(*job, "error");
-      if (!error.empty()) co_await Error(Errc::io, fmt::format("job '{}' failed: {}", id, error));
-      co_return Exit::ok;
-    }
-    co_await context.reactor.sleep(poll_interval, context.interrupted);
+    (void)co_await context.reactor.sleep(poll_interval, context.interrupted).result();
+    if (context.interrupted.requested()) co_await Error(Errc::cancelled, "interrupted; the job goes on");
   }
 }
 
@@ -89,7 +110,8 @@ Task<Exit> run(const Context& context, QmpClient& client, JobOptions options) {
 Task<Exit> run_named(const Context& context, QmpClient& client, JobOptions options) {
   const std::string id = options.id;
   auto outcome = co_await run(context, client, std::move(options)).result();
-  const bool named = outcome || id.empty() || outcome.error().message().find(id) != std::string::npos;
+  const bool named = outcome || id.empty() || outcome.error().code() == Errc::cancelled ||
+                     outcome.error().message().find(id) != std::string::npos;
   if (!named)
     co_await outcome.error().with_context(fmt::format("job '{}'", id));
   co_return co_await unwrap(std::move(outcome));

@@ -57,7 +57,7 @@ Task<> print(const Context& context, const BackupDirectory& directory) {
     co_return;
   }
   print_line(table.to_text());
-  for (const std::string& line : directory.damaged()) fmt::print(stderr, "tidemark: damaged point {}\n", line);
+  for (const std::string& line : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + line), false);
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // tidemark: the command line for people.  Parses, starts a reactor, runs one command of commands.hpp.
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <unistd.h>
 
@@ -28,6 +31,7 @@ struct Options {
 };
 
 constexpr const char* exit_codes =
+    "Every verb takes --json, --quiet and --aio METHOD.\n"
     "Exit codes: 0 done; 1 failed, nothing was changed; 2 wrong usage; 3 a backup is damaged; 130 interrupted.";
 
 std::string default_socket(const char* file) {
@@ -57,18 +61,22 @@ CLI::Validator size_check() {
   }, "SIZE");
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "");
+}
+
 // Not by CLI11's envname(): another verb's variable would win over this one's option.
 void add_qmp(CLI::App* command, Options& options) {
   const char* set = std::getenv("TIDEMARK_QMP");
   command->add_option("--qmp", options.qmp_socket, "the daemon's QMP socket, or TIDEMARK_QMP in the environment")
-      ->default_val(set && *set ? std::string(set) : default_socket("qmp.sock"))->type_name("SOCKET");
+      ->default_val(set && *set ? std::string(set) : default_socket("qmp.sock"))->type_name("SOCKET")->check(not_empty());
 }
 
 void add_backup(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("backup", "back up disks of a running daemon into a backup directory");
   auto chosen = std::make_shared<BackupOptions>();
   auto disks = std::make_shared<std::vector<std::string>>();
-  command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required()->check(not_empty());
   command->add_option("--disk", *disks, "a node to back up, and its name in the backup (default: all exported writable)")
       ->type_name("NODE[=NAME]");
   static const std::map<std::string, BackupLevel> levels{
@@ -79,7 +87,7 @@ void add_backup(CLI::App& app, Options& options) {
   command->add_flag("--compress", chosen->compress, "compress the images");
   command->add_option("--speed", chosen->speed, "at most so many bytes a second")->transform(size_check());
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
-      ->type_name("FILE");
+      ->type_name("FILE")->check(not_empty());
   add_qmp(command, options);
   command->callback([=, &options] {
     for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
@@ -92,9 +100,10 @@ void add_backup(CLI::App& app, Options& options) {
 void add_restore(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("restore", "restore a disk of a point to a file, verifying every byte");
   auto chosen = std::make_shared<RestoreOptions>();
-  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required()->check(not_empty());
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
-  command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()->type_name("FILE");
+  command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()
+      ->check(not_empty())->type_name("FILE");
   command->add_option("--disk", chosen->disk, "which disk, when the point holds several")->type_name("NAME");
   command->add_option("--format", chosen->format, "of the file")->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
   command->add_flag("--force", chosen->force, "replace the file if it exists");
@@ -106,15 +115,15 @@ void add_restore(CLI::App& app, Options& options) {
 void add_list_and_verify(CLI::App& app, Options& options) {
   auto directory = std::make_shared<std::string>();
   auto* list_command = app.add_subcommand("list", "list the points of a backup directory");
-  list_command->add_option("DIRECTORY", *directory, "the backup directory")->required();
+  list_command->add_option("DIRECTORY", *directory, "the backup directory")->required()->check(not_empty());
   list_command->callback([=, &options] {
     options.command = [=](const Context& context) { return list(context, *directory); };
   });
   auto chosen = std::make_shared<VerifyOptions>();
   auto* command = app.add_subcommand("verify", "read every granule of a point back and check it");
-  command->add_option("DIRECTORY", chosen->directory)->required();
+  command->add_option("DIRECTORY", chosen->directory, "the backup directory")->required()->check(not_empty());
   command->add_option("POINT", chosen->point, "an id, the beginning of one, or latest")->capture_default_str();
-  command->add_flag("--all", chosen->all, "all points");
+  command->add_flag("--all", chosen->all, "all points")->excludes("POINT");
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return verify(context, *chosen); };
   });
@@ -127,10 +136,10 @@ void add_bitmap(CLI::App& app, Options& options) {
   auto verb = [&](const char* name, const char* help, Verb which) {
     auto* command = group->add_subcommand(name, help);
     add_qmp(command, options);
-    auto* node = command->add_option("NODE", chosen->node);
+    auto* node = command->add_option("NODE", chosen->node, "a block node's name, as in --blockdev node-name=NODE and serve FILE=NODE");
     if (which != Verb::list) {
       node->required();
-      command->add_option("NAME", chosen->name)->required();
+      command->add_option("NAME", chosen->name, "the bitmap's name")->required();
     }
     command->callback([=, &options] {
       chosen->verb = which;
@@ -146,7 +155,8 @@ void add_bitmap(CLI::App& app, Options& options) {
   verb("clear", "mark everything clean", Verb::clear);
   verb("enable", "record from now on", Verb::enable);
   verb("disable", "stop recording", Verb::disable);
-  verb("merge", "add other bitmaps' bits to NAME", Verb::merge)->add_option("SOURCE", chosen->sources)->required();
+  verb("merge", "add other bitmaps' bits to NAME", Verb::merge)
+      ->add_option("SOURCE", chosen->sources, "the other bitmaps, of the same node")->required();
 }
 
 void add_job(CLI::App& app, Options& options) {
@@ -156,7 +166,7 @@ void add_job(CLI::App& app, Options& options) {
   auto verb = [&](const char* name, const char* help, Verb which) {
     auto* command = group->add_subcommand(name, help);
     add_qmp(command, options);
-    if (which != Verb::list) command->add_option("JOB", chosen->id)->required();
+    if (which != Verb::list) command->add_option("JOB", chosen->id, "a job's name, as job list shows it")->required();
     command->callback([=, &options] {
       chosen->verb = which;
       options.command = [=](const Context& context) { return job(context, *chosen); };
@@ -175,8 +185,8 @@ void add_job(CLI::App& app, Options& options) {
 void add_qmp_verb(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("qmp", "run one QMP command, or those that standard input gives line by line");
   auto chosen = std::make_shared<QmpOptions>();
-  command->add_option("COMMAND", chosen->command);
-  command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, or one JSON object")->type_name("");
+  command->add_option("COMMAND", chosen->command, "its name; none: standard input gives commands");
+  command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, also KEY.MEMBER=VALUE and KEY.0=VALUE, or one JSON object")->type_name("");
   add_qmp(command, options);
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return qmp(context, *chosen); };
@@ -188,13 +198,14 @@ void add_serve(CLI::App& app, Options& options) {
   auto chosen = std::make_shared<ServeOptions>();
   command->add_option("DISK", chosen->disks, "an image or device, and its name")->required()->type_name("FILE[=NAME]");
   command->add_option("--format", chosen->format, "raw or qcow2 (default: by name and content)")->check(CLI::IsMember({"raw", "qcow2"}));
-  command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET");
+  command->add_option("--nbd", chosen->nbd_socket, "the NBD socket")->default_val(default_socket("nbd.sock"))->type_name("SOCKET")
+      ->check(not_empty());
   command->add_option("--tcp", chosen->nbd_tcp, "listen on an address instead")->type_name("HOST:PORT");
   command->add_flag("--read-only", chosen->read_only, "clients and backups only read");
   command->add_flag("--direct", chosen->direct, "past the page cache");
   add_qmp(command, options);
   command->callback([=, &options] {
-    options.immediate = [=, &options] { return serve(options.qmp_socket, *chosen); };
+    options.immediate = [=, &options] { return serve(options.qmp_socket, *chosen, options.json); };
   });
 }
 
@@ -208,6 +219,22 @@ Task<> watch_signals(SignalWatch& signals, CancelSource& interrupted, CancelToke
   }
 }
 
+// CLI11 would only say what is missing when a word is unknown, or a file's name begins with '-'.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const std::string message = error.what();
+  for (const std::string& word : app.remaining(true)) {
+    if (word.size() > 1 && word.starts_with('-'))
+      return fmt::format("option '{0}' is unknown; a file of that name is written './{0}'", word);
+    if (message.find("subcommand") != std::string::npos) return fmt::format("there is no '{}'", word);
+  }
+  return message;
+}
+
+// A command that had something to clean up says so itself.
+Error interruption(const Error& error) {
+  return error.message().starts_with("interrupted") ? error : Error(Errc::cancelled, "interrupted");
+}
+
 Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& signals) {
   CancelSource interrupted;
   Context context{reactor, interrupted.token(), options.json,
@@ -219,21 +246,29 @@ Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& si
   auto outcome = co_await with_group(reactor, body).result();
   if (outcome) co_return *outcome;
   const bool stopped = interrupted.requested() && outcome.error().code() == Errc::cancelled;
-  fmt::print(stderr, "tidemark: {}\n", stopped ? "interrupted; nothing was left behind" : outcome.error().message());
+  print_error(stopped ? interruption(outcome.error()) : outcome.error(), options.json);
   if (stopped) co_return Exit::interrupted;
   co_return outcome.error().code() == Errc::corrupt ? Exit::damaged : Exit::failed;
+}
+
+// What was printed has to have arrived: a full disk shows here at the latest.
+Exit output_checked(Exit outcome, bool json) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return outcome;
+  const char* done = outcome == Exit::ok ? "done, but its output is lost" : "the output is lost";
+  print_error(Error::from_errno(errno, done), json);
+  return outcome == Exit::ok ? Exit::failed : outcome;
 }
 
 Exit run(const Options& options) {
   auto backend = make_backend(options.aio);
   if (!backend) {
-    fmt::print(stderr, "tidemark: {}\n", backend.error().message());
+    print_error(backend.error(), options.json);
     return Exit::failed;
   }
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
   if (!signals) {
-    fmt::print(stderr, "tidemark: {}\n", signals.error().message());
+    print_error(signals.error(), options.json);
     return Exit::failed;
   }
   auto outcome = reactor.run(run_command(reactor, options, *signals));
@@ -248,7 +283,7 @@ int main(int argc, char** argv) {
   app.footer(exit_codes);
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_flag("--json", options.json, "print results as JSON");
+  app.add_flag("--json", options.json, "print results and errors as JSON");
   app.add_flag("--quiet,-q", options.quiet, "no progress bar");
   app.add_option("--aio", options.aio, "io_uring or threads (default: what the kernel grants)")
       ->check([](const std::string& name) {
@@ -264,14 +299,21 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    fmt::print(stderr, "tidemark: {} (see tidemark --help)\n", error.what());
+    if (error.get_exit_code() == 0) {
+      app.exit(error);
+      return static_cast<int>(output_checked(Exit::ok, false));
+    }
+    const bool json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
+    print_error(Error(Errc::invalid_argument, fmt::format("{} (see tidemark --help)", usage_error(app, error))), json);
     return static_cast<int>(Exit::usage);
   }
-  return static_cast<int>(options.immediate ? options.immediate() : run(options));
+  return static_cast<int>(options.immediate ? options.immediate() : output_checked(run(options), options.json));
 }
 
 }  // namespace
 }  // namespace tidemark::cli
 
-int main(int argc, char** argv) { return tidemark::cli::main(argc, argv); }
+int main(int argc, char** argv) {
+  tidemark::open_standard_streams();
+  return tidemark::cli::main(argc, argv);
+}

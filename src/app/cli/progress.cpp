@@ -33,15 +33,13 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
     line += fmt::format("  {}/s", human_size(static_cast<std::uint64_t>(rate)));
     line += fmt::format("  {} left", human_duration(static_cast<double>(total - std::min(done, total)) / rate));
   }
-  fmt::print(stderr, "\r{}\x1b[K", line);
-  std::fflush(stderr);
+  std::fputs(("\r" + line + "\x1b[K").c_str(), stderr);       // a terminal that has gone is no matter
 }
 
 void Progress::finish() {
   if (!shown_) return;
   shown_ = false;
-  fmt::print(stderr, "\r\x1b[K");
-  std::fflush(stderr);
+  std::fputs("\r\x1b[K", stderr);
 }
 
 }  // namespace tidemark::cli

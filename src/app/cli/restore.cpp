@@ -1,3 +1,5 @@
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
@@ -52,7 +54,9 @@ Task<WalkReport> copy(const Context& context, Edge& source, Expectations& expect
     if (published) co_return *std::move(filled);
     filled = published.error();
   }
-  (void)co_await target->discard().result();
+  auto discarded = co_await target->discard().result();
+  if (discarded && filled.error().code() == Errc::cancelled)
+    co_await Error(Errc::cancelled, "interrupted; nothing was left behind");
   co_await filled.error();
 }
 
@@ -88,9 +92,23 @@ Task<Exit> restore_from(const Context& context, const BackupDirectory& directory
   co_return Exit::ok;
 }
 
+// A symbolic link stays: what it points at is made or replaced.
+std::string behind_links(std::string name) {
+  constexpr int links_max = 40;                       // the kernel's
+  std::error_code error;
+  std::filesystem::path path(std::move(name));
+  for (int i = 0; i < links_max && std::filesystem::is_symlink(path, error); ++i) {
+    const auto target = std::filesystem::read_symlink(path, error);
+    if (error) break;
+    path = path.parent_path() / target;
+  }
+  return path.string();
+}
+
 }  // namespace
 
 Task<Exit> restore(const Context& context, RestoreOptions options) {
+  options.to = behind_links(std::move(options.to));
   BackupDirectory directory =
       co_await BackupDirectory::open(context.reactor, options.directory, BackupDirectory::Open::read);
   auto close = [&directory]() -> Task<> { return directory.close(); };

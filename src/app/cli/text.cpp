@@ -38,7 +38,7 @@ bool parse_size(const std::string& text, std::uint64_t& bytes) {
   }
   if (value >= 9223372036854775808.0) return false;
   bytes = static_cast<std::uint64_t>(value);
-  return true;
+  return bytes != 0 || value == 0;       // less than a byte is not "no limit"
 }
 
 std::string Table::to_text() const {

@@ -62,6 +62,12 @@ Json to_json(const PointManifest& point, const std::string& disk, const Outcome&
   return row;
 }
 
+// "ID: reason", of a point whose manifest is damaged.
+Json unreadable(const std::string& line) {
+  const auto colon = line.find(": ");
+  return Json::object({{"point", line.substr(0, colon)}, {"disk", Json()}, {"ok", false}, {"error", line.substr(colon + 2)}});
+}
+
 void print_outcome(const PointManifest& point, const std::string& disk, const Outcome& outcome) {
   const WalkReport& report = outcome.report;
   if (!outcome.error.empty()) {
@@ -92,9 +98,11 @@ Task<Exit> verify_points(const Context& context, const BackupDirectory& director
       if (context.json) rows.push_back(to_json(*point, disk.name, outcome));
       else print_outcome(*point, disk.name, outcome);
     }
+  if (context.json && options.all)
+    for (const std::string& line : directory.damaged()) rows.push_back(unreadable(line));
   if (context.json) print_json(rows);
-  if (options.all)
-    for (const std::string& line : directory.damaged()) fmt::print(stderr, "tidemark: damaged point {}\n", line);
+  else if (options.all)
+    for (const std::string& line : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + line), false);
   co_return damaged ? Exit::damaged : Exit::ok;
 }
 

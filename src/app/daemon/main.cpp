@@ -1,4 +1,6 @@
 // tidemarkd: the daemon.  Parses, goes to the background when asked to, and runs a Daemon until it is told to end.
+#include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 
@@ -14,9 +16,20 @@
 namespace tidemark {
 namespace {
 
-int fail(const Error& error) {
-  fmt::print(stderr, "tidemarkd: {}\n", error.message());
-  return 1;
+enum ExitStatus : int { done = 0, failed = 1, wrong_usage = 2 };      // tidemark's, too
+
+int fail(const Error& error, bool json, ExitStatus status = failed) {
+  complain("tidemarkd", error, json);
+  return status;
+}
+
+void announce(const std::vector<std::string>& uris, bool json) {
+  Json list = Json::array();
+  for (const std::string& uri : uris) {
+    list.push_back(uri);
+    if (!json) std::puts(uri.c_str());
+  }
+  if (json) std::puts(to_text(Json::object({{"uris", std::move(list)}})).c_str());
 }
 
 // The first signal ends the daemon in order; the second at once.
@@ -29,11 +42,16 @@ Task<> watch_signals(SignalWatch& signals, Daemon& daemon, CancelToken done) {
   }
 }
 
+Result<> printed() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
+  return Error::from_errno(errno, "write to standard output");
+}
+
 Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
   co_await daemon.start(options.steps);
   if (options.announce) {
-    for (const std::string& uri : daemon.uris()) fmt::print("{}\n", uri);
-    std::fflush(stdout);
+    announce(daemon.uris(), options.json);
+    co_await unwrap(printed());
   }
   background.ready();
   co_await daemon.wait_for_quit();
@@ -61,34 +79,40 @@ int run_daemon(const DaemonOptions& options) {
   Background background;
   if (options.daemonize) {
     auto entered = Background::enter();
-    if (!entered) return fail(entered.error());
+    if (!entered) return fail(entered.error(), options.json);
     background = *std::move(entered);
   }
   Pidfile pidfile;
   if (!options.pidfile.empty()) {
     auto created = Pidfile::create(options.pidfile);
-    if (!created) return fail(created.error());
+    if (!created) return fail(created.error(), options.json);
     pidfile = *std::move(created);
   }
   auto backend = make_backend(options.aio);
-  if (!backend) return fail(backend.error());
+  if (!backend) return fail(backend.error(), options.json);
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
-  if (!signals) return fail(signals.error());
+  if (!signals) return fail(signals.error(), options.json);
   auto outcome = reactor.run(run(reactor, *signals, options, background));
   (void)reactor.run(signals->close());
-  return outcome ? 0 : fail(outcome.error());
+  return outcome ? done : fail(outcome.error(), options.json);
 }
 
 int main(int argc, char** argv) {
   auto options = parse_daemon_options(argc, argv);
-  if (!options) return fail(options.error());
-  if (options->show_help) return std::fputs(daemon_help, stdout), 0;
-  if (options->show_version) return fmt::print("tidemarkd {}\n", version_text), 0;
-  return run_daemon(*options);
+  const bool json = std::find(argv, argv + argc, std::string_view("--announce=json")) != argv + argc;
+  if (!options) return fail(options.error(), json, wrong_usage);
+  if (options->show_help) std::fputs(daemon_help, stdout);
+  else if (options->show_version) std::printf("tidemarkd %s\n", version_text);
+  else return run_daemon(*options);
+  const auto told = printed();
+  return told ? done : fail(told.error(), options->json);
 }
 
 }  // namespace
 }  // namespace tidemark
 
-int main(int argc, char** argv) { return tidemark::main(argc, argv); }
+int main(int argc, char** argv) {
+  tidemark::open_standard_streams();
+  return tidemark::main(argc, argv);
+}

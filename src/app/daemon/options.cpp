@@ -23,6 +23,7 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
   --daemonize                      go to the background once everything is served
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
   --announce                       print the URIs of all exports when they are served
+                                   (with --announce=json as JSON, and errors too)
   --version                        print the version
   --help                           print this
 
@@ -43,7 +44,7 @@ constexpr option long_options[] = {
     {"pidfile", required_argument, nullptr, Option::pidfile},
     {"daemonize", no_argument, nullptr, Option::daemonize},
     {"aio", required_argument, nullptr, Option::aio},
-    {"announce", no_argument, nullptr, Option::announce},
+    {"announce", optional_argument, nullptr, Option::announce},
     {"version", no_argument, nullptr, Option::version},
     {"help", no_argument, nullptr, Option::help},
     {nullptr, 0, nullptr, 0},
@@ -57,6 +58,21 @@ Result<> add_step(DaemonOptions& options, std::string_view name, const schema::K
   return {};
 }
 
+Result<> take_aio(DaemonOptions& options, std::string name) {
+  if (name != "io_uring" && name != "threads")
+    return Error(Errc::invalid_argument, "--aio '" + name + "' is unknown; use io_uring or threads");
+  options.aio = std::move(name);
+  return {};
+}
+
+Result<> take_announce(DaemonOptions& options, const char* form) {
+  if (form && std::string_view(form) != "json")
+    return Error(Errc::invalid_argument, "--announce '" + std::string(form) + "' is unknown; use json or nothing");
+  options.announce = true;
+  options.json = form != nullptr;
+  return {};
+}
+
 Result<> take_option(DaemonOptions& options, int which) {
   switch (which) {
     case Option::blockdev: return add_step<schema::BlockdevOptions>(options, "blockdev", {"driver", false});
@@ -67,8 +83,8 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
     case Option::pidfile: options.pidfile = optarg; return {};
     case Option::daemonize: options.daemonize = true; return {};
-    case Option::aio: options.aio = optarg; return {};
-    case Option::announce: options.announce = true; return {};
+    case Option::aio: return take_aio(options, optarg);
+    case Option::announce: return take_announce(options, optarg);
     case Option::version: options.show_version = true; return {};
     case Option::help: options.show_help = true; return {};
     default: TM_ASSERT(false); return {};

@@ -22,6 +22,7 @@ struct DaemonOptions {
   std::string aio;                   // "", "io_uring", "threads"
   bool daemonize = false;
   bool announce = false;             // print where clients connect once everything is served
+  bool json = false;                 // print that, and errors, as JSON
   bool show_help = false, show_version = false;
 };
 

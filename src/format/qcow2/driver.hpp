@@ -85,6 +85,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> load();
   Task<> prepare_to_write();
 
+  bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
   Task<> relieve();
   template <class T>

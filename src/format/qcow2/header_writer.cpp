@@ -2,11 +2,24 @@
 
 namespace tidemark::qcow2 {
 
+Task<> HeaderWriter::write_durably(HostOffset at, MutableBytes bytes) {
+  co_await file_.write(at, bytes);
+  co_await file_.flush();
+}
+
+// Of a write that failed it is not known what has become: the file is made to say again what the image in
+// memory says.
 Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   const auto turn = co_await one_.lock();
   const HostOffset place{at};
-  co_await file_.write(place, bytes);
-  co_await file_.flush();
+  std::byte before[field_bytes_max];
+  const MutableBytes old = MutableBytes(before).first(bytes.size());
+  co_await file_.read(place, old);
+  const Result<> written = co_await write_durably(place, bytes).result();
+  if (written) co_return;
+  const Result<> restored = co_await write_durably(place, old).result();
+  if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());
+  co_await written.error();
 }
 
 Task<> HeaderWriter::write_u64(std::uint64_t at, std::uint64_t value) {

@@ -13,7 +13,8 @@ class HeaderWriter {
   HeaderWriter(Executor& executor, ImageFile& file, Header& header)
       : file_(file), header_(header), one_(executor) {}
 
-  // Each writes and syncs, and changes the header in memory when that succeeded.
+  // Each writes and syncs, and changes the header in memory when that succeeded.  Else the file says what
+  // it said before, or the image is refused further writes.
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
@@ -21,6 +22,8 @@ class HeaderWriter {
   Task<> set_autoclear(std::uint64_t features);
 
  private:
+  static constexpr std::size_t field_bytes_max = 12;
+  Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
 

@@ -8,16 +8,16 @@ namespace tidemark {
 using namespace qcow2;
 
 Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
-  // Version 2 cannot say "reads as zeroes"; without a backing file, saying nothing does.
+  // Version 2 cannot say "reads as zeroes"; without a backing file, open or not, saying nothing does.
   const bool free = has(flags, WriteFlags::may_unmap);
-  if (header_.geometry.version < 3 && (backing_ || !free))
+  if (header_.geometry.version < 3 && (stands_on_another() || !free))
     co_await Error(Errc::unsupported, "qcow2: zero clusters need version 3");
   const Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
   co_await watch(zero_clusters(range, how));
 }
 
 Task<> Qcow2Driver::discard(Range range) {
-  if (header_.geometry.version < 3 && backing_)
+  if (header_.geometry.version < 3 && stands_on_another())
     co_await Error(Errc::unsupported, "qcow2: discarding over a backing file needs version 3");
   co_await watch(zero_clusters(range, Zeroing::discard));
 }

@@ -65,9 +65,9 @@ InlineClass classify(int fd, bool direct) noexcept {
   if (direct) return InlineClass::never;
   struct statfs fs;
   if (::fstatfs(fd, &fs) != 0) return InlineClass::never;
+  if (!is_regular(fd)) return InlineClass::device;
   const bool memory_fs = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
-  // A device's node is on such a file system, too.
-  return memory_fs && is_regular(fd) ? InlineClass::memory : InlineClass::cached;
+  return memory_fs ? InlineClass::memory : InlineClass::cached;
 }
 
 bool InlineIo::try_now(IoOp& op) noexcept {
@@ -105,18 +105,26 @@ bool InlineIo::try_file(IoOp& op) {
   File& f = file(op.handle);
   if (f.kind == InlineClass::unknown) {
     const int flags = ::fcntl(descriptor(op.handle), F_GETFL);
-    f.kind = flags < 0 || (flags & O_DIRECT) ? InlineClass::never : InlineClass::cached;
+    f.kind = flags < 0 || (flags & O_DIRECT) ? InlineClass::never : InlineClass::device;
   }
   if (f.kind == InlineClass::never) return false;
-  if (f.kind == InlineClass::memory)
-    return finish(op, op.kind == IoOp::Kind::sync ? 0 : transfer_now(op, 0));
+  if (f.kind == InlineClass::memory) return try_memory(op);
   if (op.kind == IoOp::Kind::read) return try_without_waiting(op, f.reads);
   if (op.kind == IoOp::Kind::sync || op.durable) return false;
   return f.writes ? try_without_waiting(op, f.writes) : try_quick_write(op, f);
 }
 
+bool InlineIo::try_memory(IoOp& op) noexcept {
+  if (op.kind == IoOp::Kind::sync) return finish(op, 0);
+  // Much data takes its time where pages are made for it; another processor may do that.
+  if (op.kind == IoOp::Kind::write && op.buffers.size() > quick_write_max) return false;
+  return finish(op, transfer_now(op, 0));
+}
+
 bool InlineIo::try_without_waiting(IoOp& op, bool& allowed) noexcept {
   const std::int64_t result = transfer_now(op, RWF_NOWAIT);
+  // Linux 5.9 and 5.10 may say "end of file" of what is just not cached (preadv2(2), BUGS).
+  if (result == 0 && op.kind == IoOp::Kind::read) return false;
   if (result >= 0) return finish(op, result);
   if (result != -EAGAIN) allowed = false;        // refused, or an error: the long way says which
   return false;

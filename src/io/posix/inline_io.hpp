@@ -17,7 +17,8 @@ namespace tidemark::posix {
 
 enum class InlineClass : std::uint8_t {
   unknown,
-  cached,                               // through the page cache: try without waiting
+  cached,                               // a file through the page cache: try without waiting
+  device,                               // a block device through it: the same
   memory,                               // no storage behind it (tmpfs): nothing to wait for
   never,                                // direct I/O waits for the device
 };
@@ -37,7 +38,16 @@ class InlineIo {
   void has_slept() noexcept { sleeps_known_ = false; }
 
   // What is known of a descriptor.
-  bool is_cached(Handle handle) const noexcept { return kind(handle) == InlineClass::cached; }
+  // Its writes cost the processor, and a ring would have them done on this thread.
+  bool is_buffered(Handle handle) const noexcept {
+    return is_file(handle) && kind(handle) != InlineClass::never;
+  }
+  // The kernel lets in one writer at a time.
+  bool takes_turns(const IoOp& op) const noexcept {
+    const InlineClass known = kind(op.handle);
+    return op.kind == IoOp::Kind::write && !op.durable &&
+           (known == InlineClass::cached || known == InlineClass::memory);
+  }
   bool is_file(Handle handle) const noexcept { return kind(handle) != InlineClass::unknown; }
 
   // As IoBackend::forget() and learn().
@@ -63,6 +73,7 @@ class InlineIo {
     return at < files_.size() ? files_[at].kind : InlineClass::unknown;
   }
   bool try_file(IoOp& op);
+  bool try_memory(IoOp& op) noexcept;
   bool try_without_waiting(IoOp& op, bool& allowed) noexcept;
   bool try_quick_write(IoOp& op, File& file) noexcept;
 

@@ -53,13 +53,22 @@ TEST_F(InlineIoTest, WritesAndReadsThePageCache) {
   EXPECT_EQ(result_, 4096);
 }
 
+TEST_F(InlineIoTest, LeavesItToOthersToFindTheEnd) {
+  open(directory_ / "file");
+  EXPECT_FALSE(try_transfer(IoOp::Kind::read, 0, 4096));
+  const bool learning = try_transfer(IoOp::Kind::write, 0, 4096);
+  EXPECT_TRUE(learning || try_transfer(IoOp::Kind::write, 0, 4096));
+  EXPECT_TRUE(try_transfer(IoOp::Kind::read, 0, 4096));
+  EXPECT_FALSE(try_transfer(IoOp::Kind::read, 4096, 4096));
+}
+
 TEST_F(InlineIoTest, LeavesWhatMayWait) {
   open(directory_ / "file");
   for (int i = 0; i < 2; ++i) {
     EXPECT_FALSE(try_transfer(IoOp::Kind::write, 0, 4096, true));       // durable
     EXPECT_FALSE(try_transfer(IoOp::Kind::sync, 0, 0));
   }
-  EXPECT_FALSE(inline_io.is_cached(Handle::none));
+  EXPECT_FALSE(inline_io.is_buffered(Handle::none));
 }
 
 TEST_F(InlineIoTest, DirectFilesAlwaysWait) {
@@ -69,13 +78,14 @@ TEST_F(InlineIoTest, DirectFilesAlwaysWait) {
   EXPECT_FALSE(try_transfer(IoOp::Kind::read, 0, 4096));
 }
 
-TEST_F(InlineIoTest, FilesInMemoryNeverWait) {
+TEST_F(InlineIoTest, FilesInMemoryNeverWaitAndMuchDataGoesToThreads) {
   if (::access("/dev/shm", W_OK) != 0) GTEST_SKIP() << "no /dev/shm";
   const std::string path = "/dev/shm/tidemark-inline-" + std::to_string(::getpid());
   open(path);
   ::unlink(path.c_str());
-  EXPECT_TRUE(try_transfer(IoOp::Kind::write, 100, 4 * MiB));
-  EXPECT_EQ(result_, std::int64_t{MiB});         // as much as may be done at once
+  EXPECT_TRUE(try_transfer(IoOp::Kind::write, 100, 64 * KiB));
+  EXPECT_EQ(result_, std::int64_t{64 * KiB});
+  EXPECT_FALSE(try_transfer(IoOp::Kind::write, 100, 4 * MiB));
   EXPECT_TRUE(try_transfer(IoOp::Kind::read, 0, 50));
   EXPECT_EQ(result_, 50);
   EXPECT_TRUE(try_transfer(IoOp::Kind::sync, 0, 0));

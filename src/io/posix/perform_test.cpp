@@ -220,7 +220,7 @@ TEST_P(DeviceTest, IsAllData) {
 TEST_P(DeviceTest, WaitsForItsDevice) {
   // Its node is on a file system in memory; the device is not.
   const OpenFile cached(device_->path(), flags(false)), direct(device_->path(), flags(true));
-  EXPECT_EQ(static_cast<InlineClass>(cached.inline_class), InlineClass::cached);
+  EXPECT_EQ(static_cast<InlineClass>(cached.inline_class), InlineClass::device);
   EXPECT_EQ(static_cast<InlineClass>(direct.inline_class), InlineClass::never);
 }
 

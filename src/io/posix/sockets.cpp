@@ -15,8 +15,10 @@
 
 #include <array>
 #include <atomic>
+#include <charconv>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "io/posix/calls.hpp"
@@ -57,7 +59,15 @@ int errno_of_lookup(int code) {
   }
 }
 
+// getaddrinfo() takes what is left of a larger one after the division by 65536.
+bool is_beyond_ports(std::string_view port) noexcept {
+  unsigned long number = 0;
+  const auto [stop, error] = std::from_chars(port.data(), port.data() + port.size(), number);
+  return error == std::errc::result_out_of_range || (error == std::errc() && stop == port.data() + port.size() && number > 65535);
+}
+
 std::int64_t look_up(const char* host, const char* port, int flags, AddressList& out) noexcept {
+  if (port && is_beyond_ports(port)) return -EINVAL;
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags;

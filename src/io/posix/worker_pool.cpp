@@ -11,6 +11,13 @@
 namespace tidemark::posix {
 namespace {
 
+// In backend_data[0] of a write that takes turns.
+constexpr std::uint64_t wants_turn = 1, has_turn = 2;
+
+bool is_marked(const IoOp& op, std::uint64_t mark) {
+  return op.kind == IoOp::Kind::write && op.backend_data[0] == mark;
+}
+
 // Signals are for the threads that expect them.
 class SignalsBlocked {
  public:
@@ -73,9 +80,10 @@ WorkerPool::~WorkerPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void WorkerPool::submit(IoOp& op) noexcept {
+void WorkerPool::submit(IoOp& op, bool takes_turns) noexcept {
   ++in_flight_;
-  op.backend_data[0] = op.backend_data[1] = 0;
+  op.backend_data[0] = takes_turns ? wants_turn : 0;
+  op.backend_data[1] = 0;
   (op.kind == IoOp::Kind::work ? fresh_work_ : fresh_io_).push(op);
 }
 
@@ -90,7 +98,7 @@ void WorkerPool::flush() {
   } else if (workers_.empty()) {                 // the system gives us no thread: do it here
     while (IoOp* op = next_op()) {
       op->result = perform_blocking(*op);
-      done_.push_back(op);
+      done(*op);
     }
     wakeup_.notify();
   }
@@ -100,6 +108,11 @@ bool WorkerPool::cancel(IoOp& op) noexcept {
   std::lock_guard lock(mutex_);
   for (Queue* queue : {&fresh_io_, &fresh_work_, &io_, &work_}) {
     if (!queue->remove(op)) continue;
+    --in_flight_;
+    return true;
+  }
+  for (auto& [file, waiting] : turns_) {
+    if (!waiting.remove(op)) continue;
     --in_flight_;
     return true;
   }
@@ -118,8 +131,36 @@ bool WorkerPool::runnable() const {
   return !io_.empty() || (!work_.empty() && working_ < work_max_);
 }
 
+IoOp* WorkerPool::next_io() {
+  while (!io_.empty()) {
+    IoOp* op = io_.pop();
+    if (!is_marked(*op, wants_turn)) return op;
+    const auto [turn, free] = turns_.try_emplace(op->handle);
+    if (!free) {
+      turn->second.push(*op);
+      continue;
+    }
+    op->backend_data[0] = has_turn;
+    return op;
+  }
+  return nullptr;
+}
+
+void WorkerPool::done(IoOp& op) {
+  done_.push_back(&op);
+  if (!is_marked(op, has_turn)) return;
+  const auto turn = turns_.find(op.handle);
+  if (turn->second.empty()) {
+    turns_.erase(turn);
+    return;
+  }
+  IoOp* next = turn->second.pop();
+  next->backend_data[0] = has_turn;
+  io_.push(*next);
+}
+
 IoOp* WorkerPool::next_op() {
-  if (!io_.empty()) return io_.pop();
+  if (IoOp* op = next_io()) return op;
   return runnable() ? work_.pop() : nullptr;
 }
 
@@ -162,7 +203,7 @@ void WorkerPool::run() {
     lock.lock();
     if (!op) continue;
     working_ -= is_work;
-    done_.push_back(op);
+    done(*op);
     notify = done_.size() == 1;
   }
 }

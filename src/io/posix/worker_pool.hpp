@@ -3,11 +3,15 @@
 // submit(), flush(), cancel() and take() are the reactor's thread's.  Threads start when there is
 // work that none of them is free for, up to a maximum, and end with the pool.  `work` operations
 // burn CPU: no more of them run at once than there are processors, so that I/O need not wait.
+//
+// Writes that take turns run one at a time for each file: the kernel lets one in, and processors that
+// spin until it is their turn are lost to guests.
 #pragma once
 
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "io/posix/host.hpp"
@@ -21,7 +25,7 @@ class WorkerPool {
   ~WorkerPool();                                 // nothing is in flight
 
   // Queued until flush().
-  void submit(IoOp& op) noexcept;
+  void submit(IoOp& op, bool takes_turns = false) noexcept;
   void flush();
 
   // True when the op had not begun: it is the caller's again.  Else it ends in its own time.
@@ -45,6 +49,8 @@ class WorkerPool {
 
   void run();
   IoOp* next_op();                               // under mutex_
+  IoOp* next_io();                               // under mutex_
+  void done(IoOp& op);                           // under mutex_
   bool runnable() const;
   bool start_worker();                           // under mutex_
   bool want_another();                           // under mutex_; true: notify one
@@ -57,6 +63,7 @@ class WorkerPool {
   std::mutex mutex_;
   std::condition_variable ready_;
   Queue io_, work_;
+  std::unordered_map<Handle, Queue> turns_;      // of files being written: who waits for that
   std::vector<IoOp*> done_;
   std::vector<std::thread> workers_;
   unsigned free_ = 0;                            // workers that wait

@@ -4,6 +4,8 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <deque>
 #include <latch>
 
@@ -76,6 +78,43 @@ TEST_F(WorkerPoolTest, WhatHasNotBegunIsCancelled) {
   wait_until(1);
   EXPECT_EQ(done_[0], &running.op);
   EXPECT_TRUE(pool().idle());
+}
+
+class Writes {
+ public:
+  Writes(std::size_t count, Handle file) {
+    for (std::size_t i = 0; i < count; ++i) {
+      IoOp& op = ops_.emplace_back(IoOp::Kind::write, file);
+      op.buffers = MutableBytes(std::as_writable_bytes(std::span(data_)));
+      op.offset = i * data_.size();
+    }
+  }
+  std::deque<IoOp>& ops() { return ops_; }
+
+ private:
+  std::array<char, 4096> data_{};
+  std::deque<IoOp> ops_;
+};
+
+TEST_F(WorkerPoolTest, WritesThatTakeTurnsAllGetOne) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> a(std::tmpfile(), &std::fclose), b(std::tmpfile(), &std::fclose);
+  ASSERT_TRUE(a && b);
+  Writes to_a(300, static_cast<Handle>(::fileno(a.get()))), to_b(300, static_cast<Handle>(::fileno(b.get())));
+  std::atomic<int> runs = 0;
+  for (std::size_t i = 0; i < 300; ++i) {
+    pool().submit(to_a.ops()[i], true);
+    pool().submit(to_b.ops()[i], i % 2 == 0);
+    submit([&] { ++runs; });
+    if (i % 7 == 0) pool().flush();
+  }
+  std::size_t cancelled = 0;
+  for (std::size_t i = 290; i < 300; ++i) cancelled += pool().cancel(to_a.ops()[i]);
+  wait_until(900 - cancelled);
+  EXPECT_EQ(runs, 300);
+  EXPECT_TRUE(pool().idle());
+  for (const IoOp* op : done_) EXPECT_EQ(op->result, op->kind == IoOp::Kind::write ? 4096 : 0);
+  std::sort(done_.begin(), done_.end());
+  EXPECT_EQ(std::unique(done_.begin(), done_.end()), done_.end());
 }
 
 TEST_F(WorkerPoolTest, WorkLeavesThreadsForIo) {

@@ -127,7 +127,7 @@ void ThreadsBackend::submit(IoOp& op) {
     const Watch& closing = watch(op.handle);
     TM_ASSERT(!closing.in.first && !closing.out.first);
   }
-  pool_.submit(op);
+  pool_.submit(op, inline_.takes_turns(op));
 }
 
 void ThreadsBackend::wait_for_socket(IoOp& op) {

@@ -187,14 +187,14 @@ bool UringBackend::wants_thread(const IoOp& op) const {
     case IoOp::Kind::send:
     case IoOp::Kind::accept: return false;
     case IoOp::Kind::read: return !posix::offset_is_sane(op);
-    case IoOp::Kind::write: return !posix::offset_is_sane(op) || inline_.is_cached(op.handle);
+    case IoOp::Kind::write: return !posix::offset_is_sane(op) || inline_.is_buffered(op.handle);
     case IoOp::Kind::close: return inline_.is_file(op.handle);
     default: return true;
   }
 }
 
 void UringBackend::submit(IoOp& op) {
-  if (wants_thread(op)) return pool_.submit(op);
+  if (wants_thread(op)) return pool_.submit(op, inline_.takes_turns(op));
   if (!started_) start();
   submit_to_ring(op);
 }

@@ -214,6 +214,7 @@ const std::vector<DiskCase>& disks() {
       {.name = "copy_before_write",
        .open = copy_before_write,
        .persistent = true,
+       .resizable = true,
        .wants_disk = true},
   };
   return all;

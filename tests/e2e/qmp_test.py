@@ -1,0 +1,83 @@
+"""`tidemark qmp`: arguments are what the schema says, on the command line and on standard input."""
+import json
+import signal
+import subprocess
+import unittest
+
+from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
+
+
+class Arguments(Bed):
+    def setUp(self):
+        super().setUp()
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+
+    def bitmaps(self):
+        return {entry["name"]: entry for entry in self.json("bitmap", "list", "disk")}
+
+    def test_strings_that_look_like_something_else(self):
+        for name in ("5", "true", "null", "[]", '"x"', "a,b", "1.5", "on", "c=d", "{"):
+            self.run_tidemark("qmp", "block-dirty-bitmap-add", "node=disk", f"name={name}")
+            self.assertIn(name, self.bitmaps())
+            self.run_tidemark("qmp", "block-dirty-bitmap-remove", "node=disk", f"name={name}")
+        self.assertEqual(self.bitmaps(), {})
+
+    def test_numbers_and_booleans(self):
+        self.run_tidemark("qmp", "block-dirty-bitmap-add", "node=disk", "name=a", "granularity=4096", "disabled=on")
+        self.assertEqual(self.bitmaps()["a"]["granularity"], 4096)
+        self.assertFalse(self.bitmaps()["a"]["recording"])
+        self.assertIn("granularity", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "granularity=x"))
+        self.assertIn("disabled", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "disabled=1"))
+        self.assertIn("nonsense", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "nonsense=1"))
+        self.assertIn("name", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name"))
+
+    def test_nested_keys_and_lists(self):
+        self.raw("one, two.img", 1 * MiB)
+        self.run_tidemark("qmp", "blockdev-add", "driver=raw", "node-name=n1", "read-only=on", "file.driver=file",
+                          "file.filename=one, two.img")
+        nodes = json.loads(self.run_tidemark("qmp", "query-named-block-nodes", "flat=on").stdout)
+        self.assertEqual([node["ro"] for node in nodes if node["node-name"] == "n1"], [True])
+        for name in ("a", "b", "all"):
+            self.run_tidemark("bitmap", "add", "disk", name)
+        self.run_tidemark("qmp", "block-dirty-bitmap-merge", "node=disk", "target=all", "bitmaps.0=a", "bitmaps.1=b")
+
+    def test_json_is_taken_as_it_is(self):
+        self.run_tidemark("qmp", "block-dirty-bitmap-add", '{"node": "disk", "name": "a", "granularity": 8192}')
+        self.assertEqual(self.bitmaps()["a"]["granularity"], 8192)
+        self.assertIn("JSON", self.fails("qmp", "block-dirty-bitmap-add", '{"node": '))
+        self.assertIn("standard input", self.fails("qmp", '{"execute": "quit"}'))
+
+    def test_commands_that_are_not_known_here(self):
+        self.assertIn("JSON object", self.fails("qmp", "x-nonsense", "a=1"))
+        self.assertIn("x-nonsense", self.fails("qmp", "x-nonsense", '{"a": 1}'))
+        self.assertIn("x-nonsense", self.fails("qmp", "x-nonsense"))
+
+    def test_standard_input(self):
+        lines = ("block-dirty-bitmap-add node=disk name=7 granularity=65536\n"
+                 '{"execute": "block-dirty-bitmap-add", "arguments": {"node": "disk", "name": "8"}}\n')
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input=lines, text=True, timeout=30,
+                              capture_output=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": {}}\n' * 2, ""))
+        self.assertEqual({name: entry["granularity"] for name, entry in self.bitmaps().items()}, {"7": 65536, "8": 65536})
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="quit nonsense=1\n", text=True,
+                              timeout=30, capture_output=True)
+        self.assertEqual((done.returncode, len(done.stderr.splitlines())), (FAILED, 1))
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="query-jobs\r\n\nquery-jobs", text=True,
+                              timeout=30, capture_output=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
+
+
+    def test_interrupted_while_it_waits_for_a_command(self):
+        process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 text=True)
+        process.stdin.write("query-jobs\nquery-j")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.readline(), '{"return": []}\n')
+        process.send_signal(signal.SIGINT)
+        process.wait(5)
+        self.assertEqual((self.end_of(process)[0::2]), (INTERRUPTED, "tidemark: interrupted\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()

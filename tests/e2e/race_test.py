@@ -1,0 +1,89 @@
+"""Commands that come while something else is under way: neither is lost, and none is taken for the other."""
+import unittest
+
+from bed import KiB, Bed
+from lab import processes
+from lab.qmp import QmpError
+
+SLOW = 1_000_000_000                        # nanoseconds: far longer than a command takes
+
+
+class Races(Bed):
+    def start(self, *options):
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
+                                     "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *options)
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        return self.qmp()
+
+
+class BitmapsUnderAWrite(Races):
+    """A bitmap that begins to record while a write is under way has it, or begins when it is over."""
+
+    def begin(self, command, bitmap, **made):
+        client = self.start("--blockdev", "memory,node-name=below,size=1048576",
+                            "--blockdev", f"fault,node-name=disk,file=below,rules.0.operation=write,rules.0.errno=0,rules.0.latency-ns={SLOW}",
+                            "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on",
+                            "--export", "nbd,id=below,node-name=below,name=below")
+
+        def count(name):
+            nodes = {node["node-name"]: node for node in client.execute("query-named-block-nodes")}
+            return next(entry["count"] for entry in nodes["disk"]["dirty-bitmaps"] if entry["name"] == name)
+
+        client.execute("block-dirty-bitmap-add", node="disk", name="old")
+        if made:
+            client.execute("block-dirty-bitmap-add", node="disk", name=bitmap, **made)
+        guest, below, ended = self.disk(), self.disk("below"), []
+        data = b"x" * 4096
+        guest.aio_pwrite(data, 64 * KiB, completion=lambda error: ended.append(error.value) or 1)
+        self.until(lambda: guest.poll(1) >= 0 and count("old"), "a write under way")
+        client.execute(command, node="disk", name=bitmap)
+        dirty, present = count(bitmap), below.pread(len(data), 64 * KiB)
+        self.until(lambda: guest.poll(100) >= 0 and ended, "the end of the write")
+        self.assertEqual(ended, [0])
+        self.assertTrue(dirty or count(bitmap) or present == data, "a write is missing that ended after the bitmap began")
+
+    def test_added(self):
+        self.begin("block-dirty-bitmap-add", "new")
+
+    def test_cleared(self):
+        self.begin("block-dirty-bitmap-clear", "old")
+
+    def test_enabled(self):
+        self.begin("block-dirty-bitmap-enable", "new", disabled=True)
+
+
+class ExportsThatEnd(Races):
+    def test_the_end_of_an_export_is_not_that_of_the_next_of_its_name(self):
+        slow = {"driver": "fault", "file": {"driver": "file", "filename": "a.qcow2"},
+                "rules": [{"operation": "flush", "errno": 0, "latency-ns": SLOW}]}
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+        client = self.start("--blockdev", "memory,node-name=other,size=1048576")
+        # What is exported goes with its export, and takes its time.
+        client.execute("blockdev-add", driver="raw", node_name="top", file={"driver": "qcow2", "node-name": "image", "file": slow})
+        client.execute("block-export-add", type="nbd", id="e", node_name="image", name="e", writable=True)
+        guest = self.disk("e")
+        guest.pwrite(b"x" * 4096, 0)
+        guest.shutdown()
+        client.execute("blockdev-del", node_name="top")
+        client.execute("block-export-del", id="e", mode="hard")
+        client.execute("nbd-server-stop")
+        client.execute("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd.sock"}})
+        self.until(lambda: self.add_again(client), "the end of the first export")
+        self.until(lambda: client.execute("query-version") and self.deleted(client), "the news of it")
+        self.assertEqual([export["node-name"] for export in client.execute("query-block-exports")], ["other"])
+
+    def deleted(self, client):
+        return [event["data"]["id"] for event in client.events if event["event"] == "BLOCK_EXPORT_DELETED"]
+
+    def add_again(self, client):
+        try:
+            client.execute("block-export-add", type="nbd", id="e", node_name="other", name="e")
+            return True
+        except QmpError as error:
+            self.assertIn("already in use", error.desc)
+            return False
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,97 @@
+// Images on storage that is full, or fails at a bad moment: what was written stays right, and what can go
+// on does.
+#include "filter/fault.hpp"
+#include "tests/interop/qcow2/rig.hpp"
+
+namespace tidemark::test {
+namespace {
+
+class Trouble : public ImageTest {
+ protected:
+  using P = Permissions;
+  static constexpr Permissions all_rights{P::consistent_read | P::write | P::resize, P::all};
+
+  Task<Edge*> open_on(BlockNode& storage) {
+    auto edge = co_await unwrap(Edge::attach(storage, Role::file, file_permissions(false), "test"));
+    Qcow2OpenOptions options;
+    auto driver = co_await Qcow2Driver::open(std::move(edge), options);
+    NodeOptions named;
+    BlockNode* image = co_await graph_->add(named, std::move(driver));
+    roots_.push_back(co_await unwrap(Edge::attach(*image, Role::root, all_rights, "test")));
+    co_return roots_.back().get();
+  }
+  Task<BlockNode*> add(std::unique_ptr<BlockDriver> driver) {
+    NodeOptions named;
+    co_return co_await graph_->add(named, std::move(driver));
+  }
+};
+
+// Storage that cannot grow, as a volume of a volume manager.
+TEST_F(Trouble, WhatWasDiscardedCanBeWrittenWhereNothingElseIsFree) {
+  constexpr std::uint64_t cluster = 64 * KiB, device = 20 * cluster;
+  write_file("device", std::vector<std::byte>(device));
+  BlockNode* file = run(open_file_node(path("device"), false));
+  RawOptions fixed;
+  fixed.size = device;
+  auto raw = RawDriver::open(*Edge::attach(*file, Role::file, all_rights, "test"), fixed);
+  BlockNode* storage = run(add(*std::move(raw)));
+  Qcow2CreateOptions options;
+  options.size = 4 * MiB;
+  {
+    auto making = Edge::attach(*storage, Role::root, all_rights, "test");
+    run(Qcow2Driver::create(**making, options));
+  }
+  Edge& image = *run(open_on(*storage));
+  const std::vector<std::byte> data(cluster, std::byte{5});
+  std::uint64_t at = 0;
+  std::string refused = "no error";
+  for (; refused == "no error" && at < 4 * MiB; at += cluster)
+    refused = failure(image.write(at, Buffers::of_const(data)));
+  EXPECT_NE(refused.find("is full and cannot grow"), std::string::npos) << refused;
+  const Range freed{0, 2 * cluster};
+  run(image.discard(freed));
+  write(image, 3 * MiB, data);
+  write(image, 3 * MiB + cluster, data);
+  EXPECT_EQ(read(image, 3 * MiB, cluster), data);
+  EXPECT_TRUE(is_zero(read(image, 0, cluster)));
+  close_all();
+  expect_clean("device");
+}
+
+// The file says where the longer L1 table lies, or not: whether the header has arrived is not known.
+TEST_F(Trouble, ALongerL1TableThatCouldNotBeMadeKnown) {
+  Qcow2CreateOptions options;
+  options.size = MiB;
+  options.cluster_size = 512;
+  create("a.qcow2", options);
+  const std::vector<std::byte> data(64 * KiB, std::byte{6});
+  for (std::uint64_t skip = 0;; ++skip) {
+    BlockNode* file = run(open_file_node(path("a.qcow2"), false));
+    FaultRule no_flush;
+    no_flush.op = FaultOp::flush;
+    no_flush.skip = skip;
+    no_flush.count = 1;
+    no_flush.os_errno = EIO;
+    BlockNode* storage = run(add(*open_fault({file, {no_flush}, 1})));
+    Edge& image = *run(open_on(*storage));
+    const std::uint64_t longer = (skip + 2) * 8 * MiB;
+    const std::string outcome = failure(image.truncate(longer));
+    (void)failure(image.write(0, Buffers::of_const(data)));
+    (void)failure(image.write(MiB - data.size(), Buffers::of_const(data)));
+    const bool written = failure(image.flush()) == "no error";
+    roots_.clear();
+    (void)reactor_->run(graph_->close_all());
+    const Output checked = run_shell("cd '" + directory_ + "' && qemu-img check -f qcow2 a.qcow2");
+    EXPECT_TRUE(checked.status == 0 || WEXITSTATUS(checked.status) == 3) << "flush " << skip << "\n" << checked.text;
+    Edge& again = open("a.qcow2");
+    if (written) {
+      EXPECT_EQ(read(again, 0, data.size()), data) << "flush " << skip;
+      EXPECT_EQ(read(again, MiB - data.size(), data.size()), data) << "flush " << skip;
+    }
+    close_all();
+    if (outcome == "no error") break;
+  }
+}
+
+}  // namespace
+}  // namespace tidemark::test
