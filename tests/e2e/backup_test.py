@@ -123,7 +123,6 @@ class OneDisk(Bed):
         self.assert_restores(point["point"], self.content())
         self.backup(level="incremental")
 
-
     def test_why_a_backup_is_full(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")
@@ -137,6 +136,7 @@ class OneDisk(Bed):
         self.run_tidemark("bitmap", "disable", "disk", self.json("bitmap", "list", "disk")[0]["name"])
         self.assertIn("does not record", reason())
         self.lab.stop(self.daemon)
+        (self.path / "disk.img.tidemark").unlink()
         self.serve("disk.img=disk")
         self.assertIn("has no bitmap since point", reason())
         self.lab.stop(self.daemon)
