@@ -16,6 +16,7 @@ enum class Rule : std::uint8_t {
   flush_before_loss,         // bits are forgotten after the disk was flushed
   keep_until_released,       // a plain checkpoint keeps what memory has dropped
   uncover_losses,            // bits that are forgotten admit no write
+  turn_if_none_passed,       // a snapshot of before writes began to pass does not become the root
   say_lost,                  // a store that cannot log says so on the disk before it lets writes pass
   recover_both_epochs,       // what was logged while a checkpoint was under way counts, too
   recover_frozen,            // a job's frozen bits and the successor's are both dirty after a crash

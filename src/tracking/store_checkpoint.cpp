@@ -111,7 +111,8 @@ Task<> TrackingStore::write(Snapshot& snapshot, Superblock& root) {
 Task<> TrackingStore::turn(Superblock root, std::uint64_t failures) {
   const auto guard = co_await roots_.lock();
   // Since the snapshot's moment writes may have passed that nothing has recorded.
-  if (failures != failures_) co_await Error(Errc::io, "tracking store '" + options_.path + "' failed meanwhile");
+  if (failures != failures_ && keeps(Rule::turn_if_none_passed))
+    co_await Error(Errc::io, "tracking store '" + options_.path + "' failed meanwhile");
   root.version = ++version_;
   const Result<> written = co_await file_.write_root(root, durable()).result();
   if (!written) {

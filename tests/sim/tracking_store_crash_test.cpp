@@ -48,7 +48,7 @@ class BrokenRule : public testing::TestWithParam<Rule> {};
 TEST_P(BrokenRule, IsFoundOut) {
   TrackedDisk disk;
   disk.broken = GetParam();
-  disk.store_fails = disk.broken == Rule::say_lost;
+  disk.store_fails = disk.broken == Rule::say_lost || disk.broken == Rule::turn_if_none_passed;
   CrashPlan many = plan();
   many.seeds = 60;
   CrashReport report = try_crashes([disk] { return std::make_unique<TrackedLoad>(disk); }, many);
@@ -68,7 +68,7 @@ INSTANTIATE_TEST_SUITE_P(Tracking, BrokenRule,
                          testing::Values(Rule::wait_for_log, Rule::log_durably, Rule::end_zones, Rule::wait_for_older_logs,
                                          Rule::cover_after_turn, Rule::sync_before_turn,
                                          Rule::flush_before_loss, Rule::keep_until_released, Rule::uncover_losses,
-                                         Rule::say_lost, Rule::recover_both_epochs, Rule::recover_frozen));
+                                         Rule::turn_if_none_passed, Rule::say_lost, Rule::recover_both_epochs, Rule::recover_frozen));
 
 }  // namespace
 }  // namespace tidemark::sim
