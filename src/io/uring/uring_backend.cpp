@@ -305,9 +305,9 @@ void UringBackend::sleep(Instant deadline) {
 
 void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   if (!started_) start();
-  if (!wakeups_watched_) watch_wakeups();
   reap();
-  pool_.flush();                                 // after reap(), which may pass an op on
+  if (!wakeups_watched_) watch_wakeups();        // after reap(), which may find that the watch has ended
+  pool_.flush();                                 // after it, too: it may pass an op on
   const bool poll = deadline == Instant::min() || !done_.empty() || wakeup_.notified();
   if (!poll) wait_for_event(deadline);
   else if (::io_uring_sq_ready(&ring_) != 0 || events_pending()) submit_entries(events_pending());
