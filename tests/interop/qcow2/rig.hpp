@@ -181,7 +181,9 @@ class ImageTest : public ::testing::Test {
   void write_file(const std::string& name, Bytes content) {
     std::FILE* file = std::fopen(path(name).c_str(), "wb");
     ASSERT_TRUE(file);
-    EXPECT_EQ(std::fwrite(content.data(), 1, content.size(), file), content.size());
+    if (!content.empty()) {
+      EXPECT_EQ(std::fwrite(content.data(), 1, content.size(), file), content.size());
+    }
     std::fclose(file);
   }
 
