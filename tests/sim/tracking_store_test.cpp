@@ -54,6 +54,13 @@ struct TrackingStoreTest : testing::Test {
     data.data()[0] = std::byte{7};
     co_await node.edge().write(offset, data.bytes());
   }
+  void fail_writes(std::uint64_t count) {        // of the store
+    SimFault fault;
+    fault.kind = IoOp::Kind::write;
+    fault.path = store;
+    fault.count = count;
+    world.faults().add(fault);
+  }
   void make(bool kill = false) {
     auto use = [](TrackedNode& node) -> Task<> {
       co_await add(node);
@@ -256,11 +263,7 @@ TEST_F(TrackingStoreTest, ModeOffNeedsACleanEnd) {
 TEST_F(TrackingStoreTest, AFailingDeviceStopsNoWriteAndIsMadeGood) {
   auto use = [this](TrackedNode& node) -> Task<> {
     co_await add(node);
-    SimFault fault;
-    fault.kind = IoOp::Kind::write;
-    fault.path = store;
-    fault.count = 1;
-    world.faults().add(fault);
+    fail_writes(1);
     co_await write(node, 0);
     EXPECT_TRUE(node.store()->failed());
     co_await write(node, 65536);
@@ -278,11 +281,7 @@ TEST_F(TrackingStoreTest, AFailingDeviceStopsNoWriteAndIsMadeGood) {
 TEST_F(TrackingStoreTest, AStoreThatCannotEvenSaySoIsRemoved) {
   auto use = [this](TrackedNode& node) -> Task<> {
     co_await add(node);
-    SimFault fault;
-    fault.kind = IoOp::Kind::write;
-    fault.path = store;
-    fault.count = SimFault::always;
-    world.faults().add(fault);
+    fail_writes(SimFault::always);
     co_await write(node, 0);
     EXPECT_FALSE(world.disk().exists(store));
     world.faults().clear();
@@ -294,13 +293,10 @@ TEST_F(TrackingStoreTest, AStoreThatCannotEvenSaySoIsRemoved) {
   EXPECT_EQ(look().dirty, 2 * 4096u);
 }
 
-TEST_F(TrackingStoreTest, ADeadDeviceAtACrashMeansAllDirty) {
+TEST_F(TrackingStoreTest, LostMarksAtACrashMeanAllDirty) {
   auto use = [this](TrackedNode& node) -> Task<> {
     co_await add(node);
-    SimFault fault;
-    fault.kind = IoOp::Kind::write;
-    fault.path = store;
-    world.faults().add(fault);
+    fail_writes(1);
     co_await write(node, 0);
     co_await write(node, 65536);
   };

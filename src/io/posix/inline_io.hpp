@@ -1,5 +1,6 @@
 // InlineIo: operations done at once, on the reactor's thread, because they do not wait: reads that
-// the page cache answers (RWF_NOWAIT), sockets that have bytes or room, files in memory.
+// the page cache answers (RWF_NOWAIT), sockets that have bytes or room, files in memory but for large
+// writes, which are work for another processor.
 //
 // Small writes to the page cache, too: ext4 has no RWF_NOWAIT for them, yet handing one to a thread
 // costs ten times the write.  They hardly ever wait (dirty page limits, a journal commit); a file
