@@ -280,6 +280,15 @@ class Tracking(Bed):
             self.client.execute("block-dirty-bitmap-add", node="null", name="b", persistent=True)
         self.assertIn("no image in a file", caught.exception.desc)
 
+    def test_a_backup_says_that_its_bitmaps_end_with_the_daemon(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.client.execute("blockdev-add", driver="memory", node_name="memory", size=MiB)
+        done = self.run_tidemark("backup", "backups", "--disk", "memory")
+        self.assertIn("'memory' cannot be persistent", done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertEqual(self.run_tidemark("backup", "backups", "--disk", "memory", "--json").stderr, "")
+
 
 if __name__ == "__main__":
     unittest.main()

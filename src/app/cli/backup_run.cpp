@@ -175,7 +175,11 @@ Task<> BackupRun::start() {
   const bool persistent = text(version, "package").starts_with("tidemark ");
   auto started = co_await start_jobs(persistent).result();
   const bool refused = !started && started.error().message().find("cannot be persistent") != std::string::npos;
-  if (persistent && refused) started = co_await start_jobs(false).result();
+  if (persistent && refused) {
+    const Error reason(started.error().code(), started.error().message() + "; the bitmaps of this backup end with the daemon");
+    started = co_await start_jobs(false).result();
+    if (started && !context_.json) print_error(reason, false);
+  }
   co_await unwrap(started);
   for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
 }
