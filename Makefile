@@ -3,6 +3,7 @@
 #   make            build/tidemarkd and build/tidemark, optimised, asserts on
 #   make demo       set-up, build, and the main job from end to end
 #   make test       set-up, build, and every test
+#   make soak       simulated crashes, on and on, until Ctrl-C
 #   make bench      side-by-side measurements; writes build/bench.md
 #   make install    PREFIX=/usr/local, DESTDIR=
 
@@ -10,7 +11,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 NINJA = ninja -C
 
-.PHONY: all demo test test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
+.PHONY: all demo test soak test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
 
 all: setup-build build/build.ninja
 	$(NINJA) build tidemarkd tidemark
@@ -38,6 +39,10 @@ test-clang: setup-build setup-test setup-clang
 	cmake --preset clang >/dev/null
 	$(NINJA) build-clang
 	ctest --test-dir build-clang --output-on-failure -j2
+
+soak: setup-build setup-test build/build.ninja
+	$(NINJA) build sim_engine_crash_test sim_tracking_store_crash_test sim_qcow2_crash_test sim_tracking_log_crash_test
+	tools/soak
 
 tidy:
 	tools/tidy

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "block/node.hpp"
+#include "block/rules.hpp"
 
 namespace tidemark {
 
@@ -27,6 +28,7 @@ class Graph {
   // One more of a set.
   Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {
     tracking_listener_ = other.tracking_listener_;
+    workings_ = other.workings_;
   }
   Graph(const Graph&) = delete;
   ~Graph();                                         // close_all() was awaited (asserted)
@@ -37,6 +39,11 @@ class Graph {
   void tell_tracking(const std::string& node, const TrackingReport& report) const {
     if (tracking_listener_) tracking_listener_(node, report);
   }
+
+  // Before it has nodes; graphs of the set that are made later have them, too.
+  void set_workings(const Workings& workings) noexcept { workings_ = workings; }
+  const Workings& workings() const noexcept { return workings_; }
+  bool keeps(Rule rule) const noexcept { return workings_.broken != rule; }
 
   BlockNode* find(std::string_view name) noexcept;
   // Errors as QEMU's: the message of bdrv_lookup_bs.
@@ -102,6 +109,7 @@ class Graph {
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
   TrackingListener tracking_listener_;
+  Workings workings_;
 };
 
 }  // namespace tidemark

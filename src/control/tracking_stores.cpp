@@ -48,6 +48,8 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.mode = given.mode;
   options.suspect_budget = node.size() / 100 * given.suspect_budget;
   options.path = given.store;
+  options.log_bytes = node.graph().workings().tracking_log_bytes;
+  options.broken = node.graph().workings().broken;
   options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
   std::error_code error;
@@ -102,7 +104,7 @@ Task<> ensure_tracking(BlockNode& node) {
 }
 
 Task<> save_tracking(BlockNode& node) {
-  if (node.tracking()) co_await node.tracking()->save();
+  if (node.tracking() && node.graph().keeps(Rule::save_before_reply)) co_await node.tracking()->save();
 }
 
 }  // namespace tidemark

@@ -81,7 +81,7 @@ Task<> TransactionCommandHandler::transaction(schema::TransactionArguments argum
   co_await bring_together(arguments);
   DrainSet drained(homes_);
   auto work = [&]() -> Task<> {
-    co_await drained.add(nodes_of(arguments));
+    if (homes_.main().graph.keeps(Rule::drain_together)) co_await drained.add(nodes_of(arguments));
     co_await carry_out(arguments);
   };
   auto release = [&drained]() -> Task<> { return drained.release(); };

@@ -104,6 +104,7 @@ Task<> CopyBeforeWrite::truncate(std::uint64_t size) {
 
 Task<> CopyBeforeWrite::before_write(Range range) {
   if (point_->broken() || !point_->needs_preserving(range)) co_return;
+  if (!file_->node().graph().keeps(Rule::preserve_before_write)) co_return;
   Point::Outcome failed;
   if (timeout_.count() == 0)
     failed = co_await point_->preserve(range);

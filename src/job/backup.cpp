@@ -178,7 +178,7 @@ Task<> BackupJob::react(JobContext& context, Point::Failure failure) {
 // The order is the one under "Losing bits" above.
 Task<> BackupJob::flush() {
   const InFlight in_flight = co_await edge_->enter();
-  co_await filter_->target().flush();
+  if (filter_node_->graph().keeps(Rule::flush_target)) co_await filter_->target().flush();
   co_await filter_->file().flush();
 }
 
@@ -200,9 +200,10 @@ void BackupJob::abort() noexcept {
   if (!frozen_) return;
   frozen_ = false;
   // bitmap-mode always: what is safely in the target is dropped even now.
-  if (!loses_bits(false) || !unfinished_) return bitmap_->reclaim();
+  const bool gives_back = !loses_bits(false) || !unfinished_;
+  if (gives_back && options_.source->graph().keeps(Rule::reclaim_on_failure)) return bitmap_->reclaim();
   drop_frozen_bits();
-  bitmap_->bits().merge(*unfinished_);
+  if (unfinished_) bitmap_->bits().merge(*unfinished_);
 }
 
 void BackupJob::drop_frozen_bits() noexcept {

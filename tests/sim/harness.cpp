@@ -1,6 +1,7 @@
 #include "tests/sim/harness.hpp"
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <set>
@@ -126,7 +127,7 @@ Result<> try_crash(const MakeWorkload& make, const CrashPlan& plan, const CrashC
 
 CrashReport try_crashes(const MakeWorkload& make, const CrashPlan& plan) {
   CrashReport report;
-  for (std::uint64_t seed = 1; seed <= plan.seeds; ++seed) {
+  for (std::uint64_t seed = plan.first_seed; seed < plan.first_seed + plan.seeds; ++seed) {
     std::uint64_t ops = 0;
     std::set<std::uint64_t> places{0};
     const auto try_at = [&](std::uint64_t op, std::uint64_t fate) {
@@ -147,7 +148,9 @@ CrashReport try_crashes(const MakeWorkload& make, const CrashPlan& plan) {
 
 testing::AssertionResult survives_crashes(const MakeWorkload& make, const CrashPlan& plan) {
   CrashPlan wanted = plan;
-  wanted.seeds = number_in_environment("TM_SIM_SEEDS").value_or(plan.seeds);
+  const auto seeds = number_in_environment("TM_SIM_SEEDS");
+  wanted.seeds = seeds.value_or(plan.seeds);
+  wanted.first_seed = number_in_environment("TM_SIM_FIRST").value_or(plan.first_seed);
   CrashReport report;
   if (const auto seed = number_in_environment("TM_SIM_SEED")) {
     const CrashCase at{*seed, number_in_environment("TM_SIM_OP").value_or(0),
@@ -156,6 +159,7 @@ testing::AssertionResult survives_crashes(const MakeWorkload& make, const CrashP
   } else {
     report = try_crashes(make, wanted);
   }
+  if (seeds) std::printf("%llu crashes\n", static_cast<unsigned long long>(report.cases));
   if (!report.failure) return testing::AssertionSuccess() << report.cases << " cases";
   return testing::AssertionFailure()
          << report.failure->message() << "\n"

@@ -10,7 +10,8 @@
 //
 //   TM_SIM_SEED=3 TM_SIM_OP=17 TM_SIM_FATE=2 build/sim_test --gtest_filter=Qcow2Crash.FlushedWritesSurvive
 //
-// TM_SIM_SEEDS=1000 in the environment tries that many seeds instead of the plan's.
+// TM_SIM_SEEDS=1000 in the environment tries that many seeds instead of the plan's, from TM_SIM_FIRST on, and prints
+// how many crashes there were.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -45,7 +46,7 @@ struct CrashCase {
 
 struct CrashPlan {
   SimOptions options;
-  std::uint64_t seeds = 4;
+  std::uint64_t first_seed = 1, seeds = 4;
   std::uint64_t ops_max = 50;           // operations crashed at for each seed: all, or so many of them
   std::uint64_t fates = 4;              // for each of those
   bool may_fail = false;                // run() may end with an error of its own (injected faults)

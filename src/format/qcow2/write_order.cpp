@@ -1,17 +1,41 @@
 #include "format/qcow2/write_order.hpp"
 
+#include <span>
+
 namespace tidemark::qcow2 {
 
-WriteOrder WriteOrder::standard() {
+namespace {
+
+struct Declared {
+  Stage first, then;
+};
+constexpr Declared standard_rules[] = {
+    {Stage::data, Stage::l2_tables},           {Stage::data, Stage::l1_table},
+    {Stage::refcount_blocks, Stage::refcount_table},
+    {Stage::refcount_table, Stage::l2_tables}, {Stage::refcount_table, Stage::l1_table},
+    {Stage::l2_tables, Stage::frees},          {Stage::l1_table, Stage::frees},
+};
+// The sync after the refcounts would be the data's too, so they are not ordered either.
+constexpr Declared tables_before_data[] = {
+    {Stage::refcount_blocks, Stage::refcount_table},
+    {Stage::l2_tables, Stage::frees},          {Stage::l1_table, Stage::frees},
+};
+constexpr Declared tables_before_refcounts[] = {
+    {Stage::data, Stage::l2_tables},            {Stage::data, Stage::l1_table},
+    {Stage::l2_tables, Stage::refcount_blocks}, {Stage::l1_table, Stage::refcount_blocks},
+    {Stage::refcount_blocks, Stage::refcount_table},
+    {Stage::refcount_blocks, Stage::frees},
+};
+
+}  // namespace
+
+WriteOrder WriteOrder::standard_but(Rule broken) {
+  std::span<const Declared> rules = standard_rules;
+  if (broken == Rule::data_before_tables) rules = tables_before_data;
+  if (broken == Rule::refcounts_before_tables) rules = tables_before_refcounts;
   WriteOrder order;
-  constexpr Stage rules[][2] = {
-      {Stage::data, Stage::l2_tables},           {Stage::data, Stage::l1_table},
-      {Stage::refcount_blocks, Stage::refcount_table},
-      {Stage::refcount_table, Stage::l2_tables}, {Stage::refcount_table, Stage::l1_table},
-      {Stage::l2_tables, Stage::frees},          {Stage::l1_table, Stage::frees},
-  };
-  for (const auto& rule : rules) {
-    const bool acyclic = order.declare(rule[0], rule[1]).ok();
+  for (const Declared& rule : rules) {
+    const bool acyclic = order.declare(rule.first, rule.then).ok();
     TM_ASSERT(acyclic);
   }
   return order;

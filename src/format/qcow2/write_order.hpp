@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "base/error.hpp"
+#include "block/rules.hpp"
 
 namespace tidemark::qcow2 {
 
@@ -36,8 +37,9 @@ class WriteOrder {
  public:
   // Nothing ordered.  Tests start here to show that a missing rule is found out.
   WriteOrder() = default;
-  // The rules above.
-  static WriteOrder standard();
+  // The rules above; all of them, or without what `broken` is about.
+  static WriteOrder standard() { return standard_but(Rule::none); }
+  static WriteOrder standard_but(Rule broken);
 
   // An error when `then` must already precede `first`.
   Result<> declare(Stage first, Stage then);

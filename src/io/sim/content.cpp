@@ -73,38 +73,47 @@ std::uint64_t SparseContent::missing(Range range) const {
 FileExtent SparseContent::extent(std::uint64_t offset) const {
   if (offset >= size_) return {false, 0};
   std::uint64_t page = offset / page_size;
-  auto it = pages_.lower_bound(page);
-  const bool data = it != pages_.end() && it->first == page;
+  auto it = pages().lower_bound(page);
+  const bool data = it != pages().end() && it->first == page;
   if (data)
-    while (it != pages_.end() && it->first == page) ++it, ++page;
+    while (it != pages().end() && it->first == page) ++it, ++page;
   else
-    page = it == pages_.end() ? div_up(size_, page_size) : it->first;
+    page = it == pages().end() ? div_up(size_, page_size) : it->first;
   return {data, std::min(page * page_size, size_) - offset};
 }
 
 void SparseContent::read(std::uint64_t offset, MutableBytes into) const {
-  std::ranges::fill(into, std::byte{0});
   const Range range{offset, into.size()};
-  for (auto it = pages_.lower_bound(first_page(range)); it != pages_.end(); ++it) {
+  std::size_t done = 0;
+  const auto zeroes_to = [&](std::size_t end) { std::memset(into.data() + done, 0, end - done); };
+  for (auto it = pages().lower_bound(first_page(range)); it != pages().end(); ++it) {
     const Range part = range_of_page(it->first).intersect(range);
-    if (part.empty()) return;
-    std::memcpy(into.data() + (part.offset - offset), it->second->data() + part.offset % page_size,
-                part.length);
+    if (part.empty()) break;
+    const std::size_t at = part.offset - offset;
+    zeroes_to(at);
+    std::memcpy(into.data() + at, it->second->data() + part.offset % page_size, part.length);
+    done = at + part.length;
   }
+  zeroes_to(into.size());
 }
 
 std::vector<std::uint64_t> SparseContent::pages_in(Range range) const {
   std::vector<std::uint64_t> numbers;
   if (range.empty()) return numbers;
-  for (auto it = pages_.lower_bound(first_page(range)); it != pages_.end(); ++it) {
+  for (auto it = pages().lower_bound(first_page(range)); it != pages().end(); ++it) {
     if (it->first >= end_page(range)) break;
     numbers.push_back(it->first);
   }
   return numbers;
 }
 
+SparseContent::Pages& SparseContent::own_pages() {
+  if (pages_.use_count() > 1) pages_ = std::make_shared<Pages>(*pages_);
+  return *pages_;
+}
+
 SparseContent::Page& SparseContent::writable(std::uint64_t number) {
-  std::shared_ptr<Page>& page = pages_[number];
+  std::shared_ptr<Page>& page = own_pages()[number];
   if (!page) page = std::make_shared<Page>();
   else if (page.use_count() > 1) page = std::make_shared<Page>(*page);
   return *page;
@@ -128,7 +137,7 @@ void SparseContent::reserve(Range range) {
 void SparseContent::zero(Range range) {
   for (const std::uint64_t page : pages_in(range)) {
     const Range part = range_of_page(page).intersect(range);
-    if (part.length == page_size) pages_.erase(page);
+    if (part.length == page_size) own_pages().erase(page);
     else std::memset(writable(page).data() + part.offset % page_size, 0, part.length);
   }
 }
@@ -154,14 +163,14 @@ void SparseContent::copy(const SparseContent& from, Range range) {
   std::ranges::set_union(mine, theirs, std::back_inserter(both));
   for (const std::uint64_t page : both) {
     const Range part = range_of_page(page).intersect(range);
-    const auto source = from.pages_.find(page);
-    if (part.length == page_size && source == from.pages_.end()) {
-      pages_.erase(page);
+    const auto source = from.pages().find(page);
+    if (part.length == page_size && source == from.pages().end()) {
+      own_pages().erase(page);
     } else if (part.length == page_size) {
-      pages_[page] = source->second;
+      own_pages()[page] = source->second;
     } else {
       std::byte* to = writable(page).data() + part.offset % page_size;
-      if (source == from.pages_.end()) std::memset(to, 0, part.length);
+      if (source == from.pages().end()) std::memset(to, 0, part.length);
       else std::memcpy(to, source->second->data() + part.offset % page_size, part.length);
     }
   }

@@ -1,5 +1,6 @@
 // SparseContent: the bytes of a simulated file, as pages in a map, so that a file of 16 TiB that
-// holds a few bytes costs a few pages.  A value: copies share their pages until one writes.
+// holds a few bytes costs a few pages.  A value: copies share all that they hold until one of them changes, so a
+// copy costs next to nothing.
 //
 // Invariants: what is not stored reads as zeroes; every stored page is allocated; after trim() and
 // every other change but copy(), nothing is stored beyond size().
@@ -58,9 +59,12 @@ class SparseContent {
 
  private:
   using Page = std::array<std::byte, page_size>;
+  using Pages = std::map<std::uint64_t, std::shared_ptr<Page>>;
+  const Pages& pages() const noexcept { return *pages_; }
+  Pages& own_pages();
   Page& writable(std::uint64_t number);
 
-  std::map<std::uint64_t, std::shared_ptr<Page>> pages_;
+  std::shared_ptr<Pages> pages_ = std::make_shared<Pages>();
   IntervalSet allocated_;                                 // pages
   std::uint64_t size_ = 0;
 };

@@ -41,6 +41,31 @@ std::int64_t SimDisk::run(IoOp& op, SimOpenFile* file, const SimStart& start) {
   }
 }
 
+SimDisk::Nodes SimDisk::become(const SimDisk& other) {
+  Nodes nodes;
+  SimNames::CopyNode copy = [&](const SimNodePtr& node) {
+    if (!node) return SimNodePtr();
+    SimNodePtr& made = nodes[node.get()];
+    if (made) return made;
+    made = std::make_shared<SimNode>();
+    const SimNodePtr mine = made;                 // `made` moves when there are more
+    mine->type = node->type;
+    mine->inode = node->inode;
+    mine->logical_block = node->logical_block;
+    mine->read_only = node->read_only;
+    mine->change_time_ns = node->change_time_ns;
+    mine->durable_change_time_ns = node->durable_change_time_ns;
+    const bool device = node->type == SimNode::Type::device;
+    if (node->file) mine->file = std::make_unique<SimFile>(*node->file, device ? nullptr : &space_);
+    for (const auto& [name, child] : node->entries) mine->entries[name] = copy(child);
+    for (const auto& [name, child] : node->durable_entries) mine->durable_entries[name] = copy(child);
+    return mine;
+  };
+  names_.become(other.names_, copy);
+  opened_ = other.opened_;
+  return nodes;
+}
+
 void SimDisk::crash(Prng& fates) {
   names_.crash(fates, options_.names);
   for (const auto& [inode, node] : names_.reachable()) {
@@ -87,7 +112,7 @@ void SimDisk::make_device(const std::string& path, std::uint64_t size, std::uint
 void SimDisk::import_file(const std::string& path, Bytes content) {
   SimNodePtr node = make_node(SimNode::Type::regular);
   const Range all{0, content.size()};
-  node->file->change({SimChange::Kind::write, all, {content.begin(), content.end()}});
+  node->file->change({SimChange::Kind::write, all, std::make_shared<std::vector<std::byte>>(content.begin(), content.end())});
   place_node(path, std::move(node));
 }
 

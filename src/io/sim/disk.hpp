@@ -49,6 +49,9 @@ class SimDisk {
   SimNames::Place locate(const std::string& path) const { return names_.locate(path); }
 
   void crash(Prng& fates);
+  // Makes this disk, which is new, as another one is.  The answer says which node is now which.
+  using Nodes = std::map<const SimNode*, SimNodePtr>;
+  Nodes become(const SimDisk& other);
 
   // Makes the directories that lead to `path` too.  `logical_block` is a device's.
   void make_directory(const std::string& path);
@@ -75,7 +78,7 @@ class SimDisk {
   std::int64_t truncate(IoOp& op, SimOpenFile& file, const SimStart& start);
   std::int64_t extent(IoOp& op, SimOpenFile& file);
   std::int64_t stat(IoOp& op, SimOpenFile* file);
-  std::uint64_t cut(std::uint64_t length, const SimOpenFile& file);
+  std::uint64_t cut(std::uint64_t length, const SimOpenFile& file, bool failed);
   bool has_space(const SimNode& node, Range range) const;
   void touch(SimNode& node) { node.change_time_ns = clock_.wall_ns(); }
   void synced(SimNode& node, const SimStart& start, const SimNode* directory);

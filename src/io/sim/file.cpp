@@ -6,7 +6,7 @@ namespace tidemark {
 
 void SimChange::apply(SparseContent& content) const {
   switch (kind) {
-    case Kind::write: return content.write(range.offset, data);
+    case Kind::write: return content.write(range.offset, *data);
     case Kind::zero: return content.zero(range), content.reserve(range);
     case Kind::punch: return content.punch(range);
     case Kind::reserve: return content.reserve(range);
@@ -56,6 +56,11 @@ class SimFile::Crash {
   std::uint32_t sector_;
   Mood mood_ = Mood::lose_all;
 };
+
+SimFile::SimFile(const SimFile& other, SimSpace* space)
+    : space_(space), visible_(other.visible_), durable_(other.durable_), changes_(other.changes_), made_(other.made_) {
+  account(other.accounted_);
+}
 
 void SimFile::account(std::uint64_t allocated) noexcept {
   if (space_) space_->used += allocated - accounted_;
@@ -127,6 +132,7 @@ SparseContent SimFile::durable() const {
 }
 
 void SimFile::crash(Prng& prng, std::uint32_t sector) {
+  if (clean()) return;
   Crash crash(&prng, sector);
   durable_ = left_by(crash);
   visible_ = durable_;

@@ -31,13 +31,14 @@ struct SimSpace {
 struct SimChange {
   enum class Kind : std::uint8_t { write, zero, punch, reserve, resize } kind = Kind::write;
   Range range;                            // resize: the new size is range.offset, its length 0
-  std::vector<std::byte> data;            // write
+  std::shared_ptr<const std::vector<std::byte>> data{};   // write
   void apply(SparseContent& content) const;
 };
 
 class SimFile {
  public:
   explicit SimFile(SimSpace* space) : space_(space) {}    // a device has none
+  SimFile(const SimFile& other, SimSpace* space);         // the same on another disk
   SimFile(const SimFile&) = delete;
   ~SimFile() { account(0); }
 

@@ -13,7 +13,7 @@ constexpr std::uint64_t sector = 512;
 constexpr int many_seeds = 400;
 
 SimChange write(std::uint64_t offset, std::uint64_t length, char value) {
-  return {SimChange::Kind::write, {offset, length}, std::vector(length, static_cast<std::byte>(value))};
+  return {SimChange::Kind::write, {offset, length}, std::make_shared<std::vector<std::byte>>(length, static_cast<std::byte>(value))};
 }
 SimChange resize(std::uint64_t size) { return {SimChange::Kind::resize, {size, 0}, {}}; }
 SimChange punch(std::uint64_t offset, std::uint64_t length) {

@@ -18,8 +18,10 @@ bool misaligned(const IoOp& op, const SimOpenFile& file) {
 
 }  // namespace
 
-std::uint64_t SimDisk::cut(std::uint64_t length, const SimOpenFile& file) {
-  const std::uint64_t unit = file.flags.direct ? file.node->logical_block : 1;
+// What a disk could not write ends with a sector, what was merely short anywhere.
+std::uint64_t SimDisk::cut(std::uint64_t length, const SimOpenFile& file, bool failed) {
+  std::uint64_t unit = failed ? options_.sector : 1;
+  if (file.flags.direct) unit = file.node->logical_block;
   return length <= unit ? length : (1 + prng_.below(length / unit - (length % unit == 0))) * unit;
 }
 
@@ -34,7 +36,7 @@ std::int64_t SimDisk::read(IoOp& op, SimOpenFile& file, const SimStart& start) {
   const SparseContent& content = file.node->file->visible();
   if (op.offset >= content.size()) return 0;
   std::uint64_t length = std::min<std::uint64_t>(op.buffers.size(), content.size() - op.offset);
-  if (start.cut) length = cut(length, file);
+  if (start.cut) length = cut(length, file, false);
   std::uint64_t at = op.offset;
   op.buffers.first(length).for_each([&](MutableBytes piece) {
     content.read(at, piece);
@@ -57,11 +59,11 @@ std::int64_t SimDisk::write(IoOp& op, SimOpenFile& file, const SimStart& start) 
   }
   if (length == 0) return 0;
   if (start.fail_errno && (start.fail_errno != EIO || prng_.chance(1, 2))) return -start.fail_errno;
-  if (start.cut || start.fail_errno) length = cut(length, file);
+  if (start.cut || start.fail_errno) length = cut(length, file, start.fail_errno != 0);
   if (!has_space(*file.node, {op.offset, length})) return -ENOSPC;
-  SimChange change{SimChange::Kind::write, {op.offset, length}, {}};
-  change.data.resize(length);
-  op.buffers.first(length).copy_to(change.data);
+  auto data = std::make_shared<std::vector<std::byte>>(length);
+  op.buffers.first(length).copy_to(*data);
+  SimChange change{SimChange::Kind::write, {op.offset, length}, std::move(data)};
   const bool promised = !start.interrupted && !start.fail_errno;
   file.node->file->change(std::move(change), op.durable && promised);
   touch(*file.node);

@@ -25,6 +25,18 @@ std::vector<std::string> parts_of(const std::string& path) {
 
 SimNames::SimNames() : root_(make(SimNode::Type::directory)) {}
 
+void SimNames::become(const SimNames& other, const CopyNode& copy) {
+  last_inode_ = other.last_inode_;
+  made_ = other.made_;
+  root_ = copy(other.root_);
+  journal_ = other.journal_;
+  for (Change& change : journal_)
+    for (Setting& s : change.settings) {
+      s.directory = copy(s.directory);
+      s.node = copy(s.node);
+    }
+}
+
 SimNodePtr SimNames::make(SimNode::Type type) {
   auto node = std::make_shared<SimNode>();
   node->type = type;

@@ -12,6 +12,7 @@
 // Links are not followed since there are none; ".." is taken out of a path as text.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,6 +44,10 @@ struct SimNode {
 class SimNames {
  public:
   SimNames();
+
+  // The names of another disk, with nodes of their own: `copy` returns a node's.
+  using CopyNode = std::function<SimNodePtr(const SimNodePtr&)>;
+  void become(const SimNames& other, const CopyNode& copy);
 
   // Where a path leads.  `error` is 0 when its directory exists; `node` may still be empty.
   struct Place {

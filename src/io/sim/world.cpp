@@ -59,6 +59,7 @@ void SimWorld::detach(SimBackend& backend) {
 bool SimWorld::count(const IoOp& op) {
   if (!matters_to_crash(op)) return false;
   ++ops_;
+  if (watcher_) watcher_();
   return crash_in_ != 0 && --crash_in_ == 0;
 }
 
@@ -146,16 +147,59 @@ void SimWorld::release_hung() {
   }
 }
 
+namespace {
+
+// Half of them, in any order.
+template <class Flight>
+std::vector<Flight*> some_of(std::vector<Flight*> flights, Prng& fates) {
+  for (std::size_t i = flights.size(); i > 1; --i) std::swap(flights[i - 1], flights[fates.below(i)]);
+  std::erase_if(flights, [&](const Flight* flight) { return !fates.chance(1, 2) || flight->start.fail_errno != 0; });
+  return flights;
+}
+
+}  // namespace
+
 void SimWorld::interrupt(SimBackend* only) {
-  std::vector<Flight*> left;
+  std::vector<Flight*> all;
   for (auto& [id, flight] : flights_)
-    if ((!only || flight.backend == only) && matters_to_crash(*flight.op)) left.push_back(&flight);
-  for (std::size_t i = left.size(); i > 1; --i) std::swap(left[i - 1], left[fates_.below(i)]);
-  for (Flight* flight : left) {
-    if (!fates_.chance(1, 2) || flight->start.fail_errno != 0) continue;
+    if ((!only || flight.backend == only) && matters_to_crash(*flight.op)) all.push_back(&flight);
+  for (Flight* flight : some_of(std::move(all), fates_)) {
     flight->start.interrupted = true;
     (void)flight->backend->perform(*flight, 0);
   }
+}
+
+void SimWorld::interrupt(const SimWorld& other, const SimDisk::Nodes& nodes) {
+  std::vector<const Flight*> all;
+  for (const auto& [id, flight] : other.flights_)
+    if (matters_to_crash(*flight.op)) all.push_back(&flight);
+  for (const Flight* flight : some_of(std::move(all), fates_)) {
+    IoOp& op = *flight->op;                       // of these kinds none is written to
+    SimStart start = flight->start;
+    start.interrupted = true;
+    std::shared_ptr<SimOpenFile> file;
+    if (op.kind == IoOp::Kind::open) {
+      (void)disk_.open(op, start, file);
+      continue;
+    }
+    if (const auto& open = flight->target.file) {
+      const auto node = nodes.find(open->node.get());
+      if (node == nodes.end()) continue;          // no name leads there, so nothing of it is left
+      file = std::make_shared<SimOpenFile>(node->second, open->flags, open->id);
+    }
+    (void)disk_.run(op, file.get(), start);
+  }
+}
+
+std::unique_ptr<SimWorld> SimWorld::after_crash(std::uint64_t fate) const {
+  SimOptions options = options_;
+  options.crash_seed = fate;
+  options.wall_clock_start_ns = clock_.wall_ns();
+  auto left = std::make_unique<SimWorld>(seed_ + ops_ * 0x9e3779b97f4a7c15 + fate, options);
+  const SimDisk::Nodes nodes = left->disk_.become(disk_);
+  left->interrupt(*this, nodes);
+  left->disk_.crash(left->fates_);
+  return left;
 }
 
 void SimWorld::crash() {

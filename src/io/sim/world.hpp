@@ -69,6 +69,12 @@ class SimWorld {
   std::uint64_t ops() const noexcept { return ops_; }      // of those, so far
   std::uint64_t crashes() const noexcept { return crashes_; }
 
+  // A machine as this one would be found, restarted, after a power cut at this moment; this one goes on as if
+  // nothing had been asked.  `fate` varies what the crash leaves, and chance in the other world.
+  std::unique_ptr<SimWorld> after_crash(std::uint64_t fate) const;
+  // Called when an operation that ops() counts has started.  It may look at the world, not change it.
+  void watch_ops(std::function<void()> watcher) { watcher_ = std::move(watcher); }
+
   void release_hung();                            // what a fault has held up goes on
 
   std::uint64_t trace_hash() const noexcept { return trace_hash_; }
@@ -100,6 +106,7 @@ class SimWorld {
   void end_all(const SimBackend& backend);        // -EIO
   void cancel(std::uint64_t id);
   void interrupt(SimBackend* only);               // any part of what is on its way takes effect
+  void interrupt(const SimWorld& other, const SimDisk::Nodes& nodes);      // ... of what is on its way there
   void let_run(SimBackend& waiting);
   SimBackend* next_to_run(SimBackend& waiting);   // null: nothing can run now; time has moved
   [[noreturn]] void report(const SimBackend& waiting, std::string_view what) const;
@@ -119,6 +126,7 @@ class SimWorld {
   std::uint64_t crash_in_ = 0, ops_ = 0, crashes_ = 0;
   std::uint64_t trace_hash_ = 0, attached_ = 0;
   std::function<void(std::string_view)> trace_;
+  std::function<void()> watcher_;
 };
 
 }  // namespace tidemark
