@@ -59,6 +59,9 @@ class BlockDriver {
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
   virtual Task<> truncate(std::uint64_t size);
+  // Fails what is in flight with peers that do not answer, for users who have given up; at home.  What
+  // was written may have arrived or not.
+  virtual void cancel_in_flight() noexcept;
   virtual Task<ImageInfo> info() = 0;
   virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
 

@@ -58,6 +58,12 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   options.on_cbw_error = given.on_cbw_error == schema::OnCbwError::break_guest_write ? OnCbwError::break_guest_write
                                                                                      : OnCbwError::break_snapshot;
   options.filter_node_name = given.filter_node_name.value_or("");
+  options.staging.memory = given.staging_memory;
+  options.staging.budget = given.staging_budget;
+  options.staging.spill = given.spill;
+  options.staging.directory = given.spill_directory.value_or("");
+  options.staging.on_full = given.on_staging_full == schema::OnStagingFull::throttle ? OnStagingFull::throttle
+                                                                                    : OnStagingFull::fail;
   if (given.x_perf) {
     options.perf.max_workers = given.x_perf->max_workers;
     options.perf.max_chunk = given.x_perf->max_chunk;

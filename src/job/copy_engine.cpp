@@ -8,6 +8,7 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t workers_max = 16;  // more only spoil the processor's caches
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -40,7 +41,7 @@ Task<Point::Outcome> CopyEngine::run(JobContext& context) {
 Task<> CopyEngine::work(JobContext& context) {
   AlignedBuffer buffer(std::min(limits_.chunk, point_.buffer_size()));
   Point::Stride stride;
-  while (!failure_ && !context.interrupted() && !point_.todo().empty()) {
+  while (!failure_ && !point_.broken() && !context.interrupted() && !point_.todo().empty()) {
     co_await copy_piece(context, stride, buffer.bytes());
     co_await reactor_.yield();  // a guest's requests get their turn
   }
@@ -51,16 +52,44 @@ Task<> CopyEngine::copy_piece(JobContext& context, Point::Stride& stride, Mutabl
   const std::uint64_t chunk = chunk_for(speed);
   if (speed != 0) co_await context.charge(chunk);
   if (context.interrupted() || failure_) co_return context.refund(chunk);
-  const InFlight in_flight = co_await through_.enter();
-  const std::uint64_t from = point_.next_todo(position_).value_or(0);
+  InFlight reading = co_await through_.enter();
+  const bool pressed = point_.stage() && point_.stage()->presses();
+  const auto staged = pressed ? next_staged() : std::nullopt;
+  const std::uint64_t from = staged ? *staged : point_.next_todo(position_).value_or(0);
   stride.window_max = speed == 0 ? Point::Stride{}.window_max : chunk;
   const std::size_t usable = std::min<std::uint64_t>(buffer.size(), chunk);
   const Range rest{from, point_.size() - from};
-  Point::Outcome failed = co_await point_.copy_some(rest, stride, buffer.first(usable));
+  Point::Outcome failed =
+      co_await point_.copy_some(rest, stride, buffer.first(usable), std::move(reading));
   if (speed != 0) context.refund(chunk - std::min(chunk, stride.done));
   if (failure_) co_return;
-  position_ = failed ? from + point_.granule() : from;
+  if (!staged) position_ = failed ? from + point_.granule() : from;
   failure_ = std::move(failed);
+}
+
+std::optional<std::uint64_t> CopyEngine::next_staged() noexcept {
+  auto found = point_.next_staged(staged_position_);
+  if (!found) found = point_.next_staged(0);
+  if (found) staged_position_ = *found + point_.granule();
+  return found;
+}
+
+Task<> CopyEngine::relieve(CancelToken token) {
+  Stage& stage = *point_.stage();
+  AlignedBuffer buffer(point_.granule());
+  while (!token.requested()) {
+    const auto staged = stage.throttles() ? next_staged() : std::nullopt;
+    if (!staged) {
+      co_await stage.wait_until_throttles(token);
+      continue;
+    }
+    Point::Stride stride;
+    const Range granule{*staged, std::min(point_.granule(), point_.size() - *staged)};
+    InFlight reading(through_.node());
+    const Point::Outcome failed =
+        co_await point_.copy_some(granule, stride, buffer.bytes(), std::move(reading));
+    if (failed) co_await reactor_.sleep(retry_delay, token);
+  }
 }
 
 }  // namespace tidemark

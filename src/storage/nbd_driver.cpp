@@ -112,6 +112,11 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
+  // The session lives until close() has been there, which comes behind this.
+  void cancel_in_flight() noexcept override {
+    session_.reactor().post_remote([this] { session_.cancel_requests(); });
+  }
+
   Task<> close() override { return visit(home().reactor(), session_.reactor(), session_.close()); }
 
  private:

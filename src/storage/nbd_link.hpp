@@ -40,6 +40,8 @@ class NbdLink {
   // Receives until the link ends; then fails what is pending and closes the socket.
   Task<> run();
   Task<> perform(NbdExchange& exchange);
+  // Ends the link: whatever is pending is lost.
+  void end(Error why) noexcept;
   // Tells the server that we go, if that takes no waiting, and ends the link.
   Task<> leave();
 
@@ -57,7 +59,6 @@ class NbdLink {
   };
   using Place = std::map<std::uint64_t, Pending*>::iterator;
 
-  void end(Error why) noexcept;
   Task<> send(const NbdExchange& exchange, std::uint64_t cookie);
 
   Task<> receive();

@@ -148,8 +148,10 @@ Task<> NbdSession::lose_patience(CancelToken token) {
 }
 
 // A link to send a request by, waited for no longer than `until`.
-Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
+Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until, std::uint64_t cancelled) {
   for (;;) {
+    if (cancelled != cancelled_)
+      co_await Error(Errc::cancelled, describe() + ": the request was cancelled", ECANCELED);
     if (link_ && !link_->ended()) co_return link_;
     if (!link_ && (closing_ || !patient_ || reactor_.now() > until)) co_await *lost_;
     co_await changed_.wait();
@@ -157,11 +159,12 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
 }
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
+  const std::uint64_t cancelled = cancelled_;
   co_await slots_.acquire();
   const auto body = [&]() -> Task<> {
     Instant until = no_deadline;
     for (;;) {
-      const std::shared_ptr<NbdLink> link = co_await current_link(until);
+      const std::shared_ptr<NbdLink> link = co_await current_link(until, cancelled);
       exchange.lost = false;
       co_await link->perform(exchange);
       if (!exchange.lost) break;
@@ -184,6 +187,12 @@ Error NbdSession::failure(const NbdExchange& exchange) const {
             std::to_string(exchange.range.offset);
   if (!exchange.message.empty()) what += ": " + exchange.message;
   return Error::from_errno(os_errno, what);
+}
+
+void NbdSession::cancel_requests() noexcept {
+  ++cancelled_;
+  if (link_) link_->end(Error(Errc::disconnected, "it does not answer", ETIMEDOUT));
+  changed_.notify_all();
 }
 
 Task<> NbdSession::close() {

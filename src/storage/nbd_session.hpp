@@ -30,6 +30,8 @@ class NbdSession {
   Task<> open();
   // Ends with the server's error, or with Errc::disconnected.
   Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
+  // Those under way end with Errc::cancelled, and so does the connection that did not answer them.
+  void cancel_requests() noexcept;
   Task<> close();
 
  private:
@@ -41,7 +43,7 @@ class NbdSession {
   Task<> keep_connected(std::shared_ptr<NbdLink> link);
   Task<> reconnect(bool at_once);
   Task<> lose_patience(CancelToken token);
-  Task<std::shared_ptr<NbdLink>> current_link(Instant until);
+  Task<std::shared_ptr<NbdLink>> current_link(Instant until, std::uint64_t cancelled);
   Error failure(const NbdExchange& exchange) const;
 
   Reactor& reactor_;
@@ -53,6 +55,7 @@ class NbdSession {
   std::optional<Error> lost_;              // why there is no link
   Event changed_;                          // link_ or patient_ has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
+  std::uint64_t cancelled_ = 0;            // how often requests were
   Semaphore slots_;                        // for requests
   Gate running_;
 };
