@@ -45,6 +45,14 @@ class Qmp:
             raise QmpError(answer["error"])
         return answer["return"]
 
+    def wait_event(self, name, **data):
+        """Until an event comes, or has come already, that has these members in its data."""
+        def wanted(event):
+            return event["event"] == name and all(event["data"].get(key.replace("_", "-")) == v for key, v in data.items())
+
+        while not any(map(wanted, self.events)):
+            self.events.append(self._read())
+
     def wait_job(self, job, patience=120):
         """Until the job has concluded; dismisses it.  Its entry of query-jobs."""
         end = time.monotonic() + patience
