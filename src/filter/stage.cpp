@@ -1,7 +1,6 @@
 #include "filter/stage.hpp"
 
 #include <algorithm>
-#include <cerrno>
 
 namespace tidemark {
 namespace {
@@ -67,16 +66,17 @@ void Stage::end(Error why) {
   room_.notify_all();
 }
 
-Error Stage::full() const {
-  std::string text = "staging is full: " + size_text(used() * unit) +
-                     " of data that the guest has overwritten wait for the target";
-  if (spill_error_)
-    text += "; " + spill_error_->message();
-  else if (!options_.spill)
-    text += "; make staging-memory larger, or allow spill";
+Error Stage::full(bool in_budget) const {
+  const std::uint64_t limit = in_budget ? pool_.limit() * unit : options_.budget;
+  std::string text = "staging is full: " + size_text(limit) +
+                     " of data that the guest has overwritten wait for the target; ";
+  if (!in_budget)
+    text += "make staging-budget larger, or have on-staging-full=throttle";
+  else if (spill_error_)
+    text += spill_error_->message();
   else
-    text += "; make staging-budget larger, or have on-staging-full=throttle";
-  return Error(Errc::no_space, std::move(text), ENOSPC);
+    text += "make staging-memory larger, or allow spill";
+  return Error(Errc::no_space, std::move(text));
 }
 
 Task<Stage::Room> Stage::room_for(std::uint64_t units) {
@@ -86,7 +86,7 @@ Task<Stage::Room> Stage::room_for(std::uint64_t units) {
     const bool in_budget = used() + units <= budget_;
     if (in_budget && pool_.has_room(units)) break;
     const bool spills = in_budget && can_spill();
-    if (!spills && options_.on_full == OnStagingFull::fail) co_await full();
+    if (!spills && options_.on_full == OnStagingFull::fail) co_await full(in_budget);
     if (spills) {
       start_spilling();
       co_await room_.wait();

@@ -108,7 +108,7 @@ class Stage {
 
   std::uint64_t used() const noexcept { return pool_.used() + spilled_; }
   bool can_spill() const noexcept { return options_.spill && !spill_error_; }
-  Error full() const;
+  Error full(bool in_budget) const;
   void start_spilling();
   Task<> spill();
   Task<std::size_t> spill_some();  // how much was tried
