@@ -87,7 +87,7 @@ Task<Point::Outcome> Point::copy_all_of(Range range) {
     AlignedBuffer buffer(std::min(buffer_size(), align_up(range.length, granule())));
     Stride stride;
     while (!first_failure && todo_.next_dirty_area(range.offset, range.end())) {
-      Outcome failed = co_await copy_some(range, stride, buffer.bytes(), std::nullopt);
+      Outcome failed = co_await copy_some(range, stride, buffer.bytes(), nullptr);
       if (failed && !first_failure) first_failure = std::move(failed);
     }
   };

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 
 #include "bitmap/dirty_bitmap.hpp"
@@ -58,16 +59,25 @@ class Point {
   Task<Outcome> preserve(Range range);
   bool needs_preserving(Range range) const noexcept;
 
+  // What a copier has for as long as the disk is read: something under way in it, and its turn.
+  class Reading {
+   public:
+    explicit Reading(InFlight in_flight) : in_flight_(std::move(in_flight)) {}
+    virtual ~Reading() = default;
+
+   private:
+    InFlight in_flight_;
+  };
   // For a copier: copies some of what is todo in `range`, from its start on.  Data goes through
   // `buffer`, so at most that much of it; zeroes and what is not allocated, up to stride.window.
-  // `reading` is let go of as soon as the disk is no longer needed.
+  // `reading` ends as soon as the disk is no longer needed; a writer that preserves needs none.
   struct Stride {
     std::uint64_t window = 0;  // how far to look ahead; grows where nothing is to be moved
     std::uint64_t window_max = 1 * GiB;
     std::uint64_t done = 0;  // bytes that the last call copied or dropped
   };
   Task<Outcome> copy_some(Range range, Stride& stride, MutableBytes buffer,
-                          std::optional<InFlight> reading);
+                          std::unique_ptr<Reading> reading);
   // Drops what the source's top layer does not hold, as far as one look tells; where to go on.
   Task<std::uint64_t> drop_unallocated(std::uint64_t from);
 
@@ -133,6 +143,8 @@ class Point {
 
   // point_copy.cpp
   std::optional<Candidate> next_candidate(Range range, std::uint64_t length_max) const noexcept;
+  std::optional<Candidate> next_piece(Range range, const Stride& stride,
+                                      std::uint64_t data_max) const noexcept;
   Task<Outcome> copy_plain(Claim& claim, Stride& stride, MutableBytes buffer);
   Task<Outcome> copy_staged(Claim& claim, MutableBytes buffer);
   Task<Outcome> copy_zeroes(Claim& claim);
@@ -148,7 +160,7 @@ class Point {
   OldData& sink_;
   Stage* const stage_;
   DirtyBitmap todo_, claimed_, kept_, inside_;
-  // Of what is todo: something of it is staged; all of it is zeroes, whatever the disk holds.
+  // Of what is todo: something of it may be staged; all of it is zeroes, whatever the disk holds.
   DirtyBitmap staged_, zero_;
   Holds holds_;
   std::uint64_t copied_bytes_ = 0;

@@ -9,7 +9,7 @@ namespace tidemark {
 
 class Point::Claim {
  public:
-  Claim(Point& point, Candidate candidate, std::optional<InFlight> reading)
+  Claim(Point& point, Candidate candidate, std::unique_ptr<Reading> reading)
       : point_(point), range_(candidate.range), kind_(candidate.kind), reading_(std::move(reading)) {
     hold_.emplace(point.holds_.hold(range_));
     point_.todo_.clear(range_);
@@ -63,7 +63,7 @@ class Point::Claim {
   Point& point_;
   Range range_;
   Kind kind_;
-  std::optional<InFlight> reading_;
+  std::unique_ptr<Reading> reading_;
   std::optional<Holds::Hold> hold_;
 };
 

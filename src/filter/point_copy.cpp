@@ -23,19 +23,30 @@ std::uint64_t end_of_alike(const DirtyBitmap& flags, Range area) noexcept {
 std::optional<Point::Candidate> Point::next_candidate(Range range, std::uint64_t length_max) const noexcept {
   auto area = todo_.next_dirty_area(range.offset, range.end(), align_up(length_max, granule()));
   if (!area) return std::nullopt;
-  area->length = end_of_alike(staged_, *area) - area->offset;
   area->length = end_of_alike(zero_, *area) - area->offset;
-  Kind kind = Kind::plain;
-  if (zero_.test(area->offset)) kind = Kind::zero;
-  if (staged_.test(area->offset)) kind = Kind::staged;
-  return Candidate{*area, kind};
+  if (zero_.test(area->offset)) return Candidate{*area, Kind::zero};
+  area->length = end_of_alike(staged_, *area) - area->offset;
+  return Candidate{*area, staged_.test(area->offset) ? Kind::staged : Kind::plain};
+}
+
+// What to copy at once.  Where data is moved, a strewn few staged granules do not break it into pieces.
+std::optional<Point::Candidate> Point::next_piece(Range range, const Stride& stride,
+                                                  std::uint64_t data_max) const noexcept {
+  auto candidate = next_candidate(range, stride.window);
+  if (!candidate || candidate->kind == Kind::zero || only_allocated_) return candidate;
+  const bool moves = stride.window <= data_max;
+  if (candidate->kind == Kind::plain && (!moves || candidate->range.length >= data_max)) return candidate;
+  auto area = todo_.next_dirty_area(range.offset, range.end(), data_max);
+  area->length = end_of_alike(zero_, *area) - area->offset;
+  const bool any = staged_.next_dirty_area(area->offset, area->end()).has_value();
+  return Candidate{*area, any ? Kind::staged : Kind::plain};
 }
 
 Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes buffer,
-                                      std::optional<InFlight> reading) {
+                                      std::unique_ptr<Reading> reading) {
   stride.window = std::min(std::max<std::uint64_t>(stride.window, buffer.size()), stride.window_max);
   stride.done = 0;
-  auto candidate = next_candidate(range, stride.window);
+  auto candidate = next_piece(range, stride, buffer.size());
   if (!candidate) co_return std::nullopt;
   if (candidate->kind == Kind::staged)
     candidate->range.length = std::min<std::uint64_t>(candidate->range.length, buffer.size());
@@ -133,7 +144,7 @@ Task<std::uint64_t> Point::drop_unallocated(std::uint64_t from) {
   if (candidate->kind != Kind::plain) co_return candidate->range.end();
   // The claim keeps writers away while the layer is looked at: what they write would count as
   // there.
-  Claim claim(*this, *candidate, std::nullopt);
+  Claim claim(*this, *candidate, nullptr);
   const BlockStatus status = co_await look_at(claim.range());
   const std::uint64_t alike = whole_granules(claim.range(), status.range.length);
   if (status.allocated || alike == 0)

@@ -186,8 +186,11 @@ StageUsage Stage::usage() const noexcept {
   return {used() * unit, spilled_ * unit, options_.budget};
 }
 
+// A granule that is shipped out of turn costs a read of all of it for the few units that are staged; to
+// spill those costs less.
 bool Stage::presses() const noexcept {
-  return pool_.used() > pool_.limit() / 2 || used() > budget_ / 4 * 3;
+  const bool memory = !can_spill() && pool_.used() > pool_.limit() / 2;
+  return memory || used() > budget_ / 4 * 3;
 }
 
 }  // namespace tidemark

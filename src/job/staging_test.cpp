@@ -31,9 +31,9 @@ class StagingTest : public JobsTest {
     options.staging.directory = "/";
     return options;
   }
-  Task<> write(Edge& guest, Range range) {
-    Content data(range.length, std::byte{0x5a});
-    co_await guest.write(range.offset, Buffers::of_const(data));
+  Task<> write(Edge& guest, std::uint64_t offset, std::uint64_t length) {
+    Content data(length, std::byte{0x5a});
+    co_await guest.write(offset, Buffers::of_const(data));
   }
   Task<JobStaging> staging() {
     const auto held = jobs->jobs().front();
@@ -126,7 +126,7 @@ TEST_F(StagingTest, AGuestDoesNotWaitForATargetThatHangs) {
     co_await start(staged());
     co_await pass(10);
     const Instant before = now();
-    for (std::uint64_t i = 0; i < 1500; ++i) co_await write(guest, {i * 16 * KiB, 4 * KiB});
+    for (std::uint64_t i = 0; i < 1500; ++i) co_await write(guest, i * 16 * KiB, 4 * KiB);
     EXPECT_LT(now() - before, std::chrono::seconds(1));
     const JobStaging there = co_await staging();
     // The copy has the first of the disk already, which costs nothing.
@@ -155,7 +155,7 @@ TEST_F(StagingTest, WhenStagingIsFullTheBackupFails) {
       co_await start(options);
       co_await pass(10);
       const Instant before = now();
-      for (std::uint64_t at = 0; at < 22 * MiB; at += 64 * KiB) co_await write(guest, {at, 64 * KiB});
+      for (std::uint64_t at = 0; at < 22 * MiB; at += 64 * KiB) co_await write(guest, at, 64 * KiB);
       EXPECT_LT(now() - before, std::chrono::seconds(1));
       co_await end_of("j");
       const std::string expected =
@@ -181,7 +181,7 @@ TEST_F(StagingTest, OrTheGuestIsThrottled) {
     options.job.speed = 1 * MiB;
     co_await start(options);
     for (std::uint64_t at = disk_size - 20 * KiB; at >= 64 * KiB; at -= 64 * KiB)
-      co_await write(guest, {at - 64 * KiB, 64 * KiB});
+      co_await write(guest, at - 64 * KiB, 64 * KiB);
     // A guest that waits for room does not keep a drain waiting, nor does a paused job the guest.
     (void)jobs->pause(job("j"));
     {
@@ -206,7 +206,7 @@ TEST_F(StagingTest, APausedJobDoesNotKeepAThrottledGuest) {
     co_await start(options);
     (void)jobs->pause(job("j"));
     co_await pass(10);
-    for (std::uint64_t at = 0; at < 20 * MiB; at += 64 * KiB) co_await write(guest, {at, 64 * KiB});
+    for (std::uint64_t at = 0; at < 20 * MiB; at += 64 * KiB) co_await write(guest, at, 64 * KiB);
     (void)jobs->resume(job("j"));
     (void)jobs->set_speed(job("j"), 0);
     co_await end_of("j");
@@ -227,16 +227,16 @@ TEST_F(StagingTest, OnlyWhatWillBeOverwrittenIsRead) {
     const auto& read = source->stats().read;
     const auto bytes = read.bytes, operations = read.operations;
     const auto body = [&](TaskGroup& group) -> Task<> {
-      for (int i = 0; i < 8; ++i) group.spawn(write(guest, {20 * MiB + 8 * KiB, 4 * KiB}));
+      for (int i = 0; i < 8; ++i) group.spawn(write(guest, 20 * MiB + 8 * KiB, 4 * KiB));
       co_await group.join();
     };
     co_await with_group(disks->process.reactor(), body);
     EXPECT_EQ(read.bytes - bytes, 4 * KiB);
     EXPECT_EQ(read.operations - operations, 1u);
     // Less than a unit is read as one; zeroes and what is staged already cost nothing.
-    co_await write(guest, {20 * MiB + 512, 512});
+    co_await write(guest, 20 * MiB + 512, 512);
     EXPECT_EQ(read.bytes - bytes, 8 * KiB);
-    co_await write(guest, {20 * MiB + 1024, 512});
+    co_await write(guest, 20 * MiB + 1024, 512);
     EXPECT_EQ(read.bytes - bytes, 8 * KiB);
     const JobStaging there = co_await staging();
     EXPECT_EQ(there.staged, 8 * KiB);
@@ -257,7 +257,7 @@ TEST_F(StagingTest, ReadErrorsFailTheBackupAndNotTheGuest) {
     BackupOptions options = staged();
     options.job.auto_dismiss = false;
     co_await start(options);
-    co_await write(guest, {20 * MiB, 512});
+    co_await write(guest, 20 * MiB, 512);
     co_await end_of("j");
     EXPECT_EQ(error_of_job(), "Input/output error");
   });
@@ -278,7 +278,7 @@ TEST_F(StagingTest, AScratchFileThatCannotBeMade) {
     options.staging.directory.clear();
     options.job.auto_dismiss = false;
     co_await start(options);
-    for (std::uint64_t at = 0; at < 24 * MiB; at += 64 * KiB) co_await write(guest, {at, 64 * KiB});
+    for (std::uint64_t at = 0; at < 24 * MiB; at += 64 * KiB) co_await write(guest, at, 64 * KiB);
     co_await end_of("j");
     EXPECT_EQ(error_of_job(),
               "staging is full: 4 MiB of data that the guest has overwritten wait for the target; no scratch "
@@ -296,7 +296,7 @@ TEST_F(StagingTest, ATargetThatShowsTheSourceIsWaitedFor) {
     options.sync = SyncMode::none;
     co_await start(options);
     const Instant before = now();
-    co_await write(guest, {20 * MiB, 4 * KiB});
+    co_await write(guest, 20 * MiB, 4 * KiB);
     EXPECT_GE(now() - before, std::chrono::milliseconds(50));
     const auto held = jobs->jobs().front();
     const JobInfo info = co_await jobs->info(held);

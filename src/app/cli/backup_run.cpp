@@ -201,6 +201,9 @@ Task<> BackupRun::start_jobs(bool persistent) {
     }
     if (options_.compress) backup.set("compress", true);
     if (options_.speed) backup.set("speed", options_.speed);
+    if (options_.staging_budget) backup.set("staging-budget", options_.staging_budget);
+    if (!options_.spill_directory.empty()) backup.set("spill-directory", options_.spill_directory);
+    if (!options_.on_staging_full.empty()) backup.set("on-staging-full", options_.on_staging_full);
     actions.push_back(action("blockdev-backup", std::move(backup)));
   }
   time_ns_ = context_.reactor.backend().wall_clock_ns();
