@@ -89,7 +89,7 @@ void add_backup(CLI::App& app, Options& options) {
   command->add_option("--staging-budget", chosen->staging_budget,
                       "bytes that guests may overwrite before they are copied (default: 4G a disk)")->transform(size_check());
   command->add_option("--spill-directory", chosen->spill_directory, "where they wait when memory does not suffice (default: /var/tmp)")
-      ->type_name("DIRECTORY")->check(not_empty());
+      ->type_name("DIR")->check(not_empty());
   command->add_option("--on-staging-full", chosen->on_staging_full, "beyond the budget: the backup fails, or guests wait (default: fail)")
       ->check(CLI::IsMember({"fail", "throttle"}));
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
