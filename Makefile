@@ -15,10 +15,11 @@ NINJA = ninja -C
 all: setup-build build/build.ninja
 	$(NINJA) build tidemarkd tidemark
 
-build/build.ninja:
+build/build.ninja: | setup-build
 	cmake --preset release -DCMAKE_INSTALL_PREFIX=$(PREFIX) >/dev/null
 
-setup-%:
+# Named one by one: Make looks for no pattern to make a phony target by.
+setup-build setup-test setup-bench setup-clang: setup-%:
 	@tools/setup $*
 
 demo: all setup-test
