@@ -68,6 +68,13 @@ class FreshMachine(Bed):
                 self.assertIn("setup: missing packages; as root run: apt-get install g++ make cmake", done.stderr)
                 self.assertNotIn("cmake was run", done.stdout)
 
+    def test_programs_are_configured_without_the_packages_of_tests(self):
+        plan = self.lab.run("make", "-n", "-C", self.copy, "all").stdout
+        options = re.findall(r"-DTIDEMARK\S+", plan)
+        hidden = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in ("GTest", "rapidcheck", "benchmark")]
+        project = pathlib.Path(__file__).resolve().parents[2]
+        self.lab.run("cmake", "-G", "Ninja", "-S", project, "-B", self.path / "build", *options, *hidden, timeout=120)
+
 
 if __name__ == "__main__":
     unittest.main()
