@@ -81,6 +81,8 @@ Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference, Inherited pa
 }
 
 Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
+  // Before anything is opened, and made if it is not there.
+  if (options.node_name) co_await unwrap(graph_.check_name(*options.node_name));
   Inherited own = parent;
   own.read_only = options.read_only.value_or(parent.read_only);
   own.auto_read_only = options.auto_read_only.value_or(parent.auto_read_only);
