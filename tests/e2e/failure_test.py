@@ -50,6 +50,7 @@ class Interrupted(Bed):
         code, _, err = self.end_of(process)
         self.assertEqual(code, FAILED)
         self.assertRegex(err, r"^tidemark: the daemon at 'qmp.sock' (is gone: .*|has closed the connection)\n$")
+        self.daemon.wait(10)
         self.lab.ended(self.daemon)
         self.assertEqual(self.names_of_points(), self.before["points"])
         self.serve("disk.img=disk")
