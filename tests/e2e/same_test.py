@@ -92,6 +92,25 @@ class Same(Bed):
         self.refused("nbd-server-stop")
         self.refused("block-export-add", type="nbd", id="e", node_name="disk")
 
+    def test_names_of_backing_files(self):
+        for name in self.PROGRAMS:
+            (self.path / name / "sub").mkdir()
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}/sub/base.qcow2", "1M")
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", f"{name}/sub/top.qcow2")
+        file = {"driver": "file", "filename": "sub/top.qcow2"}
+        self.same("blockdev-add", driver="qcow2", node_name="n1", read_only=True, file=file)
+        self.same("blockdev-add", driver="qcow2", node_name="n2", read_only=True, file=file, backing=None)
+        self.same("blockdev-add", driver="qcow2", node_name="n3", read_only=True, file=file, backing="disk")
+        told = [[self.backing_of(name, node) for node in ("n1", "n2", "n3")] for name in self.PROGRAMS]
+        self.assertEqual(told[0], told[1])
+        self.assertEqual(told[0][0], ("sub/base.qcow2", 1, "base.qcow2", "sub/base.qcow2", "sub/base.qcow2"))
+
+    def backing_of(self, program, node):
+        info = next(info for info in self.clients[program].execute("query-named-block-nodes") if info["node-name"] == node)
+        image = info["image"]
+        return (info.get("backing_file"), info["backing_file_depth"], image.get("backing-filename"),
+                image.get("full-backing-filename"), image.get("backing-image", {}).get("filename"))
+
     def test_bitmaps(self):
         self.same("block-dirty-bitmap-add", **NAME)
         self.refused("block-dirty-bitmap-add", **NAME)
