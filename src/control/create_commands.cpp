@@ -13,7 +13,9 @@ class CreateJob final : public Job {
   bool is_block_job() const noexcept override { return false; }
   JobProgress progress() const noexcept override { return {done_ ? 1u : 0u, 1}; }
   Task<> run(JobContext&) override {
-    co_await create_image(graph_, std::move(options_));
+    auto made = co_await create_image(graph_, std::move(options_)).result();
+    // A job that has an error number is told by that alone, as QEMU's copying jobs are; QEMU's of this type say all.
+    if (!made) co_await Error(made.error().code(), made.error().message());
     done_ = true;
   }
 

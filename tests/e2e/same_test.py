@@ -139,6 +139,35 @@ class Same(Bed):
         self.refused("block-dirty-bitmap-remove", node="disk", name="b")
         self.same("transaction", actions=[])
 
+    def made(self, **options):
+        """Both make an image; how the jobs ended, and what the image is."""
+        told = []
+        for name in self.PROGRAMS:
+            client = self.clients[name]
+            client.execute("blockdev-create", job_id="job", options=options)
+            ended = client.wait_job("job")
+            info = self.lab.run("qemu-img", "info", "-U", "--output=json", self.path / name / "new.img", ok=(0, 1)).stdout
+            checked = self.lab.run("qemu-img", "check", "-q", "-U", self.path / name / "new.img", ok=None).returncode
+            kept = {key: value for key, value in json.loads(info or "{}").items() if key in ("virtual-size", "cluster-size", "format-specific")}
+            told.append({"error": ended.get("error"), "status": ended["status"], "type": ended["type"], "image": kept, "check": checked})
+        self.assertEqual(told[0], told[1], options)
+        return told[0]
+
+    def test_images_made(self):
+        file = {"driver": "file", "filename": "new.img"}
+        self.made(**file, size=MiB)
+        self.made(**file | {"filename": "none/new.img"}, size=MiB)
+        self.made(**file | {"filename": "."}, size=MiB)
+        self.made(**file, size=0)
+        self.same("blockdev-add", node_name="new", **file)
+        image = {"driver": "qcow2", "file": "new", "size": MiB}
+        for change in ({}, {"size": 0}, {"size": 511}, {"cluster-size": 512}, {"cluster-size": 2 * MiB}, {"cluster-size": 1000},
+                       {"cluster-size": 4 * MiB}, {"version": "v2"}, {"version": "v2", "compression-type": "zstd"},
+                       {"compression-type": "zstd"}, {"refcount-bits": 1}, {"refcount-bits": 3}, {"refcount-bits": 64},
+                       {"refcount-bits": 128}, {"refcount-bits": 0}, {"version": "v2", "refcount-bits": 8}, {"lazy-refcounts": True},
+                       {"version": "v2", "lazy-refcounts": True}, {"backing-fmt": "raw"}):
+            self.made(**image | change)
+
     def test_backups(self):
         self.same("block-dirty-bitmap-add", **NAME)
         for change in ({"sync": "incremental"}, {"sync": "incremental", "bitmap": "none"}, {"sync": "bitmap", "bitmap": "a"},
