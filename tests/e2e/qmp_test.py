@@ -5,6 +5,7 @@ import subprocess
 import unittest
 
 from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
+from lab.qmp import QmpError
 
 
 class Arguments(Bed):
@@ -67,6 +68,16 @@ class Arguments(Bed):
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
 
+    def test_a_drive_backup_that_is_refused_leaves_no_file(self):
+        kept = self.raw("kept.img", 1 * MiB)
+        with self.qmp() as client:
+            for change in ({"bitmap": "none", "sync": "incremental"}, {"sync": "incremental"}, {"filter-node-name": "disk"},
+                           {"compress": True, "format": "raw"}, {"format": "none"}, {"x-perf": {"max-chunk": -1}}):
+                arguments = {"device": "disk", "job-id": "job", "target": "new.img", "sync": "full"} | change
+                self.assertRaises(QmpError, client.execute, "drive-backup", **arguments)
+                self.assertFalse((self.path / "new.img").exists(), change)
+            self.assertRaises(QmpError, client.execute, "drive-backup", device="disk", job_id="job", target="kept.img", sync="incremental")
+        self.assertTrue(kept.exists())
 
     def test_interrupted_while_it_waits_for_a_command(self):
         process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
