@@ -173,16 +173,17 @@ class FullDisk(Bed):
         self.raw("disk.img", 16 * MiB)
 
     def test_backup(self):
-        self.serve("disk.img=disk")
+        self.raw("second.img", 16 * MiB)
+        self.serve("disk.img=disk", "second.img=second")
         line = self.fails("backup", "small/backups")
-        self.assertIn("No space left on device", line)
+        self.assertRegex(line, r"^tidemark: backup of disk '\w+' failed: No space left on device$")
         with self.qmp() as qmp:
             self.assertEqual(qmp.execute("query-jobs"), [])
             self.assertNotIn("tidemark-", str([n["node-name"] for n in qmp.execute("query-named-block-nodes")]))
         self.assertEqual(self.json("bitmap", "list", "disk"), [])
         self.assertEqual(list(self.small.iterdir()), [])
         self.change()
-        self.assert_restores(self.backup(level="full")["point"], self.content())
+        self.assert_restores(self.backup(level="full")["point"], self.content(), disk="disk")
 
     def test_restore(self):
         self.serve("disk.img=disk")
