@@ -63,7 +63,7 @@ Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const
 
 Task<std::string> sha256(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const FoundBitmap found = co_await unwrap(find_bitmap(graph, arguments.node, arguments.name));
-  co_return sha256_of_bitmap(found.bitmap->bits());
+  co_return co_await unwrap(sha256_of_bitmap(found.bitmap->bits()));
 }
 
 }  // namespace

@@ -79,6 +79,13 @@ class Arguments(Bed):
             self.assertRaises(QmpError, client.execute, "drive-backup", device="disk", job_id="job", target="kept.img", sync="incremental")
         self.assertTrue(kept.exists())
 
+    def test_a_bitmap_too_large_to_be_hashed_holds_nobody_up(self):
+        with self.qmp() as client:
+            client.execute("blockdev-add", driver="null-co", node_name="huge", size=1 << 62)
+            client.execute("block-dirty-bitmap-add", node="huge", name="a", granularity=65536)
+            with self.assertRaisesRegex(QmpError, "too many to be hashed"):
+                client.execute("x-debug-block-dirty-bitmap-sha256", node="huge", name="a")
+
     def test_interrupted_while_it_waits_for_a_command(self):
         process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                  text=True)
