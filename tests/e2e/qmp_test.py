@@ -79,6 +79,16 @@ class Arguments(Bed):
             self.assertRaises(QmpError, client.execute, "drive-backup", device="disk", job_id="job", target="kept.img", sync="incremental")
         self.assertTrue(kept.exists())
 
+    def test_an_image_is_made_on_a_node_without_a_name(self):
+        file = {"driver": "file", "filename": "made.img"}
+        self.raw("made.img", 1 * MiB)
+        with self.qmp() as client:
+            for options in ({"file": file | {"node-name": "n"}}, {"file": {"driver": "raw", "file": file | {"node-name": "n"}}}):
+                with self.assertRaisesRegex(QmpError, "node 'n' cannot have a name"):
+                    client.execute("blockdev-create", job_id="job", options={"driver": "qcow2", "size": MiB} | options)
+            client.execute("blockdev-create", job_id="job", options={"driver": "qcow2", "size": MiB, "file": file})
+            self.assertNotIn("error", client.wait_job("job"))
+
     def test_a_bitmap_too_large_to_be_hashed_holds_nobody_up(self):
         with self.qmp() as client:
             client.execute("blockdev-add", driver="null-co", node_name="huge", size=1 << 62)
