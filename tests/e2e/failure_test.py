@@ -500,6 +500,14 @@ class Daemon(Bed):
             self.assertIn(reason, error)
         self.assertEqual(self.daemon_fails("--pidfile", "", expect=USAGE), "tidemarkd: --pidfile '': the path is empty\n")
 
+    def test_told_to_end_while_it_waits_for_a_client(self):
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on", "--monitor", "c",
+                                stderr=subprocess.PIPE, text=True)
+        self.until((self.path / "qmp.sock").exists, "a socket")
+        daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
+        self.assertFalse((self.path / "qmp.sock").exists())
+
     def test_short_forms(self):
         for word in ("-V", "-h"):
             self.assertIn("tidemarkd", self.lab.run(self.tidemarkd, word).stdout)

@@ -58,6 +58,7 @@ void Daemon::quit() noexcept {
 Task<> Daemon::start(const DaemonOptions& options) {
   for (const DaemonStep& step : options.steps) {
     auto done = co_await carry_out(step.action).result();
+    if (!done && stopping_.requested() && done.error().code() == Errc::cancelled) co_return;
     if (!done && !options.announce) co_await done.error().with_context(step.option);
     co_await unwrap(std::move(done));
   }

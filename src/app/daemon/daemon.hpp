@@ -26,10 +26,12 @@ class Daemon {
   Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend);
   Daemon(const Daemon&) = delete;
 
-  // Errors name the option that failed, but for a program that --announce is for: it chose them itself.
+  // Errors name the option that failed, but for a program that --announce is for: it chose them itself.  Ends
+  // early when quit() is asked for meanwhile.
   Task<> start(const DaemonOptions& options);
   Task<> wait_for_quit() { return quit_.wait(); }
   void quit() noexcept;
+  bool quits() const noexcept { return stopping_.requested(); }
   Task<> end();
 
   std::vector<std::string> uris() const { return exports_.uris(); }

@@ -49,6 +49,7 @@ Result<> printed() {
 
 Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
   co_await daemon.start(options);
+  if (daemon.quits()) co_return;
   if (options.announce) {
     announce(daemon.uris(), options.json);
     co_await unwrap(printed());
