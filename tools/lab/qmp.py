@@ -1,4 +1,5 @@
 """Qmp: a QMP client on a unix socket.  execute() returns the result or raises QmpError; events are kept."""
+import contextlib
 import json
 import socket
 import time
@@ -65,3 +66,13 @@ class Qmp:
                 return found[0]
             time.sleep(0.005)
         raise TimeoutError(f"job '{job}' is still running after {patience} s")
+
+
+def wait_for_monitor(path, process, patience=20):
+    """A Qmp of a daemon that is coming up.  The socket of one that was killed before it may be there a little longer."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            return Qmp(path)
+        time.sleep(0.02)
+    raise TimeoutError(f"nobody speaks QMP at '{path}'")
