@@ -1,7 +1,6 @@
 #include "block/driver.hpp"
 
 #include "block/edge.hpp"
-#include "block/node.hpp"
 
 namespace tidemark {
 
@@ -40,11 +39,6 @@ Task<> BlockDriver::discard(Range) { return not_supported(*this, "discard is"); 
 Task<> BlockDriver::write_compressed(std::uint64_t, Buffers) {
   return not_supported(*this, "compressed writes are");
 }
-void BlockDriver::cancel_in_flight() noexcept {
-  for (Edge* edge : edges())
-    if (edge->role() != Role::backing) edge->node().driver().cancel_in_flight();
-}
-
 Task<> BlockDriver::truncate(std::uint64_t) { return not_supported(*this, "resizing is"); }
 
 }  // namespace tidemark

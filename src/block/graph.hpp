@@ -72,6 +72,11 @@ class Graph {
   // Fails with Errc::timed_out when that takes longer.
   Task<DrainGuard> drain_within(BlockNode& node, Duration limit);
 
+  // Ends what a peer keeps in flight in `node` and what it stands on, but for backing files.  For when
+  // nobody wants it any more: what was being written may or may not have been.
+  Task<> cancel_in_flight(BlockNode& node);
+  Task<> cancel_all_in_flight();
+
   // Makes `filter` (whose Role::filtered child is `node`) the child of all other users of `node`.
   // Both are drained by the caller.  Undone by remove_filter.
   Result<> insert_filter(BlockNode& node, BlockNode& filter);

@@ -142,7 +142,8 @@ Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
   if (point().broken()) broken.set();
   co_await broken.wait(token);
   co_await filter_node_->reactor().sleep(target_patience, token);
-  filter_->target().node().driver().cancel_in_flight();
+  BlockNode& target = filter_->target().node();
+  co_await target.graph().cancel_in_flight(target);
 }
 
 Task<> BackupJob::copy_and_flush(JobContext& context, CopyEngine& engine) {
@@ -263,11 +264,11 @@ Task<> BackupJob::clean() {
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();
   const Point& point = filter_->point();
-  BlockDriver& target = filter_->target().node().driver();
+  BlockNode& target = filter_->target().node();
   filter_ = nullptr;
   edge_.reset();
   // Without a stage guests may wait for a target that does not answer.
-  if (point.broken() && !point.idle()) target.cancel_in_flight();
+  if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
   {
     const auto drained = co_await graph.drain(filter);
     const Result<> removed = graph.remove_filter(filter);

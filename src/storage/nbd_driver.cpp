@@ -112,11 +112,9 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
-  // The session lives until close() has been there, which comes behind this.
-  void cancel_in_flight() noexcept override {
-    session_.reactor().post_remote([this] { session_.cancel_requests(); });
+  Task<> cancel_in_flight() override {
+    return visit(home().reactor(), session_.reactor(), session_.cancel_in_flight());
   }
-
   Task<> close() override { return visit(home().reactor(), session_.reactor(), session_.close()); }
 
  private:

@@ -8,6 +8,7 @@
 // when it has left `pending_` and nothing of it is being sent.
 #pragma once
 
+#include <cerrno>
 #include <map>
 #include <optional>
 
@@ -40,10 +41,12 @@ class NbdLink {
   // Receives until the link ends; then fails what is pending and closes the socket.
   Task<> run();
   Task<> perform(NbdExchange& exchange);
-  // Ends the link: whatever is pending is lost.
-  void end(Error why) noexcept;
   // Tells the server that we go, if that takes no waiting, and ends the link.
   Task<> leave();
+
+  // Ends the link, and with it all requests.
+  void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
+  bool pending() const noexcept { return !pending_.empty(); }
 
   bool ended() const noexcept { return why_.has_value(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.
@@ -59,6 +62,7 @@ class NbdLink {
   };
   using Place = std::map<std::uint64_t, Pending*>::iterator;
 
+  void end(Error why) noexcept;
   Task<> send(const NbdExchange& exchange, std::uint64_t cookie);
 
   Task<> receive();

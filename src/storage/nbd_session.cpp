@@ -112,7 +112,7 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
   const std::string why = link->why().message();
   lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
   link_.reset();
-  patient_ = options_.reconnect_delay != Duration::zero() && link->why().code() != Errc::invalid_format;
+  patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
   changed_.notify_all();
   const bool at_once = link->answered();
   link.reset();
@@ -148,10 +148,8 @@ Task<> NbdSession::lose_patience(CancelToken token) {
 }
 
 // A link to send a request by, waited for no longer than `until`.
-Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until, std::uint64_t cancelled) {
+Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
   for (;;) {
-    if (cancelled != cancelled_)
-      co_await Error(Errc::cancelled, describe() + ": the request was cancelled", ECANCELED);
     if (link_ && !link_->ended()) co_return link_;
     if (!link_ && (closing_ || !patient_ || reactor_.now() > until)) co_await *lost_;
     co_await changed_.wait();
@@ -159,16 +157,15 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until, std::uint
 }
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
-  const std::uint64_t cancelled = cancelled_;
   co_await slots_.acquire();
   const auto body = [&]() -> Task<> {
     Instant until = no_deadline;
     for (;;) {
-      const std::shared_ptr<NbdLink> link = co_await current_link(until, cancelled);
+      const std::shared_ptr<NbdLink> link = co_await current_link(until);
       exchange.lost = false;
       co_await link->perform(exchange);
       if (!exchange.lost) break;
-      if (link->why().code() == Errc::invalid_format) co_await link->why().with_context(describe());
+      if (!may_repeat(link->why())) co_await link->why().with_context(describe());
       until = std::min(until, reactor_.now() + options_.reconnect_delay);
     }
     if (exchange.error != 0) co_await failure(exchange);
@@ -179,6 +176,17 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
   if (extent) *extent = exchange.extent;
 }
 
+bool NbdSession::may_repeat(const Error& why) noexcept {
+  return why.code() != Errc::invalid_format && why.code() != Errc::cancelled;
+}
+
+Task<> NbdSession::cancel_in_flight() {
+  if (link_ && link_->pending()) link_->cancel();
+  if (!link_) patient_ = false;
+  changed_.notify_all();
+  co_return;
+}
+
 Error NbdSession::failure(const NbdExchange& exchange) const {
   const int os_errno = nbd::to_errno(nbd::known_status(exchange.error));
   std::string what = describe() + ": " + std::string(verb(exchange.command));
@@ -187,12 +195,6 @@ Error NbdSession::failure(const NbdExchange& exchange) const {
             std::to_string(exchange.range.offset);
   if (!exchange.message.empty()) what += ": " + exchange.message;
   return Error::from_errno(os_errno, what);
-}
-
-void NbdSession::cancel_requests() noexcept {
-  ++cancelled_;
-  if (link_) link_->end(Error(Errc::disconnected, "it does not answer", ETIMEDOUT));
-  changed_.notify_all();
 }
 
 Task<> NbdSession::close() {

@@ -30,8 +30,8 @@ class NbdSession {
   Task<> open();
   // Ends with the server's error, or with Errc::disconnected.
   Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
-  // Those under way end with Errc::cancelled, and so does the connection that did not answer them.
-  void cancel_requests() noexcept;
+  // What has not been answered ends with Errc::cancelled, for which the connection is given up.
+  Task<> cancel_in_flight();
   Task<> close();
 
  private:
@@ -39,11 +39,13 @@ class NbdSession {
   Task<std::shared_ptr<NbdLink>> connect_once(CancelToken token);
   Task<> expire(CancelToken token, bool& late);
   Result<> check_terms(const NbdTerms& terms) const;
+  // Whether requests that a link did not answer may be sent again by the next one.
+  static bool may_repeat(const Error& why) noexcept;
   void use(std::shared_ptr<NbdLink> link);
   Task<> keep_connected(std::shared_ptr<NbdLink> link);
   Task<> reconnect(bool at_once);
   Task<> lose_patience(CancelToken token);
-  Task<std::shared_ptr<NbdLink>> current_link(Instant until, std::uint64_t cancelled);
+  Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
 
   Reactor& reactor_;
@@ -55,7 +57,6 @@ class NbdSession {
   std::optional<Error> lost_;              // why there is no link
   Event changed_;                          // link_ or patient_ has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
-  std::uint64_t cancelled_ = 0;            // how often requests were
   Semaphore slots_;                        // for requests
   Gate running_;
 };

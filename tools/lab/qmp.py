@@ -16,10 +16,14 @@ class Qmp:
         self.events = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
         self._lines = self._socket.makefile("r", encoding="utf-8")
-        self.greeting = self._read()
-        self.execute("qmp_capabilities")
+        try:
+            self._socket.connect(str(path))
+            self.greeting = self._read()
+            self.execute("qmp_capabilities")
+        except OSError:
+            self.close()
+            raise
 
     def __enter__(self):
         return self

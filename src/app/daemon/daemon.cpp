@@ -80,10 +80,26 @@ Task<> Daemon::make(const DaemonAction& action) {
   if (const auto* served = std::get_if<schema::BlockExportOptions>(&action)) co_await exports_.block_export_add(*served);
 }
 
-// Each step is taken whatever the one before it said; the first error is told.
 Task<> Daemon::end() {
   stopping_.request();
   co_await monitors_.stop();
+  const auto patiently = [this](TaskGroup& group) -> Task<> {
+    group.spawn(lose_patience(group.token()));
+    co_await end_all();
+  };
+  co_await with_group(homes_.main().reactor, patiently);
+}
+
+// Requests that a peer has not answered after a while end without it, again and again, for ending makes new ones.
+Task<> Daemon::lose_patience(CancelToken token) {
+  for (Duration patience = std::chrono::seconds(3);; patience = std::chrono::seconds(1)) {
+    co_await homes_.main().reactor.sleep(patience, token);
+    for (Place* place : homes_.all()) co_await homes_.at(*place, place->graph.cancel_all_in_flight());
+  }
+}
+
+// Each step is taken whatever the one before it said; the first error is told.
+Task<> Daemon::end_all() {
   co_await qmp_.command_lock().close();
   co_await jobs_.cancel_all();
   auto served = co_await exports_.stop().result();

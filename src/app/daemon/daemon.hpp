@@ -3,7 +3,7 @@
 //   start    the command line's steps, in their order; a failure ends the daemon with it
 //   serve    until `quit` or a signal
 //   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed;
-//            the iothreads end with the Daemon
+//            the iothreads end with the Daemon.  Peers that do not answer are not waited for
 #pragma once
 
 #include "app/daemon/monitors.hpp"
@@ -39,6 +39,8 @@ class Daemon {
  private:
   Task<> carry_out(const DaemonAction& action);
   Task<> make(const DaemonAction& action);
+  Task<> end_all();
+  Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
 
   CancelSource stopping_;
