@@ -37,7 +37,7 @@ class Target(Bed):
         self.server = self.lab.start(*before, "nbdkit", "-f", "-U", "target.sock", *filters, "file", "file=copy.img",
                                      *[word for word in words if word not in filters],
                                      stderr=subprocess.DEVNULL)
-        self.addCleanup(self.server.send_signal, signal.SIGCONT)
+        self.addCleanup(self.server.kill)        # asked kindly it would wait for the daemon to disconnect
         if not before:
             processes.wait_for_socket(self.path / "target.sock", self.server)
 
@@ -70,7 +70,8 @@ class Target(Bed):
     def hang_in_a_backup(self, **options):
         self.serve_target("--filter=rate", "rate=16M", "burstiness=0.1")
         self.add_target(**options)
-        self.start_backup()
+        # Else all of this small disk would be with the server before it hangs.
+        self.start_backup(x_perf={"max-workers": 2})
         self.until_copied(1 * MiB)
         self.server.send_signal(signal.SIGSTOP)
         time.sleep(0.2)                          # so that requests are with a server that has stopped
@@ -107,6 +108,46 @@ class Target(Bed):
                 self.assert_disk_works()
                 self.client.execute("blockdev-del", node_name="target")
                 self.lose_server()
+
+    def test_a_guest_goes_on_while_it_hangs(self):
+        self.hang_in_a_backup(reconnect_delay=600)
+        self.assertEqual(self.job()["staging"], {"staged": 0, "spilled": 0, "budget": 4096 * MiB})
+        begin = time.monotonic()
+        disk = self.disk()
+        written = range(8 * MiB, DISK, 64 * 1024)
+        for offset in written:
+            disk.pwrite(b"guest" + bytes(4091), offset)
+        disk.flush()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b")     # which drains the disk
+        self.assertLess(time.monotonic() - begin, 10)
+        staged = self.job()["staging"]["staged"]             # what was zero costs nothing
+        self.assertTrue(0 < staged <= len(written) * 4096, staged)
+        self.server.send_signal(signal.SIGCONT)
+        self.assertNotIn("error", self.concluded(60))
+        self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.point), None)
+        for offset in written:
+            self.assertEqual(disk.pread(5, offset), b"guest")
+        disk.shutdown()
+
+    def test_a_backup_fails_when_it_cannot_stage_more(self):
+        self.serve_target("--filter=rate", "rate=16M", "burstiness=0.1")
+        self.add_target()
+        for options, error in (({"spill": False, "staging_memory": 1}, "staging-memory must be between"),
+                               ({"spill_directory": "nowhere"}, "no scratch file for staging can be made"),
+                               ({"spill": False, "spill_directory": "/tmp"}, "makes no sense")):
+            with self.assertRaises(QmpError) as caught:
+                self.start_backup(**options)
+            self.assertIn(error, caught.exception.desc)
+        self.start_backup(spill=False, staging_memory=4 * MiB, x_perf={"max-workers": 2})
+        self.until_copied(1 * MiB)
+        self.server.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        disk = self.disk()
+        disk.pwrite(os.urandom(12 * MiB), 4 * MiB)
+        self.assertEqual(self.concluded()["error"], "staging is full: 4 MiB of data that the guest has overwritten "
+                         "wait for the target; make staging-memory larger, or allow spill")
+        disk.shutdown()
+        self.assert_disk_works()
 
     def test_the_daemon_ends_while_it_hangs(self):
         self.hang_in_a_backup(reconnect_delay=600)
