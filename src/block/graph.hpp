@@ -43,6 +43,8 @@ class Graph {
   Result<BlockNode*> lookup(std::string_view name);
   const NodeList& nodes() const noexcept { return nodes_; }
 
+  // Whether a node can be given this name now; messages are QEMU's.
+  Result<> check_name(std::string_view name) const;
   // Takes the driver.  On error (name taken or ill-formed, permissions) the driver is closed.
   Task<BlockNode*> add(NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
@@ -96,7 +98,6 @@ class Graph {
       : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced
-  Result<> check_name(std::string_view name) const;
   Task<> close_node(BlockNode& node);
 
   Reactor& reactor_;

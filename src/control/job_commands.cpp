@@ -1,10 +1,5 @@
 #include "control/job_commands.hpp"
 
-#include <algorithm>
-
-#include "block/graph.hpp"
-#include "io/visit.hpp"
-
 namespace tidemark {
 namespace {
 
@@ -28,16 +23,6 @@ Event block_job_event(const JobInfo& job) {
   event.offset = to_int(job.progress.current);
   event.speed = to_int(job.speed);
   return event;
-}
-
-// What a job that nobody wants has in flight at its target, which may never answer.  At its home.
-Task<> cancel_requests_of(const Job& job) {
-  if (!job.edge()) co_return;
-  BlockNode& disk = job.edge()->node();
-  std::vector<BlockNode*> targets;
-  for (const auto& node : disk.graph().nodes())
-    if (node.get() != &disk && job.uses(*node)) targets.push_back(node.get());
-  for (BlockNode* target : targets) co_await target->graph().cancel_in_flight(*target);
 }
 
 }  // namespace
@@ -83,19 +68,9 @@ Task<> JobCommandHandler::job_resume(schema::JobResumeArguments arguments) {
   co_await unwrap(jobs_.resume(*job));
 }
 
-std::shared_ptr<const ManagedJob> JobCommandHandler::hold(const ManagedJob& job) const {
-  return *std::find_if(jobs_.jobs().begin(), jobs_.jobs().end(), [&](const auto& known) { return known.get() == &job; });
-}
-
-Task<> JobCommandHandler::cancel_requests(std::shared_ptr<const ManagedJob> job) {
-  co_await visit(jobs_.reactor(), job->home(), cancel_requests_of(job->job()));
-}
-
 Task<> JobCommandHandler::job_cancel(schema::JobCancelArguments arguments) {
   ManagedJob* job = co_await unwrap(jobs_.find_job(arguments.id));
-  auto held = hold(*job);
   co_await unwrap(jobs_.cancel(*job, true));
-  co_await cancel_requests(std::move(held));
 }
 
 Task<> JobCommandHandler::job_complete(schema::JobCompleteArguments arguments) {
@@ -125,6 +100,9 @@ Task<std::vector<schema::JobInfo>> JobCommandHandler::query_jobs() {
     row.current_progress = to_int(info.progress.current);
     row.total_progress = to_int(info.progress.total);
     row.error = info.error;
+    if (info.staging)
+      row.staging = schema::JobStaging{to_int(info.staging->staged), to_int(info.staging->spilled),
+                                       to_int(info.staging->budget)};
     all.push_back(std::move(row));
   }
   co_return std::move(all);
@@ -162,9 +140,7 @@ Task<> JobCommandHandler::block_job_set_speed(schema::BlockJobSetSpeedArguments 
 
 Task<> JobCommandHandler::block_job_cancel(schema::BlockJobCancelArguments arguments) {
   ManagedJob* job = co_await unwrap(jobs_.find_block_job(arguments.device));
-  auto held = hold(*job);
   co_await unwrap(jobs_.cancel_block_job(*job, arguments.force));
-  if (arguments.force) co_await cancel_requests(std::move(held));
 }
 
 Task<> JobCommandHandler::block_job_pause(schema::BlockJobPauseArguments arguments) {

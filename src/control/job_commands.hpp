@@ -44,9 +44,6 @@ class JobCommandHandler final : public JobCommands, public BlockJobCommands {
   Task<> block_job_finalize(schema::BlockJobFinalizeArguments arguments) override;
 
  private:
-  std::shared_ptr<const ManagedJob> hold(const ManagedJob& job) const;
-  Task<> cancel_requests(std::shared_ptr<const ManagedJob> job);
-
   JobManager& jobs_;
 };
 

@@ -4,8 +4,8 @@ Unit is the block of 4 KiB.  Two requests in flight never touch the same block, 
 an order: its versions.  A version's content follows from the block and its number in the log; what the
 log holds beside that is when the request was begun and when its answer was there, by one monotonic clock.
 
-When the server dies the writer waits for the next one and sends again what was not answered, as a guest does.  Such a
-write is under way from its first sending to its answer.
+When the server dies a patient writer waits for the next one and sends again what was not answered, as a guest does.
+Such a write is under way from its first sending to its answer.
 """
 import errno
 import hashlib
@@ -54,9 +54,12 @@ class Push:
 
 
 class Writer(threading.Thread):
-    """Writes random runs of `blocks` over `uri`; `rate` requests a second, `depth` in flight."""
+    """Writes random runs of `blocks` over `uri`; `rate` requests a second, `depth` in flight.
 
-    def __init__(self, uri, blocks, rate=1500, depth=16, seed=1):
+    A server that has gone is waited for, `patience` seconds; 0: the writer ends with it.
+    """
+
+    def __init__(self, uri, blocks, rate=1500, depth=16, seed=1, patience=0):
         super().__init__(daemon=True)
         self.log = []
         self.error = None
@@ -66,6 +69,7 @@ class Writer(threading.Thread):
         self._busy, self._zeroed, self._in_flight = set(), set(), 0
         self._disk, self._open = None, {}        # what is not answered, by number
         self._hot = range(len(blocks))
+        self._patience = patience
         self._push = None
         self._ending = self._hold = False
         self._held = threading.Event()
@@ -125,6 +129,8 @@ class Writer(threading.Thread):
             try:
                 self._go_on()
             except nbd.Error:
+                if not self._patience:
+                    raise
                 self._connect()
         self._drain()
         self._disk.shutdown()
@@ -147,9 +153,9 @@ class Writer(threading.Thread):
         while self._in_flight >= self._depth:
             self._disk.poll(-1)
 
-    def _connect(self, patience=20):
+    def _connect(self):
         """To the server, or the one that comes in its place; goes on with what is not answered."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + self._patience
         while True:
             self._disk = nbd.NBD()
             try:

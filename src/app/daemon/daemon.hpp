@@ -26,16 +26,19 @@ class Daemon {
   Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend);
   Daemon(const Daemon&) = delete;
 
-  Task<> start(const std::vector<DaemonStep>& steps);
+  // Errors name the option that failed, but for a program that --announce is for: it chose them itself.  Ends
+  // early when quit() is asked for meanwhile.
+  Task<> start(const DaemonOptions& options);
   Task<> wait_for_quit() { return quit_.wait(); }
   void quit() noexcept;
+  bool quits() const noexcept { return stopping_.requested(); }
   Task<> end();
 
   std::vector<std::string> uris() const { return exports_.uris(); }
 
  private:
-  Task<> carry_out(const DaemonStep& step);
-  Task<> make(const DaemonStep& step);
+  Task<> carry_out(const DaemonAction& action);
+  Task<> make(const DaemonAction& action);
   Task<> end_all();
   Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
