@@ -94,10 +94,22 @@ class Target(Bed):
 
     # What happens to it
 
+    def test_hangs_for_a_while(self):
+        """The guest does not notice, wherever it writes; the backup is of its point in the end."""
+        self.hang_in_a_backup()
+        begin = time.monotonic()
+        self.change(count=300)
+        self.assertLess(time.monotonic() - begin, 10)
+        self.assertEqual(self.job()["status"], "running")
+        self.server.send_signal(signal.SIGCONT)
+        self.assertNotIn("error", self.concluded(60))
+        self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.point), None)
+
     def test_cancelled_while_it_hangs(self):
         for how in ("job-cancel", "block-job-cancel"):
             with self.subTest(how):
                 self.hang_in_a_backup()
+                self.assert_disk_works()
                 begin = time.monotonic()
                 if how == "job-cancel":
                     self.client.execute(how, id="j")
@@ -222,6 +234,7 @@ class Target(Bed):
         self.until(lambda: self.job()["status"] == "paused", "the job waits for space")
         device, = self.client.execute("query-block-jobs")
         self.assertEqual(device["io-status"], "nospace")
+        self.assert_disk_works()
         full.unlink()
         self.client.execute("job-resume", id="j")
         self.assertNotIn("error", self.concluded())
