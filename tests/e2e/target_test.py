@@ -68,7 +68,7 @@ class Target(Bed):
         return job
 
     def hang_in_a_backup(self, **options):
-        self.serve_target("--filter=rate", "rate=16M", "burstiness=0.1")
+        self.serve_target("--filter=rate", "rate=64M", "burstiness=0.1")
         self.add_target(**options)
         # Else all of this small disk would be with the server before it hangs.
         self.start_backup(x_perf={"max-workers": 2})
@@ -93,17 +93,6 @@ class Target(Bed):
         self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.content()), None)
 
     # What happens to it
-
-    def test_hangs_for_a_while(self):
-        """The guest does not notice, wherever it writes; the backup is of its point in the end."""
-        self.hang_in_a_backup()
-        begin = time.monotonic()
-        self.change(count=300)
-        self.assertLess(time.monotonic() - begin, 10)
-        self.assertEqual(self.job()["status"], "running")
-        self.server.send_signal(signal.SIGCONT)
-        self.assertNotIn("error", self.concluded(60))
-        self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.point), None)
 
     def test_cancelled_while_it_hangs(self):
         for how in ("job-cancel", "block-job-cancel"):
@@ -142,7 +131,7 @@ class Target(Bed):
         disk.shutdown()
 
     def test_a_backup_fails_when_it_cannot_stage_more(self):
-        self.serve_target("--filter=rate", "rate=16M", "burstiness=0.1")
+        self.serve_target("--filter=rate", "rate=64M", "burstiness=0.1")
         self.add_target()
         for options, error in (({"spill": False, "staging_memory": 1}, "staging-memory must be between"),
                                ({"spill_directory": "nowhere"}, "no scratch file for staging can be made"),
