@@ -28,7 +28,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -346,5 +345,6 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   };
   if (seconds != "-") turn(argv[6]);
-  else for (std::string line; std::getline(std::cin, line);) turn(line.c_str());
+  char line[64];
+  while (seconds == "-" && std::fgets(line, sizeof line, stdin)) turn(line);
 }
