@@ -22,7 +22,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -287,6 +286,6 @@ int main(int argc, char** argv) {
     fmt::print("{}\n", load.report());
     std::fflush(stdout);
   };
-  if (seconds != "-") turn(argv[6]);
-  else for (std::string line; std::getline(std::cin, line);) turn(line.c_str());
+  if (seconds != "-") return turn(argv[6]), 0;
+  for (char line[64]; std::fgets(line, sizeof line, stdin);) turn(line);
 }
