@@ -344,7 +344,6 @@ int main(int argc, char** argv) {
     fmt::print("{}\n", load.report());
     std::fflush(stdout);
   };
-  if (seconds != "-") turn(argv[6]);
-  char line[64];
-  while (seconds == "-" && std::fgets(line, sizeof line, stdin)) turn(line);
+  if (seconds != "-") return turn(argv[6]), 0;
+  for (char line[64]; std::fgets(line, sizeof line, stdin);) turn(line);
 }
