@@ -16,16 +16,19 @@ NINJA = ninja -C
 all: setup-build build/build.ninja
 	$(NINJA) build tidemarkd tidemark
 
-build/build.ninja:
-	cmake --preset release -DCMAKE_INSTALL_PREFIX=$(PREFIX) >/dev/null
+# What builds the programs needs no packages of tests; `make test` adds them.
+build/build.ninja: | setup-build
+	cmake --preset release -DTIDEMARK_TESTS=OFF -DCMAKE_INSTALL_PREFIX=$(PREFIX) >/dev/null
 
-setup-%:
+# Named one by one: Make looks for no pattern to make a phony target by.
+setup-build setup-test setup-bench setup-clang: setup-%:
 	@tools/setup $*
 
-demo: all setup-test
+demo: setup-build setup-test all
 	tools/demo
 
 test: setup-build setup-test build/build.ninja
+	cmake build -DTIDEMARK_TESTS=ON >/dev/null
 	$(NINJA) build
 	tools/tidy
 	ctest --test-dir build --output-on-failure -j2

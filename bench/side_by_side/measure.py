@@ -1,5 +1,6 @@
 """Measuring in rounds: every contender once a round, in turning order, so that what the machine does
 besides falls on all of them.  A ratio is that of two contenders in one round; its median counts."""
+import math
 import statistics
 
 OURS = "tidemark"
@@ -26,7 +27,8 @@ class Case:
 
     def ratios(self, peer):
         pairs = zip(self.values[OURS], self.values[peer])
-        return [theirs / ours if self.time else ours / theirs for ours, theirs in pairs]
+        pairs = [(theirs, ours) if self.time else (ours, theirs) for ours, theirs in pairs]
+        return [above / below if below else math.inf for above, below in pairs]
 
     def show(self, contender):
         values = self.values[contender]
@@ -36,11 +38,27 @@ class Case:
         return text
 
     def verdicts(self):
-        """(peer, ratios, least ratio or None, met) of each peer."""
+        """(peer, ratios, target or None, met) of each peer."""
         for peer in self.values:
             if peer != OURS:
                 ratios, least = self.ratios(peer), self.targets.get(peer)
-                yield peer, ratios, least, least is None or statistics.median(ratios) >= least
+                met = least is None or statistics.median(ratios) >= least
+                yield peer, ratios, least and f"≥ {least}", met
+
+
+class Bar(Case):
+    """A number that has to be at least or at most so much by itself, whatever the peer's is."""
+
+    def __init__(self, name, unit, least=None, most=None):
+        super().__init__(name, unit, time=most is not None)
+        self.least, self.most = least, most
+
+    def verdicts(self):
+        ours = statistics.median(self.values[OURS])
+        met = ours >= self.least if self.most is None else ours <= self.most
+        goal = f"tidemark ≥ {self.least}" if self.most is None else f"tidemark ≤ {self.most}"
+        for peer, ratios, _, _ in super().verdicts():
+            yield peer, ratios, goal, met
 
 
 def rounds(count, contenders, measure):

@@ -46,8 +46,11 @@ class Server:
 
     def peak_memory(self):
         """Bytes: the most that the process has held so far."""
+        return self.memory("VmHWM")
+
+    def memory(self, which="VmRSS"):
         with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith(which))
 
     def processor_seconds(self):
         with open(f"/proc/{self.process.pid}/stat") as stat:

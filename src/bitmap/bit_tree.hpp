@@ -1,6 +1,6 @@
 // BitTree: a sparse array of up to 2^57 bits, all clear at first.
 //
-// Leaves of 4 KiB under as many levels of nodes as the size needs (none up to 32768 bits, 7 for an
+// Leaves of 32768 bits under as many levels of nodes as the size needs (none up to 32768 bits, 7 for an
 // 8 EiB disk in sectors).  What is uniformly clear or set has no memory, so a search or an
 // operation on a range steps over it in one go, and the cost of everything follows what is mixed.
 //
@@ -104,7 +104,6 @@ class BitTree {
   struct Source;
   std::uint64_t merge(Slot& slot, unsigned level, std::uint64_t start, Source source) noexcept;
   std::uint64_t merge_node(Slot& slot, unsigned level, std::uint64_t start, Source source) noexcept;
-  std::uint64_t merge_leaf(Leaf& leaf, std::uint64_t start, const Leaf& from) noexcept;
 
   void open_end(Slot& slot, unsigned level, std::uint64_t start) noexcept;
   void settle_end(Slot& slot, unsigned level, std::uint64_t start) noexcept;

@@ -1,6 +1,5 @@
 // BitTree::merge: two trees walked side by side, touching only what is mixed in both.
 #include <bit>
-#include <cstring>
 
 #include "bitmap/bit_tree.hpp"
 
@@ -33,7 +32,7 @@ std::uint64_t BitTree::merge(Slot& slot, unsigned level, std::uint64_t start,
     return slot.mixed_count();
   }
   open(slot, level, start);
-  const std::uint64_t added = level == 0 ? merge_leaf(slot.leaf(), start, source.slot.leaf())
+  const std::uint64_t added = level == 0 ? slot.leaf().merge(source.slot.leaf(), static_cast<unsigned>(capacity(0, start)))
                                          : merge_node(slot, level, start, source);
   settle(slot, level, start);
   return added;
@@ -58,14 +57,6 @@ std::uint64_t BitTree::merge_node(Slot& slot, unsigned level, std::uint64_t star
   }
   node.count += added;
   return added;
-}
-
-std::uint64_t BitTree::merge_leaf(Leaf& leaf, std::uint64_t start, const Leaf& from) noexcept {
-  const auto bits = static_cast<unsigned>(capacity(0, start));
-  const std::uint64_t grown = leaf.merge(0, from.words, bits / word_bits);
-  if (bits % word_bits == 0) return grown;
-  const Word last = from.words[bits / word_bits] & word_mask(0, bits % word_bits);
-  return grown + leaf.merge(bits / word_bits, &last, 1);
 }
 
 }  // namespace tidemark

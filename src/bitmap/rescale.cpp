@@ -11,7 +11,7 @@ namespace {
 // A leaf's first bits at half their resolution, `times` over (at most 15): the words of the result,
 // at least one.
 unsigned fold_leaf(Word* to, const Leaf& leaf, std::uint64_t bits, unsigned times) noexcept {
-  std::copy_n(leaf.words, Leaf::size, to);
+  if (const Word* from = leaf.words(to); from != to) std::copy_n(from, Leaf::size, to);
   cut_words(to, Leaf::size, bits);
   unsigned n = Leaf::size;
   for (unsigned i = 0; i < times; ++i) {
@@ -80,12 +80,14 @@ void DirtyBitmap::merge_coarser(const DirtyBitmap& other) noexcept {
 void DirtyBitmap::merge_spread(const Leaf& leaf, std::uint64_t first, unsigned ratio,
                                std::uint64_t end) noexcept {
   const unsigned step = Leaf::size >> ratio;
+  Word scratch[Leaf::size];
+  const Word* const from = leaf.words(scratch);
   for (unsigned at = 0; at < Leaf::size; at += step) {
     const std::uint64_t to = (first + std::uint64_t{at} * word_bits) << ratio;
     if (to >= end) return;
-    if (find_word_not(leaf.words + at, 0, step, 0) == step) continue;
+    if (find_word_not(from + at, 0, step, 0) == step) continue;
     Word words[Leaf::size];
-    spread_leaf(words, leaf.words + at, ratio);
+    spread_leaf(words, from + at, ratio);
     cut_words(words, Leaf::size, end - to);
     bits_.merge(to, words, Leaf::size);
   }

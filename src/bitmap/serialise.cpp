@@ -43,8 +43,9 @@ void DirtyBitmap::store_chunk(std::uint64_t first_granule, MutableBytes chunk) c
     const std::uint64_t from = std::max(piece.from, first_granule);
     const std::uint64_t n = std::min(piece.to - from, bits - (from - first_granule));
     std::byte* to = chunk.data() + (from - first_granule) / 8;
+    Word scratch[Leaf::size];
     if (piece.leaf)
-      store_words(to, piece.leaf->words + (from - piece.from) / word_bits, div_up(n, 8));
+      store_words(to, piece.leaf->words(scratch) + (from - piece.from) / word_bits, div_up(n, 8));
     else
       store_ones(to, n);
     at = piece.to;
@@ -82,7 +83,7 @@ std::span<const Word> DirtyBitmap::words_at(std::uint64_t granule,
   const auto piece = bits_.piece_at(granule);
   const std::uint64_t bits = std::min<std::uint64_t>(Leaf::bits, granules() - granule);
   const std::size_t n = std::max<std::uint64_t>(div_up(bits, word_bits), 1);
-  if (piece.leaf) return {piece.leaf->words, n};
+  if (piece.leaf) return {piece.leaf->words(scratch.data()), n};
   std::ranges::fill(scratch.first(n), piece.value ? all_ones : 0);
   cut_words(scratch.data(), n, bits);
   return scratch.first(n);

@@ -1,7 +1,6 @@
 #include "bitmap/slot.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace tidemark {
 
@@ -26,7 +25,7 @@ Slot Slot::clone() const {
 
 std::size_t Slot::heap_bytes() const noexcept {
   if (!is_mixed()) return 0;
-  if (is_leaf()) return sizeof(Leaf);
+  if (is_leaf()) return sizeof(Leaf) + leaf().heap_bytes();
   std::size_t bytes = sizeof(Node);
   for (const Slot& child : node().children) bytes += child.heap_bytes();
   return bytes;
@@ -35,7 +34,7 @@ std::size_t Slot::heap_bytes() const noexcept {
 bool operator==(const Slot& a, const Slot& b) noexcept {
   if (!a.is_mixed() || !b.is_mixed()) return a.tagged_ == b.tagged_;
   if (a.is_leaf() != b.is_leaf() || a.mixed_count() != b.mixed_count()) return false;
-  if (a.is_leaf()) return std::memcmp(a.leaf().words, b.leaf().words, sizeof a.leaf().words) == 0;
+  if (a.is_leaf()) return a.leaf() == b.leaf();
   return a.node().dirty == b.node().dirty && a.node().full == b.node().full &&
          std::ranges::equal(a.node().children, b.node().children);
 }

@@ -59,6 +59,8 @@ class BlockDriver {
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
   virtual Task<> truncate(std::uint64_t size);
+  // Requests in flight that wait for a peer, which may never answer, end soon, with Errc::cancelled.
+  virtual Task<> cancel_in_flight() { co_return; }
   virtual Task<ImageInfo> info() = 0;
   virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
 

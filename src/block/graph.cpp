@@ -114,6 +114,22 @@ Task<> Graph::close_all() {
   if (!first) co_await first.error();
 }
 
+Task<> Graph::cancel_in_flight(BlockNode& node) {
+  const InFlight here(node);
+  co_await node.driver_->cancel_in_flight();
+  std::vector<BlockNode*> children;
+  for (const Edge* edge : node.driver_->edges())
+    if (edge->role() != Role::backing) children.push_back(&edge->node());
+  for (BlockNode* child : children) co_await cancel_in_flight(*child);
+}
+
+Task<> Graph::cancel_all_in_flight() {
+  std::vector<std::string> names;                        // nodes come and go meanwhile
+  for (const auto& [name, node] : by_name_) names.push_back(name);
+  for (const std::string& name : names)
+    if (BlockNode* node = find(name)) co_await cancel_in_flight(*node);
+}
+
 bool Graph::reaches(const BlockNode& from, const BlockNode& to) const noexcept {
   if (&from == &to) return true;
   if (!from.driver_) return false;

@@ -50,6 +50,8 @@ class Graph {
   Result<BlockNode*> lookup(std::string_view name);
   const NodeList& nodes() const noexcept { return nodes_; }
 
+  // Whether a node can be given this name now; messages are QEMU's.
+  Result<> check_name(std::string_view name) const;
   // Takes the driver.  On error (name taken or ill-formed, permissions) the driver is closed.
   Task<BlockNode*> add(NodeOptions options, std::unique_ptr<BlockDriver> driver);
 
@@ -77,6 +79,11 @@ class Graph {
   // Fails with Errc::timed_out when that takes longer.
   Task<DrainGuard> drain_within(BlockNode& node, Duration limit);
 
+  // Ends what a peer keeps in flight in `node` and what it stands on, but for backing files.  For when
+  // nobody wants it any more: what was being written may or may not have been.
+  Task<> cancel_in_flight(BlockNode& node);
+  Task<> cancel_all_in_flight();
+
   // Makes `filter` (whose Role::filtered child is `node`) the child of all other users of `node`.
   // Both are drained by the caller.  Undone by remove_filter.
   Result<> insert_filter(BlockNode& node, BlockNode& filter);
@@ -98,7 +105,6 @@ class Graph {
       : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced
-  Result<> check_name(std::string_view name) const;
   Task<> close_node(BlockNode& node);
 
   Reactor& reactor_;

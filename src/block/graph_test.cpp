@@ -54,6 +54,19 @@ TEST_F(GraphTest, RefusesADiskWhoseLastSectorNoOffsetReaches) {
   EXPECT_EQ(added.error().message(), "node 'huge': 9223372036854775802 bytes are more than a disk can have");
 }
 
+// What is in flight at a target ends; what is in flight at the disk that its backing file may be does not.
+TEST_F(GraphTest, CancelsWhatIsInFlightBelowButForBackingFiles) {
+  TestDriver& file = add_disk("file");
+  TestDriver& backing = add_disk("backing");
+  TestParent& image = add_parent("image", {{&node("file"), Role::file}, {&node("backing"), Role::backing}});
+  run(graph.cancel_in_flight(node("image")));
+  EXPECT_EQ(image.cancelled, 1);
+  EXPECT_EQ(file.cancelled, 1);
+  EXPECT_EQ(backing.cancelled, 0);
+  run(graph.cancel_all_in_flight());
+  EXPECT_EQ(backing.cancelled, 1);
+}
+
 TEST_F(GraphTest, GeneratesNames) {
   TestDriverOptions options;
   BlockNode& first = add("", std::make_unique<TestDriver>(reactor, options));

@@ -85,6 +85,10 @@ class TestDriver : public BlockDriver {
     content_.resize(size);
   }
   Task<ImageInfo> info() override { co_return ImageInfo{}; }
+  Task<> cancel_in_flight() override {
+    ++cancelled;
+    co_return;
+  }
   Task<> close() override {
     log.push_back({Call::close, {}, {}});
     co_return;
@@ -103,6 +107,7 @@ class TestDriver : public BlockDriver {
 
   std::vector<Logged> log;
   std::uint64_t waiting = 0;  // requests held back now
+  int cancelled = 0;
 
  private:
   void check(std::uint64_t offset, const Buffers& data) const {

@@ -1,9 +1,12 @@
 #include "control/backup_actions.hpp"
 
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "control/images_made.hpp"
 #include "control/node_opener.hpp"
+#include "io/file.hpp"
 
 namespace tidemark {
 namespace {
@@ -58,6 +61,12 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   options.on_cbw_error = given.on_cbw_error == schema::OnCbwError::break_guest_write ? OnCbwError::break_guest_write
                                                                                      : OnCbwError::break_snapshot;
   options.filter_node_name = given.filter_node_name.value_or("");
+  options.staging.memory = given.staging_memory;
+  options.staging.budget = given.staging_budget;
+  options.staging.spill = given.spill;
+  options.staging.directory = given.spill_directory.value_or("");
+  options.staging.on_full = given.on_staging_full == schema::OnStagingFull::throttle ? OnStagingFull::throttle
+                                                                                    : OnStagingFull::fail;
   if (given.x_perf) {
     options.perf.max_workers = given.x_perf->max_workers;
     options.perf.max_chunk = given.x_perf->max_chunk;
@@ -117,6 +126,15 @@ Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place,
   co_return co_await BackupJob::create(jobs, std::move(options));
 }
 
+Task<ManagedJob*> make_target_and_job(Homes& homes, JobManager& jobs, Place& place, const schema::DriveBackup& arguments,
+                                      BackupOptions options) {
+  BlockNode* target = co_await homes.at(place, open_target(place.graph, arguments, *options.source));
+  options.target = target;
+  auto job = co_await create_job(homes, jobs, place, std::move(options)).result();
+  if (!job) (void)co_await homes.at(place, place.graph.release(*target)).result();
+  co_return co_await unwrap(std::move(job));
+}
+
 }  // namespace
 
 Task<BackupNodes> find_nodes(Homes& homes, const schema::BlockdevBackup& arguments) {
@@ -145,13 +163,12 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
   const bool existing = arguments.mode == schema::NewImageMode::existing;
   // The format of a file that is there already is not guessed: its content may be a guest's.
   if (existing && !arguments.format)
-    co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given, since it exists already", arguments.target));
+    co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments.target));
   co_await unwrap(jobs.check_id(options.job.id));
-  Graph& graph = nodes.place->graph;
-  options.target = co_await homes.at(*nodes.place, open_target(graph, arguments, *nodes.source));
-  BlockNode* target = options.target;
-  auto job = co_await create_job(homes, jobs, *nodes.place, std::move(options)).result();
-  if (!job) (void)co_await homes.at(*nodes.place, graph.release(*target)).result();
+  std::error_code unknown;
+  const bool is_new = !existing && !std::filesystem::exists(arguments.target, unknown) && !unknown;
+  auto job = co_await make_target_and_job(homes, jobs, *nodes.place, arguments, std::move(options)).result();
+  if (!job && is_new) (void)co_await fs::unlink(jobs.reactor(), arguments.target).result();
   co_return co_await unwrap(std::move(job));
 }
 

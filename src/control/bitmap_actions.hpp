@@ -18,7 +18,10 @@ struct FoundBitmap {
   BlockNode* node;
   NodeBitmap* bitmap;
 };
-// Errors as QEMU's block_dirty_bitmap_lookup.
+// What QEMU says where a bitmap is looked for, not a node.
+Error no_such_node(const std::string& node);
+// The place of a bitmap's node.
+Task<Place*> find_place_of_bitmap(Homes& homes, std::string node);
 Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node, const std::string& name);
 
 // `granularity` is what a bitmap of this node has by default.  The node has tracking when it is persistent.

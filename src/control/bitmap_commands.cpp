@@ -63,7 +63,7 @@ Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const
 
 Task<std::string> sha256(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const FoundBitmap found = co_await unwrap(find_bitmap(graph, arguments.node, arguments.name));
-  co_return sha256_of_bitmap(found.bitmap->bits());
+  co_return co_await unwrap(sha256_of_bitmap(found.bitmap->bits()));
 }
 
 }  // namespace
@@ -74,40 +74,40 @@ Task<> BitmapCommandHandler::block_dirty_bitmap_add(schema::BlockDirtyBitmapAdd 
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_remove(schema::BlockDirtyBitmap arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   co_await homes_.at(*place, remove(place->graph, arguments));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_clear(schema::BlockDirtyBitmap arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   co_await homes_.at(*place, clear(place->graph, arguments));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_enable(schema::BlockDirtyBitmap arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   co_await homes_.at(*place, set_enabled(place->graph, arguments, true));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_disable(schema::BlockDirtyBitmap arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   co_await homes_.at(*place, set_enabled(place->graph, arguments, false));
 }
 
 Task<> BitmapCommandHandler::block_dirty_bitmap_merge(schema::BlockDirtyBitmapMerge arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   const ForeignBits foreign = co_await copy_foreign_sources(homes_, arguments, *place);
   co_await homes_.at(*place, merge(place->graph, arguments, foreign));
 }
 
 Task<schema::BlockDirtyBitmapSuspicion> BitmapCommandHandler::block_dirty_bitmap_clear_suspected(
     schema::BlockDirtyBitmapClearSuspected arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   co_return co_await homes_.at(*place, clear_suspected(place->graph, arguments));
 }
 
 Task<schema::BlockDirtyBitmapSha256> BitmapCommandHandler::x_debug_block_dirty_bitmap_sha256(
     schema::BlockDirtyBitmap arguments) {
-  Place* place = co_await homes_.lookup(arguments.node);
+  Place* place = co_await find_place_of_bitmap(homes_, arguments.node);
   schema::BlockDirtyBitmapSha256 answer;
   answer.sha256 = co_await homes_.at(*place, sha256(place->graph, arguments));
   co_return answer;

@@ -1,5 +1,7 @@
 #include "control/create_commands.hpp"
 
+#include <fmt/format.h>
+
 #include "control/images_made.hpp"
 #include "control/node_names.hpp"
 
@@ -13,7 +15,9 @@ class CreateJob final : public Job {
   bool is_block_job() const noexcept override { return false; }
   JobProgress progress() const noexcept override { return {done_ ? 1u : 0u, 1}; }
   Task<> run(JobContext&) override {
-    co_await create_image(graph_, std::move(options_));
+    auto made = co_await create_image(graph_, std::move(options_)).result();
+    // A job that has an error number is told by that alone, as QEMU's copying jobs are; QEMU's of this type say all.
+    if (!made) co_await Error(made.error().code(), made.error().message());
     done_ = true;
   }
 
@@ -28,8 +32,11 @@ class CreateJob final : public Job {
 Task<> CreateCommandHandler::blockdev_create(schema::BlockdevCreateArguments arguments) {
   NodeNames names;
   if (const auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&arguments.options.branch)) names = names_in(image->file);
+  // The job opens its nodes when others may have taken their names, on other threads, too.
+  if (!names.made.empty())
+    co_await Error(Errc::unsupported, fmt::format("node '{}' cannot have a name: it is there only while the image is made; "
+                                                  "leave 'node-name' out, or add the node before", names.made.front()));
   Place* place = co_await homes_.gather(std::move(names.used));
-  co_await homes_.check_free_elsewhere(std::move(names.made), *place);
   JobOptions options;
   options.id = arguments.job_id;
   options.auto_dismiss = false;                  // QEMU's: such a job waits for job-dismiss

@@ -17,13 +17,17 @@ FilePreallocation to_preallocation(schema::PreallocMode mode) {
   return FilePreallocation::off;
 }
 
-Qcow2CreateOptions to_qcow2_options(const schema::BlockdevCreateOptionsQcow2& given) {
+Result<Qcow2CreateOptions> to_qcow2_options(const schema::BlockdevCreateOptionsQcow2& given) {
   Qcow2CreateOptions options;
   options.size = given.size;
   options.version = given.version == schema::BlockdevQcow2Version::v2 ? 2 : 3;
   options.backing_file = given.backing_file.value_or("");
   if (given.backing_fmt) options.backing_format = schema::to_string(*given.backing_fmt);
   if (given.cluster_size) options.cluster_size = *given.cluster_size;
+  if (given.refcount_bits < 1 || given.refcount_bits > 64)
+    return Error(Errc::invalid_argument, "Refcount width must be a power of two and may not exceed 64 bits");
+  options.refcount_bits = static_cast<std::uint32_t>(given.refcount_bits);
+  options.lazy_refcounts = given.lazy_refcounts;
   options.compression = given.compression_type == schema::Qcow2CompressionType::zstd ? qcow2::CompressionType::zstd
                                                                                       : qcow2::CompressionType::zlib;
   return options;
@@ -40,7 +44,7 @@ Task<> make_qcow2(BlockNode& node, Qcow2CreateOptions options) {
 Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given) {
   if (given.backing_fmt && !given.backing_file)
     co_await Error(Errc::invalid_argument, "Backing format cannot be used without backing file");
-  const Qcow2CreateOptions options = to_qcow2_options(given);
+  const Qcow2CreateOptions options = co_await unwrap(to_qcow2_options(given));
   NodeOpener opener(graph);
   BlockNode* node = co_await opener.resolve(std::move(given.file));
   auto made = co_await make_qcow2(*node, options).result();

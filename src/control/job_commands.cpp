@@ -100,6 +100,9 @@ Task<std::vector<schema::JobInfo>> JobCommandHandler::query_jobs() {
     row.current_progress = to_int(info.progress.current);
     row.total_progress = to_int(info.progress.total);
     row.error = info.error;
+    if (info.staging)
+      row.staging = schema::JobStaging{to_int(info.staging->staged), to_int(info.staging->spilled),
+                                       to_int(info.staging->budget)};
     all.push_back(std::move(row));
   }
   co_return std::move(all);

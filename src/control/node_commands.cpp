@@ -1,5 +1,7 @@
 #include "control/node_commands.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "control/node_info.hpp"
@@ -18,6 +20,10 @@ Task<> open(Graph& graph, schema::BlockdevOptions options) {
 Task<> remove(Graph& graph, const std::string& name) {
   BlockNode* node = graph.find(name);
   if (!node) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name));
+  // QEMU looks for users that are no nodes first, and has another word for them.
+  const auto root = [](const Edge* user) { return user->is_root(); };
+  if (std::any_of(node->parents().begin(), node->parents().end(), root))
+    co_await Error(Errc::busy, fmt::format("Node {} is in use", name));
   if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
   if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
   co_await graph.remove(*node);

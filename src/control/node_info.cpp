@@ -104,7 +104,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.node_name = node.name();
   info.ro = node.read_only();
   info.drv = node.driver().name();
-  if (info.image.backing_filename) info.backing_file = info.image.full_backing_filename.value_or(*info.image.backing_filename);
+  if (BlockNode* backing = node.backing()) info.backing_file = (co_await backing->driver().info()).filename;
   info.backing_file_depth = layers_below(node);
   for (const Edge* edge : node.driver().edges()) {
     schema::BlockdevChild child;

@@ -81,6 +81,8 @@ Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference, Inherited pa
 }
 
 Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
+  // Before anything is opened, and made if it is not there.
+  if (options.node_name) co_await unwrap(graph_.check_name(*options.node_name));
   Inherited own = parent;
   own.read_only = options.read_only.value_or(parent.read_only);
   own.auto_read_only = options.auto_read_only.value_or(parent.auto_read_only);
@@ -243,13 +245,11 @@ Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::Block
 }
 
 Result<BlockdevOptions> NodeOpener::describe_backing(const Qcow2Driver& driver, const std::string& image) {
-  std::string name = driver.backing_file();
-  if (name.starts_with("file:")) name.erase(0, 5);
-  const auto colon = name.find(':');
-  if (colon != std::string::npos && colon < name.find('/'))
+  const auto path = Qcow2Driver::backing_path(image, driver.backing_file());
+  if (!path)
     return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with "
-                                                "'backing'", image, name));
-  if (!name.starts_with('/')) name = (std::filesystem::path(image).parent_path() / name).lexically_normal().string();
+                                                "'backing'", image, driver.backing_file()));
+  const std::string& name = *path;
   std::error_code error;
   BlockdevOptions file;
   file.driver = std::filesystem::is_block_file(name, error) ? BlockdevDriver::host_device : BlockdevDriver::file;

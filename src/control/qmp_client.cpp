@@ -81,8 +81,11 @@ Task<> QmpClient::open(Reactor& reactor, SocketAddress address, CancelToken toke
 
 Task<> QmpClient::greet(Reactor& reactor, SocketAddress address) {
   auto socket = co_await Socket::connect(reactor, std::move(address), token_).result();
-  if (!socket) co_await socket.error().with_context("no daemon answers at '" + name_ + "'");
-  socket_ = *std::move(socket);
+  const bool cancelled = !socket && socket.error().code() == Errc::cancelled;
+  if (!socket && !cancelled)
+    co_await Error(socket.error().code(), "no daemon answers: " + socket.error().message() +
+                   "; start one with 'tidemark serve', or name its socket with --qmp", socket.error().os_errno());
+  socket_ = co_await unwrap(std::move(socket));
   greeting_ = co_await receive(token_);
   if (!greeting_.find("QMP")) co_await Error(Errc::invalid_format, "'" + name_ + "' does not speak QMP");
   auto negotiated = co_await execute("qmp_capabilities").result();

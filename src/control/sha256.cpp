@@ -8,7 +8,9 @@
 
 namespace tidemark {
 
-std::string sha256_of_bitmap(const DirtyBitmap& bitmap) {
+Result<std::string> sha256_of_bitmap(const DirtyBitmap& bitmap) {
+  if (bitmap.dense_bytes() > hashed_max)
+    return Error(Errc::out_of_range, fmt::format("The bitmap's {} bits are too many to be hashed", bitmap.granules()));
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   TM_ASSERT(context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1);
   bitmap.for_each_words([&](auto words) { EVP_DigestUpdate(context.get(), words.data(), words.size_bytes()); });

@@ -157,7 +157,10 @@ Task<> TransactionCommandHandler::prepare(schema::TransactionAction& action, Mad
 }
 
 Task<> TransactionCommandHandler::prepare_bitmap(const schema::TransactionAction& action, Made& made) {
-  Place* place = co_await homes_.lookup(*node_of(action));
+  const std::string& node = *node_of(action);
+  const bool added = action.type == Kind::block_dirty_bitmap_add;
+  Task<Place*> finding = added ? homes_.lookup(node) : find_place_of_bitmap(homes_, node);
+  Place* place = co_await std::move(finding);
   ForeignBits foreign;
   if (const auto* merge = std::get_if<schema::BlockDirtyBitmapMergeWrapper>(&action.branch))
     foreign = co_await copy_foreign_sources(homes_, merge->data, *place);

@@ -30,12 +30,13 @@ struct CopyBeforeWrite::Attempt {
 
 CopyBeforeWrite::CopyBeforeWrite(Reactor& reactor, const CopyBeforeWriteOptions& options,
                                  const Granule& granule, std::unique_ptr<Edge> file,
-                                 std::unique_ptr<Edge> target)
+                                 std::unique_ptr<Edge> target, std::unique_ptr<Stage> stage)
     : BlockDriver(reactor),
       file_(std::move(file)),
       target_(std::move(target)),
       sink_(*target_, {granule.size, options.compress}),
-      point_(std::make_shared<Point>(home(), *file_, sink_, granule.size)),
+      stage_(std::move(stage)),
+      point_(std::make_shared<Point>(home(), *file_, sink_, granule.size, stage_.get())),
       warning_(granule.warning),
       detached_(home()),
       timeout_(options.cbw_timeout_s),
@@ -103,14 +104,14 @@ Task<> CopyBeforeWrite::truncate(std::uint64_t size) {
 }
 
 Task<> CopyBeforeWrite::before_write(Range range) {
-  if (point_->broken() || !point_->needs_preserving(range)) co_return;
+  if (!point_->needs_preserving(range)) co_return;
   if (!file_->node().graph().keeps(Rule::preserve_before_write)) co_return;
   Point::Outcome failed;
   if (timeout_.count() == 0)
     failed = co_await point_->preserve(range);
   else
     failed = co_await preserve_in_time(range);
-  if (!failed) co_return;
+  if (!failed || point_->broken()) co_return;
   if (on_cbw_error_ == OnCbwError::break_guest_write) co_await failed->error;
   point_->break_with(*std::move(failed));
 }
@@ -147,6 +148,7 @@ Task<ImageInfo> CopyBeforeWrite::info() {
 Task<> CopyBeforeWrite::close() {
   co_await detached_.wait_idle();
   point_.reset();
+  if (stage_) co_await stage_->close();
   file_.reset();
   target_.reset();
 }
@@ -165,8 +167,13 @@ Task<std::unique_ptr<CopyBeforeWrite>> open_copy_before_write(CopyBeforeWriteOpt
   auto to_target =
       Edge::attach(target, Role::target, {P::write, P::all & ~P::resize}, "copy-before-write");
   if (!to_target) co_await to_target.error();
+  std::unique_ptr<Stage> stage;
+  const bool stages = options.staging && granule.size <= Point::buffer_size(granule.size);
+  if (stages) stage = std::make_unique<Stage>(file.reactor(), *options.staging);
+  if (stages) co_await stage->open();
   auto driver = std::make_unique<CopyBeforeWrite>(file.reactor(), options, granule,
-                                                  *std::move(to_file), *std::move(to_target));
+                                                  *std::move(to_file), *std::move(to_target),
+                                                  std::move(stage));
   if (options.bitmap)
     driver->point().protect(options.bitmap->bits());
   else if (!options.protect_later)

@@ -3,6 +3,9 @@
 // Before a write through the filter changes a granule of the point, the old content is copied to
 // the target.  A backup job inserts one above its source; by hand, over QMP, it makes a point that
 // snapshot-access nodes read (fleecing).  The rules are filter/point.hpp's.
+//
+// A backup's filter may stage: old content is then safe in memory or a scratch file when the write goes
+// on, and reaches the target later.
 #pragma once
 
 #include <memory>
@@ -29,6 +32,7 @@ struct CopyBeforeWriteOptions {
 
   // For a backup job.
   bool protect_later = false;  // the job chooses what, and when
+  std::optional<StageOptions> staging;  // writers do not wait for the target
   bool compress = false;
   bool drop_discards = false;       // of what is not copied yet: they are advisory, and
                                     // one fstrim would have the whole disk copied
@@ -37,10 +41,13 @@ struct CopyBeforeWriteOptions {
 
 class CopyBeforeWrite final : public BlockDriver {
  public:
+  // A stage is open.
   CopyBeforeWrite(Reactor& reactor, const CopyBeforeWriteOptions& options, const Granule& granule,
-                  std::unique_ptr<Edge> file, std::unique_ptr<Edge> target);
+                  std::unique_ptr<Edge> file, std::unique_ptr<Edge> target,
+                  std::unique_ptr<Stage> stage);
 
   Point& point() noexcept { return *point_; }
+  Stage* stage() noexcept { return stage_.get(); }
   // Null once this is closed.
   std::weak_ptr<Point> shared_point() const noexcept { return point_; }
   // For the user, about the target; empty for none.
@@ -74,6 +81,7 @@ class CopyBeforeWrite final : public BlockDriver {
 
   std::unique_ptr<Edge> file_, target_;
   TargetSink sink_;
+  std::unique_ptr<Stage> stage_;
   std::shared_ptr<Point> point_;
   std::string warning_;
   Gate detached_;  // copies that outlived their writer's patience

@@ -62,10 +62,4 @@ Task<> Point::release(Range range) {
   }
 }
 
-void Point::break_with(Failure failure) {
-  if (broken_) return;
-  broken_ = std::move(failure);
-  if (on_break_) on_break_();
-}
-
 }  // namespace tidemark

@@ -65,6 +65,9 @@ Task<std::unique_ptr<BlockDriver>> open_snapshot_access(BlockNode& file) {
   if (!filter)
     co_await Error(Errc::invalid_argument,
                    "snapshot-access: node '" + file.name() + "' is not a copy-before-write filter");
+  if (filter->stage())
+    co_await Error(Errc::invalid_argument, "snapshot-access: node '" + file.name() +
+                                               "' is the filter of a backup, which keeps its point for itself");
   auto edge = Edge::attach(file, Role::file, {}, "snapshot-access");
   if (!edge) co_await edge.error();
   co_return std::unique_ptr<BlockDriver>(

@@ -7,6 +7,7 @@ namespace tidemark {
 namespace {
 
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
+constexpr Duration target_patience = std::chrono::seconds(1);  // once the backup has failed
 
 // Whether `node` is `below` or stands on it.
 bool reaches(const BlockNode& node, const BlockNode& below) {
@@ -60,6 +61,7 @@ Task<> BackupJob::attach() {
   filter.compress = options_.compress;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);
+  if (options_.sync != SyncMode::none && !filter.share_target_writes) filter.staging = options_.staging;
   auto driver = co_await open_copy_before_write(filter);
   CopyBeforeWrite& opened = *driver;
   NodeOptions node;
@@ -67,6 +69,7 @@ Task<> BackupJob::attach() {
   node.read_only = source.read_only();
   filter_node_ = co_await graph.add(std::move(node), std::move(driver));
   filter_ = &opened;
+  cancellation_->job = this;
   warning_ = opened.warning();
   co_await unwrap(check_chunk());
   co_await unwrap(graph.insert_filter(source, *filter_node_));
@@ -105,10 +108,46 @@ JobProgress BackupJob::progress() const noexcept {
   return {copied, copied + point().remaining_bytes()};
 }
 
+std::optional<JobStaging> BackupJob::staging() const noexcept {
+  if (!filter_ || !filter_->stage()) return std::nullopt;
+  const StageUsage usage = filter_->stage()->usage();
+  return JobStaging{usage.staged, usage.spilled, usage.budget};
+}
+
 Task<> BackupJob::run(JobContext& context) {
-  point().on_break([&context] { context.wake(); });
-  Result<> outcome = co_await copy(context).result();
+  Reactor& reactor = filter_node_->reactor();
+  CopyLimits limits;
+  limits.workers = static_cast<std::uint64_t>(options_.perf.max_workers);
+  limits.chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
+  CopyEngine engine(reactor, point(), *edge_, limits);
+  Event broken(reactor);
+  point().on_break([&] {
+    broken.set();
+    context.wake();
+  });
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    group.spawn(give_up_target(broken, group.token()));
+    if (point().stage()) group.spawn(engine.relieve(group.token()));
+    co_await copy_and_flush(context, engine);
+  };
+  const Result<> outcome = co_await with_group(reactor, body).result();
   point().on_break(nullptr);
+  // Guests are not to wait for what nobody ships any more.
+  if (!outcome) point().break_with({outcome.error(), false});
+  co_await unwrap(outcome);
+}
+
+// A target that does not answer is not waited for once there is nothing to be had from it.
+Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
+  if (point().broken()) broken.set();
+  co_await broken.wait(token);
+  co_await filter_node_->reactor().sleep(target_patience, token);
+  BlockNode& target = filter_->target().node();
+  co_await target.graph().cancel_in_flight(target);
+}
+
+Task<> BackupJob::copy_and_flush(JobContext& context, CopyEngine& engine) {
+  Result<> outcome = co_await copy(context, engine).result();
   if (loses_bits(outcome.ok()) || outcome.ok()) {
     DirtyBitmap unfinished = point().remaining();
     Result<> flushed = co_await flush().result();
@@ -118,11 +157,11 @@ Task<> BackupJob::run(JobContext& context) {
   co_await unwrap(outcome);
 }
 
-Task<> BackupJob::copy(JobContext& context) {
+Task<> BackupJob::copy(JobContext& context, CopyEngine& engine) {
   co_await context.checkpoint();
   if (options_.sync == SyncMode::none) co_return co_await wait_for_guests(context);
   if (point().drops_unallocated()) co_await drop_unallocated(context);
-  co_await copy_all(context);
+  co_await copy_all(context, engine);
 }
 
 // Only what guests overwrite is copied, by their writes, until the user has had enough.
@@ -148,17 +187,13 @@ Task<> BackupJob::drop_unallocated(JobContext& context) {
   }
 }
 
-Task<> BackupJob::copy_all(JobContext& context) {
-  CopyLimits limits;
-  limits.workers = static_cast<std::uint64_t>(options_.perf.max_workers);
-  limits.chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
-  CopyEngine engine(filter_node_->reactor(), point(), *edge_, limits);
+Task<> BackupJob::copy_all(JobContext& context, CopyEngine& engine) {
   for (;;) {
     co_await context.checkpoint();
     if (point().broken()) co_await point().broken()->error;
     if (!point().todo().empty()) {
       Point::Outcome failed = co_await engine.run(context);
-      if (failed) co_await react(context, *std::move(failed));
+      if (failed && !point().broken()) co_await react(context, *std::move(failed));
     } else if (!point().idle()) {
       (void)co_await point().wait_progress();  // a guest's write is copying the last of it
     } else {
@@ -177,8 +212,8 @@ Task<> BackupJob::react(JobContext& context, Point::Failure failure) {
 
 // The order is the one under "Losing bits" above.
 Task<> BackupJob::flush() {
-  const InFlight in_flight = co_await edge_->enter();
   if (filter_node_->graph().keeps(Rule::flush_target)) co_await filter_->target().flush();
+  const InFlight in_flight = co_await edge_->enter();
   co_await filter_->file().flush();
 }
 
@@ -212,15 +247,29 @@ void BackupJob::drop_frozen_bits() noexcept {
   save_ = bitmap_->persistent();
 }
 
+// On the manager's thread.
+bool BackupJob::cancel(bool) noexcept {
+  options_.source->reactor().post_remote([cancellation = cancellation_] {
+    BackupJob* job = cancellation->job;
+    if (job) job->point().break_with({Error(Errc::cancelled, "Operation canceled", ECANCELED), false});
+  });
+  return true;
+}
+
 Task<> BackupJob::clean() {
   if (!filter_node_) co_return;
+  cancellation_->job = nullptr;
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
   NodeTracking* tracking = options_.source->tracking();
   if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();
+  const Point& point = filter_->point();
+  BlockNode& target = filter_->target().node();
   filter_ = nullptr;
   edge_.reset();
+  // Without a stage guests may wait for a target that does not answer.
+  if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
   {
     const auto drained = co_await graph.drain(filter);
     const Result<> removed = graph.remove_filter(filter);

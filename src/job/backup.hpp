@@ -14,6 +14,10 @@
 //      content under a clean bit, and the next backup would not copy it.
 // A persistent bitmap's store forgets them before the job is concluded.
 // On failure and cancellation the frozen bits return to the bitmap: nothing is lost.
+//
+// Waiting.  Guests wait for the target only where what they overwrite has to be there before it is
+// overwritten: with sync=none, and where the target shows the source beneath what it holds itself.
+// Else it is staged (filter/stage.hpp).  A target that does not answer keeps the job, not the guest.
 #pragma once
 
 #include <memory>
@@ -39,6 +43,7 @@ class BackupJob final : public Job {
 
   JobType type() const noexcept override { return JobType::backup; }
   JobProgress progress() const noexcept override;
+  std::optional<JobStaging> staging() const noexcept override;
   bool uses(const BlockNode& node) const noexcept override {
     return &node == filter_node_ || (filter_node_ && &node == options_.target);
   }
@@ -48,16 +53,23 @@ class BackupJob final : public Job {
   void commit() noexcept override;
   void abort() noexcept override;
   Task<> clean() override;
+  bool cancel(bool force) noexcept override;
 
  private:
+  // What cancel() leaves at the job's home, where it may arrive after the job's end.
+  struct Cancellation {
+    BackupJob* job = nullptr;
+  };
   static Task<NodeBitmap*> check(BackupOptions& options);
   Task<> attach();
   Task<> detach();
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
-  Task<> copy(JobContext& context);
+  Task<> copy_and_flush(JobContext& context, CopyEngine& engine);
+  Task<> copy(JobContext& context, CopyEngine& engine);
+  Task<> give_up_target(Event& broken, CancelToken token);
   Task<> drop_unallocated(JobContext& context);
-  Task<> copy_all(JobContext& context);
+  Task<> copy_all(JobContext& context, CopyEngine& engine);
   Task<> wait_for_guests(JobContext& context);
   Task<> react(JobContext& context, Point::Failure failure);
   Task<> flush();
@@ -73,6 +85,7 @@ class BackupJob final : public Job {
   bool frozen_ = false;
   bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
   std::string warning_;
+  std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
 };
 
 }  // namespace tidemark

@@ -39,6 +39,17 @@ Result<> check_perf(const BackupOptions::Perf& perf) {
   return {};
 }
 
+Result<> check_staging(const StageOptions& staging) {
+  const auto allowed = [](std::uint64_t bytes) {
+    return bytes >= StageOptions::least && bytes <= StageOptions::most;
+  };
+  if (!allowed(staging.memory)) return refuse("staging-memory must be between 4 MiB and 4 TiB");
+  if (!allowed(staging.budget)) return refuse("staging-budget must be between 4 MiB and 4 TiB");
+  if (!staging.spill && !staging.directory.empty())
+    return refuse("spill-directory makes no sense with spill=off");
+  return {};
+}
+
 }  // namespace
 
 std::string_view to_string(SyncMode mode) noexcept {
@@ -57,6 +68,7 @@ Result<NodeBitmap*> check_backup(BackupOptions& options) {
   if (options.source == options.target) return refuse("Source and target cannot be the same");
   if (options.discard_source) return Error(Errc::unsupported, "discard-source is not supported");
   if (auto ok = check_perf(options.perf); !ok) return ok.error();
+  if (auto ok = check_staging(options.staging); !ok) return ok.error();
   if (options.source->size() != options.target->size())
     return refuse("Source and target image have different sizes");
   if (options.compress && !options.target->driver().supports_compression())

@@ -27,6 +27,7 @@ struct BackupOptions {
   OnError on_source_error = OnError::report, on_target_error = OnError::report;
   // QEMU's default fails the guest's write; ours fails the backup instead.
   OnCbwError on_cbw_error = OnCbwError::break_snapshot;
+  StageOptions staging;
   std::string filter_node_name;  // empty: generated
   bool discard_source = false;
   struct Perf {                   // x-perf

@@ -1,5 +1,9 @@
 // CopyEngine: copies what is left of a point in the background, many pieces at once, at the pace
 // that the job's context allows.  What a piece is and where it goes is filter/point.hpp's.
+//
+// It goes through the disk from its start to its end; what guests have overwritten meanwhile, and is
+// staged, comes first while it presses.  While guests are at work it reads the disk for a quarter of the time
+// only, one piece after the other: a guest's requests would have to queue behind many large ones.
 #pragma once
 
 #include "filter/point.hpp"
@@ -16,24 +20,36 @@ struct CopyLimits {
 
 class CopyEngine {
  public:
-  // Each piece is in flight for drain at `through`, a root edge above the point's disks.
+  // A piece is in flight for drain at `through`, a root edge above the point's disks, while the disk
+  // is read; for a point without a stage until it has been copied.
   CopyEngine(Reactor& reactor, Point& point, Edge& through, CopyLimits limits);
 
-  // Copies until nothing is todo, the context is interrupted or a piece fails; nothing is in flight
-  // when this returns.  The next call goes on behind what failed.
+  // Copies until nothing is todo, the context is interrupted, the point breaks or a piece fails;
+  // nothing is in flight when this returns.  The next call goes on behind what failed.
   Task<Point::Outcome> run(JobContext& context);
+  // Copies what is staged whenever a guest waits for room, be the job paused or the disk drained, for
+  // which such a guest would keep waiting.  Until the token is asked.
+  Task<> relieve(CancelToken token);
 
  private:
+  class Turn;
+  Task<std::unique_ptr<Point::Reading>> read_in_turn();
+  bool guests_at_work() noexcept;
   Task<> work(JobContext& context);
   Task<> copy_piece(JobContext& context, Point::Stride& stride, MutableBytes buffer);
   std::uint64_t chunk_for(std::uint64_t speed) const noexcept;
+  std::optional<std::uint64_t> next_staged() noexcept;
 
   Reactor& reactor_;
   Point& point_;
   Edge& through_;
   CopyLimits limits_;
-  std::uint64_t position_ = 0;
+  std::uint64_t position_ = 0, staged_position_ = 0;
   Point::Outcome failure_;
+  Mutex turn_;
+  Instant next_turn_{};
+  std::uint64_t guest_requests_ = 0;
+  Instant guests_until_{};
 };
 
 }  // namespace tidemark

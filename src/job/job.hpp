@@ -61,6 +61,8 @@ class Job {
   virtual JobProgress progress() const noexcept = 0;
   // Whether others are to be told that it is busy.
   virtual bool uses(const BlockNode&) const noexcept { return false; }
+  // At home: old data that waits for a slow target; none for jobs that do not stage.
+  virtual std::optional<JobStaging> staging() const noexcept { return std::nullopt; }
   // What it works through: the job is paused while this is drained.
   virtual Edge* edge() const noexcept { return nullptr; }
 

@@ -25,7 +25,11 @@ Task<> start_job(Job& job) {
   co_return;
 }
 
-Task<JobProgress> progress_of(const Job& job) { co_return job.progress(); }
+Task<> look_at(const Job& job, JobProgress& progress, std::optional<JobStaging>& staging) {
+  progress = job.progress();
+  staging = job.staging();
+  co_return;
+}
 
 template <class Jobs>
 Task<> check_none_uses(const Jobs& jobs, const BlockNode& node) {
@@ -102,8 +106,12 @@ Task<> JobManager::check_unused(const BlockNode& node, Reactor& home) const {
 
 Task<JobInfo> JobManager::info(std::shared_ptr<const ManagedJob> job) const {
   JobProgress progress;
-  if (!job->final_progress_) progress = co_await visit(reactor_, job->home(), progress_of(*job->job_));
-  co_return job->info(job->final_progress_.value_or(progress));
+  std::optional<JobStaging> staging;
+  if (!job->final_progress_)
+    co_await visit(reactor_, job->home(), look_at(*job->job_, progress, staging));
+  JobInfo info = job->info(job->final_progress_.value_or(progress));
+  info.staging = staging;
+  co_return std::move(info);
 }
 
 Result<> JobManager::set_speed(ManagedJob& job, std::int64_t bytes_per_s) {

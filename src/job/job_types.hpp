@@ -62,6 +62,13 @@ struct JobProgress {
   std::uint64_t current = 0, total = 0;
 };
 
+// What the guest has overwritten and the target does not have yet, in bytes.
+struct JobStaging {
+  std::uint64_t staged = 0;   // in memory and spilled
+  std::uint64_t spilled = 0;  // to the scratch file
+  std::uint64_t budget = 0;   // the most there may be
+};
+
 // Everything that query-jobs and query-block-jobs show.
 struct JobInfo {
   std::string id;
@@ -70,6 +77,7 @@ struct JobInfo {
   JobStatus status = JobStatus::undefined;
   JobProgress progress;
   std::optional<std::string> error;
+  std::optional<JobStaging> staging;  // while the job is at work
   bool busy = false, paused = false, ready = false;
   std::uint64_t speed = 0;  // bytes a second; 0: unlimited
   JobIoStatus io_status = JobIoStatus::ok;

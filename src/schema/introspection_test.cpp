@@ -16,6 +16,18 @@ namespace {
 
 // What is ours and not QEMU's.
 const std::set<std::string> extensions = {
+    // Backups whose guests do not wait for the target.
+    "query-jobs:[](staging",
+    "blockdev-backup(staging-memory",
+    "blockdev-backup(staging-budget",
+    "blockdev-backup(spill",
+    "blockdev-backup(spill-directory",
+    "blockdev-backup(on-staging-full",
+    "drive-backup(staging-memory",
+    "drive-backup(staging-budget",
+    "drive-backup(spill",
+    "drive-backup(spill-directory",
+    "drive-backup(on-staging-full",
     "blockdev-add(driver=memory)",
     "blockdev-add(driver=fault)",
     "blockdev-add(tracking",

@@ -358,5 +358,50 @@ TEST_F(NbdClientTest, ClosesWhileRequestsAreInFlight) {
   disk.reset();
 }
 
+// A read that is in flight when cancel_in_flight() is called: how it ends.
+Task<> read_into(BlockDriver& disk, MutableBytes memory, Result<>& outcome) {
+  outcome = co_await disk.read(0, Buffers(memory)).result();
+}
+
+TEST_F(NbdClientTest, CancelEndsWhatIsNotAnswered) {
+  bool silent = true;
+  serve([&](const nbd::Request& request) { return silent ? Message() : well(request); });
+  ASSERT_TRUE(open(600).ok());
+  Reactor& reactor = process.reactor();
+  Gate reading(reactor);
+  Result<> outcome;
+  run_detached(read_into(*disk, memory, outcome), reading.enter());
+  (void)process.run(reactor.sleep(std::chrono::seconds(1)));
+  silent = false;
+  const Instant before = world.now();
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+  EXPECT_TRUE(process.run(reading.wait_idle()).ok());
+  EXPECT_LE(world.now() - before, std::chrono::seconds(1));
+  EXPECT_EQ(outcome.error().code(), Errc::cancelled);
+  EXPECT_EQ(outcome.error().message(), "NBD server '/nbd.sock': Operation canceled");
+  (void)process.run(reactor.sleep(std::chrono::seconds(3)));
+  EXPECT_TRUE(read().ok());                                  // by another connection
+  EXPECT_EQ(server.connections, 2u);
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());   // nothing is: nothing happens
+  EXPECT_TRUE(read().ok());
+  EXPECT_EQ(server.connections, 2u);
+}
+
+TEST_F(NbdClientTest, CancelEndsWhatWaitsForAConnection) {
+  serve(well);
+  ASSERT_TRUE(open(600).ok());
+  server.stop();
+  serving = false;
+  Reactor& reactor = process.reactor();
+  Gate reading(reactor);
+  Result<> outcome;
+  run_detached(read_into(*disk, memory, outcome), reading.enter());
+  (void)process.run(reactor.sleep(std::chrono::seconds(5)));
+  EXPECT_EQ(reading.count(), 1u);
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+  EXPECT_TRUE(process.run(reading.wait_idle()).ok());
+  EXPECT_EQ(outcome.error().code(), Errc::disconnected);
+}
+
 }  // namespace
 }  // namespace tidemark

@@ -112,6 +112,9 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
+  Task<> cancel_in_flight() override {
+    return visit(home().reactor(), session_.reactor(), session_.cancel_in_flight());
+  }
   Task<> close() override { return visit(home().reactor(), session_.reactor(), session_.close()); }
 
  private:

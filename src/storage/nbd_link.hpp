@@ -8,6 +8,7 @@
 // when it has left `pending_` and nothing of it is being sent.
 #pragma once
 
+#include <cerrno>
 #include <map>
 #include <optional>
 
@@ -42,6 +43,10 @@ class NbdLink {
   Task<> perform(NbdExchange& exchange);
   // Tells the server that we go, if that takes no waiting, and ends the link.
   Task<> leave();
+
+  // Ends the link, and with it all requests.
+  void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
+  bool pending() const noexcept { return !pending_.empty(); }
 
   bool ended() const noexcept { return why_.has_value(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.

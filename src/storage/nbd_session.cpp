@@ -112,7 +112,7 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
   const std::string why = link->why().message();
   lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
   link_.reset();
-  patient_ = options_.reconnect_delay != Duration::zero() && link->why().code() != Errc::invalid_format;
+  patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
   changed_.notify_all();
   const bool at_once = link->answered();
   link.reset();
@@ -165,7 +165,7 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
       exchange.lost = false;
       co_await link->perform(exchange);
       if (!exchange.lost) break;
-      if (link->why().code() == Errc::invalid_format) co_await link->why().with_context(describe());
+      if (!may_repeat(link->why())) co_await link->why().with_context(describe());
       until = std::min(until, reactor_.now() + options_.reconnect_delay);
     }
     if (exchange.error != 0) co_await failure(exchange);
@@ -174,6 +174,17 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
   slots_.release();
   co_await unwrap(done);
   if (extent) *extent = exchange.extent;
+}
+
+bool NbdSession::may_repeat(const Error& why) noexcept {
+  return why.code() != Errc::invalid_format && why.code() != Errc::cancelled;
+}
+
+Task<> NbdSession::cancel_in_flight() {
+  if (link_ && link_->pending()) link_->cancel();
+  if (!link_) patient_ = false;
+  changed_.notify_all();
+  co_return;
 }
 
 Error NbdSession::failure(const NbdExchange& exchange) const {

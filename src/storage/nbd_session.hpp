@@ -30,6 +30,8 @@ class NbdSession {
   Task<> open();
   // Ends with the server's error, or with Errc::disconnected.
   Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
+  // What has not been answered ends with Errc::cancelled, for which the connection is given up.
+  Task<> cancel_in_flight();
   Task<> close();
 
  private:
@@ -37,6 +39,8 @@ class NbdSession {
   Task<std::shared_ptr<NbdLink>> connect_once(CancelToken token);
   Task<> expire(CancelToken token, bool& late);
   Result<> check_terms(const NbdTerms& terms) const;
+  // Whether requests that a link did not answer may be sent again by the next one.
+  static bool may_repeat(const Error& why) noexcept;
   void use(std::shared_ptr<NbdLink> link);
   Task<> keep_connected(std::shared_ptr<NbdLink> link);
   Task<> reconnect(bool at_once);

@@ -17,6 +17,8 @@ DirtyBitmap with_granularity(const DirtyBitmap& set, std::uint64_t size, std::ui
 inline bool covers(const DirtyBitmap& set, Range range) noexcept {
   if (range.empty()) return true;
   if (range.end() > set.size()) return false;
+  const bool one_granule = ((range.offset ^ (range.end() - 1)) & ~(set.granularity() - 1)) == 0;
+  if (one_granule) return set.test(range.offset);
   const auto clean = set.next_clean(range.offset);
   return !clean || *clean >= range.end();
 }

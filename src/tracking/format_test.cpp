@@ -141,6 +141,35 @@ TEST(Coverage, IntersectsAndSubtracts) {
   EXPECT_FALSE(covers(a, {1 * MiB, 1}));
 }
 
+// Random runs, so that chunks are clean, dirty, mixed and cut off.
+DirtyBitmap some_bits(Prng& prng, std::uint64_t size, std::uint64_t granularity) {
+  DirtyBitmap bits(size, granularity);
+  if (prng.chance(1, 3)) bits.set_all();
+  for (std::uint64_t n = prng.below(40); n != 0; --n) {
+    const std::uint64_t at = prng.below(size), most = prng.chance(1, 4) ? size - at : std::min<std::uint64_t>(size - at, 64 * granularity);
+    const Range range{at, 1 + prng.below(most)};
+    if (prng.chance(2, 3)) bits.set(range);
+    else bits.clear(range);
+  }
+  return bits;
+}
+
+TEST(Coverage, IsWhatEachGranuleSays) {
+  Prng prng(7);
+  for (int round = 0; round < 60; ++round) {
+    const std::uint64_t grain = 512, size = grain * (1 + prng.below(110'000)) - prng.below(2) * 100;
+    const std::uint64_t coarse = prng.chance(1, 3) ? 4096 : grain;
+    const DirtyBitmap a = some_bits(prng, size, grain), b = some_bits(prng, size, coarse), c = some_bits(prng, size, grain);
+    DirtyBitmap both = a.clone(), rest = a.clone();
+    intersect(both, b);
+    subtract(rest, c);
+    for (std::uint64_t at = 0; at < size; at += grain) {
+      ASSERT_EQ(both.test(at), a.test(at) && b.test(at)) << at << " of " << size;
+      ASSERT_EQ(rest.test(at), a.test(at) && !c.test(at)) << at << " of " << size;
+    }
+  }
+}
+
 TEST(Identity, TellsAnotherImage) {
   ImageIdentity before;
   before.device = 1;

@@ -8,12 +8,14 @@
 namespace tidemark::tracking {
 namespace {
 
-constexpr std::uint64_t window_bytes = 64 * KiB;
+constexpr std::uint64_t window_bytes = 512 * KiB;
 
 // Segments in the order of their places, through a window.
 class Loader {
  public:
   Loader(StoreFile& file, std::uint64_t store_id) : file_(file), store_id_(store_id) {}
+
+  bool as_stored = true;
 
   // Adds a table to `bits`; what is damaged is dirtied and told.
   Task<> load(const SegmentTable& table, DirtyBitmap& bits, DirtyBitmap* damaged) {
@@ -23,6 +25,7 @@ class Loader {
     for (const Segment& segment : ordered) {
       const Bytes bytes = co_await bytes_of(segment);
       if (load_segment(bits, segment, bytes, store_id_)) continue;
+      as_stored = false;
       const Range range = range_of(bits, segment);
       bits.set(range);
       if (damaged) damaged->set(range);
@@ -51,7 +54,8 @@ class Loader {
   AlignedBuffer window_;
 };
 
-Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock& root, const CatalogueEntry& entry, Rule broken) {
+Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock& root, const CatalogueEntry& entry, Rule broken,
+                                              bool& as_stored) {
   auto bitmap = std::make_unique<NodeBitmap>(entry.name, entry.size, static_cast<std::uint32_t>(entry.granularity));
   bitmap->set_persistent(true);
   bitmap->set_enabled(entry.enabled);
@@ -65,15 +69,18 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
   co_await loader.load(entry.tables[CatalogueEntry::suspected], suspected, nullptr);
   intersect(suspected, bitmap->bits());
   bitmap->suspect(suspected);
+  as_stored = as_stored && loader.as_stored && !entry.frozen;
   co_return std::move(bitmap);
 }
 
 }  // namespace
 
-Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken) {
+Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken,
+                                 bool& as_stored) {
   LoadedBitmaps bitmaps;
+  as_stored = true;
   for (const CatalogueEntry& entry : catalogue.entries) {
-    auto bitmap = co_await load_bitmap(file, root, entry, broken);
+    auto bitmap = co_await load_bitmap(file, root, entry, broken, as_stored);
     bitmaps.push_back(std::move(bitmap));
   }
   co_return std::move(bitmaps);

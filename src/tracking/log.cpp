@@ -29,11 +29,16 @@ Task<> Log::stop() {
     if (task) co_await task->join();
 }
 
-// The batch that has the range already, or the one that collects, with the range in it.
-Log::BatchPtr Log::join(Range range) {
+Log::BatchPtr Log::find(Range range) const noexcept {
   for (const BatchPtr& batch : batches_)
     for (const Range have : batch->ranges)
       if (range.offset >= have.offset && range.end() <= have.end()) return batch;
+  return nullptr;
+}
+
+// The batch that has the range already, or the one that collects, with the range in it.
+Log::BatchPtr Log::join(Range range) {
+  if (BatchPtr batch = find(range)) return batch;
   if (!collecting_) {
     collecting_ = std::make_shared<Batch>(home_);
     batches_.push_back(collecting_);
@@ -104,7 +109,7 @@ Task<> Log::write_batches() {
     const BatchPtr batch = *waiting;
     if (!refused_ && full() && !stopping_) {
       owner_.log_fills();
-      co_await changed_.wait();
+      if (!refused_ && full()) co_await changed_.wait();     // unless that was dealt with at once
       continue;
     }
     batch->taken = true;

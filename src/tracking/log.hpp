@@ -1,8 +1,8 @@
 // Log: writes ranges to the log, many requests to one write, and says when they are durable.
 //
 // Two halves, written in turn: an epoch fills one of them from its start; rotate() goes on in the other.
-// The owner rotates only when no root needs what the other half holds.  A few writes may be under way
-// at once; each is durable by itself.
+// The owner rotates only when no root needs what the other half holds.  One write is under way at a time:
+// what comes meanwhile goes with the next, which costs the guest less than a second one beside it.
 //
 // Invariant: before append() returns, and before the owner hears logged(), every range of its block is
 // on stable storage in an epoch that recovery reads.
@@ -40,6 +40,8 @@ class Log {
   void use(const Superblock& root) noexcept;             // another file; nothing is under way
   Task<> stop();                                         // nobody waits any more
 
+  // Is all of it in a write that waits or is under way?
+  bool has(Range range) const noexcept { return find(range) != nullptr; }
   // Ends when the range is durable, or with an error when it cannot be.
   Task<> append(Range range);
   // The same, without waiting to hear of it.
@@ -62,8 +64,9 @@ class Log {
     Event done;
   };
   using BatchPtr = std::shared_ptr<Batch>;
-  static constexpr unsigned writers = 2;
+  static constexpr unsigned writers = 1;
 
+  BatchPtr find(Range range) const noexcept;
   BatchPtr join(Range range);
   Task<> write_batches();
   Task<> write(BatchPtr batch);

@@ -23,8 +23,8 @@ Content content_of(const DirtyBitmap& bitmap, std::uint64_t index) {
   bitmap.store_chunk(index * segment_granules, dense);
   std::size_t set = 0;
   for (std::size_t at = 0; at < dense.size(); at += 8)
-    set += static_cast<std::size_t>(std::popcount(load_le<std::uint64_t>(dense.data() + at)));
-  Content content;
+    if (const auto bits = load_le<std::uint64_t>(dense.data() + at)) set += static_cast<std::size_t>(std::popcount(bits));
+  Content content;                        // its bytes are not touched before they are needed
   if (set * sizeof(std::uint16_t) >= dense.size()) {
     content.length = dense.size();
     content.bytes = dense;
@@ -63,6 +63,7 @@ Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range d
   const auto entries = from.get<std::uint64_t>();
   if (entries > from.left() / entry_bytes) return Error(Errc::corrupt, "table of segments is cut off");
   SegmentTable table;
+  table.reserve(entries);
   std::uint64_t next = 0;
   for (std::uint64_t i = 0; i < entries; ++i) {
     Segment s;

@@ -29,7 +29,26 @@ std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses
   return stored;
 }
 
+std::uint64_t smallest_granule(const NodeBitmap& bitmap, std::uint64_t grain) {
+  return bitmap.recording() ? std::min(grain, bitmap.granularity()) : grain;
+}
+
+// Bitmaps are often alike: two that are need no more than a look.
+void narrow(std::optional<DirtyBitmap>& common, const DirtyBitmap& recorded, std::uint64_t grain) {
+  if (!common) common = with_granularity(recorded, recorded.size(), grain);
+  else if (recorded != *common) intersect(*common, recorded);
+}
+
 }  // namespace
+
+std::optional<DirtyBitmap> common_of(const NodeBitmaps& bitmaps) {
+  std::uint64_t grain = DirtyBitmap::granularity_max;
+  for (const auto& bitmap : bitmaps.all()) grain = smallest_granule(*bitmap, grain);
+  std::optional<DirtyBitmap> common;
+  for (const auto& bitmap : bitmaps.all())
+    if (bitmap->recording()) narrow(common, bitmap->bits(), grain);
+  return common;
+}
 
 Losses released_losses(const NodeBitmaps& bitmaps) {
   Losses losses;
@@ -42,8 +61,7 @@ Losses released_losses(const NodeBitmaps& bitmaps) {
 
 Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space) : space_(space) {
   const auto stored = to_store(bitmaps, plan.losses);
-  for (const NodeBitmap* bitmap : stored)
-    if (bitmap->recording()) grain_ = std::min(grain_, bitmap->granularity());
+  for (const NodeBitmap* bitmap : stored) grain_ = smallest_granule(*bitmap, grain_);
   for (const NodeBitmap* bitmap : stored) add(*bitmap, plan);
   if (room_ != 0) {
     Piece& last = pieces.back();
@@ -77,7 +95,7 @@ void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
     const bool alone = !bitmap.kept() && !bitmap.successor();
     if (alone) {
       store(CatalogueEntry::bits, bitmap.bits());
-      if (bitmap.recording()) cover(bitmap.bits());
+      if (bitmap.recording()) narrow(common, bitmap.bits(), grain_);
     } else {
       DirtyBitmap bits = bitmap.bits().clone();
       if (bitmap.kept() && !forgets) bits.merge(bitmap.kept()->bits);
@@ -85,16 +103,11 @@ void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
       if (bitmap.successor()) store(CatalogueEntry::successor, *bitmap.successor());
       if (bitmap.successor()) bits.merge(*bitmap.successor());
       if (forgets && !plan.uncover_losses) bits.merge(bitmap.kept()->bits);
-      if (bitmap.recording()) cover(bits);
+      if (bitmap.recording()) narrow(common, bits, grain_);
     }
     if (bitmap.suspected()) store(CatalogueEntry::suspected, *bitmap.suspected());
   }
   catalogue.entries.push_back(std::move(entry));
-}
-
-void Snapshot::cover(const DirtyBitmap& recorded) {
-  if (!common) common = with_granularity(recorded, recorded.size(), grain_);
-  else intersect(*common, recorded);
 }
 
 // Segments of one checkpoint lie close together, several to a page where they are small.

@@ -19,6 +19,9 @@ using Losses = std::vector<Loss>;
 // What is released now.
 Losses released_losses(const NodeBitmaps& bitmaps);
 
+// What every recording bitmap that no job holds has, in granules of the smallest of them; nothing when none records.
+std::optional<DirtyBitmap> common_of(const NodeBitmaps& bitmaps);
+
 struct SnapshotPlan {
   std::uint64_t store_id = 0;
   std::uint64_t size_largest = 0;
@@ -43,7 +46,6 @@ class Snapshot {
 
  private:
   void add(const NodeBitmap& bitmap, const SnapshotPlan& plan);
-  void cover(const DirtyBitmap& recorded);
   std::uint64_t place(Bytes segment);
 
   Space& space_;

@@ -60,7 +60,8 @@ Range TrackingStore::missing(Range range) const noexcept {
 Task<> TrackingStore::admit(Range range) {
   const Range miss = missing(range);
   if (passing_ || miss.empty()) co_return;
-  const Zones::Zone zone = zones_.open(miss, covered_.size(), covered_.granularity());
+  const bool on_its_way = log_.has(miss);       // and no sign of another writer
+  const Zones::Zone zone = on_its_way ? Zones::Zone{miss, {}} : zones_.open(miss, covered_.size(), covered_.granularity());
   if (zones_.over_budget()) request_checkpoint();
   if (!keeps(Rule::wait_for_log)) co_return log_.append_unawaited(zone.range);
   const Result<> appended = co_await log_.append(zone.range).result();

@@ -83,11 +83,14 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<LoadedBitmaps> load(const Superblock& root, ImageIdentity image);
 
   // store_checkpoint.cpp
+  Task<> resume();
   Task<> checkpoint(Depth depth);
   Task<> checkpoint_locked(Depth depth);
   Task<> rotate();
-  void close_zones(const Snapshot& snapshot);
+  void close_zones(const std::optional<DirtyBitmap>& common);
+  void cover(const std::optional<DirtyBitmap>& common);
   void set_grain(std::uint64_t grain);
+  void begin(Superblock& root) const;
   Task<> write(Snapshot& snapshot, Superblock& root);
   Task<> turn(Superblock root, std::uint64_t failures);
   void forget(const Losses& losses) noexcept;
@@ -116,6 +119,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   DirtyBitmap covered_;                   // a crash leaves these dirty
   DirtyBitmap fresh_;                     // of them, logged in the log's present epoch
   bool passing_ = true;                   // writes are not held: the disk claims nothing of them
+  bool as_stored_ = false;                // what was loaded is what the root names, and the disk is as it was
   bool anew_ = true;                      // the next root needs neither half of the log
   std::uint64_t failures_ = 0;            // times that writes began to pass
   bool gone_ = false;                     // the file was removed, being of no use

@@ -41,18 +41,41 @@ Task<> TrackingStore::checkpoint_locked(Depth depth) {
   const std::uint64_t failures = failures_;                              // (c)
   const SnapshotPlan plan{root_.store_id, node_.size_largest(), losses, catalogue_, keeps(Rule::uncover_losses)};
   Snapshot snapshot(node_.bitmaps(), plan, space_);
-  close_zones(snapshot);
+  close_zones(snapshot.common);
   Superblock root = root_;
   co_await write(snapshot, root);                                        // (d)
   co_await turn(std::move(root), failures);
   catalogue_ = std::move(snapshot.catalogue);                            // (e)
-  if (snapshot.common) {
-    snapshot.common->truncate(covered_.size());
-    covered_.merge(*snapshot.common);
-  } else {
-    covered_.set_all();
-  }
+  cover(snapshot.common);
   forget(losses);
+}
+
+// After a clean close: the root names what memory has, and only says that the store is in use.
+Task<> TrackingStore::resume() {
+  const auto guard = co_await checkpoints_.lock();
+  co_await rotate();
+  const std::optional<DirtyBitmap> common = common_of(node_.bitmaps());
+  close_zones(common);
+  Superblock root = root_;
+  begin(root);
+  co_await turn(std::move(root), failures_);
+  cover(common);
+}
+
+// The root that is to follow the present one.
+void TrackingStore::begin(Superblock& root) const {
+  root.generation = root_.generation + 1;
+  root.log_epoch = log_.epoch();
+  root.lost = root.clean = false;
+  root.mode = options_.mode;
+}
+
+void TrackingStore::cover(const std::optional<DirtyBitmap>& common) {
+  if (!common) return covered_.set_all();
+  if (common->size() == covered_.size()) return covered_.merge(*common);
+  DirtyBitmap now = common->clone();
+  now.truncate(covered_.size());
+  covered_.merge(now);
 }
 
 // (f): the half of the root's epoch stays as it is until another root counts.
@@ -65,16 +88,14 @@ Task<> TrackingStore::rotate() {
   if (keeps(Rule::wait_for_older_logs)) co_await log_.wait_older();
 }
 
-void TrackingStore::close_zones(const Snapshot& snapshot) {
+void TrackingStore::close_zones(const std::optional<DirtyBitmap>& common) {
   zones_.close_all();
-  if (snapshot.common) set_grain(snapshot.common->granularity());
+  if (common) set_grain(common->granularity());
   if (anew_) {
     covered_.clear_all();
-  } else if (snapshot.common) {
-    DirtyBitmap common = snapshot.common->clone();
-    common.truncate(covered_.size());
-    if (keeps(Rule::end_zones)) intersect(covered_, common);
-    if (!keeps(Rule::cover_after_turn)) covered_.merge(common);
+  } else if (common) {
+    if (keeps(Rule::end_zones)) intersect(covered_, *common);
+    if (!keeps(Rule::cover_after_turn)) covered_.merge(*common);
   }
   covered_.merge(fresh_);
   passing_ = options_.mode == Mode::off;
@@ -91,10 +112,7 @@ void TrackingStore::set_grain(std::uint64_t grain) {
 }
 
 Task<> TrackingStore::write(Snapshot& snapshot, Superblock& root) {
-  root.generation = root_.generation + 1;
-  root.log_epoch = log_.epoch();
-  root.lost = root.clean = false;
-  root.mode = options_.mode;
+  begin(root);
   root.catalogue_bytes = snapshot.catalogue_bytes.size();
   root.catalogue_sum = checksum(snapshot.catalogue_bytes, root.store_id);
   for (const auto& piece : snapshot.pieces) co_await file_.file().write(piece.position, Buffers::of_const(piece.bytes.bytes()));

@@ -73,13 +73,15 @@ Task<bool> TrackingStore::recover(ImageIdentity image) {
   root_.boot_id = co_await boot_id(home_.reactor());
   free_unused();
   start();
-  const Result<> done = co_await checkpoint(Depth::plain).result();
+  Task<> begun = as_stored_ ? resume() : checkpoint(Depth::plain);
+  const Result<> done = co_await std::move(begun).result();
   if (!done) co_await fail(done.error());
   co_return true;
 }
 
 Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image) {
-  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, catalogue_, options_.broken);
+  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, catalogue_, options_.broken, as_stored_);
+  as_stored_ = as_stored_ && root.clean;
   std::optional<std::string> why = co_await judge(root, std::move(image));
   if (!why && !root.clean) {
     const CrashTraces traces = co_await read_crash_traces(file_, root, options_.broken);
@@ -89,6 +91,7 @@ Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity im
     std::optional<std::string> reason = why;
     if (!reason && bitmap->bits().size() != node_.size()) reason = "the disk's size changed while the store was closed";
     if (!reason || bitmap->inconsistent()) continue;
+    as_stored_ = false;
     report(StoreReport::Kind::inconsistent, "bitmap '" + bitmap->name() + "' is inconsistent: " + *reason);
     bitmap->set_inconsistent(*reason);
   }

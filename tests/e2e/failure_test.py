@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from bed import DAMAGED, DONE, FAILED, INTERRUPTED, KiB, MiB, USAGE, Bed, first_difference, flip
+from bed import DAMAGED, DONE, FAILED, INTERRUPTED, KiB, MiB, USAGE, Bed, first_difference, flip, processes
 
 
 class Interrupted(Bed):
@@ -50,6 +50,7 @@ class Interrupted(Bed):
         code, _, err = self.end_of(process)
         self.assertEqual(code, FAILED)
         self.assertRegex(err, r"^tidemark: the daemon at 'qmp.sock' (is gone: .*|has closed the connection)\n$")
+        self.daemon.wait(10)
         self.lab.ended(self.daemon)
         self.assertEqual(self.names_of_points(), self.before["points"])
         self.serve("disk.img=disk")
@@ -172,16 +173,17 @@ class FullDisk(Bed):
         self.raw("disk.img", 16 * MiB)
 
     def test_backup(self):
-        self.serve("disk.img=disk")
+        self.raw("second.img", 16 * MiB)
+        self.serve("disk.img=disk", "second.img=second")
         line = self.fails("backup", "small/backups")
-        self.assertIn("No space left on device", line)
+        self.assertRegex(line, r"^tidemark: backup of disk '\w+' failed: No space left on device$")
         with self.qmp() as qmp:
             self.assertEqual(qmp.execute("query-jobs"), [])
             self.assertNotIn("tidemark-", str([n["node-name"] for n in qmp.execute("query-named-block-nodes")]))
         self.assertEqual(self.json("bitmap", "list", "disk"), [])
         self.assertEqual(list(self.small.iterdir()), [])
         self.change()
-        self.assert_restores(self.backup(level="full")["point"], self.content())
+        self.assert_restores(self.backup(level="full")["point"], self.content(), disk="disk")
 
     def test_restore(self):
         self.serve("disk.img=disk")
@@ -484,6 +486,35 @@ class Daemon(Bed):
         self.daemon_fails("--nbd-server", "addr.type=inet,addr.host=127.0.0.1,addr.port=99999")
         self.daemon_fails("--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "type=nbd,id=e,node-name=none")
         self.assertFalse((self.path / "nbd.sock").exists())
+
+    def test_the_option_that_failed_is_named(self):
+        self.raw("disk.img", 1 * MiB)
+        null, disk = "null-co,node-name=n,size=1048576", "file,node-name=n,filename=disk.img"
+        for given, reason in ((["--blockdev", null, "--export", "nbd,id=e,node-name=n"], "NBD server not running"),
+                              (["--monitor", "c"], "chardev 'c' not found"),
+                              (["--blockdev", disk, "--blockdev", disk], "Duplicate nodes with node-name='n'"),
+                              (["--blockdev", "file,node-name=,filename=none.img"], "Invalid node-name: ''"),
+                              (["--object", "iothread,id=t", "--object", "iothread,id=t"], "duplicate property 't'")):
+            error = self.daemon_fails(*given)
+            self.assertTrue(error.startswith(f"tidemarkd: {given[-2]} {given[-1]}: "), error)
+            self.assertIn(reason, error)
+        self.assertEqual(self.daemon_fails("--pidfile", "", expect=USAGE), "tidemarkd: --pidfile '': the path is empty\n")
+
+    def test_told_to_end_while_it_waits_for_a_client(self):
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on", "--monitor", "c",
+                                stderr=subprocess.PIPE, text=True)
+        self.until((self.path / "qmp.sock").exists, "a socket")
+        daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
+        self.assertFalse((self.path / "qmp.sock").exists())
+
+    def test_short_forms(self):
+        for word in ("-V", "-h"):
+            self.assertIn("tidemarkd", self.lab.run(self.tidemarkd, word).stdout)
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c,pretty=off")
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.qmp().execute("quit")
+        self.assertEqual(self.end_of(daemon)[0], DONE)
 
 
 if __name__ == "__main__":

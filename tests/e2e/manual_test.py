@@ -1,6 +1,5 @@
 """The manual pages: they name every verb and option that --help prints, and are clean troff."""
 import re
-import shutil
 import unittest
 
 from bed import DAMAGED, DONE, FAILED, INTERRUPTED, USAGE, Bed, processes
@@ -67,7 +66,6 @@ class Manual(Bed):
         self.assertEqual([int(code) for code in codes], [DONE, FAILED, USAGE, DAMAGED, INTERRUPTED])
         self.assertIn("TIDEMARK_QMP", section_of(page, "ENVIRONMENT"))
 
-    @unittest.skipUnless(shutil.which("groff"), "groff is not installed")
     def test_troff_has_nothing_to_say(self):
         for page in sorted(PAGES.iterdir()):
             done = self.lab.run("groff", "-man", "-ww", "-z", page, timeout=20)

@@ -5,6 +5,7 @@ import subprocess
 import unittest
 
 from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
+from lab.qmp import QmpError
 
 
 class Arguments(Bed):
@@ -67,6 +68,33 @@ class Arguments(Bed):
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
 
+    def test_a_drive_backup_that_is_refused_leaves_no_file(self):
+        kept = self.raw("kept.img", 1 * MiB)
+        with self.qmp() as client:
+            for change in ({"bitmap": "none", "sync": "incremental"}, {"sync": "incremental"}, {"filter-node-name": "disk"},
+                           {"compress": True, "format": "raw"}, {"format": "none"}, {"x-perf": {"max-chunk": -1}}):
+                arguments = {"device": "disk", "job-id": "job", "target": "new.img", "sync": "full"} | change
+                self.assertRaises(QmpError, client.execute, "drive-backup", **arguments)
+                self.assertFalse((self.path / "new.img").exists(), change)
+            self.assertRaises(QmpError, client.execute, "drive-backup", device="disk", job_id="job", target="kept.img", sync="incremental")
+        self.assertTrue(kept.exists())
+
+    def test_an_image_is_made_on_a_node_without_a_name(self):
+        file = {"driver": "file", "filename": "made.img"}
+        self.raw("made.img", 1 * MiB)
+        with self.qmp() as client:
+            for options in ({"file": file | {"node-name": "n"}}, {"file": {"driver": "raw", "file": file | {"node-name": "n"}}}):
+                with self.assertRaisesRegex(QmpError, "node 'n' cannot have a name"):
+                    client.execute("blockdev-create", job_id="job", options={"driver": "qcow2", "size": MiB} | options)
+            client.execute("blockdev-create", job_id="job", options={"driver": "qcow2", "size": MiB, "file": file})
+            self.assertNotIn("error", client.wait_job("job"))
+
+    def test_a_bitmap_too_large_to_be_hashed_holds_nobody_up(self):
+        with self.qmp() as client:
+            client.execute("blockdev-add", driver="null-co", node_name="huge", size=1 << 62)
+            client.execute("block-dirty-bitmap-add", node="huge", name="a", granularity=65536)
+            with self.assertRaisesRegex(QmpError, "too many to be hashed"):
+                client.execute("x-debug-block-dirty-bitmap-sha256", node="huge", name="a")
 
     def test_interrupted_while_it_waits_for_a_command(self):
         process = self.lab.start(self.tidemark, "qmp", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

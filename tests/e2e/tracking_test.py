@@ -1,6 +1,7 @@
 """Persistent bitmaps of the real daemon: killed under load, they are there again, and the incremental backup
 that goes on from the last point restores the disk."""
 import ctypes
+import json
 import random
 import subprocess
 import threading
@@ -287,7 +288,12 @@ class Tracking(Bed):
         done = self.run_tidemark("backup", "backups", "--disk", "memory")
         self.assertIn("'memory' cannot be persistent", done.stderr)
         self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-        self.assertEqual(self.run_tidemark("backup", "backups", "--disk", "memory", "--json").stderr, "")
+        told = self.run_tidemark("backup", "backups", "--disk", "memory", "--json")
+        self.assertEqual(told.stderr, "")
+        self.assertFalse(json.loads(told.stdout)["bitmaps-persistent"])
+        self.assertIn("'memory' cannot be persistent", json.loads(told.stdout)["bitmaps-reason"])
+        told = self.json("backup", "others", "--disk", "disk")
+        self.assertEqual((told["bitmaps-persistent"], told["bitmaps-reason"]), (True, None))
 
 
 if __name__ == "__main__":

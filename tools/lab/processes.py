@@ -110,5 +110,5 @@ def wait_for_socket(path, process, patience=20):
                 probe.connect(str(path))
                 return
             except OSError:
-                time.sleep(0.02)
+                time.sleep(0.002)
     raise Failure(f"nobody serves '{path}' after {patience} s")

@@ -1,4 +1,5 @@
 """Qmp: a QMP client on a unix socket.  execute() returns the result or raises QmpError; events are kept."""
+import contextlib
 import json
 import socket
 import time
@@ -15,10 +16,14 @@ class Qmp:
         self.events = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
         self._lines = self._socket.makefile("r", encoding="utf-8")
-        self.greeting = self._read()
-        self.execute("qmp_capabilities")
+        try:
+            self._socket.connect(str(path))
+            self.greeting = self._read()
+            self.execute("qmp_capabilities")
+        except OSError:
+            self.close()
+            raise
 
     def __enter__(self):
         return self
@@ -45,6 +50,14 @@ class Qmp:
             raise QmpError(answer["error"])
         return answer["return"]
 
+    def wait_event(self, name, **data):
+        """Until an event comes, or has come already, that has these members in its data."""
+        def wanted(event):
+            return event["event"] == name and all(event["data"].get(key.replace("_", "-")) == v for key, v in data.items())
+
+        while not any(map(wanted, self.events)):
+            self.events.append(self._read())
+
     def wait_job(self, job, patience=120):
         """Until the job has concluded; dismisses it.  Its entry of query-jobs."""
         end = time.monotonic() + patience
@@ -57,3 +70,13 @@ class Qmp:
                 return found[0]
             time.sleep(0.005)
         raise TimeoutError(f"job '{job}' is still running after {patience} s")
+
+
+def wait_for_monitor(path, process, patience=20):
+    """A Qmp of a daemon that is coming up.  The socket of one that was killed before it may be there a little longer."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            return Qmp(path)
+        time.sleep(0.02)
+    raise TimeoutError(f"nobody speaks QMP at '{path}'")

@@ -3,7 +3,11 @@
 Unit is the block of 4 KiB.  Two requests in flight never touch the same block, so the contents of each block have
 an order: its versions.  A version's content follows from the block and its number in the log; what the
 log holds beside that is when the request was begun and when its answer was there, by one monotonic clock.
+
+When the server dies a patient writer waits for the next one and sends again what was not answered, as a guest does.
+Such a write is under way from its first sending to its answer.
 """
+import errno
 import hashlib
 import random
 import struct
@@ -26,11 +30,12 @@ def content(block, number):
 
 class Write:
     """One request: `data` is None for generated content, else the bytes of each block."""
-    __slots__ = ("number", "first", "count", "data", "begun", "done")
+    __slots__ = ("number", "first", "count", "data", "begun", "done", "again")
 
     def __init__(self, number, first, count, data):
         self.number, self.first, self.count, self.data = number, first, count, data
         self.begun = self.done = None
+        self.again = False                       # sent more than once
 
     def block(self, block):
         if self.data is None:
@@ -49,9 +54,12 @@ class Push:
 
 
 class Writer(threading.Thread):
-    """Writes random runs of `blocks` over `uri`; `rate` requests a second, `depth` in flight."""
+    """Writes random runs of `blocks` over `uri`; `rate` requests a second, `depth` in flight.
 
-    def __init__(self, uri, blocks, rate=1500, depth=16, seed=1):
+    A server that has gone is waited for, `patience` seconds; 0: the writer ends with it.
+    """
+
+    def __init__(self, uri, blocks, rate=1500, depth=16, seed=1, patience=0):
         super().__init__(daemon=True)
         self.log = []
         self.error = None
@@ -59,7 +67,9 @@ class Writer(threading.Thread):
         self._member = frozenset(blocks)
         self._random = random.Random(seed)
         self._busy, self._zeroed, self._in_flight = set(), set(), 0
+        self._disk, self._open = None, {}        # what is not answered, by number
         self._hot = range(len(blocks))
+        self._patience = patience
         self._push = None
         self._ending = self._hold = False
         self._held = threading.Event()
@@ -113,33 +123,58 @@ class Writer(threading.Thread):
             self.error = error
 
     def _write_on(self):
-        disk = nbd.NBD()
-        disk.connect_uri(self._uri)
-        next_at = time.monotonic()
+        self._connect()
+        self._next_at = time.monotonic()
         while not self._ending:
-            if self._hold:
-                self._drain(disk)
-                self._held.set()
-                time.sleep(0.005)
-                next_at = time.monotonic()
-                continue
-            self._push_one(disk)
-            now = time.monotonic()
-            if now < next_at:
-                disk.poll(max(1, int((next_at - now) * 1000))) if self._in_flight else time.sleep(next_at - now)
-                continue
-            next_at = max(next_at + 1 / self._rate, now - 0.1)
-            self._write_some(disk)
-            while self._in_flight >= self._depth:
-                disk.poll(-1)
-        self._drain(disk)
-        disk.shutdown()
+            try:
+                self._go_on()
+            except nbd.Error:
+                if not self._patience:
+                    raise
+                self._connect()
+        self._drain()
+        self._disk.shutdown()
 
-    def _drain(self, disk):
+    def _go_on(self):
+        if self._hold:
+            self._drain()
+            self._held.set()
+            time.sleep(0.005)
+            self._next_at = time.monotonic()
+            return
+        self._push_one()
+        now = time.monotonic()
+        if now < self._next_at:
+            left = self._next_at - now
+            self._disk.poll(max(1, int(left * 1000))) if self._in_flight else time.sleep(left)
+            return
+        self._next_at = max(self._next_at + 1 / self._rate, now - 0.1)
+        self._write_some()
+        while self._in_flight >= self._depth:
+            self._disk.poll(-1)
+
+    def _connect(self):
+        """To the server, or the one that comes in its place; goes on with what is not answered."""
+        end = time.monotonic() + self._patience
+        while True:
+            self._disk = nbd.NBD()
+            try:
+                self._disk.connect_uri(self._uri)
+                break
+            except nbd.Error:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+        self._in_flight = 0
+        for write in list(self._open.values()):
+            write.again = True
+            self._send(write)
+
+    def _drain(self):
         while self._in_flight:
-            disk.poll(-1)
+            self._disk.poll(-1)
 
-    def _push_one(self, disk):
+    def _push_one(self):
         push = self._push
         if push is None or (push.writes and push.writes[-1].done is None):
             return
@@ -149,9 +184,9 @@ class Writer(threading.Thread):
         elif time.monotonic() >= push.next_at:
             block, data = push.waiting.pop()
             push.next_at = time.monotonic() + push.gap
-            push.writes.append(self._submit(disk, block, [data]))
+            push.writes.append(self._submit(block, [data]))
 
-    def _write_some(self, disk):
+    def _write_some(self):
         where = self._hot if self._random.random() < 0.998 else range(len(self._blocks))
         first = self._blocks[self._random.choice(where)]
         zero = self._random.random() < 0.02
@@ -160,9 +195,9 @@ class Writer(threading.Thread):
         # A block is zeroed at most once, so that zeroes are one version.
         if zero and self._zeroed.isdisjoint(run) and run:
             self._zeroed.update(run)
-            self._submit(disk, first, [ZEROES] * len(run))
+            self._submit(first, [ZEROES] * len(run))
         elif run:
-            self._submit(disk, first, None, min(len(run), 8))
+            self._submit(first, None, min(len(run), 8))
 
     def _free_run(self, first, count):
         for end in range(first, first + count):
@@ -170,26 +205,36 @@ class Writer(threading.Thread):
                 return range(first, end)
         return range(first, first + count)
 
-    def _submit(self, disk, first, data, count=None):
+    def _submit(self, first, data, count=None):
         write = Write(len(self.log) + 1, first, count or len(data), data)
-        run = range(first, first + write.count)
-        zero = data is not None and all(block is ZEROES for block in data)
+        self._busy.update(range(first, first + write.count))
+        self._open[write.number] = write
+        write.begun = time.monotonic()
+        self.log.append(write)
+        self._send(write)
+        return write
+
+    def _send(self, write):
+        run = range(write.first, write.first + write.count)
+        zero = write.data is not None and all(block is ZEROES for block in write.data)
         contents = b"" if zero else b"".join(write.block(block) for block in run)
-        self._busy.update(run)
         self._in_flight += 1
 
         def completed(error):
+            if error.value == errno.ENOTCONN:    # the server is gone: _connect() sends it again
+                return 1
             write.done = time.monotonic()
             self._in_flight -= 1
             self._busy.difference_update(run)
+            del self._open[write.number]
             if error.value:
-                self.error = OSError(error.value, f"the disk refused a write of block {first}")
+                self.error = OSError(error.value, f"the disk refused a write of block {write.first}")
             return 1
 
-        write.begun = time.monotonic()
-        self.log.append(write)
-        if zero:
-            disk.aio_zero(write.count * BLOCK, first * BLOCK, completed)
-        else:
-            disk.aio_pwrite(contents, first * BLOCK, completed)
-        return write
+        try:
+            if zero:
+                self._disk.aio_zero(write.count * BLOCK, write.first * BLOCK, completed)
+            else:
+                self._disk.aio_pwrite(contents, write.first * BLOCK, completed)
+        except nbd.Error:                        # likewise: the next poll says so again
+            pass

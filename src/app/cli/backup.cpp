@@ -7,7 +7,8 @@
 namespace tidemark::cli {
 namespace {
 
-void print_point(const Context& context, const PointManifest& point, const std::vector<RunDisk>& disks) {
+void print_point(const Context& context, const PointManifest& point, const BackupRun& run) {
+  const std::vector<RunDisk>& disks = run.disks();
   if (context.json) {
     Json rows = Json::array();
     for (const RunDisk& disk : disks)
@@ -18,8 +19,13 @@ void print_point(const Context& context, const PointManifest& point, const std::
                                    {"base", disk.plan.base ? Json(*disk.plan.base) : Json()},
                                    {"full-reason", disk.plan.base ? Json() : Json(disk.plan.full_reason)},
                                    {"stored-bytes", disk.manifest.stored_bytes}}));
-    print_json(Json::object(
-        {{"point", point.id}, {"time", utc_time(point.time_ns)}, {"seconds", point.seconds}, {"disks", std::move(rows)}}));
+    const std::string& volatile_reason = run.bitmaps_reason();
+    print_json(Json::object({{"point", point.id},
+                             {"time", utc_time(point.time_ns)},
+                             {"seconds", point.seconds},
+                             {"bitmaps-persistent", volatile_reason.empty()},
+                             {"bitmaps-reason", volatile_reason.empty() ? Json() : Json(volatile_reason)},
+                             {"disks", std::move(rows)}}));
     return;
   }
   for (const RunDisk& disk : disks) {
@@ -48,7 +54,7 @@ Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& direct
     if (undone) undone = retracted;
     co_await with_what_is_left(point.error(), undone);
   }
-  print_point(context, *point, backup.disks());
+  print_point(context, *point, backup);
 }
 
 Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions options) {

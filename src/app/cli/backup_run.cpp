@@ -169,16 +169,19 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   disk.target_added = true;
 }
 
-// Bitmaps that outlive the daemon, where it has them: QEMU's are of no use after a crash.
+// With bitmaps that outlive the daemon, where it keeps them through crashes (QEMU's are of no use after one) and if
+// it can: a transaction that was refused changed nothing, so it is tried again with others.
 Task<> BackupRun::start() {
-  const Json version = co_await client_.execute("query-version");
-  const bool persistent = text(version, "package").starts_with("tidemark ");
-  auto started = co_await start_jobs(persistent).result();
-  const bool refused = !started && started.error().message().find("cannot be persistent") != std::string::npos;
-  if (persistent && refused) {
-    const Error reason(started.error().code(), started.error().message() + "; the bitmaps of this backup end with the daemon");
-    started = co_await start_jobs(false).result();
-    if (started && !context_.json) print_error(reason, false);
+  const Json commands = co_await client_.execute("query-commands");
+  const bool keeps = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
+  if (!keeps) bitmaps_reason_ = "the daemon keeps no bitmaps through a crash";
+  auto started = co_await start_jobs(keeps).result();
+  if (!started && keeps && started.error().code() != Errc::disconnected) {
+    bitmaps_reason_ = started.error().message();
+    const auto again = co_await start_jobs(false).result();
+    if (!again) co_await started.error();
+    if (!context_.json) print_error(Error(Errc::unsupported, bitmaps_reason_ + "; the bitmaps of this backup end with the daemon"), false);
+    started = again;
   }
   co_await unwrap(started);
   for (RunDisk& disk : disks_) disk.bitmap_added = disk.job_started = true;
@@ -201,6 +204,9 @@ Task<> BackupRun::start_jobs(bool persistent) {
     }
     if (options_.compress) backup.set("compress", true);
     if (options_.speed) backup.set("speed", options_.speed);
+    if (options_.staging_budget) backup.set("staging-budget", options_.staging_budget);
+    if (!options_.spill_directory.empty()) backup.set("spill-directory", options_.spill_directory);
+    if (!options_.on_staging_full.empty()) backup.set("on-staging-full", options_.on_staging_full);
     actions.push_back(action("blockdev-backup", std::move(backup)));
   }
   time_ns_ = context_.reactor.backend().wall_clock_ns();
@@ -265,10 +271,24 @@ Task<> BackupRun::dismiss_jobs() {
 
 Task<> BackupRun::remove_targets() {
   for (RunDisk& disk : disks_) {
-    if (!std::exchange(disk.target_added, false)) continue;
+    if (!disk.target_added) continue;
     Json arguments = Json::object({{"node-name", disk.target_node}});
     co_await client_.execute("blockdev-del", std::move(arguments));
+    disk.target_added = false;
   }
+}
+
+// Of images that are thrown away: that one could not be flushed is of no interest, only whether its node is gone.
+Task<> BackupRun::drop_targets() {
+  for (const RunDisk& disk : disks_) {
+    if (!disk.target_added) continue;
+    Json arguments = Json::object({{"node-name", disk.target_node}});
+    (void)co_await client_.execute("blockdev-del", std::move(arguments)).result();
+  }
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  for (const RunDisk& disk : disks_)
+    if (disk.target_added && find_by(nodes, "node-name", disk.target_node))
+      co_await Error(Errc::busy, fmt::format("the daemon still has node '{}'", disk.target_node));
 }
 
 Task<> BackupRun::seal(RunDisk& disk) {
@@ -312,7 +332,7 @@ Task<> BackupRun::undo() {
   for (const RunDisk& disk : disks_)
     if (disk.job_started) ids.push_back(disk.job_id);
   Result<> first = co_await end_jobs(std::move(ids)).result();
-  auto removed = co_await remove_targets().result();
+  auto removed = co_await drop_targets().result();
   if (first) first = removed;
   for (const RunDisk& disk : disks_) {
     if (!disk.bitmap_added) continue;

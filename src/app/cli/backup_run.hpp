@@ -44,6 +44,8 @@ class BackupRun {
   Task<PointManifest> run();
   Task<> undo();                       // after run() has failed; as far as it can
   const std::vector<RunDisk>& disks() const noexcept { return disks_; }
+  // Why the new bitmaps end with the daemon; empty: they outlive it.
+  const std::string& bitmaps_reason() const noexcept { return bitmaps_reason_; }
 
  private:
   Task<> clear_left_behind();
@@ -60,6 +62,7 @@ class BackupRun {
   Task<> end_jobs(std::vector<std::string> ids);
   Task<> dismiss_jobs();
   Task<> remove_targets();
+  Task<> drop_targets();
   Task<> seal(RunDisk& disk);
   Task<PointManifest> publish();
   Task<> drop_old_bitmaps();
@@ -77,6 +80,7 @@ class BackupRun {
   std::int64_t time_ns_ = 0;
   Instant started_{};
   Json machine_;
+  std::string bitmaps_reason_;
 };
 
 }  // namespace tidemark::cli

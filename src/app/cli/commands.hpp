@@ -22,6 +22,10 @@ struct BackupOptions {
   bool compress = false;
   std::uint64_t speed = 0;               // bytes a second, 0: as fast as it goes
   std::string machine_file;              // JSON to keep with the point
+  // Where old data waits for a slow directory; what is not given is the daemon's choice.
+  std::uint64_t staging_budget = 0;      // bytes
+  std::string spill_directory;
+  std::string on_staging_full;           // fail, throttle
 };
 Task<Exit> backup(const Context& context, BackupOptions options);
 

@@ -78,7 +78,7 @@ Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id) 
     if (text(*job, "status") == "concluded") co_return co_await tell_end(context, id, *job, text(*job, "error"));
     progress.update(number(*job, "current-progress"), number(*job, "total-progress"));
     (void)co_await context.reactor.sleep(poll_interval, context.interrupted).result();
-    if (context.interrupted.requested()) co_await Error(Errc::cancelled, "interrupted; the job goes on");
+    co_await unwrap(context.check_interrupted());
   }
 }
 
@@ -117,12 +117,20 @@ Task<Exit> run_named(const Context& context, QmpClient& client, JobOptions optio
   co_return co_await unwrap(std::move(outcome));
 }
 
-}  // namespace
-
-Task<Exit> job(const Context& context, JobOptions options) {
+Task<Exit> connect_and_run(const Context& context, JobOptions options) {
   QmpClient client = co_await context.connect();
   auto close = [&client]() -> Task<> { return client.close(); };
   co_return co_await finally(run_named(context, client, std::move(options)), close);
+}
+
+}  // namespace
+
+Task<Exit> job(const Context& context, JobOptions options) {
+  const bool watches = options.verb == JobOptions::Verb::watch;
+  auto outcome = co_await connect_and_run(context, std::move(options)).result();
+  const bool interrupted = !outcome && outcome.error().code() == Errc::cancelled;
+  if (watches && interrupted) co_await Error(Errc::cancelled, "interrupted; jobs go on");
+  co_return co_await unwrap(std::move(outcome));
 }
 
 }  // namespace tidemark::cli

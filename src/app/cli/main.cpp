@@ -86,12 +86,19 @@ void add_backup(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"auto", "full", "incremental"}))->capture_default_str();
   command->add_flag("--compress", chosen->compress, "compress the images");
   command->add_option("--speed", chosen->speed, "at most so many bytes a second")->transform(size_check());
+  command->add_option("--staging-budget", chosen->staging_budget,
+                      "bytes that guests may overwrite before they are copied (default: 4G a disk)")->transform(size_check());
+  command->add_option("--spill-directory", chosen->spill_directory, "where they wait when memory does not suffice (default: /var/tmp)")
+      ->type_name("DIR")->check(not_empty());
+  command->add_option("--on-staging-full", chosen->on_staging_full, "beyond the budget: the backup fails, or guests wait (default: fail)")
+      ->check(CLI::IsMember({"fail", "throttle"}));
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
       ->type_name("FILE")->check(not_empty());
   add_qmp(command, options);
   command->callback([=, &options] {
     for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
     chosen->directory = absolute(chosen->directory);
+    if (!chosen->spill_directory.empty()) chosen->spill_directory = absolute(chosen->spill_directory);
     chosen->level = levels.at(*level);
     options.command = [=](const Context& context) { return backup(context, *chosen); };
   });

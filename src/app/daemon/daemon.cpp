@@ -55,30 +55,51 @@ void Daemon::quit() noexcept {
   quit_.set();
 }
 
-Task<> Daemon::start(const std::vector<DaemonStep>& steps) {
-  for (const DaemonStep& step : steps) co_await carry_out(step);
+Task<> Daemon::start(const DaemonOptions& options) {
+  for (const DaemonStep& step : options.steps) {
+    auto done = co_await carry_out(step.action).result();
+    if (!done && stopping_.requested() && done.error().code() == Errc::cancelled) co_return;
+    if (!done && !options.announce) co_await done.error().with_context(step.option);
+    co_await unwrap(std::move(done));
+  }
 }
 
-Task<> Daemon::carry_out(const DaemonStep& step) {
-  if (const auto* chardev = std::get_if<schema::ChardevOptions>(&step)) co_await unwrap(monitors_.add_chardev(*chardev));
-  if (const auto* monitor = std::get_if<schema::MonitorOptions>(&step))
+Task<> Daemon::carry_out(const DaemonAction& action) {
+  if (const auto* chardev = std::get_if<schema::ChardevOptions>(&action)) co_await unwrap(monitors_.add_chardev(*chardev));
+  if (const auto* monitor = std::get_if<schema::MonitorOptions>(&action))
     co_return co_await monitors_.add_monitor(*monitor, stopping_.token());
   // Clients of the monitors that are there already wait.
   const Mutex::Guard turn = co_await qmp_.command_lock().enter();
-  co_await make(step);
+  co_await make(action);
 }
 
-Task<> Daemon::make(const DaemonStep& step) {
-  if (const auto* node = std::get_if<schema::BlockdevOptions>(&step)) co_await node_commands_.blockdev_add(*node);
-  if (const auto* server = std::get_if<schema::NbdServerOptions>(&step)) co_await exports_.start(*server);
-  if (const auto* object = std::get_if<schema::ObjectOptions>(&step)) co_await object_commands_.object_add(*object);
-  if (const auto* served = std::get_if<schema::BlockExportOptions>(&step)) co_await exports_.block_export_add(*served);
+Task<> Daemon::make(const DaemonAction& action) {
+  if (const auto* node = std::get_if<schema::BlockdevOptions>(&action)) co_await node_commands_.blockdev_add(*node);
+  if (const auto* server = std::get_if<schema::NbdServerOptions>(&action)) co_await exports_.start(*server);
+  if (const auto* object = std::get_if<schema::ObjectOptions>(&action)) co_await object_commands_.object_add(*object);
+  if (const auto* served = std::get_if<schema::BlockExportOptions>(&action)) co_await exports_.block_export_add(*served);
 }
 
-// Each step is taken whatever the one before it said; the first error is told.
 Task<> Daemon::end() {
   stopping_.request();
   co_await monitors_.stop();
+  const auto patiently = [this](TaskGroup& group) -> Task<> {
+    group.spawn(lose_patience(group.token()));
+    co_await end_all();
+  };
+  co_await with_group(homes_.main().reactor, patiently);
+}
+
+// Requests that a peer has not answered after a while end without it, again and again, for ending makes new ones.
+Task<> Daemon::lose_patience(CancelToken token) {
+  for (Duration patience = std::chrono::seconds(3);; patience = std::chrono::seconds(1)) {
+    co_await homes_.main().reactor.sleep(patience, token);
+    for (Place* place : homes_.all()) co_await homes_.at(*place, place->graph.cancel_all_in_flight());
+  }
+}
+
+// Each step is taken whatever the one before it said; the first error is told.
+Task<> Daemon::end_all() {
   co_await qmp_.command_lock().close();
   co_await jobs_.cancel_all();
   auto served = co_await exports_.stop().result();

@@ -3,7 +3,7 @@
 //   start    the command line's steps, in their order; a failure ends the daemon with it
 //   serve    until `quit` or a signal
 //   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed;
-//            the iothreads end with the Daemon
+//            the iothreads end with the Daemon.  Peers that do not answer are not waited for
 #pragma once
 
 #include "app/daemon/monitors.hpp"
@@ -26,16 +26,21 @@ class Daemon {
   Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend);
   Daemon(const Daemon&) = delete;
 
-  Task<> start(const std::vector<DaemonStep>& steps);
+  // Errors name the option that failed, but for a program that --announce is for: it chose them itself.  Ends
+  // early when quit() is asked for meanwhile.
+  Task<> start(const DaemonOptions& options);
   Task<> wait_for_quit() { return quit_.wait(); }
   void quit() noexcept;
+  bool quits() const noexcept { return stopping_.requested(); }
   Task<> end();
 
   std::vector<std::string> uris() const { return exports_.uris(); }
 
  private:
-  Task<> carry_out(const DaemonStep& step);
-  Task<> make(const DaemonStep& step);
+  Task<> carry_out(const DaemonAction& action);
+  Task<> make(const DaemonAction& action);
+  Task<> end_all();
+  Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
 
   CancelSource stopping_;

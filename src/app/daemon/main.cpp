@@ -48,7 +48,8 @@ Result<> printed() {
 }
 
 Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
-  co_await daemon.start(options.steps);
+  co_await daemon.start(options);
+  if (daemon.quits()) co_return;
   if (options.announce) {
     announce(daemon.uris(), options.json);
     co_await unwrap(printed());

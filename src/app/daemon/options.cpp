@@ -12,7 +12,7 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
 
   --blockdev DRIVER,node-name=NAME[,OPTION=VALUE]...   or a JSON object: add a block node
   --chardev socket,id=ID,path=PATH,server=on[,wait=off]   a socket for a monitor (also host=, port=)
-  --monitor chardev=ID[,pretty=on]  QMP on a character device
+  --monitor ID[,pretty=on]         QMP on a character device
   --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]
   --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT
   --export nbd,id=ID,node-name=NODE[,name=NAME][,writable=on]
@@ -24,8 +24,8 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
   --announce                       print the URIs of all exports when they are served
                                    (with --announce=json as JSON, and errors too)
-  --version                        print the version
-  --help                           print this
+  -V,--version                     print the version
+  -h,--help                        print this
 
 qmp-reference.md describes all options of nodes and exports, and all commands of QMP.
 )";
@@ -53,8 +53,9 @@ constexpr option long_options[] = {
 template <class T>
 Result<> add_step(DaemonOptions& options, std::string_view name, const schema::KeyvalRules& rules) {
   auto value = schema::from_option<T>(optarg, rules);
-  if (!value) return value.error().with_context("--" + std::string(name) + " " + optarg);
-  options.steps.push_back(*std::move(value));
+  const std::string option = "--" + std::string(name) + " " + optarg;
+  if (!value) return value.error().with_context(option);
+  options.steps.push_back({option, *std::move(value)});
   return {};
 }
 
@@ -62,6 +63,12 @@ Result<> take_aio(DaemonOptions& options, std::string name) {
   if (name != "io_uring" && name != "threads")
     return Error(Errc::invalid_argument, "--aio '" + name + "' is unknown; use io_uring or threads");
   options.aio = std::move(name);
+  return {};
+}
+
+Result<> take_pidfile(DaemonOptions& options, std::string path) {
+  if (path.empty()) return Error(Errc::invalid_argument, "--pidfile '': the path is empty");
+  options.pidfile = std::move(path);
   return {};
 }
 
@@ -77,15 +84,17 @@ Result<> take_option(DaemonOptions& options, int which) {
   switch (which) {
     case Option::blockdev: return add_step<schema::BlockdevOptions>(options, "blockdev", {"driver", false});
     case Option::chardev: return add_step<schema::ChardevOptions>(options, "chardev", {"backend", true});
-    case Option::monitor: return add_step<schema::MonitorOptions>(options, "monitor", {"mode", false});
+    case Option::monitor: return add_step<schema::MonitorOptions>(options, "monitor", {"chardev", false});
     case Option::nbd_server: return add_step<schema::NbdServerOptions>(options, "nbd-server", {});
     case Option::block_export: return add_step<schema::BlockExportOptions>(options, "export", {"type", false});
     case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
-    case Option::pidfile: options.pidfile = optarg; return {};
+    case Option::pidfile: return take_pidfile(options, optarg);
     case Option::daemonize: options.daemonize = true; return {};
     case Option::aio: return take_aio(options, optarg);
     case Option::announce: return take_announce(options, optarg);
+    case 'V':
     case Option::version: options.show_version = true; return {};
+    case 'h':
     case Option::help: options.show_help = true; return {};
     default: TM_ASSERT(false); return {};
   }
@@ -97,7 +106,7 @@ Result<DaemonOptions> parse_daemon_options(int argc, char** argv) {
   DaemonOptions options;
   optind = 1;
   opterr = 0;
-  for (int which; (which = getopt_long(argc, argv, ":", long_options, nullptr)) != -1;) {
+  for (int which; (which = getopt_long(argc, argv, ":hV", long_options, nullptr)) != -1;) {
     if (which == '?' || which == ':') {
       const char* what = which == ':' ? "' needs a value" : "' is unknown, ambiguous or takes no value";
       return Error(Errc::invalid_argument, "option '" + std::string(argv[optind - 1]) + what + "; see tidemarkd --help");

@@ -13,8 +13,13 @@
 
 namespace tidemark {
 
-using DaemonStep = std::variant<schema::ChardevOptions, schema::MonitorOptions, schema::BlockdevOptions,
-                                schema::NbdServerOptions, schema::BlockExportOptions, schema::ObjectOptions>;
+using DaemonAction = std::variant<schema::ChardevOptions, schema::MonitorOptions, schema::BlockdevOptions,
+                                  schema::NbdServerOptions, schema::BlockExportOptions, schema::ObjectOptions>;
+
+struct DaemonStep {
+  std::string option;                // as it was given, for errors
+  DaemonAction action;
+};
 
 struct DaemonOptions {
   std::vector<DaemonStep> steps;

@@ -28,7 +28,7 @@ NbdTransmission::NbdTransmission(Socket& socket, NbdAgreement agreement, BufferP
                                  CancelSource& stop, CancelSource& drop)
     : socket_(socket), agreement_(std::move(agreement)), disk_(*agreement_.disk),
       headers_(agreement_.headers), pool_(pool), stop_(stop), drop_(drop),
-      credit_(socket.reactor(), Credit::client_total), replies_(socket, drop),
+      credit_(socket.reactor(), Credit::client_total), replies_(socket, stop, drop),
       inbox_(pool.take(inbox_size)) {}
 
 Task<> NbdTransmission::run() {
@@ -53,7 +53,7 @@ Task<> NbdTransmission::receive(TaskGroup& requests) {
   const std::size_t header_size = nbd::request_size(headers_);
   replies_.hold();
   for (;;) {
-    while (received() >= header_size) {
+    while (received() >= header_size && !stop_.requested()) {
       const auto request = nbd::decode_request(inbox_.data() + begin_, headers_);
       if (!request) co_await violation("wrong request magic");
       (void)consume(header_size);

@@ -36,6 +36,7 @@ void ReplyQueue::advance(std::int64_t result) noexcept {
   if (result <= 0) {
     failed_ = true;
     replies_.clear();
+    stop_.request();
     drop_.request();
   } else {
     sent_ += static_cast<std::size_t>(result);

@@ -31,9 +31,9 @@ struct NbdReply {
 
 class ReplyQueue {
  public:
-  // `drop` ends a send that waits, and is asked when one fails.
-  ReplyQueue(Socket& socket, CancelSource& drop)
-      : socket_(socket), drop_(drop), wake_(socket.reactor()) {}
+  // `drop` ends a send that waits.  When one fails both are asked: nobody is there for an answer.
+  ReplyQueue(Socket& socket, CancelSource& stop, CancelSource& drop)
+      : socket_(socket), stop_(stop), drop_(drop), wake_(socket.reactor()) {}
   ReplyQueue(const ReplyQueue&) = delete;
 
   void push(NbdReply reply);
@@ -58,6 +58,7 @@ class ReplyQueue {
   }
 
   Socket& socket_;
+  CancelSource& stop_;
   CancelSource& drop_;
   WaitQueue wake_;                           // run() waits here for work
   std::deque<NbdReply> replies_;

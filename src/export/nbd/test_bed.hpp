@@ -46,8 +46,8 @@ class RawNbdClient {
   bool send(Bytes bytes) { return reactor_.run(socket_.send_all(Buffers::of_const(bytes))).ok(); }
   // False when the server has not taken it all by then.
   bool send_within(Bytes bytes, Duration limit) {
+    CancelSource enough;
     auto sending = [&](TaskGroup& group) -> Task<> {
-      CancelSource enough;
       group.spawn(ask_later(enough, limit, group.token()));
       co_await socket_.send_all(Buffers::of_const(bytes), enough.token());
     };

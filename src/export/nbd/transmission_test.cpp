@@ -327,6 +327,26 @@ TEST_P(NbdTransmissionTest, ClientsThatVanishLeaveNothingBehind) {
   EXPECT_EQ(disk->count(Call::write), 0u);
 }
 
+TEST_P(NbdTransmissionTest, WhatNobodyWaitsForIsNotBegun) {
+  auto client = bed.client();
+  client.enter(headers(), "disk");
+  disk->hold();
+  std::vector<std::byte> many;
+  for (std::uint64_t cookie = 0; cookie < 3000; ++cookie) {
+    const nbd::Request read{0, Command::read, cookie, 0, 4096};
+    const auto bytes = RawNbdClient::encode(headers(), read);
+    many.insert(many.end(), bytes.begin(), bytes.end());
+  }
+  const Duration limit = std::chrono::seconds(1);
+  client.send_within(many, limit);                       // or as much of it as is taken
+  client.close();
+  disk->release();
+  EXPECT_TRUE(bed.reactor.run(bed.reactor.sleep(limit)).ok());
+  EXPECT_EQ(bed.server->clients(), 0u);
+  // And the one that waited for the first answer.
+  EXPECT_LE(disk->count(Call::read), Credit::client_total / Credit::request_min + 1);
+}
+
 // What needs structured replies.
 class NbdStructuredTest : public NbdTransmissionTest {};
 std::vector<Case> structured_cases() {

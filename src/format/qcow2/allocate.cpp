@@ -7,6 +7,12 @@ namespace tidemark {
 
 using namespace qcow2;
 
+namespace {
+
+constexpr Duration readers_max = std::chrono::seconds(5), readers_pause = std::chrono::milliseconds(1);
+
+}  // namespace
+
 Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare_write(Range wanted) { return watch(prepare(wanted)); }
 
 Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare(Range wanted) {
@@ -78,14 +84,21 @@ Task<> Qcow2Driver::place(PendingClusters& pending, Range wanted, std::uint64_t 
   pending.after = {rest, align_up(rest, g.cluster_size()) - rest};
 }
 
-// When the file cannot grow, what was freed but not yet given back may do.
+// When the file cannot grow, what was freed but not yet given back may do: at once when that is durable, or
+// when those have ended who may still be reading it.  They are waited for within limits, since one of them may
+// itself wait for what our caller holds.
 Task<Refcounts::Allocation> Qcow2Driver::allocate(std::uint64_t clusters) {
   Result<Refcounts::Allocation> found = co_await refcounts_.allocate(clusters).result();
-  if (!found && found.error().code() == Errc::no_space && !frees_.empty()) {
-    co_await committer_.flush();
+  const auto is_full = [&found] { return !found && found.error().code() == Errc::no_space; };
+  if (!is_full() || frees_.empty()) co_return co_await unwrap(found);
+  co_await committer_.flush();
+  Reactor& here = home().reactor();
+  const Instant until = here.now() + readers_max;
+  for (;;) {
     found = co_await refcounts_.allocate(clusters).result();
+    if (!is_full() || frees_.none_durable() || here.now() >= until) co_return co_await unwrap(found);
+    co_await here.sleep(readers_pause);
   }
-  co_return co_await unwrap(found);
 }
 
 }  // namespace tidemark

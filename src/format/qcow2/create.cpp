@@ -1,4 +1,4 @@
-// A new image: [header][refcount table][refcount blocks][L1 table], and nothing else.
+// A new image: [header][refcount table][refcount blocks][L1 table], and nothing else.  One of no size has no L1 table.
 //
 // The header is written last, after all that it points at is durable: an image that was not finished
 // is none.
@@ -71,8 +71,7 @@ Header header_of(const Qcow2CreateOptions& o) {
 Layout lay_out(const Header& h) {
   const Geometry& g = h.geometry;
   Layout layout;
-  // A table without entries has a cluster too: its place must be valid.
-  layout.l1_clusters = std::max<std::uint64_t>(1, g.clusters_for(h.l1_entries * entry_bytes));
+  layout.l1_clusters = g.clusters_for(h.l1_entries * entry_bytes);
   for (;;) {                             // more blocks may need a larger table, and that more blocks
     const std::uint64_t blocks = div_up(layout.total(), g.block_entries());
     const std::uint64_t table_clusters = g.clusters_for(blocks * entry_bytes);
@@ -122,7 +121,7 @@ Task<> Qcow2Driver::create(Edge& file, const Qcow2CreateOptions& options) {
   const Layout layout = lay_out(header);
   header.refcount_table_at = g.offset_of({1});
   header.refcount_table_clusters = static_cast<std::uint32_t>(layout.table_clusters);
-  header.l1_at = g.offset_of({1 + layout.table_clusters + layout.blocks});
+  if (layout.l1_clusters > 0) header.l1_at = g.offset_of({1 + layout.table_clusters + layout.blocks});
   std::vector<std::byte> first = co_await unwrap(serialise_header(header));
   co_await prepare_file(file, layout.total() << g.cluster_bits);
   co_await write_refcounts(file, g, layout);

@@ -1,6 +1,7 @@
 #include "format/qcow2/driver.hpp"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "block/node.hpp"
 
@@ -79,6 +80,13 @@ Task<> Qcow2Driver::close() {
   co_await unwrap(closed);
 }
 
+std::optional<std::string> Qcow2Driver::backing_path(const std::string& image, std::string name) {
+  if (name.starts_with("file:")) name.erase(0, 5);
+  if (name.empty() || name.find(':') < name.find('/')) return std::nullopt;      // before a colon stands a protocol
+  if (name.starts_with('/')) return name;
+  return (std::filesystem::path(image).parent_path() / name).lexically_normal().string();
+}
+
 Task<ImageInfo> Qcow2Driver::info() {
   const ImageInfo file = co_await file_->node().driver().info();
   ImageInfo info;
@@ -89,6 +97,7 @@ Task<ImageInfo> Qcow2Driver::info() {
   info.cluster_size = header_.geometry.cluster_size();
   info.dirty = header_.has(Incompatible::dirty);
   info.backing_filename = header_.backing_name;
+  info.full_backing_filename = backing_path(file.filename, header_.backing_name).value_or(header_.backing_name);
   info.backing_format = header_.backing_format;
   ImageInfo::Qcow2 specific;
   specific.compat = header_.geometry.version < 3 ? "0.10" : "1.1";

@@ -48,6 +48,9 @@ class Qcow2Driver final : public MappedDriver {
   // Makes `file` an empty image; what was in it is gone.  Errors are QEMU's where users see them.
   static Task<> create(Edge& file, const Qcow2CreateOptions& options);
 
+  // The backing file that an image names, as a path from here; nothing when the name is no path.
+  static std::optional<std::string> backing_path(const std::string& image, std::string name);
+
   // As the image names it; empty: it has none.
   const std::string& backing_file() const noexcept { return header_.backing_name; }
   const std::string& backing_format() const noexcept { return header_.backing_format; }

@@ -16,6 +16,7 @@
 #include <array>
 #include <atomic>
 #include <charconv>
+#include <csignal>
 #include <cstring>
 #include <memory>
 #include <string_view>
@@ -141,12 +142,21 @@ bool is_socket(const char* path) {
   return ::lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
+// The kernel lets go of sockets that io_uring of a killed process was waiting on a moment after its end.
+bool listener_is_dead(int connected) noexcept {
+  ucred listener{};
+  socklen_t size = sizeof listener;
+  if (::getsockopt(connected, SOL_SOCKET, SO_PEERCRED, &listener, &size) != 0 || listener.pid <= 0) return false;
+  return ::kill(listener.pid, 0) != 0 && errno == ESRCH;
+}
+
 // True for a socket's name that no process listens on any more.
 bool is_stale(const sockaddr_un& address) noexcept {
   if (!is_socket(address.sun_path)) return false;
   const Socket probe(AF_UNIX, SOCK_NONBLOCK);
   const auto* to = reinterpret_cast<const sockaddr*>(&address);
-  return retried([&] { return ::connect(probe.fd(), to, sizeof address); }) == -ECONNREFUSED;
+  const std::int64_t connected = retried([&] { return ::connect(probe.fd(), to, sizeof address); });
+  return connected == -ECONNREFUSED || (connected >= 0 && listener_is_dead(probe.fd()));
 }
 
 std::int64_t bind_unix(int fd, const sockaddr_un& address) noexcept {

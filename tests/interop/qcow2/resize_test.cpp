@@ -43,6 +43,23 @@ TEST_F(Resize, WhatWasCutOffDoesNotComeBack) {
   expect_content("a.qcow2", content);
 }
 
+TEST_F(Resize, GrowsFromNothing) {
+  create("ours.qcow2", sized(0));
+  qemu_img("create -q -f qcow2 theirs.qcow2 0");
+  for (const char* name : {"ours.qcow2", "theirs.qcow2"}) {
+    expect_clean(name);
+    Edge& image = open(name);
+    run(image.truncate(4 * MiB));
+    const std::vector<std::byte> end(1024, std::byte{4});
+    write(image, 4 * MiB - 1024, end);
+    close_all();
+    expect_clean(name);
+    std::vector<std::byte> content(4 * MiB);
+    std::fill(content.end() - 1024, content.end(), std::byte{4});
+    expect_content(name, content);
+  }
+}
+
 TEST_F(Resize, ALongerBackingFileStaysHidden) {
   write_file("base.raw", std::vector<std::byte>(4 * MiB, std::byte{9}));
   for (const char* size : {"1M", "1536", "3M"}) {

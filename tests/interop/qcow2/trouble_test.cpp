@@ -1,6 +1,7 @@
 // Images on storage that is full, or fails at a bad moment: what was written stays right, and what can go
 // on does.
 #include "filter/fault.hpp"
+#include "task/group.hpp"
 #include "tests/interop/qcow2/rig.hpp"
 
 namespace tidemark::test {
@@ -54,6 +55,50 @@ TEST_F(Trouble, WhatWasDiscardedCanBeWrittenWhereNothingElseIsFree) {
   write(image, 3 * MiB + cluster, data);
   EXPECT_EQ(read(image, 3 * MiB, cluster), data);
   EXPECT_TRUE(is_zero(read(image, 0, cluster)));
+  close_all();
+  expect_clean("device");
+}
+
+// Who reads meanwhile keeps it from being used again for a while, not for good.
+TEST_F(Trouble, WhatWasDiscardedIsWaitedForWhileOthersRead) {
+  constexpr std::uint64_t cluster = 64 * KiB, device = 20 * cluster;
+  write_file("device", std::vector<std::byte>(device));
+  BlockNode* file = run(open_file_node(path("device"), false));
+  RawOptions fixed;
+  fixed.size = device;
+  auto raw = RawDriver::open(*Edge::attach(*file, Role::file, all_rights, "test"), fixed);
+  BlockNode* volume = run(add(*std::move(raw)));
+  FaultRule slow;
+  slow.op = FaultOp::read;
+  slow.latency_ns = 200'000'000;
+  slow.one_in = 0;
+  FaultOptions slowly;
+  slowly.rules = {slow};
+  auto fault = std::make_unique<Fault>(*reactor_, *Edge::attach(*volume, Role::file, all_rights, "test"), slowly);
+  Fault& reads = *fault;
+  BlockNode* storage = run(add(std::move(fault)));
+  Qcow2CreateOptions options;
+  options.size = 4 * MiB;
+  {
+    auto making = Edge::attach(*storage, Role::root, all_rights, "test");
+    run(Qcow2Driver::create(**making, options));
+  }
+  Edge& image = *run(open_on(*storage));
+  const std::vector<std::byte> data(cluster, std::byte{5});
+  std::uint64_t at = 0;
+  while (failure(image.write(at, Buffers::of_const(data))) == "no error") at += cluster;
+  slow.one_in = 1;
+  reads.set_rules({slow});
+  std::vector<std::byte> seen(cluster);
+  const auto beside = [&](TaskGroup& group) -> Task<> {
+    group.spawn(image.read(2 * cluster, Buffers(MutableBytes(seen))));
+    const Range freed{0, cluster};
+    co_await image.discard(freed);
+    co_await image.write(3 * MiB, Buffers::of_const(data));
+    co_await group.join();
+  };
+  run(with_group(*reactor_, beside));
+  EXPECT_EQ(seen, data);
   close_all();
   expect_clean("device");
 }

@@ -1,0 +1,329 @@
+"""Power cuts.  The daemon works on a file system that writes down every write and every flush (journal_fs.cpp) while a
+guest writes and incremental backups are taken.  Then the power is cut at chosen moments of that journal: the files are
+made what they may be then (journal.py), and the real daemon opens them.  Each time
+
+* what the guest had flushed is there,
+* qcow2 has leaked clusters at most,
+* the last finished backup is its point,
+* the bitmap is there, and an incremental backup by it, on top of that point, is the disk.
+
+A disk that says that it has flushed but has not is found out: that is a test, too.
+TM_POWER_CUTS is the number of cuts for each format, TM_POWER_SEED the first seed.
+"""
+import json
+import os
+import pathlib
+import random
+import struct
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
+import journal
+from bed import KiB, MiB, Bed, first_difference
+from lab import processes
+from lab.qmp import Qmp
+
+CUTS, SEED = int(os.environ.get("TM_POWER_CUTS", 20)), int(os.environ.get("TM_POWER_SEED", 1))
+DISK, BLOCK, GRANULE = 4 * MiB, 4 * KiB, 16 * KiB
+POINTS = 4
+MARKS = "marks"
+ZERO = bytes(BLOCK)
+
+
+class Wrong(Exception):
+    """What a power cut must not do."""
+
+
+def block_of(number, version):
+    """A block's content: each sector names itself and the write it comes from."""
+    return b"".join(struct.pack(">QQ", number * 8 + sector, version) * 32 for sector in range(BLOCK // 512))
+
+
+class Guest:
+    """Writes, and knows what it wrote: {block: (version, content)} as of now; versions count all writes."""
+
+    def __init__(self, disk, seed):
+        self.disk, self.rng = disk, random.Random(seed)
+        self.version = 0
+        self.blocks = {}
+        self.begun = {}                          # block: {version: content}, all that were begun
+
+    def write_some(self):
+        """Several at a time; when this returns none is under way."""
+        busy = set()
+        for _ in range(self.rng.randint(1, 6)):
+            first = self.rng.randrange(DISK // BLOCK - 4)
+            run = range(first, first + self.rng.choice((1, 1, 1, 2, 4)))
+            if not busy.isdisjoint(run):
+                continue
+            busy.update(run)
+            self.version += 1
+            zero = self.rng.random() < 0.1
+            for block in run:
+                content = ZERO if zero else block_of(block, self.version)
+                self.begun.setdefault(block, {})[self.version] = content
+                self.blocks[block] = self.version, content
+            if zero:
+                self.disk.aio_zero(len(run) * BLOCK, first * BLOCK, self.done)
+            else:
+                self.disk.aio_pwrite(b"".join(self.blocks[block][1] for block in run), first * BLOCK, self.done)
+        while self.disk.aio_in_flight():
+            self.disk.poll(-1)
+
+    @staticmethod
+    def done(error):
+        if error.value:
+            raise OSError(error.value, "the disk refused a write")
+        return 1
+
+
+class PowerCut(Bed):
+    def setUp(self):
+        if not os.path.exists("/dev/fuse"):
+            self.skipTest("no /dev/fuse here: power cuts cannot be made")
+        super().setUp()
+        for name in ("backing", "mount"):
+            (self.path / name).mkdir()
+        self.journal = self.path / "journal"
+        self.file_system = self.lab.start(self.tidemark.parent / "journal_fs", self.path / "backing", "journal", self.path / "mount")
+        self.until(lambda: os.path.ismount(self.path / "mount"), "the file system is mounted")
+        self.addCleanup(self.lab.stop, self.file_system)
+
+    # What is written down
+
+    def record(self, kind, seed):
+        """A disk, a guest, incremental backups; then no daemon any more."""
+        self.kind, self.image = kind, f"disk.{kind}"
+        backing = self.path / "backing"
+        self.initial = random.Random(seed).randbytes(DISK // 2) + bytes(DISK // 2)
+        (backing / "disk.raw").write_bytes(self.initial)
+        if kind == "qcow2":
+            self.lab.run("qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=16k", "backing/disk.raw", f"backing/{self.image}")
+            (backing / "disk.raw").unlink()
+        for number in range(POINTS):
+            below = ["-b", f"point{number - 1}.qcow2", "-F", "qcow2"] if number else []
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *below, f"backing/point{number}.qcow2", DISK)
+        (backing / MARKS).touch()
+        self.before = {f"/{file.name}": file.read_bytes() for file in backing.iterdir()}
+        self.marks = os.open(self.path / "mount" / MARKS, os.O_WRONLY)
+        self.start(direct=seed % 2 == 0)
+        disk = self.disk()
+        self.guest = guest = Guest(disk, seed)
+        self.flushes, self.points = [{}], []
+        for number in range(POINTS):
+            self.write_on(guest, 12)
+            self.points.append(dict(guest.blocks))
+            self.mark(f"begin {number}")
+            self.begin_backup(number)
+            self.mark(f"begun {number}")
+            while self.client.execute("query-jobs")[0]["status"] != "concluded":
+                self.write_on(guest, 1)
+            self.assertNotIn("error", self.client.execute("query-jobs")[0])
+            self.client.execute("job-dismiss", id="j")
+            self.mark(f"done {number}")
+            self.client.execute("blockdev-del", node_name="target")
+        self.write_on(guest, 12)
+        disk.shutdown()
+        self.kill()
+        os.close(self.marks)
+        self.records = journal.read(self.journal)
+
+    def write_on(self, guest, times):
+        for _ in range(times):
+            guest.write_some()
+            if guest.rng.random() < 0.3:
+                blocks = dict(guest.blocks)
+                guest.disk.flush()
+                self.flushes.append(blocks)
+                self.mark(f"flush {len(self.flushes) - 1}")
+
+    def mark(self, text):
+        """In the journal, after all that has been answered."""
+        os.pwrite(self.marks, text.encode(), 0)
+
+    def begin_backup(self, number):
+        self.client.execute("blockdev-add", driver="qcow2", node_name="target", backing=None,
+                            file={"driver": "file", "filename": f"mount/point{number}.qcow2"})
+        job = {"job-id": "j", "device": "disk", "target": "target", "auto-dismiss": False, "speed": 8 * MiB,
+               "sync": "full"}
+        actions = [{"type": "blockdev-backup", "data": job}]
+        if number:
+            job.update({"sync": "incremental", "bitmap": "b"})
+        else:
+            bitmap = {"node": "disk", "name": "b", "persistent": True, "granularity": GRANULE}
+            actions.insert(0, {"type": "block-dirty-bitmap-add", "data": bitmap})
+        self.client.execute("transaction", actions=actions)
+
+    def start(self, direct=False):
+        file = {"driver": "file", "filename": f"mount/{self.image}", "cache": {"direct": direct}}
+        node = {"driver": self.kind, "node-name": "disk", "file": file}
+        with open(self.path / "daemon.log", "a") as log:
+            self.daemon = self.lab.start(self.tidemarkd, *self.daemon_options(node), stderr=log)
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = Qmp(self.path / "qmp.sock")
+        self.until(lambda: self.client.execute("query-block-exports"), "the export")
+
+    @staticmethod
+    def daemon_options(node):
+        return ("--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "chardev=c",
+                "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--blockdev", json.dumps(node),
+                "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on")
+
+    def kill(self):
+        self.client.close()
+        self.daemon.kill()
+        self.daemon.wait()
+        self.lab.ended(self.daemon)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+
+    # What is cut, and what has to hold then
+
+    def cuts(self, rng, count):
+        """Moments: half of them right behind something durable, half anywhere."""
+        after = [n + 1 for n, record in enumerate(self.records) if record.kind == "sync" or record.path == f"/{MARKS}"]
+        return sorted(rng.choice(after) if rng.random() < 0.5 else rng.randint(1, len(self.records)) for _ in range(count))
+
+    def states(self, rng, count, lies=()):
+        """(moment, files) after cuts, in the order of their moments."""
+        disk, taken = journal.Disk(self.before, lies), 0
+        for moment in self.cuts(rng, count):
+            for record in self.records[taken:moment]:
+                disk.take(record)
+            taken = moment
+            yield moment, disk.after_cut(rng)
+
+    def known(self, moment):
+        """What the guest had been told: its last flush, the backups begun, and done, and whether the bitmap was there."""
+        flush, begun, done, added = 0, -1, -1, False
+        for record in self.records[:moment]:
+            if record.path == f"/{MARKS}":
+                word, number = record.data.decode().split()
+                if word == "flush":
+                    flush = int(number)
+                elif word == "begin":
+                    begun = int(number)
+                elif word == "done":
+                    done = int(number)
+                else:
+                    added = True
+        return self.flushes[flush], begun, done, added
+
+    def check(self, moment, files):
+        """Raises Wrong when a power cut has done what it must not."""
+        flushed, begun, done, added = self.known(moment)
+        backing = self.path / "backing"
+        for file in backing.iterdir():
+            if f"/{file.name}" not in files:
+                file.unlink()
+        for path, content in files.items():
+            with open(backing / path[1:], "r+b" if (backing / path[1:]).exists() else "wb") as file:
+                file.truncate(0)
+                file.write(content)
+        if self.kind == "qcow2":
+            self.check_qcow2()
+        if done >= 0 and (at := first_difference(self.converted(backing / f"point{done}.qcow2"), self.content_of(done))) is not None:
+            raise Wrong(f"finished backup {done} is not its point at {at}")
+        self.start()
+        try:
+            content = self.content()
+            self.check_flushed(content, flushed)
+            if added:
+                self.check_bitmap(content, begun, done)
+        finally:
+            self.kill()
+
+    def check_qcow2(self):
+        done = self.lab.run("qemu-img", "check", f"backing/{self.image}", ok=None)
+        if done.returncode not in (0, 3):
+            raise Wrong(f"qemu-img check: {done.stdout}{done.stderr}")
+
+    def check_flushed(self, content, flushed):
+        for block in range(DISK // BLOCK):
+            at = block * BLOCK
+            least, expected = flushed.get(block, (0, self.initial[at:at + BLOCK]))
+            found = content[at:at + BLOCK]
+            if found == expected:
+                continue
+            since = [written for version, written in self.guest.begun.get(block, {}).items() if version >= least]
+            for sector in range(0, BLOCK, 512):
+                part = found[sector:sector + 512]
+                if part != expected[sector:sector + 512] and all(part != other[sector:sector + 512] for other in since):
+                    raise Wrong(f"what was flushed is gone at {at + sector}")
+
+    def check_bitmap(self, content, begun, done):
+        """By an incremental backup: on top of the bitmap's point it has to be the disk."""
+        bitmaps = [bitmap for node in self.client.execute("query-named-block-nodes") if node["node-name"] == "disk"
+                   for bitmap in node.get("dirty-bitmaps", ())]
+        if [bitmap["name"] for bitmap in bitmaps] != ["b"]:
+            raise Wrong("the bitmap is gone")
+        if bitmaps[0].get("inconsistent"):
+            raise Wrong(f"the bitmap is inconsistent: {bitmaps[0]}")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "next.qcow2", DISK)
+        self.client.execute("blockdev-add", driver="qcow2", node_name="target",
+                            file={"driver": "file", "filename": "next.qcow2"})
+        self.client.execute("blockdev-backup", job_id="j", device="disk", target="target", sync="incremental", bitmap="b",
+                            auto_dismiss=False)
+        error = self.client.wait_job("j").get("error")
+        if error:
+            raise Wrong(f"the incremental backup failed: {error}")
+        self.client.execute("blockdev-del", node_name="target")
+        self.assertEqual(first_difference(self.content(), content), None)
+        wrong = self.wrong_on_top_of(max(done, 0), content)
+        # A backup whose end nobody was told may have ended: then it is complete.
+        if wrong is not None and begun > done >= 0:
+            complete = first_difference(self.converted(self.path / "backing" / f"point{begun}.qcow2"), self.content_of(begun)) is None
+            if complete:
+                wrong = self.wrong_on_top_of(begun, content)
+        if wrong is not None:
+            raise Wrong(f"the bitmap, of point {max(done, 0)}, does not cover what differs at {wrong}")
+
+    def wrong_on_top_of(self, number, content):
+        (self.path / "base.raw").write_bytes(self.content_of(number))
+        self.lab.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "base.raw", "next.qcow2")
+        return first_difference(self.converted(self.path / "next.qcow2"), content)
+
+    def converted(self, image):
+        done = self.lab.run("qemu-img", "convert", "-O", "raw", image, "converted.raw", ok=None)
+        return (self.path / "converted.raw").read_bytes() if done.returncode == 0 else b""
+
+    def content_of(self, number):
+        content = bytearray(self.initial)
+        for block, (_, written) in self.points[number].items():
+            content[block * BLOCK:(block + 1) * BLOCK] = written
+        return bytes(content)
+
+    def survives(self, kind):
+        self.record(kind, SEED)
+        rng = random.Random(SEED)
+        for moment, files in self.states(rng, CUTS):
+            try:
+                self.check(moment, files)
+            except (Wrong, processes.Failure) as wrong:
+                self.fail(f"{kind}, seed {SEED}: cut after {moment} of {len(self.records)} records: {wrong}")
+
+    def test_raw(self):
+        self.survives("raw")
+
+    def test_qcow2(self):
+        self.survives("qcow2")
+
+    def test_a_disk_that_loses_flushes_is_found_out(self):
+        self.record("raw", SEED)
+        for liar, what in (("disk.raw", "what was flushed is gone"), ("disk.raw.tidemark", "the bitmap"), ("point0.qcow2", "is not its point")):
+            with self.subTest(liar):
+                found = []
+                for moment, files in self.states(random.Random(SEED), 30, lies={f"/{liar}"}):
+                    try:
+                        self.check(moment, files)
+                    except Wrong as wrong:
+                        found.append(str(wrong))
+                        break
+                self.assertTrue(found, "nobody noticed")
+                self.assertIn(what, found[0])
+
+
+if __name__ == "__main__":
+    unittest.main()
