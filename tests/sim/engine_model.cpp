@@ -67,7 +67,7 @@ Result<> DiskModel::settle(std::uint64_t number, const Stamps& seen) {
 }
 
 DiskModel::Flush DiskModel::begin_flush() const {
-  Flush flush{{}, sizes_.size() - (resizing_ ? 1 : 0)};
+  Flush flush{{}, sizes_gone_ + sizes_.size() - (resizing_ ? 1 : 0)};
   for (const Write& write : recent_)
     if (write.state == Write::State::ended) flush.writes.push_back(write.number);
   return flush;
@@ -75,9 +75,11 @@ DiskModel::Flush DiskModel::begin_flush() const {
 
 // A crash may still bring what was under way, and older than what is durable now: that is allowed to it.
 void DiskModel::end_flush(const Flush& flush) {
-  if (flush.sizes > 1 && flush.sizes <= sizes_.size()) {
-    durable_.resize(sizes_[flush.sizes - 1] / sector);
-    sizes_.erase(sizes_.begin(), sizes_.begin() + static_cast<std::ptrdiff_t>(flush.sizes - 1));
+  if (flush.sizes > sizes_gone_ + 1) {           // else another flush has said so already
+    const std::uint64_t gone = flush.sizes - sizes_gone_ - 1;
+    durable_.resize(sizes_[gone] / sector);
+    sizes_.erase(sizes_.begin(), sizes_.begin() + static_cast<std::ptrdiff_t>(gone));
+    sizes_gone_ += gone;
   }
   for (const Write& write : recent_)
     if (std::ranges::binary_search(flush.writes, write.number)) apply(write, durable_);
@@ -125,9 +127,24 @@ bool DiskModel::may_hold(std::size_t index, Stamp stamp) const noexcept {
   return may;
 }
 
+std::string DiskModel::known() const {
+  std::string text = "sizes";
+  for (const std::uint64_t size : sizes_) text += " " + std::to_string(size);
+  text += ", writes since";
+  for (const Write& write : recent_)
+    text += " " + std::to_string(write.range.offset) + "+" + std::to_string(write.range.length);
+  return text;
+}
+
+// A file that has grown by an amount that was lost ends where the last write to it does.
+bool DiskModel::may_have_size(std::uint64_t size) const noexcept {
+  const auto ends_there = [&](const Write& write) { return write.range.end() == size; };
+  return std::ranges::find(sizes_, size) != sizes_.end() || std::ranges::any_of(recent_, ends_there);
+}
+
 Result<> DiskModel::check(const Stamps& seen) const {
-  if (std::ranges::find(sizes_, seen.size() * sector) == sizes_.end())
-    return Error(Errc::corrupt, "the disk has " + std::to_string(seen.size() * sector) + " bytes, which it never had");
+  if (!may_have_size(seen.size() * sector))
+    return Error(Errc::corrupt, "the disk has " + std::to_string(seen.size() * sector) + " bytes, which it never had; " + known());
   for (std::size_t i = 0; i < seen.size(); ++i) {
     if (may_hold(i, seen[i])) continue;
     const Stamp durable = i < durable_.size() ? durable_[i] : 0;

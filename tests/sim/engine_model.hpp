@@ -57,7 +57,7 @@ class DiskModel {
   // What had ended when a flush began is durable when it has ended.
   struct Flush {
     std::vector<std::uint64_t> writes;
-    std::size_t sizes;
+    std::uint64_t sizes;                           // ever
   };
   Flush begin_flush() const;
   void end_flush(const Flush& flush);
@@ -89,12 +89,15 @@ class DiskModel {
     Stamp at(std::size_t index) const noexcept { return seen.empty() ? stamp : seen[index - range.offset / sector]; }
   };
   bool may_hold(std::size_t index, Stamp stamp) const noexcept;
+  std::string known() const;
+  bool may_have_size(std::uint64_t size) const noexcept;
   Write* find(std::uint64_t number);
   void apply(const Write& write, Stamps& to) const;
 
   Stamps visible_, durable_;
   std::vector<Write> recent_;                      // not known to be durable, in their order
   std::vector<std::uint64_t> sizes_;               // the first is durable
+  std::uint64_t sizes_gone_ = 0;                   // that came before these
   bool resizing_ = false;
   std::uint64_t begun_ = 0, ended_ = 0;
   std::vector<std::shared_ptr<Point>> watched_;
