@@ -149,7 +149,7 @@ struct MachineDisk {
   Chain own{}, incremental{};                      // tidemark's way, QEMU's way
   bool may_fail = false;                           // reads and writes of it do now and then
   bool store_failed = false;                       // bitmaps may be gone, since an earlier session
-  bool store_fails = false;                        // since this one
+  bool store_fails = false;                        // since this one, or is about to: a crash may come before it is told
 };
 
 struct Machine {
