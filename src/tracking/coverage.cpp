@@ -57,7 +57,8 @@ void filter(DirtyBitmap& set, const DirtyBitmap& other, Drop drop) {
 
 void intersect(DirtyBitmap& set, const DirtyBitmap& other) {
   TM_ASSERT(other.granularity() >= set.granularity());
-  if (other.granularity() == set.granularity()) return filter(set, other, Drop::clean);
+  const bool alike = other.granularity() == set.granularity() && other.size() == set.size();
+  if (alike) return filter(set, other, Drop::clean);
   filter(set, with_granularity(other, set.size(), set.granularity()), Drop::clean);
 }
 

@@ -7,9 +7,10 @@
 
 namespace tidemark::tracking {
 
-// Leaves in `set` what is in `other` too; the granularity of `other` is that of `set` or a multiple.
+// Leaves in `set` what is in `other` too; the granularity of `other` is that of `set` or a multiple.  Of another
+// size (the disk has been resized): what is beyond its end is not in it.
 void intersect(DirtyBitmap& set, const DirtyBitmap& other);
-// Takes from `set` what is in `other`, of the same granularity.
+// Takes from `set` what is in `other`, of the same granularity and size.
 void subtract(DirtyBitmap& set, const DirtyBitmap& other);
 // The same set in granules of another size; exact when they are smaller.
 DirtyBitmap with_granularity(const DirtyBitmap& set, std::uint64_t size, std::uint64_t granularity);

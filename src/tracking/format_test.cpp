@@ -139,6 +139,11 @@ TEST(Coverage, IntersectsAndSubtracts) {
   EXPECT_EQ(a.dirty_bytes(), 60 * KiB);
   EXPECT_FALSE(covers(a, {64 * KiB, 1}));
   EXPECT_FALSE(covers(a, {1 * MiB, 1}));
+  // Of a disk that has grown: nothing is known of what it has become larger by.
+  DirtyBitmap larger(2 * MiB, 4096);
+  larger.set_all();
+  intersect(larger, c);
+  EXPECT_EQ(larger.dirty_bytes(), 4096u);
 }
 
 // Random runs, so that chunks are clean, dirty, mixed and cut off.

@@ -76,6 +76,15 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
   co_return identity;
 }
 
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id) {
+  const OpenFlags reading;
+  File file = co_await File::open(reactor, image, reading);
+  const Result<> synced = co_await file.sync().result();
+  co_await file.close();
+  co_await unwrap(synced);
+  co_return co_await identify(reactor, std::move(image), std::move(stable_id));
+}
+
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
   // Numbers of files that are gone are given to new ones.

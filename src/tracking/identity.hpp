@@ -40,6 +40,9 @@ struct ImageIdentity {
 // Of an image that nobody writes.  Canaries are spread evenly over a device.
 Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {});
 
+// The same, of what a power cut cannot take back: what closing the image did to its size is durable first.
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {});
+
 // Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean);
 

@@ -116,7 +116,7 @@ Task<> TrackingStore::after_close() {
     ended = co_await file_.unlink().result();
   } else if (saved_) {
     Superblock root = root_;
-    auto image = co_await identify(home_.reactor(), options_.image, options_.stable_id).result();
+    auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id).result();
     if (image) {
       root.image = *std::move(image);
       root.clean = true;
