@@ -30,8 +30,10 @@ Task<> TrackingStore::say_lost(const Error& error) {
   lost.lost = true;
   lost.clean = false;
   lost.version = ++version_;
+  const bool claims = root_.catalogue[0] != 0;           // else the file has no root, and goes
   Result<> said;
-  if (keeps(Rule::say_lost)) said = co_await file_.write_root(lost, durable()).result();
+  if (!claims) said = Error(Errc::not_found, "no root");
+  else if (keeps(Rule::say_lost)) said = co_await file_.write_root(lost, durable()).result();
   root_ = std::move(lost);
   if (!said) {
     gone_ = true;

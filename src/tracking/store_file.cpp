@@ -84,7 +84,9 @@ Task<std::optional<Superblock>> StoreFile::read_root() {
   std::optional<Superblock> best;
   for (std::uint64_t copy = 0; copy < Superblock::copies; ++copy) {
     const Bytes block = blocks.bytes().subspan(copy * Superblock::bytes, Superblock::bytes);
-    std::optional<Superblock> root = co_await unwrap(Superblock::decode(block));
+    Result<std::optional<Superblock>> decoded = Superblock::decode(block);
+    if (!decoded && decoded.error().code() == Errc::corrupt) continue;       // is none
+    std::optional<Superblock> root = co_await unwrap(std::move(decoded));
     if (root && (!best || root->version > best->version)) best = std::move(root);
   }
   co_return std::move(best);
