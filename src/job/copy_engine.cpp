@@ -14,14 +14,14 @@ constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
-// The only one to read, for a while; the next one waits three times as long as it took.
+// The only one to read, for a while; the next one waits twice as long as it took.
 class CopyEngine::Turn final : public Point::Reading {
  public:
   Turn(CopyEngine& engine, Mutex::Guard turn, InFlight in_flight)
       : Reading(std::move(in_flight)), engine_(engine), turn_(std::move(turn)), began_(engine.reactor_.now()) {}
   ~Turn() override {
     const Instant now = engine_.reactor_.now();
-    engine_.next_turn_ = now + std::min(3 * (now - began_), pause_max);
+    engine_.next_turn_ = now + std::min(2 * (now - began_), pause_max);
   }
 
  private:

@@ -2,7 +2,7 @@
 // that the job's context allows.  What a piece is and where it goes is filter/point.hpp's.
 //
 // It goes through the disk from its start to its end; what guests have overwritten meanwhile, and is
-// staged, comes first while it presses.  While guests are at work it reads the disk for a quarter of the time
+// staged, comes first while it presses.  While guests are at work it reads the disk for a third of the time
 // only, one piece after the other: a guest's requests would have to queue behind many large ones.
 #pragma once
 

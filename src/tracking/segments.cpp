@@ -129,7 +129,12 @@ bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std:
   const std::uint64_t first = segment.index * segment_granules;
   if (segment.kind == Segment::Kind::dense) {
     const std::uint64_t granules = std::min(segment_granules, bitmap.granules() - first);
-    return bitmap.load_chunk(first, bytes.first(align_up(div_up(granules, 8), 8)));
+    const Bytes chunk = bytes.first(align_up(div_up(granules, 8), 8));
+    if (bitmap.chunk_fill(first, granules) == DirtyBitmap::Fill::clean) return bitmap.load_chunk(first, chunk);
+    DirtyBitmap added(bitmap.size(), bitmap.granularity());        // a chunk that is loaded replaces what is there
+    const bool whole = added.load_chunk(first, chunk);
+    bitmap.merge(added);
+    return whole;
   }
   for (std::size_t at = 0; at < bytes.size(); at += 2) {
     const std::uint64_t granule = first + load_le<std::uint16_t>(bytes.data() + at);

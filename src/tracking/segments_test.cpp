@@ -60,6 +60,22 @@ TEST(Segments, AreLoadedAsStored) {
   }
 }
 
+// As a job's frozen bits and those marked since are, after a crash.
+TEST(Segments, AddToWhatIsThere) {
+  Prng prng(2);
+  for (int i = 0; i < 100; ++i) {
+    const std::uint64_t size = 1 + prng.below(3 * segment_granules * 512);
+    const DirtyBitmap first = random_bitmap(prng, size, 512), second = random_bitmap(prng, size, 512);
+    Stored stored;
+    const SegmentTable tables[] = {stored.store(first), stored.store(second)};
+    DirtyBitmap both = first.clone(), loaded(size, 512);
+    both.merge(second);
+    for (const SegmentTable& table : tables)
+      for (const Segment& s : table) ASSERT_TRUE(load_segment(loaded, s, stored.at[s.position], id));
+    ASSERT_TRUE(loaded == both) << i;
+  }
+}
+
 TEST(Segments, OnlyWhatChangedIsStoredAgain) {
   DirtyBitmap bitmap(16 * TiB, 64 * KiB);
   for (std::uint64_t at = 0; at < 16 * TiB; at += 1 * TiB) bitmap.set({at, 1});
