@@ -30,12 +30,13 @@ Task<> TrackingStore::say_lost(const Error& error) {
   lost.lost = true;
   lost.clean = false;
   lost.version = ++version_;
-  const bool claims = root_.catalogue[0] != 0;           // else the file has no root, and goes
+  // Before the first root there is none to say it with; what of that may have been written is wiped out.
+  const bool first = root_.catalogue[0] == 0;
   Result<> said;
-  if (!claims) said = Error(Errc::not_found, "no root");
+  if (first) said = co_await file_.format(root_.log_bytes).result();
   else if (keeps(Rule::say_lost)) said = co_await file_.write_root(lost, durable()).result();
   root_ = std::move(lost);
-  if (!said) {
+  if (!said || first) {
     gone_ = true;
     (void)co_await file_.unlink().result();
   }

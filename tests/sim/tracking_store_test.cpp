@@ -293,6 +293,30 @@ TEST_F(TrackingStoreTest, AStoreThatCannotEvenSaySoIsRemoved) {
   EXPECT_EQ(look().dirty, 2 * 4096u);
 }
 
+// The first root is written by half, and the file cannot be removed: it claims nothing, and the disk can be opened.
+TEST_F(TrackingStoreTest, OneThatFailsWhileItIsMadeClaimsNothing) {
+  SimFault stays;
+  stays.kind = IoOp::Kind::unlink;
+  stays.path = store;
+  stays.count = 2;
+  world.faults().add(stays);
+  SimFault half;
+  half.kind = IoOp::Kind::write;
+  half.path = store;
+  half.skip = 4;                                     // an empty file, two catalogues and one copy of the root
+  half.count = 1;
+  world.faults().add(half);
+  auto use = [](TrackedNode& node) -> Task<> {
+    const Result<> added = co_await add(node).result();
+    EXPECT_FALSE(added.ok());
+  };
+  (void)session(use, true);
+  ASSERT_TRUE(world.disk().exists(store));
+  const auto bytes = file(store);
+  EXPECT_TRUE(is_zero(Bytes(bytes).first(8192)));                // both roots
+  EXPECT_FALSE(look().there);
+}
+
 TEST_F(TrackingStoreTest, LostMarksAtACrashMeanAllDirty) {
   auto use = [this](TrackedNode& node) -> Task<> {
     co_await add(node);
