@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "block/status.hpp"
 #include "filter/point_claim.hpp"
 #include "io/aligned.hpp"
 #include "task/group.hpp"
