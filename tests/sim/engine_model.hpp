@@ -21,6 +21,7 @@ namespace tidemark::sim {
 using Stamp = std::uint32_t;
 using Stamps = std::vector<Stamp>;                 // one a sector
 inline constexpr std::uint64_t sector = 512;
+inline constexpr Stamp no_stamp = ~Stamp{0};       // that no sector holds
 
 void fill_with(MutableBytes bytes, Stamp stamp);
 // An error names the first sector that holds more than one stamp.

@@ -94,13 +94,12 @@ class Life {
         return false;
       case 1: {
         MachineDisk& disk = machine_.disks[random_.below(machine_.disks.size())];
-        disk.may_fail = machine_.stores_fail = disk.store_fails = true;
+        disk.may_fail = machine_.stores_fail = true;
         world_.faults().add(fault_of(disk.plan.path, random_));
         return true;
       }
       case 2:
         machine_.stores_fail = true;
-        for (MachineDisk& disk : machine_.disks) disk.store_fails = true;
         world_.faults().add(fault_of(".tidemark", random_));
         return false;
       case 3:

@@ -41,7 +41,7 @@ Task<> Session::run() {
   co_await unwrap(lived);
   ended_well_ = ended.ok();
   for (MachineDisk& disk : machine_.disks) {
-    if (ended) disk.content.all_durable();
+    if (ended && !disk.may_fail) disk.content.all_durable();     // what failed once does so in silence when it is closed
     std::erase_if(disk.bitmaps, [](const auto& entry) { return !entry.second.persistent; });
     if (!ended && !disk.may_fail && !machine_.targets_fail && !machine_.stores_fail) co_await unwrap(ended);
   }
@@ -81,7 +81,7 @@ Task<> Session::work() {
 
 Task<> Session::open_disks() {
   for (MachineDisk& disk : machine_.disks) {
-    disk.store_failed = disk.store_failed || std::exchange(disk.store_fails, false);
+    disk.store_failed = disk.store_failed || std::exchange(disk.store_fails, machine_.stores_fail);
     Guest& guest = guests_.emplace_back(reactor_, disk);
     co_await open_disk(guest);
   }

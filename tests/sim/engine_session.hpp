@@ -79,6 +79,7 @@ class Session final : JobEvents {
   // engine_guest.cpp
   Task<> guest(Guest& guest);
   Task<> guest_step(Guest& guest);
+  void tell(const Guest& guest, std::string_view what, Range range, Stamp stamp) const;
   Task<> flush(Guest& guest);
   Task<> change(Guest& guest, Range range, Stamp stamp, int how);
   Task<> look(Guest& guest, std::uint64_t write, Range range);
