@@ -66,6 +66,7 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
     std::optional<std::uint64_t> lost;
     std::erase_if(model.may_be, [&](const BitmapState& state) {
       if (!bitmap || !state.there) return (bitmap != nullptr) != state.there;
+      if (bitmap->recording() != state.recording) return true;
       const auto at = missing(*bitmap, now, state);
       if (at) lost = at;
       return at.has_value();
@@ -74,7 +75,7 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
     if (lost)
       return Error(Errc::corrupt, "bitmap " + name + " has lost the change at " + std::to_string(*lost) + " to stamp " +
                                       std::to_string(now[*lost / sector]));
-    return Error(Errc::corrupt, "bitmap " + name + (bitmap ? " is there though it was removed" : " is gone"));
+    return Error(Errc::corrupt, "bitmap " + name + (bitmap ? " is there, and should not be or not like this" : " is gone"));
   }
   std::erase_if(disk.bitmaps, [&](const auto& entry) { return !node.bitmaps().find(entry.first); });
   for (const auto& bitmap : node.bitmaps().all())
@@ -96,14 +97,15 @@ Task<> Session::clean_up_chain(MachineDisk& disk) {
   for (const auto& [name, bitmap] : disk.bitmaps)
     if (name.starts_with("point") && name != disk.own.bitmap) litter.push_back(name);
   for (std::string& name : litter) co_await remove(disk, std::move(name));
-  Chain& chain = disk.incremental;
-  if (!present(disk, chain.bitmap)) {
-    // A crash came between the bitmap's end and the chain's.
-    std::vector<std::string> layers = std::exchange(chain.layers, {});
+  for (Chain* each : {&disk.own, &disk.incremental}) {
+    if (present(disk, each->bitmap)) continue;
+    // A crash came between the bitmap's end and the chain's, or it is gone with its store.
+    std::vector<std::string> layers = std::exchange(each->layers, {});
     co_await drop_files(std::move(layers));
-    chain.bitmap.clear();
-    chain.point = nullptr;
+    each->bitmap.clear();
+    each->point = nullptr;
   }
+  Chain& chain = disk.incremental;
   std::string target = std::exchange(chain.under_way, "");
   if (target.empty()) co_return;
   bool of_use = chain.began && !chain.layers.empty() && world_.disk().exists(target);

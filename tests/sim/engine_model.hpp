@@ -104,15 +104,16 @@ class DiskModel {
   std::vector<std::shared_ptr<Point>> watched_;
 };
 
-// What a bitmap may be: not there, or dirty wherever the disk is not what it was at any of the points.
+// What a bitmap may be: not there, or dirty wherever the disk is not what it was at any of the points.  One that
+// does not record has none.
 struct BitmapState {
   bool there = true;
+  bool recording = true;
   std::vector<PointPtr> since{};
 };
 struct BitmapModel {
   bool persistent = true;
   std::uint32_t granularity = 4096;
-  bool recording = true;
   std::vector<BitmapState> may_be{};               // one of these; more than one only while it changes
 
   void settle(BitmapState state) { may_be = {std::move(state)}; }

@@ -103,6 +103,7 @@ class Session final : JobEvents {
   };
   Task<> carry_out(std::vector<Change> changes, std::vector<Action> actions);
   Change new_bitmap(MachineDisk& disk, const std::string& name, bool persistent, std::uint32_t granularity);
+  static Change cleared(MachineDisk& disk, const std::string& name);
   static Action add_action(const MachineDisk& disk, const std::string& name);
   static Json merge_arguments(const MachineDisk& disk, const std::string& from, const std::string& to);
   static Json transaction_of(std::vector<Action> actions, bool grouped);
