@@ -184,7 +184,7 @@ Task<> Session::finish() {
 
 // Of files: the disks and what they stand on.
 Task<> Session::check_nothing_left() {
-  for (const char* directory : {"/d", "/b"}) {
+  for (const char* directory : {"/d", "/b", scratch}) {
     const std::vector<std::string> names = co_await fs::list(reactor_, directory);
     for (const std::string& name : names) {
       const std::string path = std::string(directory) + "/" + name;

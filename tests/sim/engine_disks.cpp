@@ -54,7 +54,7 @@ void import(SimWorld& world, const std::string& path, const Stamps& stamps) {
 
 Result<Machine> make_machine(SimWorld& world, Prng& random) {
   Machine machine;
-  for (const char* directory : {"/d", "/b"}) world.disk().make_directory(directory);
+  for (const char* directory : {"/d", "/b", "/scratch"}) world.disk().make_directory(directory);
   world.disk().import_file("/proc/sys/kernel/random/boot_id", as_bytes("this boot\n"));
   const std::size_t disks = 1 + random.below(3);
   for (std::size_t i = 0; i < disks; ++i) {

@@ -154,6 +154,8 @@ struct MachineDisk {
   bool store_fails = false;                        // since this one, or is about to: a crash may come before it is told
 };
 
+inline constexpr const char* scratch = "/scratch";   // where staged data spills to
+
 struct Machine {
   std::vector<MachineDisk> disks{};
   std::vector<Backup> backups{};

@@ -87,7 +87,7 @@ class Life {
   // not write, so only a crash tells.
   bool break_something() {
     SimFault fault;
-    switch (random_.below(6)) {
+    switch (random_.below(7)) {
       case 0:
         machine_.targets_fail = true;
         world_.faults().add(fault_of("/b/", random_));
@@ -103,6 +103,10 @@ class Life {
         world_.faults().add(fault_of(".tidemark", random_));
         return false;
       case 3:
+        machine_.targets_fail = true;
+        world_.faults().add(fault_of(scratch, random_));
+        return false;
+      case 4:
         fault.action = SimFault::Action::delay;
         fault.path = random_.chance(1, 2) ? "/b/" : "/d/";
         fault.delay = std::chrono::microseconds(random_.below(50'000));

@@ -56,6 +56,7 @@ class Session final : JobEvents {
     std::uint64_t writes_then = 0;
     std::string bitmap{};                          // that it takes bits from
     bool always = false;
+    bool may_overflow = false;                     // its staging, which fails it
     PointPtr point{};                              // since it began
     bool began = false, over = false, cancelled = false;
     std::optional<std::string> error{};
@@ -142,6 +143,7 @@ class Session final : JobEvents {
   Task<> back_up_alone(std::size_t disk);
   Task<> drop_chain(MachineDisk& disk, Chain& chain);
   Task<bool> begin_order(Order& order, Chain* chain, bool open_backing);
+  void set_staging(Json& arguments, Watched& job);
   Json backup_arguments(const Order& order);
   void watch(const Order& order, unsigned command, const std::string& bitmap);
   Task<bool> start(std::vector<Order>& orders, std::vector<Change> changes, std::vector<Action> actions, bool grouped);

@@ -1,4 +1,7 @@
 // Resizing, seen by QEMU.
+#include <array>
+#include <fstream>
+
 #include "tests/interop/qcow2/rig.hpp"
 
 namespace tidemark::test {
@@ -36,6 +39,25 @@ TEST_F(Resize, WhatWasCutOffDoesNotComeBack) {
   write(image, 0, std::vector<std::byte>(4 * MiB, std::byte{1}));
   run(image.truncate(MiB + 512));
   run(image.truncate(4 * MiB));
+  close_all();
+  expect_clean("a.qcow2");
+  std::vector<std::byte> content(MiB + 512, std::byte{1});
+  content.resize(4 * MiB);
+  expect_content("a.qcow2", content);
+}
+
+// A crash came when the header had the new size and the tables did not.
+TEST_F(Resize, WhatAShrinkThatWasCutShortLeftDoesNotComeBack) {
+  create("a.qcow2", sized(4 * MiB));
+  write(open("a.qcow2"), 0, std::vector<std::byte>(4 * MiB, std::byte{1}));
+  close_all();
+  std::array<std::byte, 8> smaller;
+  store_be(smaller.data(), std::uint64_t{MiB + 512});
+  std::fstream header(path("a.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
+  header.seekp(24).write(reinterpret_cast<const char*>(smaller.data()), smaller.size());
+  header.close();
+  ASSERT_TRUE(header);
+  run(open("a.qcow2").truncate(4 * MiB));
   close_all();
   expect_clean("a.qcow2");
   std::vector<std::byte> content(MiB + 512, std::byte{1});
