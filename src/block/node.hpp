@@ -132,6 +132,7 @@ class BlockNode final {
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;
   bool closing_ = false;
+  bool unflushed_ = false;          // something has changed since the last flush began
   const bool ignores_flush_;
 };
 

@@ -28,7 +28,8 @@ Task<> Session::check_after_start() {
     const Result<> right = check_bitmaps(guest.disk, *node);
     if (!right) complain("disk " + guest.disk.plan.node + ": " + right.error().message());
     co_await unwrap(right);
-    guest.disk.store_failed = false;
+    guest.disk.store_failed = guest.disk.tracking_ended = false;
+    co_await remove_inconsistent(guest.disk, *node);
   }
   const auto done = machine_.done;
   for (const auto& [path, backup] : done)
@@ -36,6 +37,19 @@ Task<> Session::check_after_start() {
   for (MachineDisk& disk : machine_.disks) co_await clean_up_chain(disk);
   std::vector<std::string> litter(machine_.litter.begin(), machine_.litter.end());
   co_await drop_files(std::move(litter));
+}
+
+// Nothing else can be done with them.
+Task<> Session::remove_inconsistent(MachineDisk& disk, BlockNode& node) {
+  std::vector<std::string> names;
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->inconsistent()) names.push_back(bitmap->name());
+  for (const std::string& name : names) {
+    Json bitmap = Json::object({{"node", disk.plan.node}, {"name", name}});
+    const Result<Json> removed = co_await execute("block-dirty-bitmap-remove", std::move(bitmap));
+    co_await unwrap(tolerate(removed, disk));
+    disk.bitmaps.erase(name);
+  }
 }
 
 bool Session::is_under_way(const std::string& target) const {
@@ -61,6 +75,7 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
   if (plan_.after_crash || plan_.after_kill) std::erase_if(disk.bitmaps, [](const auto& entry) { return !entry.second.persistent; });
   for (auto& [name, model] : disk.bitmaps) {
     const NodeBitmap* bitmap = node.bitmaps().find(name);
+    if (disk.tracking_ended && (!bitmap || bitmap->inconsistent())) continue;
     if (bitmap && bitmap->inconsistent())
       return Error(Errc::corrupt, "bitmap " + name + " is inconsistent: " + bitmap->inconsistent_reason());
     std::optional<std::uint64_t> lost;
@@ -79,7 +94,8 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
   }
   std::erase_if(disk.bitmaps, [&](const auto& entry) { return !node.bitmaps().find(entry.first); });
   for (const auto& bitmap : node.bitmaps().all())
-    if (!disk.bitmaps.contains(bitmap->name())) return Error(Errc::corrupt, "bitmap " + bitmap->name() + " was left behind");
+    if (!bitmap->inconsistent() && !disk.bitmaps.contains(bitmap->name()))
+      return Error(Errc::corrupt, "bitmap " + bitmap->name() + " was left behind");
   return {};
 }
 

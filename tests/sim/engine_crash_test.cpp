@@ -59,7 +59,7 @@ TEST(Engine, SurvivesItsLives) {
     };
     sum = live(only, plan, under_way);
   } else {
-    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 30), plan);
+    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 20), plan);
   }
   if (sum.failure)
     for (const std::string& line : story) std::printf("  %s\n", line.c_str());

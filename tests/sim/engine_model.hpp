@@ -149,7 +149,12 @@ struct MachineDisk {
   Stamps base{};                                   // of its backing file
   std::map<std::string, BitmapModel> bitmaps{};
   Chain own{}, incremental{};                      // tidemark's way, QEMU's way
+  // Whether its tracking survives that.
+  bool lasts(bool after_crash, bool after_kill) const {
+    return plan.tracking == "power" || (!after_crash && (plan.tracking == "process" || !after_kill));
+  }
   bool may_fail = false;                           // reads and writes of it do now and then
+  bool tracking_ended = false;                     // by what it does not survive, since it was last looked at
   bool store_failed = false;                       // bitmaps may be gone, since an earlier session
   bool store_fails = false;                        // since this one, or is about to: a crash may come before it is told
 };

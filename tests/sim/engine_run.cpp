@@ -67,6 +67,7 @@ class Life {
     plan.trace = trace_;
     plan.after_crash = crashed_;
     plan.after_kill = killed_;
+    if (crashed_) boot(world_, world_.crashes());
     const bool must_crash = plan_.faults && break_something();
     const std::uint64_t end = random_.below(4);
     if (end == 0) plan.kill_at = 500 + random_.below(30'000);
@@ -118,6 +119,7 @@ class Life {
   }
 
   void end_well() {
+    if (crashed_) boot(world_, world_.crashes());
     SessionPlan plan;
     plan.workings = plan_.workings;
     plan.trace = trace_;
@@ -164,6 +166,7 @@ class Life {
   }
 
   void restart(SimWorld& world, Machine& machine, Prng& random) {
+    boot(world, random());
     SessionPlan plan;
     plan.workings = plan_.workings;
     plan.trace = trace_;

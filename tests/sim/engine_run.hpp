@@ -32,6 +32,8 @@ struct LifeReport {
   std::optional<Error> failure;
 };
 
+// The kernel starts, for the `number`th time.
+void boot(SimWorld& world, std::uint64_t number);
 Result<Machine> make_machine(SimWorld& world, Prng& random);
 
 // To the first failure, or to the end; with all crashes of a life, or with `only` one when it names an operation.

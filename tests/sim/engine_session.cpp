@@ -82,6 +82,7 @@ Task<> Session::work() {
 Task<> Session::open_disks() {
   for (MachineDisk& disk : machine_.disks) {
     disk.store_failed = disk.store_failed || std::exchange(disk.store_fails, machine_.stores_fail);
+    disk.tracking_ended = disk.tracking_ended || !disk.lasts(plan_.after_crash, plan_.after_kill);
     Guest& guest = guests_.emplace_back(reactor_, disk);
     co_await open_disk(guest);
   }

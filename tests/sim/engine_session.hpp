@@ -156,6 +156,7 @@ class Session final : JobEvents {
   Task<> check_after_start();
   Task<> check_content(Guest& guest);
   Result<> check_bitmaps(MachineDisk& disk, BlockNode& node);
+  Task<> remove_inconsistent(MachineDisk& disk, BlockNode& node);
   Task<> clean_up_chain(MachineDisk& disk);
   bool is_under_way(const std::string& target) const;
   bool present(const MachineDisk& disk, const std::string& bitmap);
