@@ -36,8 +36,8 @@ Task<> Session::manage_backups() {
 
 // So little that it is used up now and then.
 void Session::set_staging(Json& arguments, Watched& job) {
-  arguments.set("staging-memory", 32 * KiB << random_.below(4));
-  arguments.set("staging-budget", 32 * KiB << random_.below(5));
+  arguments.set("staging-memory", 192 * KiB << random_.below(2));
+  arguments.set("staging-budget", 192 * KiB << random_.below(2));
   const bool spill = random_.chance(2, 3);
   arguments.set("spill", spill);
   if (spill) arguments.set("spill-directory", scratch);
