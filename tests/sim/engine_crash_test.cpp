@@ -69,7 +69,7 @@ TEST(Engine, SurvivesItsLives) {
     std::signal(SIGABRT, say_where);
     sum = live(only, plan, under_way);
   } else {
-    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 20), plan);
+    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 12), plan);
   }
   if (sum.failure) tell_story();
   std::printf("%llu crashes at %llu of %llu operations\n", static_cast<unsigned long long>(sum.crashes),
@@ -83,8 +83,9 @@ class BrokenEngine : public testing::TestWithParam<Rule> {};
 TEST_P(BrokenEngine, IsFoundOut) {
   LifePlan plan;
   plan.faults = false;
+  plan.gap = 60;                                   // many lives find more than many ends of one
   plan.workings.broken = GetParam();
-  const LifeReport sum = live_many(1, 60, plan);
+  const LifeReport sum = live_many(1, 120, plan);
   ASSERT_TRUE(sum.failure.has_value()) << sum.crashes << " crashes";
   RecordProperty("crashes", std::to_string(sum.crashes));
   RecordProperty("seen", sum.failure->message());
