@@ -28,8 +28,8 @@ Task<> Session::check_after_start() {
     const Result<> right = check_bitmaps(guest.disk, *node);
     if (!right) complain("disk " + guest.disk.plan.node + ": " + right.error().message());
     co_await unwrap(right);
-    guest.disk.store_failed = guest.disk.tracking_ended = false;
     co_await remove_inconsistent(guest.disk, *node);
+    guest.disk.store_failed = guest.disk.tracking_ended = false;
   }
   const auto done = machine_.done;
   for (const auto& [path, backup] : done)
@@ -146,13 +146,14 @@ Task<> Session::compare_chain(std::size_t disk, const Chain& chain) {
 
 Task<> Session::compare(const Backup& backup) {
   Json node = Json::object({{"driver", backup.format}, {"node-name", "reader"}, {"read-only", true}, {"file", file_at(backup.path)}});
-  co_await must("blockdev-add", std::move(node));
+  co_await must_in_time("blockdev-add", std::move(node), machine_.targets_fail);
   Result<Stamps> seen = Stamps();
   {
     BlockNode* reader = co_await unwrap(daemon_->graph().lookup("reader"));
     const Permissions reading{Permissions::consistent_read, Permissions::all};
     const auto edge = co_await unwrap(Edge::attach(*reader, Role::root, reading, "a restore"));
     seen = co_await read(*edge).result();
+    while (!seen && machine_.targets_fail && alive()) seen = co_await read(*edge).result();
   }
   Json name = Json::object({{"node-name", "reader"}});
   co_await must("blockdev-del", std::move(name));

@@ -74,6 +74,7 @@ class Session final : JobEvents {
   void complain(std::string what);
   Task<> dally(std::uint64_t most = 300);
   Task<> must(std::string command, Json arguments);           // complains when it fails
+  Task<> must_in_time(std::string command, Json arguments, bool may_fail);   // ... again and again, for faults pass
   Task<Result<Json>> execute(std::string command, Json arguments);
   Result<> tolerate(const Result<Json>& answer, const MachineDisk& disk);
 
