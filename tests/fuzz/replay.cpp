@@ -37,7 +37,8 @@ std::string program;
 
 void keep_input(int signal) {
   const std::string name = program + "-crash";
-  std::ofstream(name, std::ios::binary).write(reinterpret_cast<const char*>(under_way.data()), static_cast<std::streamsize>(under_way.size()));
+  std::ofstream(name, std::ios::binary)
+      .write(reinterpret_cast<const char*>(under_way.data()), static_cast<std::streamsize>(under_way.size()));
   std::fprintf(stderr, "%s: %s; to see it again: %s %s\n", program.c_str(), signal == SIGALRM ? "it does not end" : "it crashed",
                program.c_str(), name.c_str());
   std::_Exit(1);
