@@ -81,6 +81,13 @@ Task<> BackupJob::attach() {
   frozen_ = bitmap_ != nullptr;
 }
 
+Task<> BackupJob::take_target(BlockNode& target) {
+  BlockNode& before = filter_->target().node();
+  co_await unwrap(filter_->target().retarget(target));
+  options_.target = &target;
+  co_await before.graph().release(before);
+}
+
 Result<> BackupJob::check_chunk() const {
   const auto chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
   const std::uint64_t granule = filter_->point().granule();

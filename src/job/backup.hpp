@@ -38,6 +38,10 @@ class BackupJob final : public Job {
   BackupJob(BackupOptions options, NodeBitmap* bitmap)
       : options_(std::move(options)), bitmap_(bitmap) {}
 
+  // Before the job is started, at its home: copies to this node instead, which is as the one it was made
+  // with.  That one is let go of.
+  Task<> take_target(BlockNode& target);
+
   // For the user, about the target; empty for none.
   const std::string& warning() const noexcept { return warning_; }
 
