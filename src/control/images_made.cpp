@@ -83,10 +83,12 @@ Task<std::unique_ptr<BlockDriver>> open_stand_in(BlockNode& storage, bool is_qco
   constexpr Permissions writing{Permissions::consistent_read | Permissions::write | Permissions::resize,
                                 Permissions::consistent_read};
   auto file = co_await unwrap(Edge::attach(storage, Role::file, writing, "an image being opened"));
-  std::unique_ptr<BlockDriver> driver;
-  if (is_qcow2) driver = co_await Qcow2Driver::open(std::move(file), Qcow2OpenOptions{});
-  else driver = co_await unwrap(RawDriver::open(std::move(file), RawOptions{}));
-  co_return std::move(driver);
+  if (!is_qcow2) {
+    auto raw = RawDriver::open(std::move(file), {});
+    co_return co_await unwrap(std::move(raw));
+  }
+  const Qcow2OpenOptions plain;
+  co_return co_await Qcow2Driver::open(std::move(file), plain);
 }
 
 }  // namespace
