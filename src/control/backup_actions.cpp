@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "backup/sums_recorder.hpp"
 #include "control/images_made.hpp"
 #include "control/node_opener.hpp"
 #include "io/file.hpp"
@@ -71,6 +72,16 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
     options.perf.max_chunk = given.x_perf->max_chunk;
   }
   return options;
+}
+
+// The file in which the checksums are to be; what must not be overwritten is found now.
+Task<> add_witness(Homes& homes, Place& place, const std::optional<std::string>& path, BackupOptions& options) {
+  if (!path) co_return;
+  co_await SumsRecorder::check(homes.main().reactor, *path);
+  SumsRecorder::Options where;
+  where.path = *path;
+  where.scratch_directory = options.staging.directory.empty() ? "/var/tmp" : options.staging.directory;
+  options.witness = std::make_shared<SumsRecorder>(place.reactor, options.source->size(), std::move(where));
 }
 
 // The node a drive-backup copies to.
@@ -152,6 +163,7 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::BlockdevBa
   const BackupNodes nodes = co_await find_nodes(homes, arguments);
   BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
   options.target = nodes.target;
+  co_await add_witness(homes, *nodes.place, arguments.checksums, options);
   co_return co_await create_job(homes, jobs, *nodes.place, std::move(options));
 }
 
@@ -165,6 +177,7 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
     co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments.target));
   co_await unwrap(jobs.check_id(options.job.id));
   Place& place = *nodes.place;
+  co_await add_witness(homes, place, arguments.checksums, options);
   const std::string format = format_of(arguments, *nodes.source);
   bool overwrites = false;
   if (!existing) overwrites = co_await check_overwritable(jobs.reactor(), arguments.target);
