@@ -8,7 +8,7 @@ Task<> HeaderWriter::write_durably(HostOffset at, MutableBytes bytes) {
 }
 
 // Of a write that failed it is not known what has become: the file is made to say again what the image in
-// memory says.
+// memory says.  It is owed the sync for that before anything that could only be found by the one header.
 Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   const auto turn = co_await one_.lock();
   const HostOffset place{at};
@@ -17,9 +17,22 @@ Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   co_await file_.read(place, old);
   const Result<> written = co_await write_durably(place, bytes).result();
   if (written) co_return;
-  const Result<> restored = co_await write_durably(place, old).result();
+  const Result<> restored = co_await file_.write(place, old).result();
   if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());
+  file_.wrote(Stage::refcount_blocks);
+  unsettled_ = true;
+  (void)co_await flush().result();
   co_await written.error();
+}
+
+Task<> HeaderWriter::flush() {
+  co_await file_.flush();
+  unsettled_ = false;
+}
+
+Task<> HeaderWriter::settle() {
+  const auto turn = co_await one_.lock();
+  if (unsettled_) co_await flush();
 }
 
 Task<> HeaderWriter::write_u64(std::uint64_t at, std::uint64_t value) {

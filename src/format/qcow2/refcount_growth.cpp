@@ -75,6 +75,7 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   const HostRun old_table{g.cluster_of(table_.at()), old_entries / per_cluster};
   const HostOffset table_at = g.offset_of({used.first.index + blocks});
 
+  co_await header_.settle();                     // an attempt that failed used the same place
   (void)co_await write_new_blocks(used, blocks);
   std::vector<std::uint64_t> larger = table_.entries();
   larger.resize(entries);
