@@ -14,13 +14,19 @@ BlockLimits Qcow2Driver::limits() const noexcept {
   BlockLimits limits;
   limits.request_align = file_->node().limits().request_align;
   limits.memory_align = file_->node().limits().memory_align;
-  limits.write_zeroes_align = limits.discard_align = static_cast<std::uint32_t>(header_.geometry.cluster_size());
+  if (data_file_) {
+    limits.request_align = std::max(limits.request_align, data_file_->node().limits().request_align);
+    limits.memory_align = std::max(limits.memory_align, data_file_->node().limits().memory_align);
+  }
+  limits.write_zeroes_align = static_cast<std::uint32_t>(header_.geometry.subcluster_size());
+  limits.discard_align = static_cast<std::uint32_t>(header_.geometry.cluster_size());
   limits.opt_transfer = limits.discard_align;
   return limits;
 }
 
 std::vector<Edge*> Qcow2Driver::edges() const {
   std::vector<Edge*> edges{file_.get()};
+  if (data_file_) edges.push_back(data_file_.get());
   if (backing_) edges.push_back(backing_.get());
   return edges;
 }
@@ -76,6 +82,7 @@ Task<> Qcow2Driver::close() {
     if (closed) closed = co_await image_.trim().result();
   }
   backing_.reset();
+  data_file_.reset();
   file_.reset();
   co_await unwrap(closed);
 }
