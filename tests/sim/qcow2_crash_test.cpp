@@ -21,7 +21,7 @@ struct Disk {
   std::uint64_t cluster_size = 4096;
   std::uint64_t size = 1 * MiB;
   bool backing = true;
-  bool extended_l2 = false, data_file = false;
+  bool extended_l2 = false, data_file = false, lazy = false;
   int steps = 12;                       // of each writer
   bool check = true;                    // let qemu-img look at it too
   WriteOrder order = WriteOrder::standard();
@@ -186,6 +186,7 @@ class Writers : public Workload {
     options.size = disk_.size;
     options.cluster_size = disk_.cluster_size;
     options.extended_l2 = disk_.extended_l2;
+    options.lazy_refcounts = disk_.lazy;
     if (disk_.data_file) options.data_file = "a.data";
     if (disk_.backing) options.backing_file = "base.raw", options.backing_format = "raw";
     using P = Permissions;
@@ -315,6 +316,12 @@ TEST(Qcow2Crash, ExtendedL2) {
 TEST(Qcow2Crash, ADataFile) {
   Disk disk;
   disk.data_file = true;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(Qcow2Crash, LazyRefcounts) {
+  Disk disk;
+  disk.lazy = true;
   EXPECT_TRUE(survives(disk));
 }
 

@@ -17,7 +17,7 @@ Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare_write(Range wanted) { r
 
 Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare(Range wanted) {
   co_await unwrap(check_writable());
-  co_await relieve();
+  co_await before_change();
   const Geometry& g = header_.geometry;
   wanted.length = std::min(wanted.length, g.slice_span() - wanted.offset % g.slice_span());
   const std::uint64_t expected = co_await clusters_to_place(wanted);

@@ -88,7 +88,7 @@ Task<> Qcow2Driver::write_compressed_cluster(std::uint64_t offset, Buffers from)
 Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
   const Geometry& g = header_.geometry;
   co_await unwrap(check_writable());
-  co_await relieve();
+  co_await before_change();
   const Range cluster{offset, g.cluster_size()};
   auto changing = changing_.hold(cluster, RangeLock::Mode::exclusive);
   co_await changing;

@@ -105,10 +105,12 @@ class Qcow2Driver final : public MappedDriver {
   static Result<> check_options(const qcow2::Header& header, const Qcow2OpenOptions& options);
   Task<> load();
   Task<> prepare_to_write();
+  Task<> repair_refcounts();
+  Task<> end_lazily();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
-  Task<> relieve();
+  Task<> before_change();
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();
@@ -142,6 +144,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Header header_;
   const bool read_only_;
   const bool keeps_discarded_;
+  const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
   const qcow2::DiscardCauses pass_discards_;
   qcow2::ImageFile image_;
   qcow2::HeaderWriter header_writer_;

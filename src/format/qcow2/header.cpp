@@ -221,9 +221,6 @@ Result<> check_supported(const Header& h, bool read_only) {
   if (read_only) return {};
   if (h.has(Incompatible::corrupt))
     return corrupt("qcow2: Image is corrupt; cannot be opened read/write");
-  if (h.has(Incompatible::dirty))
-    return corrupt("qcow2: Image was not closed cleanly and its refcounts must be rebuilt before it is "
-                   "written to: run 'qemu-img check -r all' on it");
   return {};
 }
 

@@ -18,13 +18,14 @@ class HeaderWriter {
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
-  Task<> set_incompatible(std::uint64_t features);
+  Task<> set(Incompatible feature, bool on);
   Task<> set_autoclear(std::uint64_t features);
 
  private:
   static constexpr std::size_t field_bytes_max = 12;
   Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
+  Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
 
   ImageFile& file_;

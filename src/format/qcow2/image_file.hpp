@@ -43,6 +43,8 @@ class ImageFile {
   Task<> grow(std::uint64_t end);
   // Gives that stretch back; at close.
   Task<> trim();
+  // The end of what was in the file when it was opened, or has been handed out since.
+  std::uint64_t used_end() const noexcept { return used_end_; }
   // The run is handed to a writer: says whether it reads as zeroes.
   bool take(HostRun run) noexcept;
 

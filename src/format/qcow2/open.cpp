@@ -3,6 +3,7 @@
 
 #include "block/node.hpp"
 #include "format/qcow2/driver.hpp"
+#include "format/qcow2/recount.hpp"
 
 namespace tidemark {
 
@@ -27,6 +28,7 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       header_(with_slices(std::move(header), options)),
       read_only_(options.read_only),
       keeps_discarded_(options.discard_no_unref),
+      lazy_(options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3),
       pass_discards_(options.pass_discards),
       image_(*file_, header_.geometry),
       header_writer_(home(), image_, header_),
@@ -36,7 +38,10 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       map_(home(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry.slice_size())),
       committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
-      changing_(home()) {}
+      changing_(home()) {
+  // Where blocks are is not postponed: only what they count can be found out again.
+  if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
+}
 
 Result<> Qcow2Driver::check_options(const Header& header, const Qcow2OpenOptions& options) {
   const Geometry& g = header.geometry;
@@ -91,8 +96,18 @@ Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   co_await unwrap(map_.claim_tables());
+  if (header_.has(Incompatible::dirty)) co_await watch(repair_refcounts());
   const std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if (header_.autoclear & ~kept) co_await header_writer_.set_autoclear(header_.autoclear & kept);
+}
+
+// Of an image that was not closed: what its tables use is what counts.
+Task<> Qcow2Driver::repair_refcounts() {
+  Recount recount(image_, refcounts_, committer_, header_);
+  co_await recount.run();
+  co_await committer_.write_back();
+  co_await committer_.flush();
+  co_await header_writer_.set(Incompatible::dirty, false);
 }
 
 }  // namespace tidemark

@@ -46,6 +46,10 @@ class Refcounts {
 
   Task<std::uint64_t> count(HostCluster cluster);
 
+  // For counts made anew: nothing that this block counts is used; the run is used once more.
+  Task<> clear_block(std::uint64_t block);
+  Task<> raise(HostRun run);
+
  private:
   struct Place {                         // of a cluster's count
     std::uint64_t block = 0;             // index into the refcount table
@@ -61,6 +65,7 @@ class Refcounts {
   std::optional<Allocation> allocate_now(std::uint64_t want);
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);
+  Task<> add_block_behind(std::uint64_t block);
   Task<> grow_table(std::uint64_t block);
   Task<> write_new_blocks(HostRun used, std::uint64_t blocks);
   Task<bool> share_packed(HostOffset at);

@@ -13,7 +13,7 @@ Task<> Qcow2Driver::truncate(std::uint64_t new_size) {
   if (!is_aligned(new_size, sector_size))
     co_await Error(Errc::invalid_argument, "The new size must be a multiple of 512");
   co_await unwrap(check_writable());
-  co_await relieve();
+  co_await before_change();
   if (header_.snapshots != 0 && header_.geometry.version < 3)
     co_await Error(Errc::unsupported, "Can't resize a version 2 image which has snapshots");
   if (new_size > offset_limit) co_await Error(Errc::out_of_range, "qcow2: no disk is larger than 64 PiB");

@@ -38,7 +38,7 @@ Task<> Qcow2Driver::zero_clusters(Range range, Zeroing how) {
   const auto pinned = pin();
   while (!range.empty()) {
     co_await unwrap(check_writable());
-    co_await relieve();
+    co_await before_change();
     const std::uint64_t to_end = g.slice_span() - range.offset % g.slice_span();
     const Range part{range.offset, std::min(range.length, to_end)};
     co_await zero_slice(part, how);

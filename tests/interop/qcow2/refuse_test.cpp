@@ -74,12 +74,9 @@ TEST_F(Refusal, Features) {
   EXPECT_EQ(open_failure("a.qcow2"), "qcow2: clusters of 2^12 bytes are too small for extended L2 entries");
 }
 
-TEST_F(Refusal, DirtyAndCorruptImagesAreReadOnly) {
+TEST_F(Refusal, CorruptImagesAreReadOnly) {
   Qcow2OpenOptions read_only;
   read_only.read_only = true;
-  EXPECT_NE(refusal(72, 1, 8).find("was not closed cleanly"), std::string::npos);
-  EXPECT_EQ(open_failure("a.qcow2", read_only), "no error");
-  close_all();
   EXPECT_EQ(refusal(72, 2, 8), "qcow2: Image is corrupt; cannot be opened read/write");
   EXPECT_EQ(open_failure("a.qcow2", read_only), "no error");
 }
