@@ -18,7 +18,7 @@ class HeaderWriter {
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
-  Task<> set_incompatible(std::uint64_t features);
+  Task<> set(Incompatible feature, bool on);
   Task<> set_autoclear(std::uint64_t features);
   // What a change that failed would have made the header point at is not used by it from here on.
   Task<> settle();
@@ -28,6 +28,7 @@ class HeaderWriter {
   Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
   Task<> flush();
+  Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
 
   ImageFile& file_;

@@ -32,7 +32,7 @@ Refcounts::Place Refcounts::place_of(HostCluster cluster) const noexcept {
   place.entry = in_block % g.block_slice_entries();
   place.left = g.block_slice_entries() - place.entry;
   const std::uint64_t at = place.block < table_.size() ? block_offset(table_[place.block]) : 0;
-  if (at != 0) place.slice_at = HostOffset{at} + in_block / g.block_slice_entries() * g.slice_size();
+  if (at != 0) place.slice_at = HostOffset{at} + in_block / g.block_slice_entries() * g.block_slice_size();
   return place;
 }
 
