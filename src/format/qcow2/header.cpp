@@ -114,8 +114,17 @@ Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at
       h.data_file = f.text(at, length);
       break;
     case ExtensionType::feature_names: parse_feature_names(h, f, at, length); break;
-    case ExtensionType::bitmaps: h.has_bitmaps = true; break;
+    case ExtensionType::bitmaps:
+      h.has_bitmaps = true;
+      if (length < 24) return invalid("bitmaps_ext: Invalid extension length");
+      h.bitmaps = f.u32(at);
+      h.bitmap_directory_bytes = f.u64(at + 8);
+      h.bitmap_directory_at = {f.u64(at + 16)};
+      break;
     case ExtensionType::encryption:
+      if (length < 16) return invalid("Encryption header extension too short");
+      h.encryption_header = {f.u64(at), f.u64(at + 8)};
+      break;
     case ExtensionType::end: break;
   }
   return {};                                     // unknown ones are left as they are
