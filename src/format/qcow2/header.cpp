@@ -111,6 +111,7 @@ void parse_feature_names(Header& h, Fields f, std::size_t at, std::size_t length
 }
 
 Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at, std::size_t length) {
+  const auto keep = [&] { h.more_extensions.push_back({static_cast<std::uint32_t>(type), f.text(at, length)}); };
   switch (type) {
     case ExtensionType::backing_format:
       if (length > name_bytes_max) return invalid("qcow2: backing format name too long");
@@ -121,10 +122,21 @@ Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at
       h.data_file = f.text(at, length);
       break;
     case ExtensionType::feature_names: parse_feature_names(h, f, at, length); break;
-    case ExtensionType::end: break;
-    case ExtensionType::bitmaps: h.has_bitmaps = true; [[fallthrough]];
+    case ExtensionType::bitmaps:
+      h.has_bitmaps = true;
+      if (length < 24) return invalid("bitmaps_ext: Invalid extension length");
+      h.bitmaps = f.u32(at);
+      h.bitmap_directory_bytes = f.u64(at + 8);
+      h.bitmap_directory_at = {f.u64(at + 16)};
+      keep();
+      break;
     case ExtensionType::encryption:
-    default: h.more_extensions.push_back({static_cast<std::uint32_t>(type), f.text(at, length)});
+      if (length < 16) return invalid("Encryption header extension too short");
+      h.encryption_header = {f.u64(at), f.u64(at + 8)};
+      keep();
+      break;
+    case ExtensionType::end: break;
+    default: keep();
   }
   return {};
 }

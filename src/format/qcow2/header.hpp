@@ -71,6 +71,10 @@ struct Header {
     std::string data;
   };
   std::vector<Extension> more_extensions;
+  std::uint32_t bitmaps = 0;              // of the bitmaps extension, unchecked
+  HostOffset bitmap_directory_at;
+  std::uint64_t bitmap_directory_bytes = 0;
+  Range encryption_header;                // bytes of the image file, unchecked
   std::vector<FeatureName> feature_names;
 
   bool has(Incompatible f) const noexcept { return incompatible & static_cast<std::uint64_t>(f); }
