@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import time
 import unittest
@@ -507,6 +508,28 @@ class Daemon(Bed):
         daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
         self.assertFalse((self.path / "qmp.sock").exists())
+
+    def lingering(self, name):
+        """A socket whose listener was killed while the kernel still held it for io_uring."""
+        held = socket.socket(socket.AF_UNIX)
+        self.addCleanup(held.close)
+        listener = os.fork()
+        if listener == 0:
+            held.bind(str(self.path / name))
+            held.listen()
+            os._exit(0)
+        os.waitpid(listener, 0)
+
+    def test_sockets_of_a_killed_one(self):
+        """They take connections a moment longer: they are replaced, and nobody takes them for the new daemon's."""
+        self.raw("disk.img")
+        for name in ("nbd.sock", "qmp.sock"):
+            self.lingering(name)
+        with self.assertRaisesRegex(processes.Failure, "nobody serves"):
+            processes.wait_for_socket(self.path / "qmp.sock", self.lab.start("sleep", "60"), patience=0.1)
+        self.serve("disk.img=disk")
+        self.assertEqual(self.json("job", "list"), [])
+        self.content()
 
     def test_short_forms(self):
         for word in ("-V", "-h"):
