@@ -516,7 +516,7 @@ class Daemon(Bed):
         listener = os.fork()
         if listener == 0:
             held.bind(str(self.path / name))
-            held.listen()
+            held.listen(4096)                    # as many as ask meanwhile
             os._exit(0)
         os.waitpid(listener, 0)
 
@@ -530,6 +530,26 @@ class Daemon(Bed):
         self.serve("disk.img=disk")
         self.assertEqual(self.json("job", "list"), [])
         self.content()
+
+    def start_slowly(self, *options):
+        """A daemon of two nodes that take a while each."""
+        target = self.lab.start("nbdkit", "-f", "-U", "target.sock", "--filter=delay", "null", "4M", "delay-open=300ms",
+                                stderr=subprocess.DEVNULL)
+        processes.wait_for_socket(self.path / "target.sock", target)
+        slow = "nbd,server.type=unix,server.path=target.sock,node-name="
+        return self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c",
+                              "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+                              "--blockdev", slow + "a", "--blockdev", slow + "b", *options)
+
+    def test_early_clients_find_their_export(self):
+        daemon = self.start_slowly("--export", "nbd,id=e,node-name=b,name=disk")
+        processes.wait_for_socket(self.path / "nbd.sock", daemon)
+        self.assertEqual(self.disk().get_size(), 4 * MiB)
+
+    def test_early_monitors_see_all_of_the_command_line(self):
+        daemon = self.start_slowly()
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.assertEqual(len(self.qmp().execute("query-named-block-nodes")), 2)
 
     def test_short_forms(self):
         for word in ("-V", "-h"):

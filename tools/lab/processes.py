@@ -113,9 +113,10 @@ def wait_for_socket(path, process, patience=20):
         if process.poll() is not None:
             raise Failure(f"process {process.pid} ended with status {process.returncode} before it served '{path}'")
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)             # it would wait while nobody accepts and the queue is full
             with contextlib.suppress(OSError):
                 probe.connect(str(path))
                 if _listener(probe) == process.pid:
                     return
-        time.sleep(0.002)
+        time.sleep(0.01)
     raise Failure(f"nobody serves '{path}' after {patience} s")
