@@ -70,6 +70,7 @@ Task<> Exports::nbd_server_start(schema::NbdServerOptionsLegacy arguments) {
   const auto* local = std::get_if<schema::UnixSocketAddressWrapper>(&arguments.addr.branch);
   SocketAddress address = inet ? to_address(inet->data) : to_address(local->data);
   co_await start_server(to_options(arguments, std::move(address)));
+  serve();
 }
 
 Task<> Exports::start(schema::NbdServerOptions options) {
@@ -82,7 +83,10 @@ Task<> Exports::start(schema::NbdServerOptions options) {
 Task<> Exports::start_server(NbdServerOptions options) {
   if (server_) co_await Error(Errc::exists, "NBD server already running");
   server_ = co_await NbdServer::listen(homes_.main().reactor, std::move(options));
-  group_.spawn(server_->serve());
+}
+
+void Exports::serve() {
+  if (server_) group_.spawn(server_->serve());
 }
 
 Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {

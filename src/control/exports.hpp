@@ -28,8 +28,9 @@ class Exports final : public ExportCommands {
   Task<> block_export_del(schema::BlockExportDelArguments arguments) override;
   Task<std::vector<schema::BlockExportInfo>> query_block_exports() override;
 
-  // `--nbd-server` of the command line.
+  // `--nbd-server` of the command line: clients wait until serve(), which is called once, when the exports are there.
   Task<> start(schema::NbdServerOptions options);
+  void serve();
   // Ends all exports and the server.
   Task<> stop();
 

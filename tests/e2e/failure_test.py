@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import time
 import unittest
@@ -507,6 +508,48 @@ class Daemon(Bed):
         daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
         self.assertFalse((self.path / "qmp.sock").exists())
+
+    def lingering(self, name):
+        """A socket whose listener was killed while the kernel still held it for io_uring."""
+        held = socket.socket(socket.AF_UNIX)
+        self.addCleanup(held.close)
+        listener = os.fork()
+        if listener == 0:
+            held.bind(str(self.path / name))
+            held.listen(4096)                    # as many as ask meanwhile
+            os._exit(0)
+        os.waitpid(listener, 0)
+
+    def test_sockets_of_a_killed_one(self):
+        """They take connections a moment longer: they are replaced, and nobody takes them for the new daemon's."""
+        self.raw("disk.img")
+        for name in ("nbd.sock", "qmp.sock"):
+            self.lingering(name)
+        with self.assertRaisesRegex(processes.Failure, "nobody serves"):
+            processes.wait_for_socket(self.path / "qmp.sock", self.lab.start("sleep", "60"), patience=0.1)
+        self.serve("disk.img=disk")
+        self.assertEqual(self.json("job", "list"), [])
+        self.content()
+
+    def start_slowly(self, *options):
+        """A daemon of two nodes that take a while each."""
+        target = self.lab.start("nbdkit", "-f", "-U", "target.sock", "--filter=delay", "null", "4M", "delay-open=300ms",
+                                stderr=subprocess.DEVNULL)
+        processes.wait_for_socket(self.path / "target.sock", target)
+        slow = "nbd,server.type=unix,server.path=target.sock,node-name="
+        return self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c",
+                              "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+                              "--blockdev", slow + "a", "--blockdev", slow + "b", *options)
+
+    def test_early_clients_find_their_export(self):
+        daemon = self.start_slowly("--export", "nbd,id=e,node-name=b,name=disk")
+        processes.wait_for_socket(self.path / "nbd.sock", daemon)
+        self.assertEqual(self.disk().get_size(), 4 * MiB)
+
+    def test_early_monitors_see_all_of_the_command_line(self):
+        daemon = self.start_slowly()
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.assertEqual(len(self.qmp().execute("query-named-block-nodes")), 2)
 
     def test_short_forms(self):
         for word in ("-V", "-h"):

@@ -4,11 +4,13 @@ Whatever way its `with` block is left (an error, Ctrl-C, SIGTERM), every process
 its pid and the directory is removed.  A starter that is killed outright takes its processes along
 (the kernel's parent-death signal, set by setpriv).
 """
+import contextlib
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -99,16 +101,22 @@ class Lab:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def _listener(connected):
+    """The process that listens at the other end."""
+    return struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+
+
 def wait_for_socket(path, process, patience=20):
-    """Until something accepts connections at `path`."""
+    """Until `process` accepts connections at `path`: the socket of one that was killed may take some a moment longer."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         if process.poll() is not None:
             raise Failure(f"process {process.pid} ended with status {process.returncode} before it served '{path}'")
         with socket.socket(socket.AF_UNIX) as probe:
-            try:
+            probe.setblocking(False)             # it would wait while nobody accepts and the queue is full
+            with contextlib.suppress(OSError):
                 probe.connect(str(path))
-                return
-            except OSError:
-                time.sleep(0.002)
+                if _listener(probe) == process.pid:
+                    return
+        time.sleep(0.01)
     raise Failure(f"nobody serves '{path}' after {patience} s")

@@ -56,6 +56,14 @@ void Daemon::quit() noexcept {
 }
 
 Task<> Daemon::start(const DaemonOptions& options) {
+  // Clients of the monitors and of the NBD server that are there already wait until all is there.
+  const Mutex::Guard turn = co_await qmp_.command_lock().enter();
+  auto done = co_await carry_out_all(options).result();
+  exports_.serve();
+  co_await unwrap(std::move(done));
+}
+
+Task<> Daemon::carry_out_all(const DaemonOptions& options) {
   for (const DaemonStep& step : options.steps) {
     auto done = co_await carry_out(step.action).result();
     if (!done && stopping_.requested() && done.error().code() == Errc::cancelled) co_return;
@@ -68,12 +76,6 @@ Task<> Daemon::carry_out(const DaemonAction& action) {
   if (const auto* chardev = std::get_if<schema::ChardevOptions>(&action)) co_await unwrap(monitors_.add_chardev(*chardev));
   if (const auto* monitor = std::get_if<schema::MonitorOptions>(&action))
     co_return co_await monitors_.add_monitor(*monitor, stopping_.token());
-  // Clients of the monitors that are there already wait.
-  const Mutex::Guard turn = co_await qmp_.command_lock().enter();
-  co_await make(action);
-}
-
-Task<> Daemon::make(const DaemonAction& action) {
   if (const auto* node = std::get_if<schema::BlockdevOptions>(&action)) co_await node_commands_.blockdev_add(*node);
   if (const auto* server = std::get_if<schema::NbdServerOptions>(&action)) co_await exports_.start(*server);
   if (const auto* object = std::get_if<schema::ObjectOptions>(&action)) co_await object_commands_.object_add(*object);

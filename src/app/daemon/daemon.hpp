@@ -37,8 +37,8 @@ class Daemon {
   std::vector<std::string> uris() const { return exports_.uris(); }
 
  private:
+  Task<> carry_out_all(const DaemonOptions& options);
   Task<> carry_out(const DaemonAction& action);
-  Task<> make(const DaemonAction& action);
   Task<> end_all();
   Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
