@@ -274,10 +274,12 @@ Task<> Session::back_up_alone(std::size_t disk) {
   if (ready) co_await see_through(orders);
   co_await close_targets(orders);
   if (ready && all_well(orders)) {
+    machine_.litter.erase(order.path);
     machine_.backups.push_back({disk, order.path, order.format, jobs_.at(order.job).point, order.sync == "top"});
     if (machine_.backups.size() > alone_max) {
-      co_await drop_file(machine_.backups.front().path);
+      std::string oldest = machine_.backups.front().path;
       machine_.backups.erase(machine_.backups.begin());
+      co_await drop_file(std::move(oldest));
     }
   } else {
     co_await drop_file(order.path);

@@ -82,8 +82,9 @@ Task<> Session::work() {
 
 Task<> Session::open_disks() {
   for (MachineDisk& disk : machine_.disks) {             // before the first of them can end this session
-    disk.store_failed = disk.store_failed || std::exchange(disk.store_fails, machine_.stores_fail);
-    disk.tracking_ended = disk.tracking_ended || !disk.lasts(plan_.after_crash, plan_.after_kill);
+    disk.store_failed = std::exchange(disk.store_fails, machine_.stores_fail) || disk.store_failed;
+    const bool not_ended_well = disk.store_failed || plan_.after_kill;
+    disk.tracking_ended = disk.tracking_ended || !disk.lasts(plan_.after_crash, not_ended_well);
   }
   for (MachineDisk& disk : machine_.disks) {
     Guest& guest = guests_.emplace_back(reactor_, disk);
