@@ -10,12 +10,16 @@ made what they may be then (journal.py), and the real daemon opens them.  Each t
 A disk that says that it has flushed but has not is found out: that is a test, too.
 TM_POWER_CUTS is the number of cuts for each format, TM_POWER_SEED the first seed.
 """
+import errno
 import json
 import os
 import pathlib
 import random
+import shutil
 import struct
+import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "e2e"))
@@ -78,23 +82,75 @@ class Guest:
         return 1
 
 
+def dead_mounts():
+    """Where runs that were killed outright have left a journal_fs without its process."""
+    dead = []
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        place, kind = pathlib.Path(line.split()[4]), line.split(" - ")[1]
+        if "journal_fs" not in kind or not place.parent.name.startswith("tidemark-e2e-"):
+            continue
+        try:
+            os.stat(place)
+        except OSError as gone:
+            if gone.errno == errno.ENOTCONN:
+                dead.append(place)
+    return dead
+
+
+def loops_over(place):
+    """Loop devices over files below a directory."""
+    devices = json.loads(subprocess.run(["losetup", "--json", "--list"], capture_output=True, check=True).stdout or "{}")
+    return [device["name"] for device in devices.get("loopdevices", ())
+            if device["back-file"] and device["back-file"].startswith(f"{place}/")]
+
+
+def clear_away(place):
+    """A mount that nobody serves any more, and all that stood beside it."""
+    if shutil.which("losetup"):
+        for device in loops_over(place):
+            subprocess.run(["losetup", "-d", device], check=False)
+    subprocess.run(["umount", "-l", place], check=True)
+    shutil.rmtree(place.parent, ignore_errors=True)
+
+
 class PowerCut(Bed):
     def setUp(self):
         if not os.path.exists("/dev/fuse"):
             self.skipTest("no /dev/fuse here: power cuts cannot be made")
         super().setUp()
-        for name in ("backing", "mount"):
-            (self.path / name).mkdir()
+        for place in dead_mounts():
+            clear_away(place)
+        self.loop = None
         self.journal = self.path / "journal"
-        self.file_system = self.lab.start(self.tidemark.parent / "journal_fs", self.path / "backing", "journal", self.path / "mount")
-        self.until(lambda: os.path.ismount(self.path / "mount"), "the file system is mounted")
+        self.file_system = self.serve_files(self.path)
         self.addCleanup(self.lab.stop, self.file_system)
+
+    def serve_files(self, place):
+        for name in ("backing", "mount"):
+            (place / name).mkdir()
+        server = self.lab.start(self.tidemark.parent / "journal_fs", place / "backing", place / "journal", place / "mount")
+        self.until(lambda: os.path.ismount(place / "mount"), "the file system is mounted")
+        return server
+
+    def attach(self):
+        """The disk is a loop device over the image; what of it is in the page cache is lost with the power."""
+        made = subprocess.run(["losetup", "--show", "-f", self.path / "mount" / self.image], capture_output=True, text=True)
+        if made.returncode:
+            self.skipTest(f"no loop device here: {made.stderr.strip()}")
+        self.loop = made.stdout.strip()
+        self.addCleanup(self.detach)
+
+    def detach(self):
+        if self.loop:
+            subprocess.run(["losetup", "-d", self.loop], check=True)
+            gone, self.loop = self.loop, None
+            self.until(lambda: gone not in loops_over(self.path / "mount"), "the loop device has let go")
 
     # What is written down
 
     def record(self, kind, seed):
         """A disk, a guest, incremental backups; then no daemon any more."""
-        self.kind, self.image = kind, f"disk.{kind}"
+        self.kind, self.image = kind, "disk.raw" if kind == "loop" else f"disk.{kind}"
         backing = self.path / "backing"
         self.initial = random.Random(seed).randbytes(DISK // 2) + bytes(DISK // 2)
         (backing / "disk.raw").write_bytes(self.initial)
@@ -156,8 +212,13 @@ class PowerCut(Bed):
         self.client.execute("transaction", actions=actions)
 
     def start(self, direct=False):
-        file = {"driver": "file", "filename": f"mount/{self.image}", "cache": {"direct": direct}}
-        node = {"driver": self.kind, "node-name": "disk", "file": file}
+        if self.kind == "loop":
+            self.attach()
+            node = {"driver": "host_device", "node-name": "disk", "filename": self.loop, "cache": {"direct": direct},
+                    "tracking": {"store": "mount/disk.tidemark"}}
+        else:
+            file = {"driver": "file", "filename": f"mount/{self.image}", "cache": {"direct": direct}}
+            node = {"driver": self.kind, "node-name": "disk", "file": file}
         with open(self.path / "daemon.log", "a") as log:
             self.daemon = self.lab.start(self.tidemarkd, *self.daemon_options(node), stderr=log)
         for name in ("qmp.sock", "nbd.sock"):
@@ -178,6 +239,7 @@ class PowerCut(Bed):
         self.lab.ended(self.daemon)
         for name in ("qmp.sock", "nbd.sock"):
             (self.path / name).unlink(missing_ok=True)
+        self.detach()
 
     # What is cut, and what has to hold then
 
@@ -310,9 +372,36 @@ class PowerCut(Bed):
     def test_qcow2(self):
         self.survives("qcow2")
 
+    def need_loops(self):
+        if not os.path.exists("/dev/loop-control") or not shutil.which("losetup") or os.geteuid():
+            self.skipTest("no loop devices here: power cuts of block devices cannot be made")
+
+    def test_a_loop_device(self):
+        self.need_loops()
+        self.survives("loop")
+
+    def test_a_loop_device_that_loses_flushes_is_found_out(self):
+        self.need_loops()
+        self.find_out("loop", (("disk.raw", "what was flushed is gone"), ("disk.tidemark", "the bitmap")))
+
+    def test_what_a_killed_run_has_left_is_cleared_away(self):
+        left = pathlib.Path(tempfile.mkdtemp(prefix="tidemark-e2e-")).resolve()
+        server = self.serve_files(left)
+        self.assertNotIn(left / "mount", dead_mounts())
+        server.kill()
+        self.lab.stop(server)
+        self.assertIn(left / "mount", dead_mounts())
+        clear_away(left / "mount")
+        self.assertNotIn(left / "mount", dead_mounts())
+        self.assertFalse(left.exists())
+
     def test_a_disk_that_loses_flushes_is_found_out(self):
-        self.record("raw", SEED)
-        for liar, what in (("disk.raw", "what was flushed is gone"), ("disk.raw.tidemark", "the bitmap"), ("point0.qcow2", "is not its point")):
+        self.find_out("raw", (("disk.raw", "what was flushed is gone"), ("disk.raw.tidemark", "the bitmap"),
+                              ("point0.qcow2", "is not its point")))
+
+    def find_out(self, kind, liars):
+        self.record(kind, SEED)
+        for liar, what in liars:
             with self.subTest(liar):
                 found = []
                 for moment, files in self.states(random.Random(SEED), 30, lies={f"/{liar}"}):
