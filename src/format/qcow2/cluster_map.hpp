@@ -54,6 +54,8 @@ class ClusterMap {
   bool valid(L2Entry entry) const noexcept;
   Error invalid(std::uint64_t guest, L2Entry entry);
 
+  // The end of what the L1 table has entries for.
+  std::uint64_t reach() const noexcept { return l1_.size() * file_.geometry().l2_span(); }
   // Room for guest offsets below `size`.
   Task<> grow_l1(std::uint64_t size, Committer& committer);
 

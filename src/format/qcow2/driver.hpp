@@ -81,7 +81,8 @@ class Qcow2Driver final : public MappedDriver {
 
  private:
   class PendingClusters;
-  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard };
+  // `forget`: only what is stored, where nothing of the disk is.
+  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);

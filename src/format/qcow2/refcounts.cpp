@@ -115,6 +115,8 @@ Task<> Refcounts::make_ready(std::uint64_t want) {
 }
 
 Task<Refcounts::Allocation> Refcounts::allocate_exactly(std::uint64_t count) {
+  // What one refcount block counts, itself not among it, is free in one piece sooner or later; more never is.
+  if (count >= file_.geometry().block_entries()) co_return co_await allocate_with_blocks(count);
   Allocation all = co_await allocate(count);
   while (all.run.count < count) {
     const Result<Allocation> more = co_await allocate(count - all.run.count).result();

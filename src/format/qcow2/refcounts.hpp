@@ -62,7 +62,9 @@ class Refcounts {
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);
   Task<> grow_table(std::uint64_t block);
-  Task<> write_new_blocks(HostRun used, std::uint64_t blocks);
+  Task<bool> write_new_blocks(HostRun used, std::uint64_t blocks);
+  Task<Allocation> allocate_with_blocks(std::uint64_t count);
+  std::uint64_t first_unused_block() const noexcept;
   Task<bool> share_packed(HostOffset at);
   Task<> lower(HostRun& run);
   Task<> discard_last_uses(const TableCache::Slice& slice, std::uint64_t entry, HostRun run);

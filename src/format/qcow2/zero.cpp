@@ -68,6 +68,7 @@ L2Entry Qcow2Driver::zeroed(L2Entry entry, Zeroing how) const noexcept {
     case Zeroing::discard:
       // Reads as zeroes afterwards; what did before stays as it is, unless it holds clusters.
       return stored || (backing_ && !entry.zero()) ? nothing : entry;
+    case Zeroing::forget: return stored ? nothing : entry;
     case Zeroing::free_clusters: return nothing;
     case Zeroing::keep_clusters: break;
   }
