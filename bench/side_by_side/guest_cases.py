@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 
+from side_by_side.backup_cases import touch_memory
 from side_by_side.measure import OURS, Bar, Case, rounds
 from side_by_side.nbd_cases import QSD, GiB, MiB, fill
 from side_by_side.peers import Server
@@ -127,6 +128,7 @@ class GuestCases:
         for path in (self.point, self.copy):
             path.unlink(missing_ok=True)
         self.lab.run("dd", "iflag=direct", "bs=1M", "status=none", f"if={self.disk}", f"of={self.point}")
+        touch_memory(self.copy, self.disk.stat().st_size)
         with open(self.copy, "wb") as file:
             file.truncate(self.disk.stat().st_size)
         filters = ("--filter=rate",) if throttle else ()
