@@ -4,14 +4,16 @@
 #   make demo       set-up, build, and the main job from end to end
 #   make test       set-up, build, and every test
 #   make soak       simulated crashes, on and on, until Ctrl-C
+#   make fuzz       every parser on what a fuzzer makes up; SECONDS=300 each
 #   make bench      side-by-side measurements; writes build/bench.md
 #   make install    PREFIX=/usr/local, DESTDIR=
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+SECONDS ?= 300
 NINJA = ninja -C
 
-.PHONY: all demo test soak test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
+.PHONY: all demo test soak fuzz test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
 
 all: setup-build build/build.ninja
 	$(NINJA) build tidemarkd tidemark
@@ -43,6 +45,11 @@ test-clang: setup-build setup-test setup-clang
 	$(NINJA) build-clang
 	ctest --test-dir build-clang --output-on-failure -j2
 
+fuzz: setup-build setup-test setup-clang
+	cmake --preset fuzz >/dev/null
+	$(NINJA) build-fuzz fuzzers
+	tools/fuzz $(SECONDS)
+
 soak: setup-build setup-test build/build.ninja
 	$(NINJA) build sim_engine_crash_test sim_tracking_store_crash_test sim_qcow2_crash_test sim_tracking_log_crash_test
 	tools/soak
@@ -59,4 +66,4 @@ install: all
 	DESTDIR=$(DESTDIR) cmake --install build --prefix $(PREFIX)
 
 clean:
-	rm -rf build build-debug build-asan build-tsan build-clang
+	rm -rf build build-debug build-asan build-tsan build-clang build-fuzz
