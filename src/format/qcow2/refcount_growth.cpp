@@ -11,18 +11,18 @@
 namespace tidemark::qcow2 {
 
 Task<> Refcounts::add_block(std::uint64_t block) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const HostRun self{{block * g.block_entries()}, 1};
   if (file_.is_metadata(g.bytes_of(self)))
     co_await file_.corrupt("refcount block " + std::to_string(block) + " is missing where there is metadata");
   co_await write_new_blocks(self, 1);
-  file_.add_metadata(self);
+  file_.add_metadata(self, Metadata::refcount_block);
   table_.set(block, g.offset_of(self.first).value);
 }
 
 // Blocks at the start of the run, which count the whole run once.
 Task<> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   co_await file_.grow(g.bytes_of(used).end());
   (void)file_.take(used);
   AlignedBuffer bytes(g.cluster_size());
@@ -40,7 +40,7 @@ Task<> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
 
 // [new blocks][new table], durable; then the header points there; then the old table is free.
 Task<> Refcounts::grow_table(std::uint64_t block) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const std::uint64_t old_entries = table_.size(), per_cluster = g.cluster_size() / entry_bytes;
   const std::uint64_t entries = align_up(std::max(old_entries * 2, block + 2), per_cluster);
   if (entries * entry_bytes > refcount_table_bytes_max)
@@ -59,7 +59,7 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   co_await table_.write_copy(table_at, larger);
   co_await file_.flush();
   co_await header_.set_refcount_table(table_at, static_cast<std::uint32_t>(table_clusters));
-  file_.add_metadata(used);
+  file_.add_metadata(used, Metadata::refcount_table);
   table_.replace(table_at, std::move(larger));
   file_.remove_metadata(old_table);
   free_later(old_table);
