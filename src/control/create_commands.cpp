@@ -8,6 +8,15 @@
 namespace tidemark {
 namespace {
 
+NodeNames names_in_creation(const schema::BlockdevCreateOptionsQcow2& image) {
+  NodeNames names = names_in(image.file);
+  if (!image.data_file) return names;
+  const NodeNames more = names_in(*image.data_file);
+  names.used.insert(names.used.end(), more.used.begin(), more.used.end());
+  names.made.insert(names.made.end(), more.made.begin(), more.made.end());
+  return names;
+}
+
 class CreateJob final : public Job {
  public:
   CreateJob(Graph& graph, schema::BlockdevCreateOptions options) : graph_(graph), options_(std::move(options)) {}
@@ -31,7 +40,7 @@ class CreateJob final : public Job {
 
 Task<> CreateCommandHandler::blockdev_create(schema::BlockdevCreateArguments arguments) {
   NodeNames names;
-  if (const auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&arguments.options.branch)) names = names_in(image->file);
+  if (const auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&arguments.options.branch)) names = names_in_creation(*image);
   // The job opens its nodes when others may have taken their names, on other threads, too.
   if (!names.made.empty())
     co_await Error(Errc::unsupported, fmt::format("node '{}' cannot have a name: it is there only while the image is made; "

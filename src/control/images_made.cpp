@@ -12,11 +12,22 @@ namespace {
 
 FilePreallocation to_preallocation(schema::PreallocMode mode) {
   switch (mode) {
-    case schema::PreallocMode::off: return FilePreallocation::off;
+    case schema::PreallocMode::off:
+    case schema::PreallocMode::metadata: break;
     case schema::PreallocMode::falloc: return FilePreallocation::falloc;
     case schema::PreallocMode::full: return FilePreallocation::full;
   }
   return FilePreallocation::off;
+}
+
+Qcow2Preallocation to_qcow2_preallocation(schema::PreallocMode mode) {
+  switch (mode) {
+    case schema::PreallocMode::off: break;
+    case schema::PreallocMode::metadata: return Qcow2Preallocation::metadata;
+    case schema::PreallocMode::falloc: return Qcow2Preallocation::falloc;
+    case schema::PreallocMode::full: return Qcow2Preallocation::full;
+  }
+  return Qcow2Preallocation::off;
 }
 
 Result<Qcow2CreateOptions> to_qcow2_options(const schema::BlockdevCreateOptionsQcow2& given) {
@@ -30,16 +41,25 @@ Result<Qcow2CreateOptions> to_qcow2_options(const schema::BlockdevCreateOptionsQ
     return Error(Errc::invalid_argument, "Refcount width must be a power of two and may not exceed 64 bits");
   options.refcount_bits = static_cast<std::uint32_t>(given.refcount_bits);
   options.lazy_refcounts = given.lazy_refcounts;
+  options.extended_l2 = given.extended_l2;
+  options.data_file_raw = given.data_file_raw;
+  options.preallocation = to_qcow2_preallocation(given.preallocation);
   options.compression = given.compression_type == schema::Qcow2CompressionType::zstd ? qcow2::CompressionType::zstd
                                                                                       : qcow2::CompressionType::zlib;
   return options;
 }
 
-Task<> make_qcow2(BlockNode& node, Qcow2CreateOptions options) {
+Task<> make_qcow2(BlockNode& node, BlockNode* data_node, Qcow2CreateOptions options) {
   constexpr Permissions writing{Permissions::consistent_read | Permissions::write | Permissions::resize,
                                 Permissions::consistent_read};
   auto file = co_await unwrap(Edge::attach(node, Role::root, writing, "an image being made"));
-  co_await Qcow2Driver::create(*file, options);
+  std::unique_ptr<Edge> data;
+  if (data_node) {
+    data = co_await unwrap(Edge::attach(*data_node, Role::root, writing, "an image being made"));
+    // QEMU's: the name that the node's file has.
+    options.data_file = (co_await data_node->driver().info()).filename;
+  }
+  co_await Qcow2Driver::create(*file, std::move(options), data.get());
   co_await file->flush();
 }
 
@@ -49,7 +69,18 @@ Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given) {
   const Qcow2CreateOptions options = co_await unwrap(to_qcow2_options(given));
   NodeOpener opener(graph);
   BlockNode* node = co_await opener.resolve(std::move(given.file));
-  auto made = co_await make_qcow2(*node, options).result();
+  BlockNode* data_node = nullptr;
+  Result<> made;
+  if (given.data_file) {
+    auto resolved = co_await opener.resolve(std::move(*given.data_file)).result();
+    if (resolved) data_node = *resolved;
+    else made = resolved.error();
+  }
+  if (made) made = co_await make_qcow2(*node, data_node, options).result();
+  if (data_node) {
+    const auto let_go = co_await graph.release(*data_node).result();
+    if (made && !let_go) made = let_go.error();
+  }
   auto released = co_await graph.release(*node).result();
   if (!made) co_await made.error();
   if (!released) co_await released.error();
@@ -59,6 +90,8 @@ Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given) {
 
 Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options) {
   if (const auto* file = std::get_if<schema::BlockdevCreateOptionsFile>(&options.branch)) {
+    if (file->preallocation == schema::PreallocMode::metadata)
+      co_await Error(Errc::invalid_argument, "Unsupported preallocation mode 'metadata'");
     co_await create_file(graph.reactor(), file->filename, file->size, to_preallocation(file->preallocation));
   } else if (auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&options.branch)) {
     co_await create_qcow2(graph, std::move(*image));

@@ -1,11 +1,8 @@
 #include "control/node_opener.hpp"
 
-#include <filesystem>
-
 #include <fmt/format.h>
 
 #include "control/tracking_stores.hpp"
-#include "format/qcow2/driver.hpp"
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
 #include "storage/memory.hpp"
@@ -198,86 +195,6 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsR
   if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
   auto file = co_await attach(std::move(raw.file), Role::file, own);
   co_return co_await unwrap(RawDriver::open(std::move(file), given));
-}
-
-Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own) {
-  auto file = co_await attach(std::move(qcow2.file), Role::file, own);
-  const std::string image = (co_await file->node().driver().info()).filename;
-  Qcow2OpenOptions given;
-  given.read_only = own.read_only;
-  given.write_order = qcow2::WriteOrder::standard_but(graph_.workings().broken);
-  using qcow2::DiscardCause;
-  given.pass_discards = qcow2.pass_discard_request.value_or(own.unmap)
-                            ? qcow2::causes(DiscardCause::request, DiscardCause::snapshot)
-                            : qcow2::causes(DiscardCause::snapshot);
-  if (qcow2.l2_cache_size.value_or(qcow2.cache_size.value_or(0)) > 0)
-    given.l2_cache_bytes = static_cast<std::uint64_t>(qcow2.l2_cache_size.value_or(*qcow2.cache_size));
-  if (qcow2.refcount_cache_size.value_or(0) > 0)
-    given.refcount_cache_bytes = static_cast<std::uint64_t>(*qcow2.refcount_cache_size);
-  auto opened = co_await Qcow2Driver::open(std::move(file), given).result();
-  if (!opened) co_await opened.error().with_context(fmt::format("Could not open '{}'", image));
-  std::unique_ptr<Qcow2Driver> driver = *std::move(opened);
-  auto backing = co_await open_backing(qcow2.backing, *driver, image, own).result();
-  if (!backing) {
-    (void)co_await driver->close().result();
-    co_await backing.error();
-  }
-  if (*backing) driver->set_backing(*std::move(backing));
-  co_return std::unique_ptr<BlockDriver>(std::move(driver));
-}
-
-Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::BlockdevRefOrNull>& given, const Qcow2Driver& driver,
-                                                     std::string image, Inherited own) {
-  own.read_only = true;
-  own.auto_read_only = false;
-  if (given && std::holds_alternative<std::nullptr_t>(given->value)) co_return nullptr;
-  schema::BlockdevRef reference;
-  if (given) {
-    if (auto* name = std::get_if<std::string>(&given->value)) reference.value = std::move(*name);
-    else reference.value = std::move(std::get<schema::Box<BlockdevOptions>>(given->value));
-    co_return co_await attach(std::move(reference), Role::backing, own);
-  }
-  if (driver.backing_file().empty()) co_return nullptr;
-  reference.value = schema::Box<BlockdevOptions>(co_await unwrap(describe_backing(driver, image)));
-  if (own.depth >= chain_depth_max)
-    co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain has more than {} layers, or loops", image, chain_depth_max));
-  ++own.depth;
-  auto edge = co_await attach(std::move(reference), Role::backing, own).result();
-  if (!edge) co_await edge.error().with_context(fmt::format("Could not open backing file of '{}'", image));
-  co_return *std::move(edge);
-}
-
-Result<BlockdevOptions> NodeOpener::describe_backing(const Qcow2Driver& driver, const std::string& image) {
-  const auto path = Qcow2Driver::backing_path(image, driver.backing_file());
-  if (!path)
-    return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with "
-                                                "'backing'", image, driver.backing_file()));
-  const std::string& name = *path;
-  std::error_code error;
-  BlockdevOptions file;
-  file.driver = std::filesystem::is_block_file(name, error) ? BlockdevDriver::host_device : BlockdevDriver::file;
-  schema::BlockdevOptionsFile where;
-  where.filename = name;
-  file.branch = where;
-  BlockdevOptions node;
-  schema::BlockdevRef below;
-  below.value = schema::Box<BlockdevOptions>(std::move(file));
-  if (driver.backing_format() == "qcow2") {
-    node.driver = BlockdevDriver::qcow2;
-    schema::BlockdevOptionsQcow2 format;
-    format.file = std::move(below);
-    node.branch = std::move(format);
-  } else if (driver.backing_format() == "raw") {
-    node.driver = BlockdevDriver::raw;
-    schema::BlockdevOptionsRaw format;
-    format.file = std::move(below);
-    node.branch = std::move(format);
-  } else {
-    // Guessing by content would let a guest that writes a header choose what is opened.
-    return Error(Errc::unsupported, fmt::format("'{}': the format of backing file '{}' is {}; give the backing node with 'backing'", image,
-                                                name, driver.backing_format().empty() ? "not said" : "'" + driver.backing_format() + "'"));
-  }
-  return node;
 }
 
 Task<std::unique_ptr<Edge>> NodeOpener::attach(schema::BlockdevRef reference, Role role, Inherited own) {

@@ -26,12 +26,18 @@ class NodeOpener {
  private:
   static constexpr unsigned chain_depth_max = 200;
 
+  // An image whose backing file is being opened, and the one it is below.
+  struct ChainLink {
+    std::string file;
+    const ChainLink* above = nullptr;
+  };
   // What a node that is described inline takes from its parent.
   struct Inherited {
     bool read_only = false, auto_read_only = false, force_share = false;
     bool unmap = false;
     bool inlined = false;
     schema::BlockdevCacheOptions cache;
+    const ChainLink* chain = nullptr;
     unsigned depth = 0;                        // of backing files that nobody described
     std::vector<std::string>* opened = nullptr;    // names of nodes, to be closed if this fails
   };
@@ -52,6 +58,9 @@ class NodeOpener {
   Task<Driver> open_snapshot_access(schema::BlockdevOptionsGenericFormat& access, const Inherited& own);
   Task<Driver> open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own);
 
+  Task<> open_others(schema::BlockdevOptionsQcow2& qcow2, Qcow2Driver& driver, std::string image, Inherited own);
+  Task<std::unique_ptr<Edge>> open_data_file(std::optional<schema::BlockdevRef>& given, const Qcow2Driver& driver,
+                                             std::string image, Inherited own);
   Task<std::unique_ptr<Edge>> open_backing(std::optional<schema::BlockdevRefOrNull>& given, const Qcow2Driver& driver,
                                            std::string image, Inherited own);
   static Result<schema::BlockdevOptions> describe_backing(const Qcow2Driver& driver, const std::string& image);

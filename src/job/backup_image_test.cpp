@@ -36,7 +36,7 @@ class BackupImageTest : public JobsTest {
       co_await Qcow2Driver::create(**making, create);
     }
     Qcow2OpenOptions open;
-    open.l2_cache_bytes = MiB;
+    open.caches.l2 = MiB;
     auto edge = Edge::attach(file, Role::file, {}, "test");
     auto driver = co_await Qcow2Driver::open(*std::move(edge), open);
     if (backing && open_backing) driver->set_backing(*Edge::attach(*backing, Role::backing, {}, "test"));

@@ -52,7 +52,7 @@ class Bench {
     auto edge = co_await unwrap(Edge::attach(file, Role::file, writes, "fuzz"));
     Qcow2OpenOptions options;
     options.read_only = read_only;
-    options.l2_cache_bytes = options.refcount_cache_bytes = 0;
+    options.caches.l2 = options.caches.refcount = 0;
     auto driver = co_await Qcow2Driver::open(std::move(edge), options);
     NodeOptions node;
     node.read_only = read_only;

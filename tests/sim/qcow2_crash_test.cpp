@@ -22,6 +22,7 @@ struct Disk {
   std::uint64_t size = 1 * MiB;
   bool backing = true;
   bool extended_l2 = false, data_file = false, lazy = false;
+  bool snapshots = false;               // one is made, applied and deleted between the writes
   int steps = 12;                       // of each writer
   bool check = true;                    // let qemu-img look at it too
   WriteOrder order = WriteOrder::standard();
@@ -40,7 +41,7 @@ class OpenImage {
     Qcow2OpenOptions options;
     options.write_order = disk.order;
     options.data_file_follows = true;
-    options.l2_cache_bytes = options.refcount_cache_bytes = 0;       // the least there is
+    options.caches.l2 = options.caches.refcount = 0;       // the least there is
     auto opened = co_await Qcow2Driver::open(std::move(file), options).result();
     if (!opened) {
       (void)co_await graph_.release(*storage).result();
@@ -153,7 +154,7 @@ class Writers : public Workload {
   Task<> run(SimProcess& process) override {
     OpenImage image(process.reactor());
     co_await image.open(disk_);
-    const Result<> worked = co_await write_some(process, image).result();
+    const Result<> worked = co_await work(process, image).result();
     const Result<> closed = co_await image.close().result();
     co_await unwrap(worked);
     co_await unwrap(closed);
@@ -179,6 +180,31 @@ class Writers : public Workload {
   }
 
  private:
+  Task<> work(SimProcess& process, OpenImage& image) {
+    co_await write_some(process, image);
+    if (!disk_.snapshots) co_return;
+    Qcow2Driver& driver = dynamic_cast<Qcow2Driver&>(image.edge().node().driver());
+    Qcow2Snapshot wanted;
+    wanted.name = "s";
+    AlignedBuffer then(disk_.size);
+    co_await image.edge().read(0, then.bytes());
+    co_await driver.create_snapshot(wanted);
+    model_.all_durable();
+    co_await write_some(process, image);
+    co_await image.edge().flush();
+    model_.all_durable();
+    const Range all{0, disk_.size};
+    for (std::uint64_t at = 0; at < disk_.size; at += SectorModel::sector)
+      model_.begin({at, SectorModel::sector}, load_be<std::uint64_t>(then.data() + at));
+    co_await driver.apply_snapshot("s");
+    model_.end(all);
+    model_.all_durable();
+    co_await write_some(process, image);
+    co_await driver.delete_snapshot("s");
+    model_.all_durable();
+    co_await write_some(process, image);
+  }
+
   Task<> make_image(SimProcess& process) {
     OpenImage image(process.reactor());
     BlockNode* storage = co_await image.file_node("/a.qcow2", false);
@@ -322,6 +348,13 @@ TEST(Qcow2Crash, ADataFile) {
 TEST(Qcow2Crash, LazyRefcounts) {
   Disk disk;
   disk.lazy = true;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(Qcow2Crash, Snapshots) {
+  Disk disk;
+  disk.snapshots = true;
+  disk.steps = 6;
   EXPECT_TRUE(survives(disk));
 }
 

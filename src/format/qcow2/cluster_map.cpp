@@ -12,11 +12,11 @@ Result<> ClusterMap::claim_tables() {
   const Geometry& g = file_.geometry();
   const HostRun l1{g.cluster_of(l1_.at()), g.clusters_for(l1_.size() * entry_bytes)};
   if (l1.count != 0)
-    if (auto ok = file_.claim_metadata(l1, "L1 table"); !ok) return ok;
+    if (auto ok = file_.claim_metadata(l1, Metadata::active_l1); !ok) return ok;
   for (const std::uint64_t entry : l1_.entries()) {
     const std::uint64_t at = entry & l1_offset_mask;
     if (at == 0 || !g.cluster_aligned(at)) continue;     // found out when it is used
-    if (auto ok = file_.claim_metadata({g.cluster_of({at}), 1}, "L2 table"); !ok) return ok;
+    if (auto ok = file_.claim_metadata({g.cluster_of({at}), 1}, Metadata::active_l2); !ok) return ok;
   }
   return {};
 }

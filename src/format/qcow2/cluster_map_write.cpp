@@ -24,7 +24,7 @@ Task<> ClusterMap::make_table(std::uint64_t guest) {
     co_await filled.error();
   }
   file_.wrote(Stage::data);
-  file_.add_metadata(place.run);
+  file_.add_metadata(place.run, Metadata::active_l2);
   l1_.set(guest / g.l2_span(), g.offset_of(place.run.first).value | L2Entry::copied_flag);
   if (raw == 0) co_return;
   const HostRun shared{g.cluster_of({raw & l1_offset_mask}), 1};
@@ -44,8 +44,8 @@ Task<> ClusterMap::fill_table(Refcounts::Allocation place, std::uint64_t copy_of
 void ClusterMap::release(L2Entry entry, DiscardCause cause) {
   const Geometry& g = file_.geometry();
   if (g.external_data) return;            // nobody counts its clusters
-  if (entry.compressed()) refcounts_.free_later(CompressedPlace::of(entry, g).clusters(g), cause);
-  else if (entry.has_cluster()) refcounts_.free_later({g.cluster_of(entry.host()), 1}, cause);
+  const HostRun data = clusters_of(entry, g);
+  if (data.count != 0) refcounts_.free_later(data, cause);
 }
 
 Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {
@@ -66,7 +66,7 @@ Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {
     refcounts_.free_later(place.run);
     co_await written.error();
   }
-  file_.add_metadata(place.run);
+  file_.add_metadata(place.run, Metadata::active_l1);
   l1_.replace(at, std::move(longer));
   if (old.count == 0) co_return;
   file_.remove_metadata(old);

@@ -42,7 +42,18 @@ std::optional<Extent> Qcow2Driver::in_place_now(Range wanted) noexcept {
   return map_.owned_now(wanted);
 }
 
-Task<Extent> Qcow2Driver::map_slow(Range wanted) { return watch(map_.find(wanted)); }
+Task<Extent> Qcow2Driver::map_slow(Range wanted) {
+  clean_caches();
+  return watch(map_.find(wanted));
+}
+
+void Qcow2Driver::clean_caches() noexcept {
+  const Instant now = home().reactor().now();
+  if (cache_clean_interval_ == Duration{} || now - caches_cleaned_ < cache_clean_interval_) return;
+  caches_cleaned_ = now;
+  map_.l2().drop_unused();
+  refcounts_.blocks().drop_unused();
+}
 
 // What is found wrong with the image is written into its header before the error is returned.
 template <class T>
@@ -59,7 +70,9 @@ Task<> Qcow2Driver::mark_corrupt() {
 }
 
 Task<> Qcow2Driver::before_change() {
-  if (lazy_ && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
+  clean_caches();
+  const bool can_be_dirty = header_.geometry.version >= 3;         // it may have been amended
+  if (lazy_ && can_be_dirty && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
   if (map_.l2().pressed() || refcounts_.blocks().pressed()) {
     co_await committer_.write_back();
     co_await refcounts_.apply_frees();
@@ -68,6 +81,7 @@ Task<> Qcow2Driver::before_change() {
 }
 
 Task<> Qcow2Driver::flush() {
+  clean_caches();
   if (read_only_) co_return;
   co_await watch(committer_.flush());
   // Counts that cannot be lowered now are leaks at worst, not a failed flush.
@@ -129,6 +143,7 @@ Task<ImageInfo> Qcow2Driver::info() {
 }
 
 template Task<> Qcow2Driver::watch(Task<> work);
+template Task<std::uint64_t> Qcow2Driver::watch(Task<std::uint64_t> work);
 template Task<Extent> Qcow2Driver::watch(Task<Extent> work);
 template Task<std::unique_ptr<PendingWrite>> Qcow2Driver::watch(Task<std::unique_ptr<PendingWrite>> work);
 

@@ -10,12 +10,15 @@
 // bit is set and further writes fail.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "block/mapped_driver.hpp"
+#include "format/qcow2/cache_sizes.hpp"
 #include "format/qcow2/cluster_map.hpp"
 #include "format/qcow2/committer.hpp"
+#include "format/qcow2/snapshot_table.hpp"
 #include "io/reactor.hpp"
 #include "task/range_lock.hpp"
 
@@ -25,12 +28,15 @@ struct Qcow2OpenOptions {
   bool read_only = false;
   // When freed clusters are discarded in the file.
   qcow2::DiscardCauses pass_discards = qcow2::causes(qcow2::DiscardCause::request, qcow2::DiscardCause::snapshot);
+  std::string snapshot;                 // id or name of one to show instead of the present; only read
   bool data_file_follows = false;       // the caller will set_data_file(), or not use the image, where it needs one
   bool discard_no_unref = false;        // what is discarded keeps its place
   std::optional<bool> lazy_refcounts;   // none: as the image says
-  std::uint64_t l2_cache_bytes = 32 * MiB;
-  std::uint64_t refcount_cache_bytes = 1 * MiB;
-  std::uint64_t l2_slice_bytes = 4096;  // of an L2 table, read and written at a time: at most a cluster
+  qcow2::OverlapChecks overlap_checks = qcow2::cached_overlap_checks;
+  qcow2::CacheOptions caches;
+  std::optional<std::uint64_t> l2_slice_bytes;   // of an L2 table, read and written at a time; none: 4 KiB or a cluster
+  // What was not used for so long leaves the caches, with the requests that come then; zero: when there is need.
+  Duration cache_clean_interval = std::chrono::seconds(600);
   // What must be durable before what; only tests have another.
   qcow2::WriteOrder write_order = qcow2::WriteOrder::standard();
 };
@@ -50,6 +56,28 @@ struct Qcow2CreateOptions {
   std::string data_file;                // the name of the external data file; empty: none
   bool data_file_raw = false;
   Qcow2Preallocation preallocation = Qcow2Preallocation::off;
+};
+
+namespace qcow2 {
+class NextTables;
+}
+
+// An internal snapshot, as qemu-img shows it.
+struct Qcow2Snapshot {
+  std::string id, name;
+  std::uint32_t date_seconds = 0, date_nanoseconds = 0;
+  std::uint64_t vm_clock_ns = 0;
+  std::uint64_t vm_state_bytes = 0;
+  std::uint64_t disk_size = 0;
+  std::uint64_t icount = ~std::uint64_t{0};      // none
+};
+
+// What is to change; the rest stays.
+struct Qcow2AmendOptions {
+  std::optional<std::uint32_t> version, refcount_bits;
+  std::optional<bool> lazy_refcounts, data_file_raw;
+  std::optional<std::string> backing_file, backing_format, data_file;
+  std::optional<std::uint64_t> size;
 };
 
 class Qcow2Driver final : public MappedDriver {
@@ -72,6 +100,19 @@ class Qcow2Driver final : public MappedDriver {
   bool needs_data_file() const noexcept { return header_.geometry.external_data; }
   const std::string& data_file() const noexcept { return header_.data_file; }      // as the image names it, or empty
   void set_data_file(std::unique_ptr<Edge> data_file) noexcept;
+
+  // Internal snapshots.  Who makes, applies or deletes one holds the node drained, and sees to bitmaps when one is
+  // applied: the disk's content and size are then the snapshot's.  A crash leaves the image as before or after.
+  std::vector<Qcow2Snapshot> snapshots() const;
+  Result<std::size_t> find_snapshot(std::string_view id_or_name) const;
+  Task<> create_snapshot(Qcow2Snapshot wanted);          // name, date and clock count; an empty id is chosen
+  Task<> apply_snapshot(std::string id_or_name);
+  Task<> delete_snapshot(std::string id_or_name);
+
+  // Changes what the options say; the node is drained by the caller.  Names are only written down.
+  Task<> amend(Qcow2AmendOptions options);
+  // truncate(), with space for what the disk grows by.
+  Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
@@ -104,14 +145,18 @@ class Qcow2Driver final : public MappedDriver {
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);
   static Result<> check_options(const qcow2::Header& header, const Qcow2OpenOptions& options);
-  Task<> load();
+  Task<> load(std::string snapshot);
   Task<> prepare_to_write();
+  Task<> show_snapshot(std::string id_or_name);
+  Task<> claim_metadata();
+  Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
   Task<> repair_refcounts();
   Task<> end_lazily();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
   Task<> before_change();
+  void clean_caches() noexcept;
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();
@@ -137,16 +182,31 @@ class Qcow2Driver final : public MappedDriver {
   Task<> store_compressed(std::uint64_t offset, Bytes compressed);
   Task<> read_compressed_from(qcow2::L2Entry entry, std::uint64_t offset, Buffers into);
 
+  using SnapshotChange = std::function<Task<>(qcow2::NextTables&, qcow2::Header&, qcow2::SnapshotTable&)>;
+  static void show_in(qcow2::SnapshotEntry& entry, const Qcow2Snapshot& from);
+  Result<> check_new_snapshot(const Qcow2Snapshot& wanted) const;
+  Task<> change_snapshots(const SnapshotChange& change);
+  Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);
+  Task<> reload_tables();
+
+  Task<> forget_zeroes();
+  Task<> change_refcount_order(std::uint32_t order);
+  Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
+  Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);
+
   Task<> grow(std::uint64_t size);
   Task<> shrink(std::uint64_t size);
   Task<> zero_to_cluster_end(std::uint64_t from);
 
   std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;
+  qcow2::SnapshotTable snapshots_;
   const bool read_only_;
   const bool keeps_discarded_;
   const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
   const qcow2::DiscardCauses pass_discards_;
+  const Duration cache_clean_interval_;
+  Instant caches_cleaned_;
   qcow2::ImageFile image_;
   qcow2::HeaderWriter header_writer_;
   qcow2::FreeList frees_;

@@ -191,6 +191,19 @@ std::string feature_names_of(const Header& h, std::uint64_t features) {
 
 }  // namespace
 
+HostRun Header::bitmap_directory() const noexcept {
+  constexpr std::size_t size_at = 8, offset_at = 16, extension_bytes = 24;
+  for (const Extension& extension : more_extensions) {
+    const Bytes bytes = as_bytes(extension.data);
+    if (extension.type != static_cast<std::uint32_t>(ExtensionType::bitmaps) || bytes.size() < extension_bytes) continue;
+    const HostOffset at{load_be<std::uint64_t>(bytes.data() + offset_at)};
+    const auto length = load_be<std::uint64_t>(bytes.data() + size_at);
+    if (!has(Autoclear::bitmaps) || length > offset_limit || !geometry.cluster_aligned(at.value)) continue;
+    return {geometry.cluster_of(at), geometry.clusters_for(length)};
+  }
+  return {};
+}
+
 std::string_view to_string(CompressionType type) noexcept {
   return type == CompressionType::zlib ? "zlib" : "zstd";
 }
@@ -301,6 +314,8 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
   w.u64(40, h.l1_at.value);
   w.u64(48, h.refcount_table_at.value);
   w.u32(56, h.refcount_table_clusters);
+  w.u32(60, h.snapshots);
+  w.u64(64, h.snapshots_at.value);
   std::size_t at = header_bytes_v2;
   if (g.version >= 3) {
     w.u64(72, h.incompatible);

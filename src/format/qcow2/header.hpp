@@ -83,6 +83,8 @@ struct Header {
   void set(Incompatible f, bool on) noexcept { set(incompatible, static_cast<std::uint64_t>(f), on); }
   void set(Compatible f, bool on) noexcept { set(compatible, static_cast<std::uint64_t>(f), on); }
   void set(Autoclear f, bool on) noexcept { set(autoclear, static_cast<std::uint64_t>(f), on); }
+  // No clusters where there is none, or none that holds.
+  HostRun bitmap_directory() const noexcept;
   // The data file alone shows the disk's content.
   bool data_file_raw() const noexcept { return has(Incompatible::data_file) && has(Autoclear::data_file_raw); }
 
@@ -94,7 +96,7 @@ struct Header {
 
 // Bytes of the fields that change while an image is open.
 struct HeaderField {
-  static constexpr std::uint64_t size = 24, l1_entries = 36, l1_at = 40, refcount_table = 48,
+  static constexpr std::uint64_t size = 24, crypt_method = 32, l1_entries = 36, l1_at = 40, refcount_table = 48,
                                  incompatible = 72, compatible = 80, autoclear = 88;
 };
 

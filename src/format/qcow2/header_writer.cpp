@@ -12,12 +12,15 @@ Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   co_await write_alone(at, bytes);
 }
 
+Task<> HeaderWriter::write_alone(std::uint64_t at, MutableBytes bytes) {
+  std::byte before[field_bytes_max];
+  const HostOffset place{at};
+  co_await write_or_restore(place, bytes, MutableBytes(before).first(bytes.size()));
+}
+
 // Of a write that failed it is not known what has become: the file is made to say again what the image in
 // memory says.  It is owed the sync for that before anything that could only be found by the one header.
-Task<> HeaderWriter::write_alone(std::uint64_t at, MutableBytes bytes) {
-  const HostOffset place{at};
-  std::byte before[field_bytes_max];
-  const MutableBytes old = MutableBytes(before).first(bytes.size());
+Task<> HeaderWriter::write_or_restore(HostOffset place, MutableBytes bytes, MutableBytes old) {
   co_await file_.read(place, old);
   const Result<> written = co_await write_durably(place, bytes).result();
   if (written) co_return;
@@ -37,6 +40,17 @@ Task<> HeaderWriter::flush() {
 Task<> HeaderWriter::settle() {
   const auto turn = co_await one_.lock();
   if (unsettled_) co_await flush();
+}
+
+// As much of the first cluster as says something, and the end marker.
+Task<> HeaderWriter::rewrite(Header next) {
+  const auto turn = co_await one_.lock();
+  std::vector<std::byte> bytes = co_await unwrap(serialise_header(next));
+  while (bytes.size() > 1024 && is_zero(Bytes(bytes).last(1024))) bytes.resize(bytes.size() - 512);
+  std::vector<std::byte> old(bytes.size());
+  const HostOffset start{};
+  co_await write_or_restore(start, MutableBytes(bytes), MutableBytes(old));
+  header_ = std::move(next);
 }
 
 Task<> HeaderWriter::write_u64(std::uint64_t at, std::uint64_t value) {
@@ -62,6 +76,29 @@ Task<> HeaderWriter::set_l1_table(HostOffset at, std::uint32_t entries) {
   co_await write(HeaderField::l1_entries, bytes);
   header_.l1_at = at;
   header_.l1_entries = entries;
+}
+
+Task<> HeaderWriter::set_tables(Header next) {
+  std::byte bytes[field_bytes_max];
+  const auto put = [&bytes](std::uint64_t at, auto value) { store_be(bytes + (at - HeaderField::size), value); };
+  put(HeaderField::size, next.size);
+  put(HeaderField::crypt_method, next.crypt_method);
+  put(HeaderField::l1_entries, next.l1_entries);
+  put(HeaderField::l1_at, next.l1_at.value);
+  put(HeaderField::refcount_table, next.refcount_table_at.value);
+  put(HeaderField::refcount_table + 8, next.refcount_table_clusters);
+  put(HeaderField::refcount_table + 12, next.snapshots);
+  put(HeaderField::refcount_table + 16, next.snapshots_at.value);
+  std::size_t length = HeaderField::incompatible - HeaderField::size;
+  if (next.geometry.version >= 3) {
+    put(HeaderField::incompatible, next.incompatible);
+    put(HeaderField::compatible, next.compatible);
+    put(HeaderField::autoclear, next.autoclear);
+    put(HeaderField::autoclear + 8, next.geometry.refcount_order);
+    length = field_bytes_max;
+  }
+  co_await write(HeaderField::size, MutableBytes(bytes).first(length));
+  header_ = std::move(next);
 }
 
 Task<> HeaderWriter::set_size(std::uint64_t size) {

@@ -18,13 +18,19 @@ class HeaderWriter {
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
+  // The header becomes `next`, names and features too.
+  Task<> rewrite(Header next);
+  // Size, L1 table, refcount table and snapshots become those of `next`, and in version 3 features and the width of
+  // refcounts, by one write within a sector.
+  Task<> set_tables(Header next);
   Task<> set(Incompatible feature, bool on);
   Task<> set_autoclear(std::uint64_t features);
   // What a change that failed would have made the header point at is not used by it from here on.
   Task<> settle();
 
  private:
-  static constexpr std::size_t field_bytes_max = 12;
+  static constexpr std::size_t field_bytes_max = 76;
+  Task<> write_or_restore(HostOffset place, MutableBytes bytes, MutableBytes old);
   Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
   Task<> flush();

@@ -60,11 +60,13 @@ bool ImageFile::take(HostRun run) noexcept {
   return reads_as_zero;
 }
 
-Result<> ImageFile::claim_metadata(HostRun run, std::string_view what) {
+Result<> ImageFile::claim_metadata(HostRun run, Metadata kind) {
   const Range bytes = geometry_.bytes_of(run);
+  if (!has(checks_, kind) || bytes.empty()) return {};
+  if (!fits(bytes.offset, bytes.length, offset_limit)) return {};     // found out when it is used
   if (is_metadata(bytes))
-    return corrupt(std::string(what) + " at offset " + std::to_string(bytes.offset) + " overlaps other metadata");
-  add_metadata(run);
+    return corrupt(std::string(to_string(kind)) + " at offset " + std::to_string(bytes.offset) + " overlaps other metadata");
+  add_metadata(run, kind);
   return {};
 }
 

@@ -9,6 +9,7 @@
 
 #include "block/edge.hpp"
 #include "bitmap/dirty_bitmap.hpp"
+#include "format/qcow2/overlap.hpp"
 #include "format/qcow2/types.hpp"
 #include "format/qcow2/write_order.hpp"
 
@@ -23,6 +24,8 @@ class ImageFile {
   ImageFile(const ImageFile&) = delete;
 
   const Geometry& geometry() const noexcept { return geometry_; }
+  // Of an image whose version or refcounts were changed.
+  void set_geometry(const Geometry& geometry) noexcept { geometry_ = geometry; }
   std::uint64_t size() const noexcept { return file_.size(); }
   Edge& edge() const noexcept { return file_; }
   void set_data_file(Edge* data) noexcept { data_file_ = data; }
@@ -54,10 +57,16 @@ class ImageFile {
   StageSet& unsynced() noexcept { return unsynced_; }
 
   // Metadata clusters: never handed out as data, never written through a guest's mapping.
-  void add_metadata(HostRun run) noexcept { metadata_.set(geometry_.bytes_of(run)); }
+  void add_metadata(HostRun run, Metadata kind) noexcept {
+    if (has(checks_, kind)) metadata_.set(geometry_.bytes_of(run));
+  }
   // The same for what an image that is opened says; an error when it is something else already.
-  Result<> claim_metadata(HostRun run, std::string_view what);
+  Result<> claim_metadata(HostRun run, Metadata kind);
+  // Which kinds are looked after.
+  void set_overlap_checks(OverlapChecks checks) noexcept { checks_ = checks; }
+  OverlapChecks overlap_checks() const noexcept { return checks_; }
   void remove_metadata(HostRun run) noexcept { metadata_.clear(geometry_.bytes_of(run)); }
+  void forget_metadata() noexcept { metadata_.clear({0, offset_limit}); }
   bool is_metadata(Range host) const noexcept {
     return metadata_.next_dirty_area(host.offset, host.end()).has_value();
   }
@@ -69,10 +78,11 @@ class ImageFile {
  private:
   Edge& file_;
   Edge* data_file_ = nullptr;
-  const Geometry geometry_;
+  Geometry geometry_;
   std::uint64_t fresh_;                  // host offset
   std::uint64_t used_end_;               // the end of what was there or handed out
   StageSet unsynced_ = 0;
+  OverlapChecks checks_ = cached_overlap_checks;
   DirtyBitmap metadata_;
   std::optional<Error> corruption_;
 };

@@ -138,4 +138,10 @@ struct CompressedPlace {
   }
 };
 
+// What the entry's data lies in; no cluster where it has none.
+constexpr HostRun clusters_of(L2Entry entry, const Geometry& g) noexcept {
+  if (entry.compressed()) return CompressedPlace::of(entry, g).clusters(g);
+  return {g.cluster_of(entry.host()), entry.has_cluster() ? 1u : 0u};
+}
+
 }  // namespace tidemark::qcow2

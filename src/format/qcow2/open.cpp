@@ -16,7 +16,7 @@ std::size_t slices(std::uint64_t cache_bytes, std::uint64_t slice_bytes) {
 }
 
 Header with_slices(Header header, const Qcow2OpenOptions& options) {
-  header.geometry.l2_slice_max = options.l2_slice_bytes;
+  header.geometry.l2_slice_max = options.l2_slice_bytes.value_or(header.geometry.l2_slice_max);
   return header;
 }
 
@@ -30,22 +30,28 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       keeps_discarded_(options.discard_no_unref),
       lazy_(options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3),
       pass_discards_(options.pass_discards),
+      cache_clean_interval_(options.cache_clean_interval),
+      caches_cleaned_(home().reactor().now()),
       image_(*file_, header_.geometry),
       header_writer_(home(), image_, header_),
       frees_(pins()),
       refcounts_(home(), image_, header_writer_, frees_,
-                 slices(options.refcount_cache_bytes, header_.geometry.block_slice_size()), options.pass_discards),
-      map_(home(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry.slice_size())),
+                 slices(cache_sizes(options.caches, header_.geometry)->refcount, header_.geometry.block_slice_size()),
+                 options.pass_discards),
+      map_(home(), image_, refcounts_, header_writer_,
+           slices(cache_sizes(options.caches, header_.geometry)->l2, header_.geometry.slice_size())),
       committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
       changing_(home()) {
+  image_.set_overlap_checks(options.overlap_checks);
   // Where blocks are is not postponed: only what they count can be found out again.
   if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
 }
 
 Result<> Qcow2Driver::check_options(const Header& header, const Qcow2OpenOptions& options) {
   const Geometry& g = header.geometry;
-  if (!is_power_of_two(options.l2_slice_bytes) || options.l2_slice_bytes < 512)
+  const std::uint64_t slice = options.l2_slice_bytes.value_or(512);
+  if (!is_power_of_two(slice) || slice < 512 || slice > g.cluster_size())
     return Error(Errc::invalid_argument, "L2 cache entry size must be a power of two between 512 and the cluster size (" +
                                              std::to_string(g.cluster_size()) + ")");
   if (options.discard_no_unref && g.version < 3)
@@ -53,6 +59,7 @@ Result<> Qcow2Driver::check_options(const Header& header, const Qcow2OpenOptions
   if (options.lazy_refcounts.value_or(false) && g.version < 3)
     return Error(Errc::invalid_argument,
                  "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
+  if (auto sizes = cache_sizes(options.caches, g); !sizes) return sizes.error();
   if (g.external_data && !options.data_file_follows)
     return Error(Errc::unsupported, "'data-file' is required for this image");
   return {};
@@ -79,11 +86,13 @@ Task<std::unique_ptr<Qcow2Driver>> Qcow2Driver::open(std::unique_ptr<Edge> file,
   co_await unwrap(check_supported(header, options.read_only));
   co_await unwrap(check_options(header, options));
   std::unique_ptr<Qcow2Driver> driver(new Qcow2Driver(std::move(file), std::move(header), options));
-  co_await driver->load();
+  co_await driver->load(options.snapshot);
   co_return driver;
 }
 
-Task<> Qcow2Driver::load() {
+Task<> Qcow2Driver::load(std::string snapshot) {
+  snapshots_ = co_await read_snapshot_table(image_, header_);
+  if (!snapshot.empty()) co_await show_snapshot(std::move(snapshot));
   co_await map_.load(header_);
   if (!read_only_) co_await prepare_to_write();
 }
@@ -91,14 +100,49 @@ Task<> Qcow2Driver::load() {
 // Everything that is metadata is known before the first write, so that none goes there; features
 // that hold only while all writers know them are switched off.
 Task<> Qcow2Driver::prepare_to_write() {
-  const HostRun header_cluster{{0}, 1};
-  co_await unwrap(image_.claim_metadata(header_cluster, "header"));
   co_await image_.complete_last_cluster();
-  co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
-  co_await unwrap(map_.claim_tables());
+  co_await claim_metadata();
   if (header_.has(Incompatible::dirty)) co_await watch(repair_refcounts());
   const std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if (header_.autoclear & ~kept) co_await header_writer_.set_autoclear(header_.autoclear & kept);
+}
+
+Task<> Qcow2Driver::claim_metadata() {
+  const HostRun header_cluster{{0}, 1};
+  co_await unwrap(image_.claim_metadata(header_cluster, Metadata::main_header));
+  co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
+  co_await unwrap(map_.claim_tables());
+  const Geometry& g = header_.geometry;
+  const HostRun table{g.cluster_of(header_.snapshots_at), g.clusters_for(stored_bytes(snapshots_))};
+  co_await unwrap(image_.claim_metadata(table, Metadata::snapshot_table));
+  co_await unwrap(image_.claim_metadata(header_.bitmap_directory(), Metadata::bitmap_directory));
+  for (const SnapshotEntry& snapshot : snapshots_) {
+    const HostRun l1{g.cluster_of(snapshot.l1_at), g.clusters_for(snapshot.l1_entries * entry_bytes)};
+    co_await unwrap(image_.claim_metadata(l1, Metadata::inactive_l1));
+  }
+  if (!has(image_.overlap_checks(), Metadata::inactive_l2)) co_return;
+  for (const SnapshotEntry& snapshot : snapshots_) co_await claim_l2_tables(snapshot);
+}
+
+// Snapshots and the disk share L2 tables: one that is looked after already is left out.
+Task<> Qcow2Driver::claim_l2_tables(const SnapshotEntry& snapshot) {
+  TopTable l1(image_);
+  co_await l1.load(snapshot.l1_at, snapshot.l1_entries);
+  for (const std::uint64_t entry : l1.entries()) {
+    const std::uint64_t at = entry & L2Entry::offset_mask;
+    if (at != 0) image_.add_metadata({header_.geometry.cluster_of({at}), 1}, Metadata::inactive_l2);
+  }
+}
+
+// The disk is as it was then, to be read.
+Task<> Qcow2Driver::show_snapshot(std::string id_or_name) {
+  const SnapshotEntry& shown = snapshots_[co_await unwrap(find_snapshot(id_or_name))];
+  if (!read_only_) co_await Error(Errc::invalid_argument, "qcow2: a snapshot can only be opened read-only");
+  if (shown.disk_size > offset_limit || shown.l1_entries < l1_entries_for(header_.geometry, shown.disk_size))
+    co_await Error(Errc::corrupt, "qcow2: the L1 table of snapshot '" + shown.name + "' is too small");
+  header_.l1_at = shown.l1_at;
+  header_.l1_entries = shown.l1_entries;
+  header_.size = shown.disk_size;
 }
 
 // Of an image that was not closed: what its tables use is what counts.

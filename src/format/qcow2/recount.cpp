@@ -62,11 +62,9 @@ Task<> Recount::use_l2_table(HostOffset at) {
   const std::vector<std::uint64_t> words = co_await read_table(at, g.cluster_size() / entry_bytes, "L2 table");
   for (std::uint64_t i = 0; i < words.size() && !g.external_data; i += g.l2_entry_words()) {
     const L2Entry entry = L2Entry::decode(g, words[i], g.extended_l2 ? words[i + 1] : 0);
-    if (!entry.compressed() && !entry.has_cluster()) continue;
-    if (!entry.compressed() && !g.cluster_aligned(entry.host().value))
+    if (entry.has_cluster() && !g.cluster_aligned(entry.host().value))
       co_await file_.corrupt("a cluster lies at " + std::to_string(entry.host().value));
-    const HostRun clusters = entry.compressed() ? CompressedPlace::of(entry, g).clusters(g) : HostRun{g.cluster_of(entry.host()), 1};
-    const Range data = g.bytes_of(clusters);
+    const Range data = g.bytes_of(clusters_of(entry, g));
     co_await use(data, "guest data");
   }
 }

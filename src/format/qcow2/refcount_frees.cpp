@@ -24,7 +24,7 @@ Task<> Refcounts::lower(FreeList::Freed& freed) {
     const TableCache::Pin slice = co_await slice_of(place);
     const std::uint64_t here = std::min(run.count, place.left);
     const HostRun part{run.first, here};
-    if (file_.is_metadata(file_.geometry().bytes_of(part)))
+    if (file_.is_metadata(geometry_.bytes_of(part)))
       co_await file_.corrupt("metadata was mapped at or behind cluster " + std::to_string(run.first.index));
     if (has(pass_discards_, freed.cause)) co_await discard_last_uses(*slice, place.entry, part);
     for (std::uint64_t i = 0; i < here; ++i) {
@@ -35,7 +35,7 @@ Task<> Refcounts::lower(FreeList::Freed& freed) {
       put(*slice, place.entry + i, count - 1);
       if (count != 1) continue;
       next_ = std::min(next_, cluster);
-      if (file_.geometry().cluster_of(packed_end_) == cluster) packed_end_ = {};
+      if (geometry_.cluster_of(packed_end_) == cluster) packed_end_ = {};
     }
     run = {{run.first.index + here}, run.count - here};
   }
@@ -44,7 +44,7 @@ Task<> Refcounts::lower(FreeList::Freed& freed) {
 // Clusters whose count is about to become zero are given back to the storage: nobody uses them, and
 // nobody gets them before they are counted zero.  Advisory.
 Task<> Refcounts::discard_last_uses(const TableCache::Slice& slice, std::uint64_t entry, HostRun run) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   for (std::uint64_t i = 0; i < run.count;) {
     HostRun last{{run.first.index + i}, 0};
     while (i < run.count && get(slice, entry + i) == 1) {

@@ -11,12 +11,12 @@
 namespace tidemark::qcow2 {
 
 Task<> Refcounts::add_block(std::uint64_t block) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const HostRun self{{block * g.block_entries()}, 1};
   if (file_.is_metadata(g.bytes_of(self)))
     co_await file_.corrupt("refcount block " + std::to_string(block) + " is missing where there is metadata");
   (void)co_await write_new_blocks(self, 1);
-  file_.add_metadata(self);
+  file_.add_metadata(self, Metadata::refcount_block);
   table_.set(block, g.offset_of(self.first).value);
 }
 
@@ -57,14 +57,14 @@ Task<Refcounts::Allocation> Refcounts::allocate_with_blocks(std::uint64_t count)
   const HostRun used{{first * g.block_entries()}, blocks + count};
   const bool reads_as_zero = co_await write_new_blocks(used, blocks);
   const HostRun own{used.first, blocks};
-  file_.add_metadata(own);
+  file_.add_metadata(own, Metadata::refcount_block);
   for (std::uint64_t i = 0; i < blocks; ++i) table_.set(first + i, g.offset_of({used.first.index + i}).value);
   co_return Allocation{{{used.first.index + blocks}, count}, reads_as_zero};
 }
 
 // [new blocks][new table], durable; then the header points there; then the old table is free.
 Task<> Refcounts::grow_table(std::uint64_t block) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const std::uint64_t old_entries = table_.size(), per_cluster = g.cluster_size() / entry_bytes;
   const std::uint64_t entries = align_up(std::max(old_entries * 2, block + 2), per_cluster);
   if (entries * entry_bytes > refcount_table_bytes_max)
@@ -84,7 +84,7 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   co_await table_.write_copy(table_at, larger);
   co_await file_.flush();
   co_await header_.set_refcount_table(table_at, static_cast<std::uint32_t>(table_clusters));
-  file_.add_metadata(used);
+  file_.add_metadata(used, Metadata::refcount_table);
   table_.replace(table_at, std::move(larger));
   file_.remove_metadata(old_table);
   free_later(old_table);

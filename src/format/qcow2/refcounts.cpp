@@ -12,20 +12,23 @@ constexpr std::uint64_t block_offset(std::uint64_t table_entry) { return align_d
 }  // namespace
 
 Task<> Refcounts::load(HostOffset table_at, std::uint64_t table_clusters) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
+  blocks_.forget_all();
+  next_ = {};
+  packed_end_ = {};
   co_await table_.load(table_at, table_clusters * (g.cluster_size() / entry_bytes));
   const HostRun table{g.cluster_of(table_at), table_clusters};
-  co_await unwrap(file_.claim_metadata(table, "refcount table"));
+  co_await unwrap(file_.claim_metadata(table, Metadata::refcount_table));
   for (std::uint64_t i = 0; i < table_.size(); ++i) {
     const std::uint64_t at = block_offset(table_[i]);
     if (at == 0 || at >= offset_limit) continue;         // found out when it is used
     const HostRun block{g.cluster_of({at}), 1};
-    co_await unwrap(file_.claim_metadata(block, "refcount block"));
+    co_await unwrap(file_.claim_metadata(block, Metadata::refcount_block));
   }
 }
 
 Refcounts::Place Refcounts::place_of(HostCluster cluster) const noexcept {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   Place place;
   place.block = cluster.index / g.block_entries();
   const std::uint64_t in_block = cluster.index % g.block_entries();
@@ -41,17 +44,17 @@ Task<TableCache::Pin> Refcounts::slice_of(Place place) {
   const std::uint64_t at = place.block < table_.size() ? block_offset(table_[place.block]) : 0;
   if (at == 0)
     co_await file_.corrupt("refcount block " + std::to_string(place.block) + " does not exist");
-  if (!file_.geometry().cluster_aligned(at) || at >= file_.size())
+  if (!geometry_.cluster_aligned(at) || at >= file_.size())
     co_await file_.corrupt("refcount block " + std::to_string(place.block) + " lies at " + std::to_string(at));
   co_return co_await blocks_.get(place.slice_at);
 }
 
 std::uint64_t Refcounts::get(const TableCache::Slice& slice, std::uint64_t entry) const noexcept {
-  return refcount_entry(slice.data(), entry, file_.geometry().refcount_order);
+  return refcount_entry(slice.data(), entry, geometry_.refcount_order);
 }
 
 void Refcounts::put(TableCache::Slice& slice, std::uint64_t entry, std::uint64_t count) {
-  set_refcount_entry(slice.writable(), entry, file_.geometry().refcount_order, count);
+  set_refcount_entry(slice.writable(), entry, geometry_.refcount_order, count);
   blocks_.changed(slice);
 }
 
@@ -70,12 +73,12 @@ std::optional<Refcounts::Allocation> Refcounts::allocate_now(std::uint64_t want)
     std::uint64_t entry = place.entry, left = place.left;
     for (; left != 0 && get(*slice, entry) != 0; ++entry, --left) ++next_.index;
     if (left == 0) continue;
-    const std::uint64_t clusters = file_.size() >> file_.geometry().cluster_bits;
+    const std::uint64_t clusters = file_.size() >> geometry_.cluster_bits;
     if (next_.index >= clusters) return {};
     const std::uint64_t room = std::min({want, left, clusters - next_.index});
     HostRun run{next_, 1};
     while (run.count < room && get(*slice, entry + run.count) == 0) ++run.count;
-    if (file_.is_metadata(file_.geometry().bytes_of(run))) {
+    if (file_.is_metadata(geometry_.bytes_of(run))) {
       (void)file_.corrupt("a cluster of metadata at or behind cluster " + std::to_string(run.first.index) +
                           " has refcount 0");
       return {};
@@ -110,7 +113,7 @@ Task<> Refcounts::make_ready(std::uint64_t want) {
     (void)co_await slice_of(place);
   } else {
     const HostRun wanted{next_, std::min(want, place.left)};
-    co_await file_.grow(file_.geometry().bytes_of(wanted).end());
+    co_await file_.grow(geometry_.bytes_of(wanted).end());
   }
 }
 
@@ -137,16 +140,16 @@ Task<Refcounts::Allocation> Refcounts::allocate_exactly(std::uint64_t count) {
 
 // The cluster that packed data ends in takes one reference more.  False when it cannot.
 Task<bool> Refcounts::share_packed(HostOffset at) {
-  const Place place = place_of(file_.geometry().cluster_of(at));
+  const Place place = place_of(geometry_.cluster_of(at));
   const TableCache::Pin slice = co_await slice_of(place);
   const std::uint64_t count = get(*slice, place.entry);
-  if (packed_end_ != at || count == 0 || count >= file_.geometry().refcount_max()) co_return false;
+  if (packed_end_ != at || count == 0 || count >= geometry_.refcount_max()) co_return false;
   put(*slice, place.entry, count + 1);
   co_return true;
 }
 
 Task<HostOffset> Refcounts::allocate_bytes(std::uint64_t length) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const auto turn = co_await packing_.lock();
   HostOffset at = packed_end_;
   const std::uint64_t left = g.cluster_aligned(at.value) ? 0 : g.cluster_size() - g.in_cluster(at.value);

@@ -19,7 +19,7 @@ class Refcounts {
  public:
   Refcounts(Executor& executor, ImageFile& file, HeaderWriter& header, FreeList& frees,
              std::size_t cache_slices, DiscardCauses pass_discards)
-      : file_(file), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
+      : file_(file), geometry_(file.geometry()), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
         blocks_(executor, file, file.geometry().block_slice_size(), cache_slices), growing_(executor), packing_(executor),
         freeing_(executor) {}
 
@@ -49,6 +49,17 @@ class Refcounts {
   // For counts made anew: nothing that this block counts is used; the run is used once more.
   Task<> clear_block(std::uint64_t block);
   Task<> raise(HostRun run);
+  // The run is used once less; what nobody uses any more is added to `freed`.
+  Task<> lower_now(HostRun run, std::vector<HostRun>& freed);
+
+  Task<> assign(HostCluster cluster, std::uint64_t count);
+  // How wide the counts of the table that is loaded next are.
+  void set_order(std::uint32_t order) noexcept { geometry_.refcount_order = order; }
+  const Geometry& geometry() const noexcept { return geometry_; }
+
+  // For a second set of counts of the same file: clusters come from the first.
+  void take_space_from(Refcounts& other) noexcept { space_ = &other; }
+  void adopt_table(HostOffset at, std::vector<std::uint64_t> entries) noexcept { table_.replace(at, std::move(entries)); }
 
  private:
   struct Place {                         // of a cluster's count
@@ -66,6 +77,7 @@ class Refcounts {
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);
   Task<> add_block_behind(std::uint64_t block);
+  Task<HostRun> place_of_new_block(std::uint64_t block);
   Task<> grow_table(std::uint64_t block);
   Task<bool> write_new_blocks(HostRun used, std::uint64_t blocks);
   Task<Allocation> allocate_with_blocks(std::uint64_t count);
@@ -75,12 +87,14 @@ class Refcounts {
   Task<> discard_last_uses(const TableCache::Slice& slice, std::uint64_t entry, HostRun run);
 
   ImageFile& file_;
+  Geometry geometry_;                    // the file's, but for how wide counts are while that changes
   HeaderWriter& header_;
   FreeList& frees_;
   const DiscardCauses pass_discards_;
   TopTable table_;
   TableCache blocks_;
   Mutex growing_, packing_, freeing_;
+  Refcounts* space_ = nullptr;
   HostCluster next_;                     // no cluster below it is free, as far as is known
   HostOffset packed_end_;                // behind the last compressed data; aligned: begin a new cluster
 };

@@ -49,6 +49,15 @@ void TableCache::make_room() noexcept {
   }
 }
 
+void TableCache::drop_unused() noexcept {
+  std::erase_if(all_, [this](const std::unique_ptr<Slice>& slice) {
+    if (!slice->idle() || slice->listed_ || (std::exchange(slice->used_, false) && !slice->forgotten_)) return false;
+    if (!slice->forgotten_) slices_.erase(slice->at_.value);
+    return true;
+  });
+  hand_ = 0;
+}
+
 void TableCache::forget(Range host) noexcept {
   for (std::uint64_t at = host.offset; at < host.end(); at += slice_size_) {
     const auto found = slices_.find(at);
@@ -57,6 +66,14 @@ void TableCache::forget(Range host) noexcept {
     found->second->dirty_ = false;
     slices_.erase(found);
   }
+}
+
+void TableCache::forget_all() noexcept {
+  for (const auto& [at, slice] : slices_) {
+    slice->forgotten_ = true;
+    slice->dirty_ = false;
+  }
+  slices_.clear();
 }
 
 void TableCache::take(std::vector<TableWrite>& writes) {

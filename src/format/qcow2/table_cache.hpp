@@ -84,6 +84,11 @@ class TableCache final : public TableSource {
   // The clusters are no longer part of the image: nothing of them is written any more.
   void forget(Range host) noexcept;
 
+  void forget_all() noexcept;
+  // What was not used since this was called last is no longer kept.
+  void drop_unused() noexcept;
+  std::size_t slices() const noexcept { return all_.size(); }
+
   std::size_t dirty_slices() const noexcept { return dirty_.size(); }
   // So much is dirty that it should be written back before more is changed.
   bool pressed() const noexcept { return dirty_.size() > slices_max_ / 2; }

@@ -15,12 +15,11 @@ AlignedBuffer encode(const std::vector<std::uint64_t>& entries, std::uint64_t fi
 }  // namespace
 
 Task<> TopTable::load(HostOffset at, std::uint64_t entries) {
-  at_ = at;
   AlignedBuffer bytes(entries * entry_bytes);
   co_await file_.read(at, bytes.bytes());
-  entries_.resize(entries);
-  for (std::uint64_t i = 0; i < entries; ++i)
-    entries_[i] = load_be<std::uint64_t>(bytes.data() + i * entry_bytes);
+  std::vector<std::uint64_t> loaded(entries);
+  for (std::uint64_t i = 0; i < entries; ++i) loaded[i] = load_be<std::uint64_t>(bytes.data() + i * entry_bytes);
+  replace(at, std::move(loaded));
 }
 
 Task<> TopTable::write_copy(HostOffset at, const std::vector<std::uint64_t>& entries) {

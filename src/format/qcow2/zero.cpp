@@ -90,6 +90,7 @@ L2Entry Qcow2Driver::zeroed(L2Entry entry, Subclusters part, Zeroing how) const 
   // What is not stored reads as zeroes already, unless something shows from below.
   if (how == Zeroing::forget && !stored) return entry;
   if (how == Zeroing::discard && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
+  if (how == Zeroing::forget) return entry.zeroes() != 0 ? L2Entry() : entry;
   if (g.version < 3) return L2Entry();
   if (!entry.has_cluster() && part == all) return L2Entry::of_zeroes(all);
   if (entry.compressed()) return L2Entry::of_data({}, 0);          // cannot be: the caller refuses
