@@ -9,6 +9,7 @@
 
 #include "format/qcow2/check.hpp"
 #include "format/qcow2/check_counts.hpp"
+#include "format/qcow2/check_entry.hpp"
 #include "format/qcow2/header.hpp"
 #include "io/aligned.hpp"
 
@@ -62,9 +63,9 @@ class Checker {
   void merge_tables();
   Task<> count_tables();
   void count_table(const TableUse& table, const std::byte* entries);
-  void count_entry(const TableUse& table, std::uint64_t i, L2Entry entry, std::uint64_t bitmap);
-  void count_compressed(const TableUse& table, std::uint64_t i, L2Entry entry, std::uint64_t bitmap);
-  void count_standard(const TableUse& table, L2Entry entry);
+  void count_entry(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap);
+  void count_compressed(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap);
+  void count_standard(const TableUse& table, CheckEntry entry);
   enum class Level : std::uint8_t { l1, l2 };
   void check_copied(Level level, std::uint64_t raw, HostOffset at);
 

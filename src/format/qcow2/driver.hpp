@@ -14,6 +14,7 @@
 #include <string>
 
 #include "block/mapped_driver.hpp"
+#include "format/qcow2/bitmaps.hpp"
 #include "format/qcow2/cluster_map.hpp"
 #include "format/qcow2/committer.hpp"
 #include "io/reactor.hpp"
@@ -24,6 +25,7 @@ namespace tidemark {
 struct Qcow2OpenOptions {
   bool read_only = false;
   bool pass_discards = true;            // freed clusters are discarded in the file
+  bool keeps_content = false;           // what the disk reads as will not be changed: its bitmaps stay true
   std::uint64_t l2_cache_bytes = 32 * MiB;
   std::uint64_t refcount_cache_bytes = 1 * MiB;
   // What must be durable before what; only tests have another.
@@ -55,6 +57,12 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_file() const noexcept { return header_.backing_name; }
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }
+
+  // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.
+  bool has_bitmaps() const noexcept { return header_.has_bitmaps && header_.has(qcow2::Autoclear::bitmaps); }
+  Task<std::vector<qcow2::BitmapEntry>> bitmap_entries();
+  Task<DirtyBitmap> load_bitmap(qcow2::BitmapEntry entry);
+  Task<> store_bitmaps(std::vector<Qcow2Bitmap> bitmaps);
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
@@ -109,13 +117,20 @@ class Qcow2Driver final : public MappedDriver {
   Task<> store_compressed(std::uint64_t offset, Bytes compressed);
   Task<> read_compressed_from(qcow2::L2Entry entry, std::uint64_t offset, Buffers into);
 
+  Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;
+  Task<std::vector<std::uint64_t>> bitmap_table(const qcow2::BitmapEntry& entry);
+  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits);
+  Task<qcow2::HostOffset> write_clusters(Bytes content);
+  Task<> free_bitmap(const qcow2::BitmapEntry& entry);
+  Task<> point_at_directory(qcow2::HostOffset at, std::uint64_t length, std::size_t bitmaps);
+
   Task<> grow(std::uint64_t size);
   Task<> shrink(std::uint64_t size);
   Task<> zero_to_cluster_end(std::uint64_t from);
 
   std::unique_ptr<Edge> file_, backing_;
   qcow2::Header header_;
-  const bool read_only_;
+  const bool read_only_, keeps_content_;
   qcow2::ImageFile image_;
   qcow2::HeaderWriter header_writer_;
   qcow2::FreeList frees_;

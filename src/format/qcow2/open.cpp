@@ -21,6 +21,7 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       file_(std::move(file)),
       header_(std::move(header)),
       read_only_(options.read_only),
+      keeps_content_(options.keeps_content),
       image_(*file_, header_.geometry),
       header_writer_(home(), image_, header_),
       frees_(pins()),
@@ -62,7 +63,9 @@ Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   co_await unwrap(map_.claim_tables());
-  if (header_.autoclear != 0) co_await header_writer_.set_autoclear(0);
+  const auto bitmaps = static_cast<std::uint64_t>(Autoclear::bitmaps);
+  const std::uint64_t kept = keeps_content_ && header_.has_bitmaps ? header_.autoclear & bitmaps : 0;
+  if (header_.autoclear != kept) co_await header_writer_.set_autoclear(kept);
 }
 
 }  // namespace tidemark
