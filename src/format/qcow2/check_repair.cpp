@@ -64,10 +64,10 @@ Task<> CheckRepair::fix_flags() {
   AlignedBuffer table(geometry_.cluster_size());
   bool l1_changed = false;
   for (std::uint64_t& raw : l1) {
-    const std::uint64_t at = raw & TableEntry::offset_mask;
+    const std::uint64_t at = raw & CheckEntry::offset_mask;
     if (raw == 0 || !checker_.is_table_only(at)) continue;
     co_await unwrap(checker_.going_on());
-    const std::uint64_t now = is_only_user(at) ? raw | TableEntry::copied_flag : raw & ~TableEntry::copied_flag;
+    const std::uint64_t now = is_only_user(at) ? raw | CheckEntry::copied_flag : raw & ~CheckEntry::copied_flag;
     l1_changed = l1_changed || now != raw;
     raw = now;
     co_await checker_.read(at, table.bytes());
@@ -82,22 +82,22 @@ bool CheckRepair::fix_entries(MutableBytes table) {
   const std::uint64_t width = checker_.extended() ? 16 : 8;
   bool changed = false;
   for (std::uint64_t i = 0; i < table.size(); i += width) {
-    const TableEntry was(load_be<std::uint64_t>(table.data() + i)), now = fixed(was);
+    const CheckEntry was(load_be<std::uint64_t>(table.data() + i)), now = fixed(was);
     if (now == was) continue;
-    store_be(table.data() + i, now.raw());
+    store_be(table.data() + i, now.word());
     changed = true;
   }
   return changed;
 }
 
-TableEntry CheckRepair::fixed(TableEntry entry) {
-  if (entry.compressed()) return TableEntry(entry.raw() & ~TableEntry::copied_flag);
+CheckEntry CheckRepair::fixed(CheckEntry entry) {
+  if (entry.compressed()) return entry.with_copied(false);
   if (checker_.external_data() || !entry.has_cluster()) return entry;
   const std::uint64_t at = entry.host().value;
   // Zeroes whose place cannot be need none.
-  if (!geometry_.cluster_aligned(at)) return entry.zero() && !checker_.extended() ? TableEntry::of_zeroes() : entry;
+  if (!geometry_.cluster_aligned(at)) return entry.zero() && !checker_.extended() ? CheckEntry(CheckEntry::zero_flag) : entry;
   if (!checker_.placed_well(at)) return entry;
-  return TableEntry(is_only_user(at) ? entry.raw() | TableEntry::copied_flag : entry.raw() & ~TableEntry::copied_flag);
+  return entry.with_copied(is_only_user(at));
 }
 
 Task<> write_incompatible(Edge& file, std::uint64_t features) {

@@ -18,7 +18,7 @@ class CheckRepair {
   Task<bool> fix_block(MutableBytes block, std::uint64_t first);
   Task<> fix_flags();
   bool fix_entries(MutableBytes table);
-  TableEntry fixed(TableEntry entry);
+  CheckEntry fixed(CheckEntry entry);
   bool is_only_user(std::uint64_t at) const;
   bool l1_is_alone() const;
 

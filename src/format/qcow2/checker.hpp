@@ -9,29 +9,11 @@
 
 #include "format/qcow2/check.hpp"
 #include "format/qcow2/check_counts.hpp"
+#include "format/qcow2/check_entry.hpp"
 #include "format/qcow2/header.hpp"
-#include "format/qcow2/l2_entry.hpp"
 #include "io/aligned.hpp"
 
 namespace tidemark::qcow2 {
-
-// An entry of an L2 table word for word, for what it says may be wrong.
-class TableEntry {
- public:
-  static constexpr std::uint64_t copied_flag = L2Entry::copied_flag, offset_mask = L2Entry::offset_mask;
-
-  constexpr explicit TableEntry(std::uint64_t raw) noexcept : raw_(raw) {}
-  static constexpr TableEntry of_zeroes() noexcept { return TableEntry(L2Entry::zero_flag); }
-  constexpr std::uint64_t raw() const noexcept { return raw_; }
-  constexpr bool compressed() const noexcept { return raw_ & L2Entry::compressed_flag; }
-  constexpr bool zero() const noexcept { return !compressed() && raw_ & L2Entry::zero_flag; }
-  constexpr HostOffset host() const noexcept { return {raw_ & offset_mask}; }
-  constexpr bool has_cluster() const noexcept { return host().value != 0; }
-  friend constexpr bool operator==(TableEntry, TableEntry) noexcept = default;
-
- private:
-  std::uint64_t raw_;
-};
 
 // An L2 table, and how many L1 entries refer to it.
 struct TableUse {
@@ -81,9 +63,9 @@ class Checker {
   void merge_tables();
   Task<> count_tables();
   void count_table(const TableUse& table, const std::byte* entries);
-  void count_entry(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap);
-  void count_compressed(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap);
-  void count_standard(const TableUse& table, TableEntry entry);
+  void count_entry(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap);
+  void count_compressed(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap);
+  void count_standard(const TableUse& table, CheckEntry entry);
   enum class Level : std::uint8_t { l1, l2 };
   void check_copied(Level level, std::uint64_t raw, HostOffset at);
 

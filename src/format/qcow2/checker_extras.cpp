@@ -100,7 +100,7 @@ Task<> Checker::count_bitmap_table(std::uint64_t at, std::uint64_t entries) {
     const HostOffset from{at + done * entry_bytes};
     const auto table = co_await read_table(from, std::min(piece_max, entries - done));
     for (const std::uint64_t raw : table) {
-      const std::uint64_t data = raw & TableEntry::offset_mask;
+      const std::uint64_t data = raw & CheckEntry::offset_mask;
       if ((raw & bitmap_table_reserved) || (data != 0 && (raw & 1)) || !g.cluster_aligned(data))
         corrupt("ERROR bitmap table entry {x} is invalid", raw);
       else if (data != 0) count(data, g.cluster_size());

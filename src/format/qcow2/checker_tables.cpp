@@ -18,7 +18,7 @@ Task<> Checker::count_l1(HostOffset at, std::uint64_t entries, std::uint64_t tim
   if (!count(at.value, entries * entry_bytes, times)) co_return;
   std::vector<std::uint64_t> table = co_await read_table(at, entries);
   for (std::uint64_t i = 0; i < entries; ++i) {
-    const std::uint64_t raw = table[i], place = raw & TableEntry::offset_mask;
+    const std::uint64_t raw = table[i], place = raw & CheckEntry::offset_mask;
     if (raw == 0) continue;
     if (raw & l1_reserved) corrupt("ERROR found L1 entry with reserved bits set: {x}", raw);
     if (!g.cluster_aligned(place)) {
@@ -39,7 +39,7 @@ void Checker::check_copied(Level level, std::uint64_t raw, HostOffset at) {
       {"ERROR OFLAG_COPIED L2 cluster: l1_entry={x} refcount is not 1", "ERROR OFLAG_COPIED L2 cluster: l1_entry={x} refcount=1"},
       {"ERROR OFLAG_COPIED data cluster: l2_entry={x} refcount is not 1",
        "ERROR OFLAG_COPIED data cluster: l2_entry={x} refcount=1"}};
-  const bool one = counts_.is_one(geometry().cluster_of(at).index), flag = raw & TableEntry::copied_flag;
+  const bool one = counts_.is_one(geometry().cluster_of(at).index), flag = raw & CheckEntry::copied_flag;
   if (one != flag) corrupt(words[level == Level::l2][one], raw);
 }
 
@@ -86,19 +86,19 @@ void Checker::count_table(const TableUse& table, const std::byte* entries) {
   const std::uint64_t width = extended() ? 16 : 8, n = geometry().cluster_size() / width;
   contiguous_ = 0;
   for (std::uint64_t i = 0; i < n; ++i) {
-    const TableEntry entry(load_be<std::uint64_t>(entries + i * width));
+    const CheckEntry entry(load_be<std::uint64_t>(entries + i * width));
     const std::uint64_t bitmap = extended() ? load_be<std::uint64_t>(entries + i * width + 8) : 0;
-    if (entry.raw() != 0 || bitmap != 0) count_entry(table, i, entry, bitmap);
+    if (entry.word() != 0 || bitmap != 0) count_entry(table, i, entry, bitmap);
   }
 }
 
-void Checker::count_entry(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap) {
+void Checker::count_entry(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap) {
   if (entry.compressed()) return count_compressed(table, i, entry, bitmap);
-  if (entry.raw() & l2_reserved) corrupt("ERROR found l2 entry with reserved bits set: {x}", entry.raw());
+  if (entry.word() & l2_reserved) corrupt("ERROR found l2 entry with reserved bits set: {x}", entry.word());
   if (entry.zero() && (extended() || geometry().version < 3))
-    corrupt("ERROR found l2 entry with reserved bits set: {x}", entry.raw());
+    corrupt("ERROR found l2 entry with reserved bits set: {x}", entry.word());
   // A cluster of an external file may lie at its start.
-  const bool placed = entry.host().value != 0 || (external_data() && (entry.raw() & TableEntry::copied_flag));
+  const bool placed = entry.host().value != 0 || (external_data() && entry.copied());
   if (!placed) {
     if (bitmap & 0xffffffff)
       corrupt("ERROR: Unallocated cluster has non-zero subcluster allocation map: {x}", bitmap);
@@ -109,22 +109,22 @@ void Checker::count_entry(const TableUse& table, std::uint64_t i, TableEntry ent
   count_standard(table, entry);
 }
 
-void Checker::count_compressed(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap) {
-  const CompressedPlace place = CompressedPlace::of(L2Entry::of_compressed(entry.raw()), geometry());
-  if (entry.raw() & TableEntry::copied_flag)
-    corrupt("ERROR: coffset=0x{x}: copied flag must never be set for compressed clusters", place.at.value);
-  if (external_data()) corrupt("ERROR compressed cluster {} with data file, entry=0x{x}", i, entry.raw());
+void Checker::count_compressed(const TableUse& table, std::uint64_t i, CheckEntry entry, std::uint64_t bitmap) {
+  const Range place = entry.compressed_range(geometry());
+  if (entry.copied())
+    corrupt("ERROR: coffset=0x{x}: copied flag must never be set for compressed clusters", place.offset);
+  if (external_data()) corrupt("ERROR compressed cluster {} with data file, entry=0x{x}", i, entry.word());
   if (bitmap != 0)
-    corrupt("ERROR compressed cluster {} with non-zero subcluster allocation bitmap, entry=0x{x}", i, entry.raw());
+    corrupt("ERROR compressed cluster {} with non-zero subcluster allocation bitmap, entry=0x{x}", i, entry.word());
   if (external_data() || bitmap != 0) return;
-  count(place.at.value, place.length, table.times);
+  count(place.offset, place.length, table.times);
   if (table.active < 0) return;
   ++report_.allocated_clusters;
   ++report_.compressed_clusters;
   ++report_.fragmented_clusters;                         // by its nature
 }
 
-void Checker::count_standard(const TableUse& table, TableEntry entry) {
+void Checker::count_standard(const TableUse& table, CheckEntry entry) {
   const Geometry& g = geometry();
   const HostOffset at = entry.host();
   if (table.active >= 0) {
@@ -139,7 +139,7 @@ void Checker::count_standard(const TableUse& table, TableEntry entry) {
   }
   if (external_data()) return;                           // nobody counts the clusters of that file
   if (!count(at.value, g.cluster_size(), table.times)) return;
-  if (table.active >= 0) check_copied(Level::l2, entry.raw(), at);
+  if (table.active >= 0) check_copied(Level::l2, entry.word(), at);
 }
 
 }  // namespace tidemark::qcow2

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "block/mapped_driver.hpp"
+#include "format/qcow2/bitmaps.hpp"
 #include "format/qcow2/cache_sizes.hpp"
 #include "format/qcow2/cluster_map.hpp"
 #include "format/qcow2/committer.hpp"
@@ -26,6 +27,7 @@ namespace tidemark {
 
 struct Qcow2OpenOptions {
   bool read_only = false;
+  bool keeps_content = false;           // what the disk reads as will not be changed: its bitmaps stay true
   // When freed clusters are discarded in the file.
   qcow2::DiscardCauses pass_discards = qcow2::causes(qcow2::DiscardCause::request, qcow2::DiscardCause::snapshot);
   std::string snapshot;                 // id or name of one to show instead of the present; only read
@@ -114,6 +116,12 @@ class Qcow2Driver final : public MappedDriver {
   // truncate(), with space for what the disk grows by.
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
 
+  // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.
+  bool has_bitmaps() const noexcept { return header_.has_bitmaps && header_.has(qcow2::Autoclear::bitmaps); }
+  Task<std::vector<qcow2::BitmapEntry>> bitmap_entries();
+  Task<DirtyBitmap> load_bitmap(qcow2::BitmapEntry entry);
+  Task<> store_bitmaps(std::vector<Qcow2Bitmap> bitmaps);
+
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
   BlockLimits limits() const noexcept override;
@@ -193,6 +201,12 @@ class Qcow2Driver final : public MappedDriver {
   Task<> change_refcount_order(std::uint32_t order);
   Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
   Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);
+  Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;
+  Task<std::vector<std::uint64_t>> bitmap_table(const qcow2::BitmapEntry& entry);
+  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits);
+  Task<qcow2::HostOffset> write_clusters(Bytes content);
+  Task<> free_bitmap(const qcow2::BitmapEntry& entry);
+  Task<> point_at_directory(qcow2::HostOffset at, std::uint64_t length, std::size_t bitmaps);
 
   Task<> grow(std::uint64_t size);
   Task<> shrink(std::uint64_t size);
@@ -201,7 +215,7 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;
   qcow2::SnapshotTable snapshots_;
-  const bool read_only_;
+  const bool read_only_, keeps_content_;
   const bool keeps_discarded_;
   const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
   const qcow2::DiscardCauses pass_discards_;

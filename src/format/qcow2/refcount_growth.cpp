@@ -22,7 +22,7 @@ Task<> Refcounts::add_block(std::uint64_t block) {
 
 // Blocks at the start of the run, which count the whole run once.  Whether the run reads as zeroes but for them.
 Task<bool> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   co_await file_.grow(g.bytes_of(used).end());
   const bool reads_as_zero = file_.take(used);
   AlignedBuffer bytes(g.cluster_size());
@@ -43,13 +43,13 @@ Task<bool> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
 std::uint64_t Refcounts::first_unused_block() const noexcept {
   std::uint64_t block = table_.size();
   while (block != 0 && table_[block - 1] == 0) --block;
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   return std::max(block, div_up(file_.size() >> g.cluster_bits, g.block_entries()));
 }
 
 // [new blocks][the run]
 Task<Refcounts::Allocation> Refcounts::allocate_with_blocks(std::uint64_t count) {
-  const Geometry& g = file_.geometry();
+  const Geometry& g = geometry_;
   const auto turn = co_await growing_.lock();
   const std::uint64_t blocks = div_up(count, g.block_entries() - 1);
   std::uint64_t first = first_unused_block();

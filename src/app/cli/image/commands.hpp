@@ -57,6 +57,7 @@ struct ImageConvertOptions {
   std::vector<std::string> sources;      // one after the other, as one disk
   std::string source_format, target, target_format = "raw", format_options;
   std::string backing, backing_format;   // the target's; what the source has from there is not copied
+  bool bitmaps = false, skip_broken_bitmaps = false;
   bool compress = false, target_exists = false, target_is_zero = false, force_share = false, direct = false;
   std::uint64_t sparse = 4096;           // bytes of zeroes that become a hole; 0: none do
   std::uint64_t speed = 0;               // bytes a second; 0: as fast as it goes
@@ -92,5 +93,19 @@ struct ImageCommitOptions {
   bool keep = false;                     // the image is not emptied afterwards
 };
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options);
+
+struct ImageBitmapOptions {
+  enum class Action : std::uint8_t { add, remove, clear, enable, disable, merge, rebuild };
+  struct Step {
+    Action action;
+    std::string source;                  // of merge
+  };
+  ImageName image;
+  std::string name;
+  std::vector<Step> steps;               // in the order given
+  std::uint64_t granularity = 0;         // of add; 0: the cluster size, at least 4 KiB
+  ImageName source_image;                // of merge; empty: the same
+};
+Task<Exit> image_bitmap(const Context& context, ImageBitmapOptions options);
 
 }  // namespace tidemark::cli

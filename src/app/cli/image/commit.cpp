@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
-#include "app/cli/image/session.hpp"
+#include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "format/qcow2/offline.hpp"
@@ -30,7 +30,8 @@ Task<std::size_t> layers_above(Reactor& reactor, const std::vector<ImageName>& c
 }
 
 Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base) {
-  if (base.size() < top.size()) co_await base.truncate(top.size());
+  const bool longer = base.size() < top.size();
+  if (longer) co_await base.truncate(top.size());
   Progress progress(context, "commit");
   const Range all{0, top.size()};
   image::CopyOptions copy;
@@ -44,15 +45,22 @@ Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base)
 
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base) {
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, base.name);
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
     ImageAccess access;
     access.write = true;
     Edge* below = co_await session.open(base, access);
-    co_return co_await copy_down(context, *top, *below);
+    kept.attach(below->node());
+    auto copied = co_await copy_down(context, *top, *below).result();
+    kept.collect(below->node());
+    co_return co_await unwrap(std::move(copied));
   };
-  co_return co_await in_session<image::CopyReport>(context.reactor, body);
+  auto copied = co_await in_session<image::CopyReport>(context.reactor, body).result();
+  auto stored = co_await kept.store().result();
+  if (copied) co_await unwrap(stored);
+  co_return co_await unwrap(std::move(copied));
 }
 
 Task<> empty(const Context& context, std::string path) {

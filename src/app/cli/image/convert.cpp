@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
 #include "app/cli/progress.hpp"
@@ -117,19 +118,27 @@ class Convert {
   CopyReport report_;
 };
 
+Task<> copy_bitmaps(Reactor& reactor, const ImageConvertOptions& options, std::string target) {
+  if (!options.bitmaps) co_return;
+  KeptBitmaps bitmaps = co_await KeptBitmaps::load(reactor, *local_path(options.sources[0]));
+  co_await bitmaps.copy_to(std::move(target), options.skip_broken_bitmaps);
+}
+
 Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
   Reactor& reactor = context.reactor;
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
     co_await make_image_on(reactor, options.target, options.target_format, format);
     ImageName target{options.target, options.target_format};
-    co_return co_await convert.copy_to(std::move(target), options.target_format == "qcow2" || options.target_is_zero, true);
+    co_await convert.copy_to(std::move(target), options.target_format == "qcow2" || options.target_is_zero, true);
+    co_return co_await copy_bitmaps(reactor, options, options.target);
   }
   const bool below = !format.qcow2.backing_file.empty();
   auto into = [&](std::string partial) -> Task<> {
     co_await make_image(reactor, partial, options.target_format, format);
     ImageName target{partial, options.target_format};
     co_await convert.copy_to(std::move(target), !below, false);
+    co_await copy_bitmaps(reactor, options, std::move(partial));
   };
   co_await make_file(reactor, *local_path(options.target), into);
 }
@@ -158,6 +167,9 @@ Result<FormatOptions> format_options(const ImageConvertOptions& options) {
     return Error(Errc::invalid_argument, "Backing file not supported for file format 'raw'");
   if (options.target_format == "raw" && options.compress)
     return Error(Errc::invalid_argument, "Compression not supported for this file format");
+  if (options.bitmaps && (options.target_format != "qcow2" || options.target_exists || options.sources.size() != 1 ||
+                          !local_path(options.sources[0])))
+    return Error(Errc::invalid_argument, "--bitmaps is for one qcow2 file that becomes a new qcow2 image");
   if (options.target_exists && (!options.format_options.empty() || !options.backing.empty()))
     return Error(Errc::invalid_argument, "options of a new image make no sense with --existing");
   return format;

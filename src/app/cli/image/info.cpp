@@ -57,6 +57,21 @@ std::string human(const Json& info) {
   return out;
 }
 
+// A directory that is damaged shows none.
+Task<Json> bitmaps_in(BlockNode& node) {
+  Json bitmaps = Json::array();
+  const auto entries = co_await static_cast<Qcow2Driver&>(node.driver()).bitmap_entries().result();
+  if (!entries) co_return std::move(bitmaps);
+  for (const qcow2::BitmapEntry& entry : *entries) {
+    Json flags = Json::array();
+    if (entry.in_use()) flags.push_back("in-use");
+    if (entry.enabled()) flags.push_back("auto");
+    bitmaps.push_back(Json::object({{"flags", std::move(flags)}, {"name", entry.name},
+                                    {"granularity", std::uint64_t{1} << entry.granularity_bits}}));
+  }
+  co_return std::move(bitmaps);
+}
+
 Task<Json> info_of(Reactor& reactor, ImageName name, ImageAccess access) {
   std::function<Task<Json>(Session&)> body = [&](Session& session) -> Task<Json> {
     Edge* image = co_await session.open(name, access);
@@ -64,6 +79,10 @@ Task<Json> info_of(Reactor& reactor, ImageName name, ImageAccess access) {
     Json info = schema::to_json(described);
     const auto path = local_path(name.name);
     if (path) info.set("filename", *path);
+    if (image->node().driver().name() == "qcow2") {
+      Json bitmaps = co_await bitmaps_in(image->node());
+      if (!bitmaps.as_array().empty()) info.find("format-specific")->find("data")->set("bitmaps", std::move(bitmaps));
+    }
     co_return std::move(info);
   };
   co_return co_await in_session<Json>(reactor, body);

@@ -125,6 +125,8 @@ void add_convert(CLI::App* group, Options& options) {
   command->add_option("--workers,-m", chosen->workers, "requests under way at a time (default: 16)")->type_name("NUMBER")
       ->check(CLI::Range(1, 64).description(""));
   command->add_option("--speed,-r", chosen->speed, "at most so many bytes a second")->transform(size_check());
+  auto* bitmaps = command->add_flag("--bitmaps", chosen->bitmaps, "the bitmaps, too, from qcow2 to qcow2");
+  command->add_flag("--skip-broken-bitmaps", chosen->skip_broken_bitmaps, "but for inconsistent ones")->needs(bitmaps);
   command->add_flag("--direct", chosen->direct, "past the page cache");
   add_force_share(command, chosen->force_share);
   command->callback([=, &options] {
@@ -179,6 +181,29 @@ void add_commit(CLI::App* group, Options& options) {
   runs(command, options, chosen, image_commit);
 }
 
+void add_bitmap_verb(CLI::App* group, Options& options) {
+  using Action = ImageBitmapOptions::Action;
+  auto* command = group->add_subcommand("bitmap", "the bitmaps that a qcow2 image holds");
+  auto chosen = std::make_shared<ImageBitmapOptions>();
+  add_image_name(command, chosen->image);
+  command->add_option("BITMAP", chosen->name, "its name")->required()->check(not_empty());
+  auto step = [&](const char* flag, Action action, const char* what) {
+    command->add_flag_callback(flag, [=] { chosen->steps.push_back({action, {}}); }, what)->trigger_on_parse();
+  };
+  step("--add", Action::add, "make it; it records from the next time that the image is opened");
+  step("--remove", Action::remove, "forget it, be it inconsistent, too");
+  step("--clear", Action::clear, "mark everything clean");
+  step("--enable", Action::enable, "it records");
+  step("--disable", Action::disable, "it does not");
+  auto merge = [=](const std::string& source) { chosen->steps.push_back({Action::merge, source}); };
+  command->add_option_function<std::string>("--merge", merge, "add another bitmap's bits")->trigger_on_parse()->type_name("NAME");
+  step("--rebuild", Action::rebuild, "an inconsistent one becomes consistent, everything marked dirty");
+  command->add_option("--granularity,-g", chosen->granularity, "of --add: bytes that a bit stands for")->transform(size_check());
+  command->add_option("--source-file,-b", chosen->source_image.name, "of --merge: the image with the other bitmap")->type_name("FILE");
+  command->add_option("--source-format,-F", chosen->source_image.format, "that image's format")->check(CLI::IsMember({"qcow2"}));
+  runs(command, options, chosen, image_bitmap);
+}
+
 }  // namespace
 
 void add_image(CLI::App& app, Options& options) {
@@ -194,6 +219,7 @@ void add_image(CLI::App& app, Options& options) {
   add_resize(group, options);
   add_rebase(group, options);
   add_commit(group, options);
+  add_bitmap_verb(group, options);
 }
 
 }  // namespace tidemark::cli

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
@@ -70,7 +71,12 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
     if (!found) co_await found.error().with_context(fmt::format("Could not open backing file '{}'", options.backing));
     after = *std::move(found);
   }
-  co_return co_await copy(context, options, std::move(before), std::move(after));
+  // What is written does not change what is read: the bitmaps need not know.
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, path);
+  auto copied = co_await copy(context, options, std::move(before), std::move(after)).result();
+  auto stored = co_await kept.store().result();
+  if (copied) co_await unwrap(stored);
+  co_return co_await unwrap(std::move(copied));
 }
 
 }  // namespace

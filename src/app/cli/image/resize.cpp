@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
-#include "app/cli/image/session.hpp"
+#include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/text.hpp"
 
 namespace tidemark::cli {
@@ -25,6 +25,7 @@ Result<std::uint64_t> new_size(const std::string& word, std::uint64_t now) {
 
 Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
   std::uint64_t before = 0, after = 0;
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, local_path(options.image.name).value_or(std::string()));
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
@@ -34,10 +35,16 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
     if (after < before && !options.shrink)
       co_await Error(Errc::invalid_argument,
                      fmt::format("'{}' would lose all data beyond {} bytes; give --shrink if that is wanted", options.image.name, after));
-    co_await image->truncate(after);
+    kept.attach(image->node());
+    auto resized = co_await image->truncate(after).result();
+    kept.collect(image->node());
+    co_await unwrap(resized);
     co_await image->flush();
   };
-  co_await in_session<void>(context.reactor, body);
+  auto resized = co_await in_session<void>(context.reactor, body).result();
+  auto stored = co_await kept.store().result();
+  co_await unwrap(resized);
+  co_await unwrap(stored);
   if (context.json) print_json(Json::object({{"filename", options.image.name}, {"virtual-size", after}}));
   else print_line(fmt::format("resized '{}' from {} to {}", options.image.name, human_size(before), human_size(after)));
   co_return Exit::ok;

@@ -10,6 +10,7 @@
 
 #include "app/cli/image/names.hpp"
 #include "block/graph.hpp"
+#include "format/qcow2/driver.hpp"
 
 namespace tidemark::cli {
 
@@ -20,6 +21,8 @@ class Session {
   // The session's until it closes.
   Task<Edge*> open(ImageName name, ImageAccess access);
   Task<Edge*> open(Json description, bool write);
+  // A qcow2 image without anything below it, for what is not a disk's content.
+  Task<Qcow2Driver*> open_qcow2(std::string name, Qcow2OpenOptions options);
   Task<> close();
 
   // Lets go of one before the others, and closes its nodes.
@@ -29,6 +32,8 @@ class Session {
   Graph& graph() noexcept { return graph_; }
 
  private:
+  Task<BlockNode*> resolve(Json description);
+
   Graph graph_;
   std::vector<std::unique_ptr<Edge>> edges_;
 };

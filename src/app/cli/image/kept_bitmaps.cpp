@@ -1,0 +1,90 @@
+#include "app/cli/image/kept_bitmaps.hpp"
+
+#include "format/qcow2/check.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+Task<std::vector<Qcow2Bitmap>> read_all(Session& session, std::string path) {
+  Qcow2OpenOptions reading;
+  reading.read_only = true;
+  Qcow2Driver* image = co_await session.open_qcow2(std::move(path), reading);
+  std::vector<qcow2::BitmapEntry> entries = co_await image->bitmap_entries();
+  std::vector<Qcow2Bitmap> bitmaps;
+  for (qcow2::BitmapEntry& entry : entries) {
+    Qcow2Bitmap bitmap{entry, std::nullopt};
+    if (entry.usable()) {
+      DirtyBitmap bits = co_await image->load_bitmap(entry);
+      bitmap.bits = std::move(bits);
+    }
+    bitmaps.push_back(std::move(bitmap));
+  }
+  co_return std::move(bitmaps);
+}
+
+}  // namespace
+
+Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, std::string path) {
+  KeptBitmaps kept(reactor, std::move(path));
+  const auto header = co_await read_header(reactor, kept.path_).result();
+  if (!header || !header->has_bitmaps || !header->has(qcow2::Autoclear::bitmaps)) co_return std::move(kept);
+  std::function<Task<std::vector<Qcow2Bitmap>>(Session&)> body = [&](Session& session) { return read_all(session, kept.path_); };
+  std::vector<Qcow2Bitmap> bitmaps = co_await in_session<std::vector<Qcow2Bitmap>>(reactor, body);
+  kept.bitmaps_ = std::move(bitmaps);
+  co_return std::move(kept);
+}
+
+void KeptBitmaps::attach(BlockNode& node) const {
+  for (const Qcow2Bitmap& bitmap : bitmaps_) {
+    if (!bitmap.bits) continue;
+    const auto granularity = static_cast<std::uint32_t>(bitmap.bits->granularity());
+    auto recording = std::make_unique<NodeBitmap>(bitmap.entry.name, node.size(), granularity);
+    recording->bits().merge(*bitmap.bits);
+    recording->set_enabled(bitmap.entry.enabled());
+    node.bitmaps().insert(std::move(recording));
+  }
+}
+
+void KeptBitmaps::collect(BlockNode& node) {
+  for (Qcow2Bitmap& bitmap : bitmaps_)
+    if (const NodeBitmap* recorded = node.bitmaps().find(bitmap.entry.name)) bitmap.bits = recorded->bits().clone();
+}
+
+Task<> KeptBitmaps::copy_to(std::string path, bool skip_broken) {
+  for (const Qcow2Bitmap& bitmap : bitmaps_)
+    if (!bitmap.bits && !skip_broken)
+      co_await Error(Errc::invalid_argument, "Cannot copy inconsistent bitmap '" + bitmap.entry.name + "'; give --skip-broken-bitmaps");
+  std::erase_if(bitmaps_, [](const Qcow2Bitmap& bitmap) { return !bitmap.bits; });
+  if (bitmaps_.empty()) co_return;
+  std::function<Task<>(Session&)> write = [&](Session& session) -> Task<> {
+    Qcow2OpenOptions options;
+    options.keeps_content = true;
+    Qcow2Driver* image = co_await session.open_qcow2(path, options);
+    co_await image->store_bitmaps(std::move(bitmaps_));
+  };
+  co_await in_session<void>(*reactor_, write);
+}
+
+// What they took before is not part of the image any more: it is given back, too.
+Task<> KeptBitmaps::store() {
+  if (bitmaps_.empty()) co_return;
+  std::function<Task<>(Session&)> write = [&](Session& session) -> Task<> {
+    Qcow2OpenOptions options;
+    options.keeps_content = true;
+    Qcow2Driver* image = co_await session.open_qcow2(path_, options);
+    co_await image->store_bitmaps(std::move(bitmaps_));
+  };
+  co_await in_session<void>(*reactor_, write);
+  std::function<Task<>(Session&)> tidy = [&](Session& session) -> Task<> {
+    ImageAccess access;
+    access.write = true;
+    ImageName bytes{path_, "raw"};
+    Edge* file = co_await session.open(std::move(bytes), access);
+    qcow2::CheckOptions options;
+    options.repair = qcow2::Repair::leaks;
+    (void)co_await qcow2::check_image(*file, std::move(options));
+  };
+  co_await in_session<void>(*reactor_, tidy);
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,181 @@
+#include "format/qcow2/bitmaps.hpp"
+
+#include <algorithm>
+
+#include "format/qcow2/driver.hpp"
+#include "format/qcow2/header_edit.hpp"
+
+namespace tidemark {
+
+using namespace qcow2;
+
+namespace {
+
+constexpr std::uint64_t table_reserved = 0xff000000000001fe;
+
+Error bad_table(const BitmapEntry& entry) {
+  return Error(Errc::corrupt, "qcow2: the table of bitmap '" + entry.name + "' is damaged");
+}
+
+}  // namespace
+
+Task<std::vector<BitmapEntry>> Qcow2Driver::bitmap_entries() {
+  if (!has_bitmaps()) co_return std::vector<BitmapEntry>();
+  const HostOffset at = header_.bitmap_directory_at;
+  const std::uint64_t length = header_.bitmap_directory_bytes;
+  if (!header_.geometry.cluster_aligned(at.value) || at.value == 0 || length > bitmap_directory_bytes_max ||
+      !fits(at.value, length, align_up(image_.size(), header_.geometry.cluster_size())))
+    co_await Error(Errc::corrupt, "qcow2: the bitmap directory cannot be where the header says");
+  AlignedBuffer directory(length);
+  co_await image_.read(at, directory.bytes());
+  co_return co_await unwrap(parse_bitmap_directory(directory.bytes(), header_.bitmaps, header_.geometry, size()));
+}
+
+Task<std::vector<std::uint64_t>> Qcow2Driver::bitmap_table(const BitmapEntry& entry) {
+  const std::uint64_t bytes = std::uint64_t{entry.table_entries} * entry_bytes;
+  const bool bounded = entry.table_entries <= bitmap_bytes_max >> header_.geometry.cluster_bits;
+  if (!bounded || !fits(entry.table_at.value, bytes, align_up(image_.size(), header_.geometry.cluster_size())))
+    co_await bad_table(entry);
+  std::vector<std::uint64_t> table(entry.table_entries);
+  co_await image_.read(entry.table_at, Buffers(std::as_writable_bytes(std::span(table))));
+  for (std::uint64_t& raw : table) {
+    raw = load_be<std::uint64_t>(reinterpret_cast<const std::byte*>(&raw));
+    const std::uint64_t at = raw & L2Entry::offset_mask;
+    if ((raw & table_reserved) || (at != 0 && (raw & 1)) || !header_.geometry.cluster_aligned(at) || at >= image_.size())
+      co_await bad_table(entry);
+  }
+  co_return std::move(table);
+}
+
+Task<DirtyBitmap> Qcow2Driver::load_bitmap(BitmapEntry entry) {
+  if (!entry.usable()) co_await Error(Errc::invalid_argument, "Bitmap '" + entry.name + "' is inconsistent and cannot be used");
+  co_await unwrap(check_bitmap_entry(entry, size()));
+  const auto table = co_await bitmap_table(entry);
+  DirtyBitmap bits(size(), std::uint64_t{1} << entry.granularity_bits);
+  const std::uint64_t cluster_size = header_.geometry.cluster_size();
+  AlignedBuffer chunk(cluster_size);
+  for (std::uint64_t i = 0; i < table.size(); ++i) {
+    const std::uint64_t done = i * cluster_size, length = std::min(cluster_size, bits.dense_bytes() - done);
+    const MutableBytes bytes = chunk.bytes().first(length);
+    const HostOffset at{table[i] & L2Entry::offset_mask};
+    if (at.value != 0) {
+      co_await image_.read(at, Buffers(bytes));
+    } else if (table[i] & 1) {
+      std::fill(bytes.begin(), bytes.end(), std::byte{0xff});
+    } else {
+      continue;
+    }
+    (void)bits.load_chunk(done * 8, bytes);              // what lies behind the disk's end does not matter
+  }
+  co_return std::move(bits);
+}
+
+// Clean clusters take no space.
+Task<> Qcow2Driver::write_bitmap(BitmapEntry& entry, const DirtyBitmap& bits) {
+  const Geometry& g = header_.geometry;
+  const std::uint64_t cluster_size = g.cluster_size();
+  std::vector<std::uint64_t> table(bitmap_table_entries(g, size(), entry.granularity_bits));
+  AlignedBuffer chunk(cluster_size);
+  for (std::uint64_t i = 0; i < table.size(); ++i) {
+    const std::uint64_t first = i * cluster_size * 8;
+    const std::uint64_t granules = std::min(cluster_size * 8, bits.granules() - first);
+    if (bits.chunk_fill(first, granules) == DirtyBitmap::Fill::clean) continue;
+    bits.store_chunk(first, chunk.bytes());
+    const Refcounts::Allocation place = co_await refcounts_.allocate_exactly(1);
+    const HostOffset at = g.offset_of(place.run.first);
+    co_await image_.write(at, Buffers(chunk.bytes()));
+    table[i] = at.value;
+  }
+  entry.table_entries = static_cast<std::uint32_t>(table.size());
+  for (std::uint64_t& raw : table) store_be(reinterpret_cast<std::byte*>(&raw), std::uint64_t{raw});
+  entry.table_at = co_await write_clusters(std::as_bytes(std::span(table)));
+}
+
+// Whole clusters side by side, at least one.
+Task<HostOffset> Qcow2Driver::write_clusters(Bytes content) {
+  const Geometry& g = header_.geometry;
+  const std::uint64_t clusters = std::max<std::uint64_t>(1, g.clusters_for(content.size()));
+  const Refcounts::Allocation place = co_await refcounts_.allocate_exactly(clusters);
+  AlignedBuffer padded(clusters << g.cluster_bits);
+  Buffers(padded.bytes()).fill_zero();
+  std::copy(content.begin(), content.end(), padded.data());
+  const HostOffset at = g.offset_of(place.run.first);
+  co_await image_.write(at, Buffers(padded.bytes()));
+  co_return at;
+}
+
+Task<> Qcow2Driver::free_bitmap(const BitmapEntry& entry) {
+  const Geometry& g = header_.geometry;
+  const auto table = co_await bitmap_table(entry).result();
+  if (!table) co_return;                                 // whose clusters these are nobody knows: they leak
+  for (const std::uint64_t raw : *table) {
+    const HostRun data{g.cluster_of({raw & L2Entry::offset_mask}), 1};
+    if (data.first.index != 0) refcounts_.free_later(data);
+  }
+  const std::uint64_t clusters = std::max<std::uint64_t>(1, g.clusters_for(table->size() * entry_bytes));
+  const HostRun run{g.cluster_of(entry.table_at), clusters};
+  refcounts_.free_later(run);
+}
+
+Task<> Qcow2Driver::point_at_directory(HostOffset at, std::uint64_t length, std::size_t bitmaps) {
+  constexpr auto bit = static_cast<std::uint64_t>(Autoclear::bitmaps);
+  if (header_.has(Autoclear::bitmaps)) co_await header_writer_.set_autoclear(header_.autoclear & ~bit);
+  HeaderEdit edit = co_await HeaderEdit::read(*file_);
+  std::optional<std::vector<std::byte>> extension;
+  if (bitmaps != 0) {
+    extension.emplace(24);
+    store_be(extension->data(), static_cast<std::uint32_t>(bitmaps));
+    store_be(extension->data() + 8, length);
+    store_be(extension->data() + 16, at.value);
+  }
+  edit.set_extension(ExtensionType::bitmaps, std::move(extension));
+  co_await edit.write(*file_);
+  header_.has_bitmaps = bitmaps != 0;
+  header_.bitmaps = static_cast<std::uint32_t>(bitmaps);
+  header_.bitmap_directory_at = at;
+  header_.bitmap_directory_bytes = length;
+  if (bitmaps != 0) co_await header_writer_.set_autoclear(header_.autoclear | bit);
+}
+
+Result<> Qcow2Driver::check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const {
+  if (header_.geometry.version < 3)
+    return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
+  if (bitmaps.size() > bitmaps_max) return Error(Errc::invalid_argument, "Maximum number of persistent bitmaps is already reached");
+  std::vector<BitmapEntry> entries;
+  for (const Qcow2Bitmap& bitmap : bitmaps) {
+    if (bitmap.bits)
+      if (auto ok = check_bitmap_entry(bitmap.entry, size()); !ok) return ok;
+    entries.push_back(bitmap.entry);
+  }
+  if (serialise_bitmap_directory(entries).size() > bitmap_directory_bytes_max)
+    return Error(Errc::invalid_argument, "Not enough space in the bitmap directory");
+  return {};
+}
+
+Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
+  co_await unwrap(check_writable());
+  co_await unwrap(check_bitmaps(bitmaps));
+  const std::vector<BitmapEntry> old = co_await bitmap_entries();
+  const HostOffset old_at = header_.bitmap_directory_at;
+  const std::uint64_t old_length = header_.bitmap_directory_bytes;
+  std::vector<BitmapEntry> entries;
+  for (Qcow2Bitmap& bitmap : bitmaps) {
+    if (bitmap.bits) co_await write_bitmap(bitmap.entry, *bitmap.bits);
+    entries.push_back(bitmap.entry);
+  }
+  const std::vector<std::byte> directory = serialise_bitmap_directory(entries);
+  HostOffset at;
+  if (!entries.empty()) at = co_await write_clusters(directory);
+  image_.wrote(Stage::data);
+  co_await committer_.flush();
+  co_await image_.flush();
+  co_await point_at_directory(at, directory.size(), entries.size());
+  for (const BitmapEntry& entry : old) {
+    auto same = [&](const BitmapEntry& now) { return now.table_at == entry.table_at; };
+    if (std::none_of(entries.begin(), entries.end(), same)) co_await free_bitmap(entry);
+  }
+  if (!old.empty()) refcounts_.free_later({header_.geometry.cluster_of(old_at), header_.geometry.clusters_for(old_length)});
+  co_await flush();
+}
+
+}  // namespace tidemark
