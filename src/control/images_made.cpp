@@ -111,7 +111,7 @@ Task<std::unique_ptr<BlockDriver>> open_stand_in(BlockNode& storage, bool is_qco
   if (is_qcow2) {
     Qcow2CreateOptions options;
     options.size = size;
-    co_await make_qcow2(storage, options);
+    co_await make_qcow2(storage, nullptr, options);
   }
   constexpr Permissions writing{Permissions::consistent_read | Permissions::write | Permissions::resize,
                                 Permissions::consistent_read};
