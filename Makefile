@@ -59,7 +59,7 @@ tidy:
 
 bench: setup-build setup-test setup-bench build/build.ninja
 	cmake build -DTIDEMARK_BENCH=ON >/dev/null
-	$(NINJA) build tidemarkd tidemark nbd_load bitmap_bench
+	$(NINJA) build tidemarkd tidemark nbd_load bare_pair bitmap_bench
 	bench/run
 
 install: all

@@ -41,7 +41,7 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT TIDEMARK_SANITIZE)
   endif()
 endif()
 
-if(TIDEMARK_TESTS)
+if(TIDEMARK_TESTS OR TIDEMARK_FUZZ)
   find_package(GTest REQUIRED)
   include(GoogleTest)
 endif()

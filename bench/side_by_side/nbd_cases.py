@@ -7,6 +7,7 @@ from side_by_side.measure import OURS, Case, rounds
 
 MiB, GiB = 1 << 20, 1 << 30
 QSD, NBDKIT, FIO = "qemu-storage-daemon", "nbdkit file", "fio io_uring"
+BARE = "bare pair"          # the least that a server behind a socket has to do: what is left of fio's rate then
 
 
 def fill(path, size):
@@ -45,6 +46,8 @@ class NbdCases:
                     if place == "direct" and depth == 32:
                         contenders.append(FIO)
                         case.against(FIO, 0.95)
+                        if mode == "randwrite":
+                            contenders.append(BARE)
                     self.raw(case, contenders, place, mode, 4096, depth)
 
     def run_sequential(self):
@@ -62,11 +65,14 @@ class NbdCases:
         path = self.file(place)
         with contextlib.ExitStack() as stack:
             servers = {name: stack.enter_context(self.peers.start(name, path, direct=place == "direct"))
-                       for name in contenders if name != FIO}
+                       for name in contenders if name not in (FIO, BARE)}
 
             def measure(name):
                 if name == FIO:
                     case.add(name, self.fio(mode, depth, "--ioengine=io_uring", f"--filename={path}", "--direct=1"))
+                elif name == BARE:
+                    done = self.lab.run(self.peers.bare_pair, path, depth, self.bench.seconds)
+                    case.add(name, json.loads(done.stdout)["per-second"])
                 else:
                     self.load(case, servers[name], mode, size, depth)
                 settle(path)

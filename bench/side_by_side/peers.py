@@ -63,8 +63,10 @@ class Peers:
         self.lab = lab
         self.tidemark, self.tidemarkd = processes.programs(build)
         self.load = self.tidemark.parent / "nbd_load"
-        if not self.load.exists():
-            raise processes.Failure(f"'{self.load}' is not built; run make bench")
+        self.bare_pair = self.tidemark.parent / "bare_pair"
+        for program in (self.load, self.bare_pair):
+            if not program.exists():
+                raise processes.Failure(f"'{program}' is not built; run make bench")
 
     def start(self, name, path, driver="raw", direct=False):
         if name == "nbdkit file":

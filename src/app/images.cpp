@@ -120,17 +120,28 @@ Task<> take_for_writing(Graph& graph, std::string path) {
   edge.reset();
 }
 
-// Only a file that no running program has open as an image.
+}  // namespace
+
 Task<> check_replaceable(Reactor& reactor, std::string path) {
   const FileInfo info = co_await fs::stat(reactor, path);
   if (info.type != FileInfo::Type::regular)
-    co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file; restore to a file", path));
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file", path));
   Graph graph(reactor);
   auto close = [&graph]() -> Task<> { return graph.close_all(); };
   co_await finally(take_for_writing(graph, std::move(path)), close);
 }
 
-}  // namespace
+std::string behind_links(std::string name) {
+  constexpr int links_max = 40;                       // the kernel's
+  std::error_code error;
+  std::filesystem::path path(std::move(name));
+  for (int i = 0; i < links_max && std::filesystem::is_symlink(path, error); ++i) {
+    const auto target = std::filesystem::read_symlink(path, error);
+    if (error) break;
+    path = path.parent_path() / target;
+  }
+  return path.string();
+}
 
 Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std::string path, std::string format,
                                                            std::uint64_t size, bool replace) {

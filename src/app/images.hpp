@@ -36,6 +36,12 @@ std::vector<std::string> image_paths(const BackupDirectory& directory, const std
 // An image of the kind that backup directories hold: qcow2, 64 KiB clusters; `backing` as it is written into it.
 Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size, std::string backing);
 
+// A symbolic link stays: what it points at is made or replaced.
+std::string behind_links(std::string name);
+
+// Fails unless the file is a regular one that no running program has open as an image.
+Task<> check_replaceable(Reactor& reactor, std::string path);
+
 // A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name.
 class RestoreTarget {
  public:

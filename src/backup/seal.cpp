@@ -75,6 +75,31 @@ class Sealer {
 
 }  // namespace
 
+namespace {
+
+Task<std::uint64_t> stored_bytes(SumsReader& sums, std::uint64_t disk_size, std::uint32_t granularity, bool full) {
+  std::uint64_t stored = 0;
+  while (sums.run().count != 0) {
+    const SumsRun& run = sums.run();
+    const bool counts = run.kind == SumsRun::Kind::data || !full;
+    if (counts) stored += std::min(run.end() * granularity, disk_size) - run.first * granularity;
+    co_await sums.next();
+  }
+  co_return stored;
+}
+
+}  // namespace
+
+Task<Seal> read_seal(Reactor& reactor, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity,
+                     bool full) {
+  SumsReader sums = co_await SumsReader::open(reactor, std::move(sums_path), disk_size, granularity, std::nullopt);
+  auto close = [&sums]() -> Task<> { return sums.close(); };
+  Seal seal;
+  seal.sums_digest = sums.digest();
+  seal.stored_bytes = co_await finally(stored_bytes(sums, disk_size, granularity, full), close);
+  co_return seal;
+}
+
 Task<Seal> seal_image(Edge& image, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity,
                       SealStep step) {
   SumsWriter sums = co_await SumsWriter::create(image.node().reactor(), std::move(sums_path), disk_size, granularity);

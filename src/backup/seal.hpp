@@ -21,4 +21,8 @@ using SealStep = std::function<Result<>(std::uint64_t done)>;
 Task<Seal> seal_image(Edge& image, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity,
                       SealStep step);
 
+// The same of a sums file that the backup wrote itself: all that a full one says is zero takes no place.
+Task<Seal> read_seal(Reactor& reactor, std::string sums_path, std::uint64_t disk_size, std::uint32_t granularity,
+                     bool full);
+
 }  // namespace tidemark

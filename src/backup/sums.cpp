@@ -25,14 +25,24 @@ Task<SumsWriter> SumsWriter::create(Reactor& reactor, std::string path, std::uin
                                     std::uint32_t granularity) {
   OpenFlags flags;
   flags.write = flags.create = flags.exclusive = true;
-  SumsWriter writer;
-  writer.file_ = co_await File::open(reactor, std::move(path), flags);
+  File file = co_await File::open(reactor, std::move(path), flags);
+  co_return SumsWriter(std::move(file), disk_size, granularity);
+}
+
+Task<SumsWriter> SumsWriter::fill(Reactor& reactor, std::string path, std::uint64_t disk_size,
+                                  std::uint32_t granularity) {
+  OpenFlags flags;
+  flags.write = flags.create = true;
+  File file = co_await File::open(reactor, std::move(path), flags);
+  co_return SumsWriter(std::move(file), disk_size, granularity);
+}
+
+SumsWriter::SumsWriter(File file, std::uint64_t disk_size, std::uint32_t granularity) : file_(std::move(file)) {
   std::byte header[header_size];
   store_le(header, magic);
   store_le<std::uint64_t>(header + 8, granularity);
   store_le(header + 16, disk_size);
-  writer.pending_.assign(header, header + header_size);
-  co_return std::move(writer);
+  pending_.assign(header, header + header_size);
 }
 
 Task<> SumsWriter::add_data(std::uint64_t granule, Digest digest) {
@@ -111,7 +121,7 @@ Task<> SumsReader::read_exactly(MutableBytes into) {
 }
 
 Task<SumsReader> SumsReader::open(Reactor& reactor, std::string path, std::uint64_t disk_size,
-                                  std::uint32_t granularity, Digest digest) {
+                                  std::uint32_t granularity, std::optional<Digest> digest) {
   SumsReader reader;
   const OpenFlags read_only;
   reader.file_ = co_await File::open(reactor, std::move(path), read_only);
@@ -123,12 +133,12 @@ Task<SumsReader> SumsReader::open(Reactor& reactor, std::string path, std::uint6
   co_return std::move(reader);
 }
 
-Task<> SumsReader::begin(std::uint64_t disk_size, std::uint32_t granularity, Digest digest) {
+Task<> SumsReader::begin(std::uint64_t disk_size, std::uint32_t granularity, std::optional<Digest> digest) {
   const FileInfo info = co_await file_.stat();
   size_ = info.size;
   granules_ = div_up(disk_size, granularity);
-  const Digest actual = co_await digest_of_file();
-  if (!(actual == digest))
+  digest_ = co_await digest_of_file();
+  if (digest && !(digest_ == *digest))
     co_await broken("is not the file its manifest names: the digest differs");
   std::byte header[header_size];
   const MutableBytes header_bytes(header);

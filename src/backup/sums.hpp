@@ -2,6 +2,7 @@
 // (docs/formats/backup-directory.md).  Written and read in order; memory is bound by one run.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "backup/digest.hpp"
@@ -24,6 +25,8 @@ class SumsWriter {
  public:
   static Task<SumsWriter> create(Reactor& reactor, std::string path, std::uint64_t disk_size,
                                  std::uint32_t granularity);
+  // The same in a file that is empty, if there is one.
+  static Task<SumsWriter> fill(Reactor& reactor, std::string path, std::uint64_t disk_size, std::uint32_t granularity);
   // Granules in rising order.
   Task<> add_data(std::uint64_t granule, Digest digest);
   Task<> add_zero(std::uint64_t first, std::uint64_t count);
@@ -32,6 +35,7 @@ class SumsWriter {
   Task<> close() { return file_.close(); }
 
  private:
+  SumsWriter(File file, std::uint64_t disk_size, std::uint32_t granularity);
   Task<> end_run();
   Task<> append(Bytes bytes);
   Task<> write_out();
@@ -45,16 +49,17 @@ class SumsWriter {
 
 class SumsReader {
  public:
-  // Checks the file against `digest`, its manifest's word, then stands before its first run.
+  // Checks the file against `digest`, its manifest's word if there is one yet, then stands before its first run.
   static Task<SumsReader> open(Reactor& reactor, std::string path, std::uint64_t disk_size,
-                               std::uint32_t granularity, Digest digest);
+                               std::uint32_t granularity, std::optional<Digest> digest);
+  Digest digest() const noexcept { return digest_; }     // of the file
   // The run at hand; count 0 after the last.
   const SumsRun& run() const noexcept { return run_; }
   Task<> next();
   Task<> close() { return file_.close(); }
 
  private:
-  Task<> begin(std::uint64_t disk_size, std::uint32_t granularity, Digest digest);
+  Task<> begin(std::uint64_t disk_size, std::uint32_t granularity, std::optional<Digest> digest);
   Task<Digest> digest_of_file();
   Task<> read_exactly(MutableBytes into);
   Error broken(std::string_view why) const;
@@ -62,6 +67,7 @@ class SumsReader {
   File file_;
   std::uint64_t at_ = 0, size_ = 0, granules_ = 0;
   SumsRun run_;
+  Digest digest_;
 };
 
 }  // namespace tidemark

@@ -37,6 +37,8 @@ class BlockDriver {
   virtual std::uint64_t size() const noexcept = 0;          // bytes
   virtual BlockLimits limits() const noexcept { return {}; }
   virtual bool is_filter() const noexcept { return false; } // shows its Role::filtered child's content
+  // Whether closing makes durable what was written: not where another program keeps it, which may not answer.
+  virtual bool flush_at_close() const noexcept { return edges().empty(); }
   virtual bool supports_fua() const noexcept { return false; }   // else the node flushes after the write
   virtual std::vector<Edge*> edges() const { return {}; }
 

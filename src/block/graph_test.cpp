@@ -95,6 +95,38 @@ TEST_F(GraphTest, ChildrenGoWithTheirLastParent) {
   EXPECT_NE(graph.find("kept"), nullptr);
 }
 
+class CountsFlushes final : public TestDriver {
+ public:
+  CountsFlushes(Reactor& reactor, int& flushes) : TestDriver(reactor, {}), flushes_(flushes) {}
+  Task<> flush() override {
+    ++flushes_;
+    return TestDriver::flush();
+  }
+
+ private:
+  int& flushes_;
+};
+
+TEST_F(GraphTest, WhatWasWrittenIsFlushedWhenItCloses) {
+  const auto flushes_of = [&](auto use) {
+    int flushes = 0;
+    NodeOptions named;
+    named.name = "disk";
+    BlockNode* disk = *reactor.run(graph.add(named, std::make_unique<CountsFlushes>(reactor, flushes)));
+    auto edge = *Edge::attach(*disk, Role::root, {Permissions::write, Permissions::all}, "test");
+    use(*edge);
+    edge.reset();
+    EXPECT_TRUE(reactor.run(graph.remove(*disk)).ok());
+    return flushes;
+  };
+  const auto write = [&](Edge& edge) { EXPECT_TRUE(reactor.run(edge.write(0, Buffers::of_const(memory))).ok()); };
+  const auto flush = [&](Edge& edge) { EXPECT_TRUE(reactor.run(edge.flush()).ok()); };
+  EXPECT_EQ(flushes_of([](Edge&) {}), 0);
+  EXPECT_EQ(flushes_of(write), 1);
+  EXPECT_EQ(flushes_of([&](Edge& edge) { write(edge), flush(edge); }), 1);
+  EXPECT_EQ(flushes_of([&](Edge& edge) { flush(edge), write(edge); }), 2);
+}
+
 TEST_F(GraphTest, TheNameIsFreeAsSoonAsTheNodeCloses) {
   add_disk("disk").hold();
   run(graph.remove(node("disk")));

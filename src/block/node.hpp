@@ -61,7 +61,11 @@ class BlockNode final {
   const BlockStats& stats() const noexcept { return stats_; }
   NodeBitmaps& bitmaps() noexcept { return bitmaps_; }
   NodeTracking* tracking() const noexcept { return tracking_.get(); }     // null: none of its bitmaps is persistent
-  void set_tracking(std::unique_ptr<NodeTracking> tracking) noexcept { tracking_ = std::move(tracking); }
+  // It hears of the size that the node has by now.
+  void set_tracking(std::unique_ptr<NodeTracking> tracking) noexcept {
+    tracking_ = std::move(tracking);
+    if (tracking_) tracking_->resized(size());
+  }
   // The largest size that the disk is known to have had.
   std::uint64_t size_largest() const noexcept { return size_largest_; }
   void remember_size(std::uint64_t size) noexcept { size_largest_ = std::max(size_largest_, size); }
@@ -128,6 +132,7 @@ class BlockNode final {
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;
   bool closing_ = false;
+  bool unflushed_ = false;          // something has changed since the last flush began
   const bool ignores_flush_;
 };
 

@@ -122,6 +122,7 @@ Task<> BlockNode::flush(Edge& via) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.flush, 0);
+  node.unflushed_ = false;                               // who is told that it failed knows what that means
   if (!node.ignores_flush_) co_await node.driver_->flush();
   timed.done();
 }
@@ -138,7 +139,9 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
     node.bitmaps_.mark(cut);
     if (!node.tracking_->admitted(cut)) co_await node.tracking_->admit(cut);
   }
-  co_await node.driver_->truncate(size);
+  const Result<> resized = co_await node.driver_->truncate(size).result();
+  node.unflushed_ = true;
+  co_await unwrap(resized);
   const std::uint64_t after = node.size();
   node.bitmaps_.truncate(after);
   node.remember_size(after);

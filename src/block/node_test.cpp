@@ -346,6 +346,17 @@ TEST_F(NodeTest, WritesWaitForAdmission) {
   EXPECT_EQ(driver->log.size(), 3u);
 }
 
+// It was made while the disk was resized.
+TEST_F(NodeTest, TrackingThatComesLateHearsTheSize) {
+  make({});
+  auto tracking = std::make_unique<Tracking>(reactor);
+  Tracking& admission = *tracking;
+  Edge& resizer = attach(node("disk"), {P::resize, P::all});
+  ASSERT_TRUE(reactor.run(resizer.truncate(32 * KiB)).ok());
+  node("disk").set_tracking(std::move(tracking));
+  EXPECT_EQ(admission.size_seen, 32 * KiB);
+}
+
 TEST_F(NodeTest, WhatIsCutOffOrRegrownIsAdmittedToo) {
   make({});
   auto tracking = std::make_unique<Tracking>(reactor);

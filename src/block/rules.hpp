@@ -38,6 +38,7 @@ enum class Rule : std::uint8_t {
 struct Workings {
   Rule broken = Rule::none;
   std::uint64_t tracking_log_bytes = 4 * MiB;      // of each half, of a new store
+  std::uint64_t staging_least = 4 * MiB;           // that a backup may be given: a request's room is not more
 };
 
 }  // namespace tidemark

@@ -1,12 +1,12 @@
 #include "control/backup_actions.hpp"
 
-#include <filesystem>
-
 #include <fmt/format.h>
 
+#include "backup/sums_recorder.hpp"
 #include "control/images_made.hpp"
 #include "control/node_opener.hpp"
 #include "io/file.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark {
 namespace {
@@ -74,6 +74,16 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   return options;
 }
 
+// The file in which the checksums are to be; what must not be overwritten is found now.
+Task<> add_witness(Homes& homes, Place& place, const std::optional<std::string>& path, BackupOptions& options) {
+  if (!path) co_return;
+  co_await SumsRecorder::check(homes.main().reactor, *path);
+  SumsRecorder::Options where;
+  where.path = *path;
+  where.scratch_directory = options.staging.directory.empty() ? "/var/tmp" : options.staging.directory;
+  options.witness = std::make_shared<SumsRecorder>(place.reactor, options.source->size(), std::move(where));
+}
+
 // The node a drive-backup copies to.
 schema::BlockdevRef describe_target(const std::string& path, const std::string& format) {
   schema::BlockdevOptionsFile where;
@@ -110,12 +120,13 @@ Task<BackupNodes> look_up(Place& place, const std::string& source, const std::st
   co_return nodes;
 }
 
-Task<BlockNode*> open_target(Graph& graph, const schema::DriveBackup& arguments, BlockNode& source) {
-  const std::string format = arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
-  if (arguments.mode != schema::NewImageMode::existing)
-    co_await create_image_file(graph, arguments.target, format, source.size());
+std::string format_of(const schema::DriveBackup& arguments, const BlockNode& source) {
+  return arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
+}
+
+Task<BlockNode*> open_file_node(Graph& graph, const std::string& path, const std::string& format) {
   NodeOpener opener(graph);
-  schema::BlockdevRef reference = describe_target(arguments.target, format);
+  schema::BlockdevRef reference = describe_target(path, format);
   co_return co_await opener.resolve(std::move(reference));
 }
 
@@ -126,12 +137,11 @@ Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place,
   co_return co_await BackupJob::create(jobs, std::move(options));
 }
 
-Task<ManagedJob*> make_target_and_job(Homes& homes, JobManager& jobs, Place& place, const schema::DriveBackup& arguments,
-                                      BackupOptions options) {
-  BlockNode* target = co_await homes.at(place, open_target(place.graph, arguments, *options.source));
-  options.target = target;
+// `target` belongs to the job, or is gone.
+Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, BlockNode& target, BackupOptions options) {
+  options.target = &target;
   auto job = co_await create_job(homes, jobs, place, std::move(options)).result();
-  if (!job) (void)co_await homes.at(place, place.graph.release(*target)).result();
+  if (!job) (void)co_await homes.at(place, place.graph.release(target)).result();
   co_return co_await unwrap(std::move(job));
 }
 
@@ -153,11 +163,12 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::BlockdevBa
   const BackupNodes nodes = co_await find_nodes(homes, arguments);
   BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
   options.target = nodes.target;
+  co_await add_witness(homes, *nodes.place, arguments.checksums, options);
   co_return co_await create_job(homes, jobs, *nodes.place, std::move(options));
 }
 
 Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
-                              std::shared_ptr<JobTransaction> group) {
+                              std::shared_ptr<JobTransaction> group, DriveImages& images) {
   const BackupNodes nodes = co_await find_nodes(homes, arguments);
   BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
   const bool existing = arguments.mode == schema::NewImageMode::existing;
@@ -165,11 +176,44 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
   if (existing && !arguments.format)
     co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments.target));
   co_await unwrap(jobs.check_id(options.job.id));
-  std::error_code unknown;
-  const bool is_new = !existing && !std::filesystem::exists(arguments.target, unknown) && !unknown;
-  auto job = co_await make_target_and_job(homes, jobs, *nodes.place, arguments, std::move(options)).result();
-  if (!job && is_new) (void)co_await fs::unlink(jobs.reactor(), arguments.target).result();
-  co_return co_await unwrap(std::move(job));
+  Place& place = *nodes.place;
+  co_await add_witness(homes, place, arguments.checksums, options);
+  const std::string format = format_of(arguments, *nodes.source);
+  bool overwrites = false;
+  if (!existing) overwrites = co_await check_overwritable(jobs.reactor(), arguments.target);
+  if (!existing && !overwrites) {
+    images.made(arguments.target);
+    co_await homes.at(place, create_image_file(place.graph, arguments.target, format, nodes.source->size()));
+  }
+  Task<BlockNode*> opening = overwrites ? make_stand_in(place.graph, format, nodes.source->size())
+                                        : open_file_node(place.graph, arguments.target, format);
+  BlockNode* target = co_await homes.at(place, std::move(opening));
+  ManagedJob* job = co_await create_job_to(homes, jobs, place, *target, std::move(options));
+  if (overwrites) images.overwrite(nodes, *job, arguments.target, format);
+  co_return job;
+}
+
+void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format) {
+  auto& backup = static_cast<BackupJob&>(job.job());
+  late_.push_back({nodes.place, &backup, std::move(path), std::move(format), nodes.source->size()});
+}
+
+// On the nodes' thread.
+Task<> DriveImages::give(Graph& graph, const Late& late) {
+  co_await create_image_file(graph, late.path, late.format, late.size);
+  BlockNode* target = co_await open_file_node(graph, late.path, late.format);
+  const Result<> given = co_await late.job->take_target(*target).result();
+  if (!given) (void)co_await graph.release(*target).result();
+  co_await unwrap(given);
+}
+
+Task<> DriveImages::overwrite_all() {
+  for (const Late& late : late_) co_await homes_.at(*late.place, give(late.place->graph, late));
+}
+
+Task<> DriveImages::undo() {
+  Reactor& reactor = homes_.main().reactor;
+  for (const std::string& path : made_) (void)co_await fs::unlink(reactor, path).result();
 }
 
 }  // namespace tidemark

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include "format/qcow2/driver.hpp"
+#include "format/raw/raw.hpp"
 #include "storage/file.hpp"
+#include "storage/memory.hpp"
 
 namespace tidemark {
 namespace {
@@ -65,9 +67,49 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options) {
   }
 }
 
+namespace {
+
+Result<bool> is_qcow2_not_raw(const std::string& format) {
+  if (format == "qcow2" || format == "raw") return format == "qcow2";
+  return Error(Errc::invalid_argument, fmt::format("Unknown file format '{}'", format));
+}
+
+Task<std::unique_ptr<BlockDriver>> open_stand_in(BlockNode& storage, bool is_qcow2, std::uint64_t size) {
+  if (is_qcow2) {
+    Qcow2CreateOptions options;
+    options.size = size;
+    co_await make_qcow2(storage, options);
+  }
+  constexpr Permissions writing{Permissions::consistent_read | Permissions::write | Permissions::resize,
+                                Permissions::consistent_read};
+  auto file = co_await unwrap(Edge::attach(storage, Role::file, writing, "an image being opened"));
+  if (!is_qcow2) {
+    auto raw = RawDriver::open(std::move(file), {});
+    co_return co_await unwrap(std::move(raw));
+  }
+  const Qcow2OpenOptions plain;
+  co_return co_await Qcow2Driver::open(std::move(file), plain);
+}
+
+}  // namespace
+
+Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t size) {
+  const bool is_qcow2 = co_await unwrap(is_qcow2_not_raw(format));
+  MemoryOptions memory;
+  if (!is_qcow2) memory.size = size;
+  auto storage_driver = co_await unwrap(open_memory(memory));
+  NodeOptions unnamed;
+  BlockNode* storage = co_await graph.add(unnamed, std::move(storage_driver));
+  auto driver = co_await open_stand_in(*storage, is_qcow2, size).result();
+  if (!driver) {
+    (void)co_await graph.release(*storage).result();
+    co_await driver.error();
+  }
+  co_return co_await graph.add(unnamed, *std::move(driver));
+}
+
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
-  const bool is_qcow2 = format == "qcow2";
-  if (!is_qcow2 && format != "raw") co_await Error(Errc::invalid_argument, fmt::format("Unknown file format '{}'", format));
+  const bool is_qcow2 = co_await unwrap(is_qcow2_not_raw(format));
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
   co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
   if (!is_qcow2) co_return;

@@ -30,7 +30,7 @@ schema::ImageInfoSpecific describe_qcow2(const ImageInfo::Qcow2& info) {
   return specific;
 }
 
-schema::ImageInfo describe_image(const ImageInfo& info) {
+schema::ImageInfo to_schema(const ImageInfo& info) {
   schema::ImageInfo image;
   image.filename = info.filename;
   image.format = info.format;
@@ -49,7 +49,7 @@ schema::ImageInfo describe_image(const ImageInfo& info) {
 
 // Chains are bound when they are opened, so this recursion is.
 Task<schema::ImageInfo> describe_chain(BlockNode& node, bool flat) {
-  schema::ImageInfo image = describe_image(co_await node.driver().info());
+  schema::ImageInfo image = to_schema(co_await node.driver().info());
   image.virtual_size = to_int(node.size());
   BlockNode* below = skip_filters(node).backing();
   if (!flat && below) {
@@ -75,6 +75,8 @@ std::int64_t layers_below(BlockNode& node) {
 }
 
 }  // namespace
+
+Task<schema::ImageInfo> describe_image(BlockNode& node, bool flat) { return describe_chain(node, flat); }
 
 std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps) {
   std::vector<schema::BlockDirtyInfo> all;

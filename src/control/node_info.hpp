@@ -7,6 +7,7 @@
 namespace tidemark {
 
 // `flat` leaves out backing images.
+Task<schema::ImageInfo> describe_image(BlockNode& node, bool flat);
 Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat);
 std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps);
 

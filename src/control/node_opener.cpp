@@ -206,7 +206,10 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOption
   Qcow2OpenOptions given;
   given.read_only = own.read_only;
   given.write_order = qcow2::WriteOrder::standard_but(graph_.workings().broken);
-  given.pass_discards = qcow2.pass_discard_request.value_or(own.unmap);
+  using qcow2::DiscardCause;
+  given.pass_discards = qcow2.pass_discard_request.value_or(own.unmap)
+                            ? qcow2::causes(DiscardCause::request, DiscardCause::snapshot)
+                            : qcow2::causes(DiscardCause::snapshot);
   if (qcow2.l2_cache_size.value_or(qcow2.cache_size.value_or(0)) > 0)
     given.l2_cache_bytes = static_cast<std::uint64_t>(qcow2.l2_cache_size.value_or(*qcow2.cache_size));
   if (qcow2.refcount_cache_size.value_or(0) > 0)

@@ -71,7 +71,11 @@ Task<> open_store(BlockNode& node, BlockNode& storage, StoreOptions options) {
     co_await Error(Errc::unsupported, fmt::format("'{}' has a tracking store for all of it, and the node shows a part; remove '{}' "
                                                   "to go on without its bitmaps", options.image, options.path));
   auto image = co_await tracking::identify(node.reactor(), options.image, options.stable_id);
-  node.set_tracking(co_await TrackingStore::open(node, std::move(options), std::move(image)));
+  const std::string path = options.path;
+  auto store = co_await TrackingStore::open(node, std::move(options), std::move(image)).result();
+  if (!store && store.error().code() != Errc::busy)
+    co_await Error(store.error().code(), fmt::format("{}; remove '{}' to go on without its bitmaps", store.error().message(), path));
+  node.set_tracking(co_await unwrap(std::move(store)));
 }
 
 }  // namespace

@@ -98,9 +98,10 @@ Task<> TransactionCommandHandler::bring_together(const schema::TransactionArgume
 }
 
 Task<> TransactionCommandHandler::carry_out(schema::TransactionArguments& arguments) {
-  Made made;
+  Made made{{}, {}, {}, DriveImages(homes_)};
   auto prepared = co_await prepare_all(arguments, made).result();
   if (prepared) prepared = co_await save(made).result();
+  if (prepared) prepared = co_await made.images.overwrite_all().result();
   if (prepared) {
     co_await commit(made);
     co_return co_await save(made);
@@ -121,6 +122,7 @@ Task<> TransactionCommandHandler::commit(Made& made) {
 
 Task<> TransactionCommandHandler::abort(Made& made) {
   for (auto job = made.jobs.rbegin(); job != made.jobs.rend(); ++job) (void)co_await jobs_.abandon(**job).result();
+  co_await made.images.undo();
   for (auto& [place, undo] : made.undo) co_await homes_.at(*place, end(undo, false));
 }
 
@@ -149,7 +151,7 @@ Task<> TransactionCommandHandler::prepare(schema::TransactionAction& action, Mad
     }
     case Kind::drive_backup: {
       auto& data = std::get<schema::DriveBackupWrapper>(action.branch).data;
-      made.jobs.push_back(co_await make_backup(homes_, jobs_, std::move(data), std::move(group)));
+      made.jobs.push_back(co_await make_backup(homes_, jobs_, std::move(data), std::move(group), made.images));
       break;
     }
     default: co_await prepare_bitmap(action, made);

@@ -8,6 +8,7 @@
 #include "block/transaction.hpp"
 #include <map>
 
+#include "control/backup_actions.hpp"
 #include "control/commands/transaction.hpp"
 #include "control/homes.hpp"
 #include "job/job_manager.hpp"
@@ -24,6 +25,7 @@ class TransactionCommandHandler final : public TransactionCommands {
     std::map<Place*, Transaction> undo;          // each on its thread
     std::map<std::string, Place*> changed;       // nodes whose bitmaps were
     std::vector<ManagedJob*> jobs;
+    DriveImages images;
   };
   Task<> bring_together(const schema::TransactionArguments& arguments);
   Task<> carry_out(schema::TransactionArguments& arguments);

@@ -34,6 +34,7 @@ struct CopyBeforeWriteOptions {
   bool protect_later = false;  // the job chooses what, and when
   std::optional<StageOptions> staging;  // writers do not wait for the target
   bool compress = false;
+  std::shared_ptr<CopyWitness> witness;
   bool drop_discards = false;       // of what is not copied yet: they are advisory, and
                                     // one fstrim would have the whole disk copied
   bool share_target_writes = true;  // others may write to the target, too
@@ -80,6 +81,7 @@ class CopyBeforeWrite final : public BlockDriver {
   Task<> preserve_detached(std::shared_ptr<Attempt> attempt, Range range);
 
   std::unique_ptr<Edge> file_, target_;
+  const std::shared_ptr<CopyWitness> witness_;
   TargetSink sink_;
   std::unique_ptr<Stage> stage_;
   std::shared_ptr<Point> point_;

@@ -23,7 +23,7 @@ namespace tidemark {
 enum class OnStagingFull : std::uint8_t { fail, throttle };
 
 struct StageOptions {
-  static constexpr std::uint64_t least = 4 * MiB, most = 4 * TiB;
+  static constexpr std::uint64_t most = 4 * TiB;
   std::uint64_t memory = 64 * MiB;
   std::uint64_t budget = 4 * GiB;  // of memory and scratch file together
   bool spill = true;

@@ -26,6 +26,7 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
     const std::size_t length = first_run(data, options_.granule, zero);
     const Buffers run = data.first(length);
     const Range range{offset, length};
+    if (options_.witness && !zero) co_await options_.witness->data(offset, run);
     if (zero)
       co_await keep_zeroes(range);
     else if (options_.compress)
@@ -38,6 +39,7 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
 }
 
 Task<> TargetSink::keep_zeroes(Range range) {
+  if (options_.witness) co_await options_.witness->zeroes(range);
   while (!range.empty()) {
     BlockNode& layer = skip_filters(target_.node());
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "block/edge.hpp"
+#include "filter/copy_witness.hpp"
 #include "filter/old_data.hpp"
 
 namespace tidemark {
@@ -16,6 +17,7 @@ namespace tidemark {
 struct TargetSinkOptions {
   std::uint64_t granule = 64 * KiB;
   bool compress = false;
+  CopyWitness* witness = nullptr;     // outlives the sink
 };
 
 class TargetSink final : public OldData {

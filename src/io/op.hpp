@@ -98,6 +98,7 @@ struct IoOp {
   Kind kind;
   bool durable = false;                          // write: on stable storage when it completes
   bool no_replace = false;                       // rename
+  bool aside = false;                            // send: much to copy; another processor may do it
   enum class State : std::uint8_t { idle, deferred, submitted, completed } state = State::idle;
   AllocateMode allocate = AllocateMode::punch_hole;
   Handle handle;

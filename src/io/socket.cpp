@@ -6,6 +6,10 @@
 namespace tidemark {
 namespace {
 
+// What is sent in one piece for its own sake, not as one of many answers: to hand it over costs less
+// than what else this thread has to do would wait.
+constexpr std::size_t aside_min = 64 * KiB;
+
 Error failed_on(std::string_view verb, const SocketAddress& address, std::int64_t result) {
   std::string what(verb);
   what.append(" '").append(address.describe()).append("'");
@@ -76,6 +80,7 @@ Task<> Socket::send_all(Buffers from, CancelToken token) {
   while (!from.empty()) {
     IoOp op(IoOp::Kind::send, handle_);
     op.buffers = from;
+    op.aside = from.size() >= aside_min;
     const std::int64_t result = co_await reactor_->perform(op, token);
     if (result < 0) co_await failed("send", result);
     from = from.from(static_cast<std::size_t>(result));

@@ -59,6 +59,7 @@ Task<> BackupJob::attach() {
   filter.min_cluster_size = options_.perf.min_cluster_size;
   filter.protect_later = true;
   filter.compress = options_.compress;
+  filter.witness = options_.witness;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);
   if (options_.sync != SyncMode::none && !filter.share_target_writes) filter.staging = options_.staging;
@@ -79,6 +80,13 @@ Task<> BackupJob::attach() {
   edge_ = *std::move(edge);
   if (bitmap_) bitmap_->freeze();
   frozen_ = bitmap_ != nullptr;
+}
+
+Task<> BackupJob::take_target(BlockNode& target) {
+  BlockNode& before = filter_->target().node();
+  co_await unwrap(filter_->target().retarget(target));
+  options_.target = &target;
+  co_await before.graph().release(before);
 }
 
 Result<> BackupJob::check_chunk() const {
@@ -154,6 +162,7 @@ Task<> BackupJob::copy_and_flush(JobContext& context, CopyEngine& engine) {
     if (flushed) unfinished_.emplace(std::move(unfinished));
     if (outcome) outcome = flushed;
   }
+  if (outcome && options_.witness) outcome = co_await options_.witness->finish().result();
   co_await unwrap(outcome);
 }
 
@@ -223,6 +232,7 @@ bool BackupJob::loses_bits(bool succeeded) const noexcept {
 }
 
 void BackupJob::commit() noexcept {
+  succeeded_ = true;
   if (!frozen_) return;
   frozen_ = false;
   if (loses_bits(true))
@@ -276,6 +286,7 @@ Task<> BackupJob::clean() {
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   co_await graph.remove(filter);
+  if (options_.witness) (void)co_await options_.witness->close(succeeded_).result();
 }
 
 }  // namespace tidemark

@@ -38,6 +38,10 @@ class BackupJob final : public Job {
   BackupJob(BackupOptions options, NodeBitmap* bitmap)
       : options_(std::move(options)), bitmap_(bitmap) {}
 
+  // Before the job is started, at its home: copies to this node instead, which is as the one it was made
+  // with.  That one is let go of.
+  Task<> take_target(BlockNode& target);
+
   // For the user, about the target; empty for none.
   const std::string& warning() const noexcept { return warning_; }
 
@@ -82,7 +86,7 @@ class BackupJob final : public Job {
   CopyBeforeWrite* filter_ = nullptr;      // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
-  bool frozen_ = false;
+  bool frozen_ = false, succeeded_ = false;
   bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
   std::string warning_;
   std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();

@@ -2,6 +2,8 @@
 
 #include <climits>
 
+#include "block/graph.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -39,9 +41,9 @@ Result<> check_perf(const BackupOptions::Perf& perf) {
   return {};
 }
 
-Result<> check_staging(const StageOptions& staging) {
-  const auto allowed = [](std::uint64_t bytes) {
-    return bytes >= StageOptions::least && bytes <= StageOptions::most;
+Result<> check_staging(const StageOptions& staging, const Workings& workings) {
+  const auto allowed = [&](std::uint64_t bytes) {
+    return bytes >= workings.staging_least && bytes <= StageOptions::most;
   };
   if (!allowed(staging.memory)) return refuse("staging-memory must be between 4 MiB and 4 TiB");
   if (!allowed(staging.budget)) return refuse("staging-budget must be between 4 MiB and 4 TiB");
@@ -68,7 +70,7 @@ Result<NodeBitmap*> check_backup(BackupOptions& options) {
   if (options.source == options.target) return refuse("Source and target cannot be the same");
   if (options.discard_source) return Error(Errc::unsupported, "discard-source is not supported");
   if (auto ok = check_perf(options.perf); !ok) return ok.error();
-  if (auto ok = check_staging(options.staging); !ok) return ok.error();
+  if (auto ok = check_staging(options.staging, options.source->graph().workings()); !ok) return ok.error();
   if (options.source->size() != options.target->size())
     return refuse("Source and target image have different sizes");
   if (options.compress && !options.target->driver().supports_compression())

@@ -29,6 +29,7 @@ struct BackupOptions {
   OnCbwError on_cbw_error = OnCbwError::break_snapshot;
   StageOptions staging;
   std::string filter_node_name;  // empty: generated
+  std::shared_ptr<CopyWitness> witness;  // null: nobody
   bool discard_source = false;
   struct Perf {                   // x-perf
     bool use_copy_range = false;  // a hint that is not needed

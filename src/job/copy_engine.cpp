@@ -10,18 +10,21 @@ namespace {
 constexpr std::uint64_t workers_max = 16;  // more only spoil the processor's caches
 constexpr Duration guest_rest = std::chrono::milliseconds(50);  // then it is not at work any more
 constexpr Duration pause_max = std::chrono::milliseconds(100);
+// What guests at work have to wait behind, and how long the device is theirs after it.
+constexpr std::uint64_t piece_among_guests = 512 * KiB;
+constexpr auto rest_after(Duration read) { return read * 3 / 2; }
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
-// The only one to read, for a while; the next one waits twice as long as it took.
+// The only one to read, for a while; the next one waits somewhat longer than it took.
 class CopyEngine::Turn final : public Point::Reading {
  public:
   Turn(CopyEngine& engine, Mutex::Guard turn, InFlight in_flight)
       : Reading(std::move(in_flight)), engine_(engine), turn_(std::move(turn)), began_(engine.reactor_.now()) {}
   ~Turn() override {
     const Instant now = engine_.reactor_.now();
-    engine_.next_turn_ = now + std::min(2 * (now - began_), pause_max);
+    engine_.next_turn_ = now + std::min<Duration>(rest_after(now - began_), pause_max);
   }
 
  private:
@@ -75,7 +78,9 @@ Task<> CopyEngine::copy_piece(JobContext& context, Point::Stride& stride, Mutabl
   const auto staged = pressed ? next_staged() : std::nullopt;
   const std::uint64_t from = staged ? *staged : point_.next_todo(position_).value_or(0);
   stride.window_max = speed == 0 ? Point::Stride{}.window_max : chunk;
-  const std::size_t usable = std::min<std::uint64_t>(buffer.size(), chunk);
+  const bool among_guests = reactor_.now() < guests_until_;
+  const std::uint64_t most = among_guests ? std::max(piece_among_guests, point_.granule()) : chunk;
+  const std::size_t usable = std::min<std::uint64_t>({buffer.size(), chunk, most});
   const Range rest{from, point_.size() - from};
   Point::Outcome failed =
       co_await point_.copy_some(rest, stride, buffer.first(usable), std::move(reading));

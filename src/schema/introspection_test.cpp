@@ -28,6 +28,9 @@ const std::set<std::string> extensions = {
     "drive-backup(spill",
     "drive-backup(spill-directory",
     "drive-backup(on-staging-full",
+    // Checksums of what is read, not of what is read back.
+    "blockdev-backup(checksums",
+    "drive-backup(checksums",
     "blockdev-add(driver=memory)",
     "blockdev-add(driver=fault)",
     "blockdev-add(tracking",

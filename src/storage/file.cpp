@@ -95,11 +95,18 @@ Task<> sync_name(Reactor& reactor, const std::string& path) {
   if (!synced && synced.error().code() != Errc::permission) co_await synced.error();
 }
 
-Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+Task<> take_new(File& file) {
   const FileInfo info = co_await file.stat();
   if (info.type != Type::regular) co_await wrong_type("file", file.path(), Type::regular);
   const FileOptions writer{.filename = file.path()};
   co_await lock_image(file, lock_permissions(writer));
+}
+
+Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+  co_await take_new(file);
+  // A size that the file system cannot have is refused while the old content is there.
+  const FileInfo info = co_await file.stat();
+  if (size > info.size) co_await file.truncate(size);
   co_await file.truncate(0);
   const Result<> sized = co_await size_new(file, size, preallocation).result();
   if (sized) co_return;
@@ -142,6 +149,20 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   if (made && !taken) (void)co_await fs::unlink(reactor, path).result();
   if (!filled) co_await filled.error();
   co_await closed.error();
+}
+
+Task<bool> check_overwritable(Reactor& reactor, std::string path) {
+  const bool there = co_await fs::exists(reactor, path);
+  if (!there) co_return false;
+  OpenFlags flags;
+  flags.write = true;
+  Result<File> opened = co_await File::open(reactor, path, flags).result();
+  if (!opened) co_await could_not("create", opened.error(), path);
+  File file = *std::move(opened);
+  const Result<> usable = co_await take_new(file).result();
+  (void)co_await file.close().result();
+  co_await unwrap(usable);
+  co_return true;
 }
 
 }  // namespace tidemark

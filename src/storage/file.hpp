@@ -36,4 +36,7 @@ enum class FilePreallocation : std::uint8_t {
 Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
                    FilePreallocation preallocation);
 
+// Whether there is a file `path`, which create_file() would overwrite; its refusals, without a change.
+Task<bool> check_overwritable(Reactor& reactor, std::string path);
+
 }  // namespace tidemark

@@ -26,6 +26,7 @@ class NbdDriver final : public BlockDriver {
   std::string_view name() const noexcept override { return "nbd"; }
   std::uint64_t size() const noexcept override { return terms().info.size; }
   bool supports_fua() const noexcept override { return offers(export_flag::send_fua); }
+  bool flush_at_close() const noexcept override { return false; }
 
   BlockLimits limits() const noexcept override {
     BlockLimits limits;

@@ -65,7 +65,10 @@ class TrackingStore final : public NodeTracking, LogOwner {
   void logged(std::span<const Range> ranges, std::uint64_t epoch) noexcept override;
   void log_fills() noexcept override { request_checkpoint(); }
   bool keeps(Rule rule) const noexcept { return options_.broken != rule; }
-  bool durable() const noexcept { return options_.mode == Mode::power || closing_; }
+  // A root that claims more than the mode keeps must not come back, either.
+  bool durable() const noexcept {
+    return options_.mode == Mode::power || closing_ || root_.clean || root_.mode == Mode::power;
+  }
   void report(StoreReport::Kind kind, std::string message) const;
 
   // store.cpp

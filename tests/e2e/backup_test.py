@@ -123,6 +123,19 @@ class OneDisk(Bed):
         self.assert_restores(point["point"], self.content())
         self.backup(level="incremental")
 
+    def test_what_the_target_has_wrong_is_found_even_if_it_was_wrong_at_once(self):
+        """A checksum is of what was read from the disk, not of what the image says when the backup ends."""
+        disk = self.raw("disk.img").read_bytes()
+        self.serve("disk.img=disk")
+        process = self.start_slow_backup("--level", "full")
+        image = next((self.path / "backups" / "points").glob(".new-*/disk.qcow2"))
+        self.until(lambda: disk[:4096] in image.read_bytes(), "a cluster in the image")
+        flip(image, image.read_bytes().find(disk[:4096]) + 100)
+        qmp = self.qmp()
+        qmp.execute("block-job-set-speed", device=qmp.execute("query-jobs")[0]["id"], speed=0)
+        self.assertEqual(self.end_of(process)[0], DONE)
+        self.assertIn("1 granule", self.run_tidemark("verify", "backups", "--all", expect=DAMAGED).stdout)
+
     def test_why_a_backup_is_full(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")

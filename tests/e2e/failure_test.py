@@ -133,8 +133,8 @@ class OnTerminal(Bed):
         return code, self.until_shown(terminal, r"nothing was left behind|interrupted") if code == INTERRUPTED else ""
 
     def test_backup(self):
-        for pattern in (r"backup \[", r"checksums disk \["):
-            code, said = self.interrupt_at(pattern, "backup", "backups", "--level", "full")
+        for pattern, options in ((r"backup \[", ()), (r"backup \[.* [1-9]\d%", ("--speed", "32M"))):
+            code, said = self.interrupt_at(pattern, "backup", "backups", "--level", "full", *options)
             if code == INTERRUPTED:
                 self.assertIn("nothing was left behind", said)
                 self.assertEqual(self.json("bitmap", "list"), [])

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import DONE, FAILED, INTERRUPTED, Bed, MiB
+from bed import DONE, FAILED, INTERRUPTED, Bed, MiB, first_difference
 from lab.qmp import QmpError
 
 
@@ -69,15 +69,57 @@ class Arguments(Bed):
         self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
 
     def test_a_drive_backup_that_is_refused_leaves_no_file(self):
-        kept = self.raw("kept.img", 1 * MiB)
         with self.qmp() as client:
             for change in ({"bitmap": "none", "sync": "incremental"}, {"sync": "incremental"}, {"filter-node-name": "disk"},
                            {"compress": True, "format": "raw"}, {"format": "none"}, {"x-perf": {"max-chunk": -1}}):
                 arguments = {"device": "disk", "job-id": "job", "target": "new.img", "sync": "full"} | change
                 self.assertRaises(QmpError, client.execute, "drive-backup", **arguments)
                 self.assertFalse((self.path / "new.img").exists(), change)
-            self.assertRaises(QmpError, client.execute, "drive-backup", device="disk", job_id="job", target="kept.img", sync="incremental")
-        self.assertTrue(kept.exists())
+
+    def test_a_drive_backup_that_is_refused_leaves_an_existing_file_as_it_was(self):
+        content = self.raw("kept.img", 1 * MiB).read_bytes()
+        self.raw("small.img", 1 * MiB)
+        with self.qmp() as client:
+            client.execute("blockdev-add", driver="raw", node_name="small", file={"driver": "file", "filename": "small.img"})
+            backup = {"device": "disk", "job-id": "job", "target": "kept.img", "sync": "full"}
+            for change in ({"sync": "incremental"}, {"bitmap": "none", "sync": "incremental"}, {"filter-node-name": "disk"},
+                           {"compress": True, "format": "raw"}, {"format": "none"}, {"x-perf": {"max-chunk": 4096}},
+                           {"job-id": "1"}, {"speed": -1}, {"spill-directory": "/nowhere"}, {"target": "small.img"}):
+                path = self.path / change.get("target", "kept.img")
+                self.assertRaises(QmpError, client.execute, "drive-backup", **backup | change)
+                self.assertEqual(path.read_bytes(), content, change)
+                action = {"type": "drive-backup", "data": backup | change}
+                self.assertRaises(QmpError, client.execute, "transaction", actions=[action])
+                self.assertEqual(path.read_bytes(), content, change)
+            first = {"type": "drive-backup", "data": backup}
+            fresh = {"type": "drive-backup", "data": backup | {"job-id": "job2", "target": "fresh.img"}}
+            for last in ({"type": "abort", "data": {}}, {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "?"}},
+                         {"type": "drive-backup", "data": backup | {"job-id": "job2", "target": "nowhere/new.img"}},
+                         {"type": "drive-backup", "data": backup | {"job-id": "job2", "device": "small", "target": "small.img"}}):
+                self.assertRaises(QmpError, client.execute, "transaction", actions=[first, fresh, last])
+                self.assertEqual((self.path / "kept.img").read_bytes(), content, last)
+                self.assertFalse((self.path / "fresh.img").exists(), last)
+                self.assertEqual(client.execute("query-jobs"), [])
+            nodes = len(client.execute("query-named-block-nodes"))
+            for form in ("raw", "qcow2"):
+                client.execute("drive-backup", **backup | {"format": form, "auto-dismiss": False})
+                self.assertNotIn("error", client.wait_job("job"))
+                self.lab.run("qemu-img", "compare", "-f", "raw", "-F", form, "-U", "disk.img", "kept.img")
+            self.assertEqual(len(client.execute("query-named-block-nodes")), nodes)
+
+    def test_an_image_that_cannot_be_made_leaves_the_file_as_it_was(self):
+        kept = self.raw("kept.img", 1 * MiB)
+        content = kept.read_bytes()
+        file = {"driver": "file", "filename": "kept.img"}
+        with self.qmp() as client:
+            for options in (file | {"size": 1 << 62}, file | {"size": 1 << 63}, file | {"size": 1 << 62, "preallocation": "falloc"},
+                            {"driver": "qcow2", "file": file, "size": 1 << 62}, {"driver": "qcow2", "file": file, "size": 513},
+                            {"driver": "qcow2", "file": file, "size": MiB, "cluster-size": 3},
+                            {"driver": "qcow2", "file": file, "size": MiB, "refcount-bits": 3},
+                            {"driver": "qcow2", "file": file, "size": MiB, "backing-fmt": "raw"}):
+                client.execute("blockdev-create", job_id="job", options=options)
+                self.assertIn("error", client.wait_job("job"), options)
+                self.assertEqual(first_difference(kept.read_bytes(), content), None, options)
 
     def test_an_image_is_made_on_a_node_without_a_name(self):
         file = {"driver": "file", "filename": "made.img"}

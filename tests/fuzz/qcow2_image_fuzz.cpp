@@ -10,28 +10,11 @@
 #include "format/qcow2/driver.hpp"
 #include "io/sim/process.hpp"
 #include "storage/memory.hpp"
+#include "tests/fuzz/input.hpp"
 
 using namespace tidemark;
 
 namespace {
-
-class Input {
- public:
-  explicit Input(Bytes bytes) : bytes_(bytes) {}
-  bool empty() const noexcept { return bytes_.empty(); }
-  std::uint64_t number(std::size_t length) {
-    std::uint64_t n = 0;
-    for (; length != 0 && !bytes_.empty(); --length) {
-      n = n << 8 | static_cast<std::uint64_t>(bytes_.front());
-      bytes_ = bytes_.subspan(1);
-    }
-    return n;
-  }
-  Bytes rest() const noexcept { return bytes_; }
-
- private:
-  Bytes bytes_;
-};
 
 constexpr std::uint64_t disk_size = 256 * KiB;
 constexpr Permissions writes{Permissions::consistent_read | Permissions::write | Permissions::resize, Permissions::all};
@@ -89,7 +72,7 @@ class Bench {
   Graph graph_;
 };
 
-Task<> operate(Edge& image, Input& input) {
+Task<> operate(Edge& image, FuzzInput& input) {
   constexpr int operations_max = 40;
   AlignedBuffer buffer(128 * KiB);
   for (int i = 0; i < operations_max && !input.empty(); ++i) {
@@ -148,7 +131,7 @@ const std::vector<std::byte>& good_image_of(bool zstd) {
   return images[zstd];
 }
 
-std::vector<std::byte> image_of(std::uint64_t choice, Input& input) {
+std::vector<std::byte> image_of(std::uint64_t choice, FuzzInput& input) {
   if (choice == 0) return {input.rest().begin(), input.rest().end()};
   std::vector<std::byte> image = good_image_of(choice & 1);
   for (std::uint64_t changes = choice >> 4; changes != 0; --changes) {
@@ -161,7 +144,7 @@ std::vector<std::byte> image_of(std::uint64_t choice, Input& input) {
   return image;
 }
 
-Task<> use(Reactor& reactor, Bytes content, Input input) {
+Task<> use(Reactor& reactor, Bytes content, FuzzInput input) {
   Bench bench(reactor);
   BlockNode* file = co_await bench.add_file(content);
   for (const bool read_only : {true, false, true}) {
@@ -177,7 +160,7 @@ Task<> use(Reactor& reactor, Bytes content, Input input) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Input input(std::as_bytes(std::span(data, size)));
+  FuzzInput input(std::as_bytes(std::span(data, size)));
   const std::uint64_t choice = input.number(1);
   const std::vector<std::byte> image = image_of(choice, input);
   SimWorld world(1);

@@ -34,6 +34,17 @@ Task<> Session::manage_backups() {
   }
 }
 
+// So little that it is used up now and then.
+void Session::set_staging(Json& arguments, Watched& job) {
+  arguments.set("staging-memory", 192 * KiB << random_.below(2));
+  arguments.set("staging-budget", 192 * KiB << random_.below(2));
+  const bool spill = random_.chance(2, 3);
+  arguments.set("spill", spill);
+  if (spill) arguments.set("spill-directory", scratch);
+  job.may_overflow = random_.chance(1, 2);
+  arguments.set("on-staging-full", job.may_overflow ? "fail" : "throttle");
+}
+
 Json Session::backup_arguments(const Order& order) {
   Json arguments = Json::object({{"job-id", order.job}, {"device", machine_.disks[order.disk].plan.node}, {"target", order.node},
                                  {"sync", order.sync}});
@@ -41,6 +52,7 @@ Json Session::backup_arguments(const Order& order) {
   if (!order.mode.empty()) arguments.set("bitmap-mode", order.mode);
   if (order.compress) arguments.set("compress", true);
   if (random_.chance(1, 4)) arguments.set("speed", 64 * MiB);
+  if (random_.chance(1, 2)) set_staging(arguments, jobs_.at(order.job));
   if (random_.chance(1, 4)) arguments.set("auto-finalize", true);
   return arguments;
 }
@@ -262,10 +274,12 @@ Task<> Session::back_up_alone(std::size_t disk) {
   if (ready) co_await see_through(orders);
   co_await close_targets(orders);
   if (ready && all_well(orders)) {
+    machine_.litter.erase(order.path);
     machine_.backups.push_back({disk, order.path, order.format, jobs_.at(order.job).point, order.sync == "top"});
     if (machine_.backups.size() > alone_max) {
-      co_await drop_file(machine_.backups.front().path);
+      std::string oldest = machine_.backups.front().path;
       machine_.backups.erase(machine_.backups.begin());
+      co_await drop_file(std::move(oldest));
     }
   } else {
     co_await drop_file(order.path);

@@ -47,7 +47,7 @@ Task<> Session::carry_out(std::vector<Change> changes, std::vector<Action> actio
   for (Change& change : changes) {
     taken_.insert({change.disk->plan.node, change.name});
     moments.push_back(change.disk->content.watch());
-    if (change.anew) change.after.since.push_back(moments.back());
+    if (change.anew && change.after.recording) change.after.since.push_back(moments.back());
     change.disk->bitmaps.at(change.name).may_be.push_back(change.after);
   }
   Result<Json> answer = Json();
@@ -105,15 +105,24 @@ Task<> Session::remove(MachineDisk& disk, std::string name) {
   (void)co_await carry_out(std::move(changes), std::move(actions)).result();
 }
 
+// A bitmap that begins anew, and goes on to record or not.
+Session::Change Session::cleared(MachineDisk& disk, const std::string& name) {
+  BitmapState empty;
+  empty.recording = disk.bitmaps.at(name).may_be.front().recording;
+  return {&disk, name, empty, true};
+}
+
 Task<> Session::clear(MachineDisk& disk, std::string name) {
-  std::vector<Change> changes{{&disk, name, {}, true}};
+  std::vector<Change> changes{cleared(disk, name)};
   std::vector<Action> actions{{"block-dirty-bitmap-clear", named(disk, name)}};
   (void)co_await carry_out(std::move(changes), std::move(actions)).result();
 }
 
 // Disabled for a while, then enabled with no bits.
 Task<> Session::restart(MachineDisk& disk, std::string name) {
-  std::vector<Change> off{{&disk, name, {}, false}};
+  BitmapState idle;
+  idle.recording = false;
+  std::vector<Change> off{{&disk, name, idle, false}};
   std::vector<Action> disable{{"block-dirty-bitmap-disable", named(disk, name)}};
   const Result<> disabled = co_await carry_out(std::move(off), std::move(disable)).result();
   if (!disabled) co_return;
@@ -131,7 +140,7 @@ Json Session::merge_arguments(const MachineDisk& disk, const std::string& from, 
 Task<> Session::merge(MachineDisk& disk, std::string from, std::string to) {
   BitmapState both = disk.bitmaps.at(to).may_be.front();
   const BitmapState& source = disk.bitmaps.at(from).may_be.front();
-  both.since.insert(both.since.end(), source.since.begin(), source.since.end());
+  if (both.recording) both.since.insert(both.since.end(), source.since.begin(), source.since.end());
   std::vector<Change> changes{{&disk, to, both, false}};
   std::vector<Action> actions{{"block-dirty-bitmap-merge", merge_arguments(disk, from, to)}};
   (void)co_await carry_out(std::move(changes), std::move(actions)).result();
@@ -141,8 +150,8 @@ Task<> Session::merge(MachineDisk& disk, std::string from, std::string to) {
 Task<> Session::swap(MachineDisk& disk, std::string name) {
   const BitmapState old = disk.bitmaps.at(name).may_be.front();
   const std::string heir = machine_.new_name("b");
-  std::vector<Change> changes{new_bitmap(disk, heir, true, 4096), {&disk, name, {}, true}};
-  changes[0].after = old;
+  std::vector<Change> changes{new_bitmap(disk, heir, true, 4096), cleared(disk, name)};
+  changes[0].after.since = old.since;
   changes[0].anew = false;
   std::vector<Action> actions{add_action(disk, heir),
                               {"block-dirty-bitmap-merge", merge_arguments(disk, name, heir)},

@@ -28,7 +28,8 @@ Task<> Session::check_after_start() {
     const Result<> right = check_bitmaps(guest.disk, *node);
     if (!right) complain("disk " + guest.disk.plan.node + ": " + right.error().message());
     co_await unwrap(right);
-    guest.disk.store_failed = false;
+    co_await remove_inconsistent(guest.disk, *node);
+    guest.disk.store_failed = guest.disk.tracking_ended = false;
   }
   const auto done = machine_.done;
   for (const auto& [path, backup] : done)
@@ -36,6 +37,19 @@ Task<> Session::check_after_start() {
   for (MachineDisk& disk : machine_.disks) co_await clean_up_chain(disk);
   std::vector<std::string> litter(machine_.litter.begin(), machine_.litter.end());
   co_await drop_files(std::move(litter));
+}
+
+// Nothing else can be done with them.
+Task<> Session::remove_inconsistent(MachineDisk& disk, BlockNode& node) {
+  std::vector<std::string> names;
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->inconsistent()) names.push_back(bitmap->name());
+  for (const std::string& name : names) {
+    Json bitmap = Json::object({{"node", disk.plan.node}, {"name", name}});
+    const Result<Json> removed = co_await execute("block-dirty-bitmap-remove", std::move(bitmap));
+    co_await unwrap(tolerate(removed, disk));
+    disk.bitmaps.erase(name);
+  }
 }
 
 bool Session::is_under_way(const std::string& target) const {
@@ -61,11 +75,13 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
   if (plan_.after_crash || plan_.after_kill) std::erase_if(disk.bitmaps, [](const auto& entry) { return !entry.second.persistent; });
   for (auto& [name, model] : disk.bitmaps) {
     const NodeBitmap* bitmap = node.bitmaps().find(name);
+    if (disk.tracking_ended && (!bitmap || bitmap->inconsistent())) continue;
     if (bitmap && bitmap->inconsistent())
       return Error(Errc::corrupt, "bitmap " + name + " is inconsistent: " + bitmap->inconsistent_reason());
     std::optional<std::uint64_t> lost;
     std::erase_if(model.may_be, [&](const BitmapState& state) {
       if (!bitmap || !state.there) return (bitmap != nullptr) != state.there;
+      if (bitmap->recording() != state.recording) return true;
       const auto at = missing(*bitmap, now, state);
       if (at) lost = at;
       return at.has_value();
@@ -74,11 +90,12 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
     if (lost)
       return Error(Errc::corrupt, "bitmap " + name + " has lost the change at " + std::to_string(*lost) + " to stamp " +
                                       std::to_string(now[*lost / sector]));
-    return Error(Errc::corrupt, "bitmap " + name + (bitmap ? " is there though it was removed" : " is gone"));
+    return Error(Errc::corrupt, "bitmap " + name + (bitmap ? " is there, and should not be or not like this" : " is gone"));
   }
   std::erase_if(disk.bitmaps, [&](const auto& entry) { return !node.bitmaps().find(entry.first); });
   for (const auto& bitmap : node.bitmaps().all())
-    if (!disk.bitmaps.contains(bitmap->name())) return Error(Errc::corrupt, "bitmap " + bitmap->name() + " was left behind");
+    if (!bitmap->inconsistent() && !disk.bitmaps.contains(bitmap->name()))
+      return Error(Errc::corrupt, "bitmap " + bitmap->name() + " was left behind");
   return {};
 }
 
@@ -96,14 +113,15 @@ Task<> Session::clean_up_chain(MachineDisk& disk) {
   for (const auto& [name, bitmap] : disk.bitmaps)
     if (name.starts_with("point") && name != disk.own.bitmap) litter.push_back(name);
   for (std::string& name : litter) co_await remove(disk, std::move(name));
-  Chain& chain = disk.incremental;
-  if (!present(disk, chain.bitmap)) {
-    // A crash came between the bitmap's end and the chain's.
-    std::vector<std::string> layers = std::exchange(chain.layers, {});
+  for (Chain* each : {&disk.own, &disk.incremental}) {
+    if (present(disk, each->bitmap)) continue;
+    // A crash came between the bitmap's end and the chain's, or it is gone with its store.
+    std::vector<std::string> layers = std::exchange(each->layers, {});
     co_await drop_files(std::move(layers));
-    chain.bitmap.clear();
-    chain.point = nullptr;
+    each->bitmap.clear();
+    each->point = nullptr;
   }
+  Chain& chain = disk.incremental;
   std::string target = std::exchange(chain.under_way, "");
   if (target.empty()) co_return;
   bool of_use = chain.began && !chain.layers.empty() && world_.disk().exists(target);
@@ -128,13 +146,14 @@ Task<> Session::compare_chain(std::size_t disk, const Chain& chain) {
 
 Task<> Session::compare(const Backup& backup) {
   Json node = Json::object({{"driver", backup.format}, {"node-name", "reader"}, {"read-only", true}, {"file", file_at(backup.path)}});
-  co_await must("blockdev-add", std::move(node));
+  co_await must_in_time("blockdev-add", std::move(node), machine_.targets_fail);
   Result<Stamps> seen = Stamps();
   {
     BlockNode* reader = co_await unwrap(daemon_->graph().lookup("reader"));
     const Permissions reading{Permissions::consistent_read, Permissions::all};
     const auto edge = co_await unwrap(Edge::attach(*reader, Role::root, reading, "a restore"));
     seen = co_await read(*edge).result();
+    while (!seen && machine_.targets_fail && alive()) seen = co_await read(*edge).result();
   }
   Json name = Json::object({{"node-name", "reader"}});
   co_await must("blockdev-del", std::move(name));
@@ -182,7 +201,7 @@ Task<> Session::finish() {
 
 // Of files: the disks and what they stand on.
 Task<> Session::check_nothing_left() {
-  for (const char* directory : {"/d", "/b"}) {
+  for (const char* directory : {"/d", "/b", scratch}) {
     const std::vector<std::string> names = co_await fs::list(reactor_, directory);
     for (const std::string& name : names) {
       const std::string path = std::string(directory) + "/" + name;

@@ -24,9 +24,19 @@ std::string reproduction(const LifeCase& at) {
   return command;
 }
 
+// The last things that happened, where one case is asked for.
+std::deque<std::string> story;
+void tell_story() {
+  for (const std::string& line : story) std::printf("  %s\n", line.c_str());
+}
+
 // Where an assertion or a deadlock ends the program.
 LifeCase under_way;
-void say_where(int) { std::fprintf(stderr, "to see it again: %s\n", reproduction(under_way).c_str()); }
+void say_where(int) {
+  tell_story();
+  std::fflush(stdout);
+  std::fprintf(stderr, "to see it again: %s\n", reproduction(under_way).c_str());
+}
 
 // Lives from `first` on, to the first failure.
 LifeReport live_many(std::uint64_t first, std::uint64_t lives, const LifePlan& plan) {
@@ -49,7 +59,6 @@ LifeReport live_many(std::uint64_t first, std::uint64_t lives, const LifePlan& p
 TEST(Engine, SurvivesItsLives) {
   LifePlan plan;
   LifeReport sum;
-  std::deque<std::string> story;
   const std::uint64_t lines = from_environment("TM_SIM_STORY", 400);
   if (std::getenv("TM_SIM_SEED")) {
     const LifeCase only{from_environment("TM_SIM_SEED", 1), from_environment("TM_SIM_OP", 0), from_environment("TM_SIM_FATE", 0)};
@@ -57,12 +66,12 @@ TEST(Engine, SurvivesItsLives) {
       story.emplace_back(line);
       if (story.size() > lines) story.pop_front();
     };
+    std::signal(SIGABRT, say_where);
     sum = live(only, plan, under_way);
   } else {
-    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 30), plan);
+    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 12), plan);
   }
-  if (sum.failure)
-    for (const std::string& line : story) std::printf("  %s\n", line.c_str());
+  if (sum.failure) tell_story();
   std::printf("%llu crashes at %llu of %llu operations\n", static_cast<unsigned long long>(sum.crashes),
               static_cast<unsigned long long>(sum.places), static_cast<unsigned long long>(sum.ops));
   EXPECT_FALSE(sum.failure) << sum.failure->message() << "\nto see it again: " << reproduction(under_way);
@@ -74,8 +83,9 @@ class BrokenEngine : public testing::TestWithParam<Rule> {};
 TEST_P(BrokenEngine, IsFoundOut) {
   LifePlan plan;
   plan.faults = false;
+  plan.gap = 60;                                   // many lives find more than many ends of one
   plan.workings.broken = GetParam();
-  const LifeReport sum = live_many(1, 60, plan);
+  const LifeReport sum = live_many(1, 120, plan);
   ASSERT_TRUE(sum.failure.has_value()) << sum.crashes << " crashes";
   RecordProperty("crashes", std::to_string(sum.crashes));
   RecordProperty("seen", sum.failure->message());

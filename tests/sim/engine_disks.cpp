@@ -13,6 +13,7 @@ DiskPlan plan_disk(std::size_t number, Prng& random) {
   plan.path = "/d/" + plan.node;
   plan.format = random.chance(1, 2) ? "raw" : "qcow2";
   plan.cluster_size = random.chance(1, 2) ? 65536 : 4096;
+  if (random.chance(1, 4)) plan.tracking = random.chance(1, 2) ? "process" : "off";
   plan.backing = plan.format == "qcow2" && random.chance(1, 2);
   return plan;
 }
@@ -52,10 +53,16 @@ void import(SimWorld& world, const std::string& path, const Stamps& stamps) {
 
 }  // namespace
 
+void boot(SimWorld& world, std::uint64_t number) {
+  const std::string id = "boot " + std::to_string(number) + "\n";
+  world.disk().import_file("/proc/sys/kernel/random/boot_id", as_bytes(id));
+  world.disk().sync_all();                         // what a restarted machine finds is durable anyway
+}
+
 Result<Machine> make_machine(SimWorld& world, Prng& random) {
   Machine machine;
-  for (const char* directory : {"/d", "/b"}) world.disk().make_directory(directory);
-  world.disk().import_file("/proc/sys/kernel/random/boot_id", as_bytes("this boot\n"));
+  for (const char* directory : {"/d", "/b", "/scratch"}) world.disk().make_directory(directory);
+  boot(world, 0);
   const std::size_t disks = 1 + random.below(3);
   for (std::size_t i = 0; i < disks; ++i) {
     const DiskPlan plan = plan_disk(i, random);

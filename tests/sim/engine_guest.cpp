@@ -7,6 +7,7 @@ namespace {
 
 constexpr std::uint64_t everything = max_disk_size;
 enum How { written, written_durably, zeroed, unmapped, discarded, how_many };
+constexpr const char* names[] = {"writes", "writes durably", "zeroes", "unmaps", "discards"};
 
 }  // namespace
 
@@ -34,10 +35,18 @@ Task<> Session::guest_step(Guest& guest) {
   co_await change(guest, range, stamp, how);
 }
 
+void Session::tell(const Guest& guest, std::string_view what, Range range, Stamp stamp) const {
+  if (!plan_.trace) return;
+  plan_.trace("guest of " + guest.disk.plan.node + " " + std::string(what) + " " + std::to_string(range.offset) + "+" +
+              std::to_string(range.length) + " stamp " + std::to_string(stamp));
+}
+
 Task<> Session::flush(Guest& guest) {
   const DiskModel::Flush flush = guest.disk.content.begin_flush();
+  tell(guest, "flushes", {}, 0);
   const Result<> done = co_await guest.edge->flush().result();
   if (!done && !alive()) co_await done.error();
+  tell(guest, done ? "has flushed" : "could not flush", {}, 0);
   if (done) guest.disk.content.end_flush(flush);
   else if (!guest.disk.may_fail) complain("a guest's flush failed: " + done.error().message());
 }
@@ -45,6 +54,7 @@ Task<> Session::flush(Guest& guest) {
 Task<> Session::change(Guest& guest, Range range, Stamp stamp, int how) {
   DiskModel& content = guest.disk.content;
   const std::uint64_t write = content.begin(range, stamp);
+  tell(guest, names[how], range, stamp);
   AlignedBuffer data(range.length);
   fill_with(data.bytes(), stamp);
   Result<> done;
@@ -56,6 +66,7 @@ Task<> Session::change(Guest& guest, Range range, Stamp stamp, int how) {
     default: done = co_await guest.edge->write(range.offset, data.bytes()).result(); break;
   }
   if (!done && !alive()) co_await done.error();
+  tell(guest, std::string(names[how]) + (done ? ": done" : ": " + done.error().message()), range, stamp);
   if (!done && !guest.disk.may_fail) {
     complain("a guest's request failed: " + done.error().message());
     co_await done.error();
@@ -90,8 +101,10 @@ Task<> Session::resize(Guest& guest) {
   const std::uint64_t size = guest.disk.base.size() * sector - random_.below(40) * sector;
   if (size == content.size()) co_return;
   content.begin_resize(size);
+  tell(guest, "resizes to", {size, 0}, 0);
   const Result<> done = co_await guest.edge->truncate(size).result();
   if (!done && !alive()) co_await done.error();
+  tell(guest, done ? "has resized" : "could not resize", {guest.edge->size(), 0}, 0);
   content.end_resize(guest.edge->size() == size);
 }
 

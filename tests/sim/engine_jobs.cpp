@@ -48,6 +48,9 @@ void Session::over(const JobInfo& info, bool was_cancelled) {
   Watched& job = found->second;
   job.cancelled = was_cancelled;
   job.error = info.error;
+  const MachineDisk& disk = machine_.disks[job.disk];
+  const bool may_fail = job.may_overflow || disk.may_fail || machine_.stores_fail || machine_.targets_fail;
+  if (info.error && !was_cancelled && !may_fail && !job.path.empty()) complain("a backup failed: " + *info.error);
   if (!was_cancelled && !info.error && job.began && !job.path.empty())
     machine_.done[job.path] = {job.disk, job.path, job.format, job.point, job.top_only};
   if (job.bitmap.empty() || !job.began) return;

@@ -165,13 +165,9 @@ void DiskModel::restart(const Stamps& seen, bool durable) {
     return;
   }
   if (sizes_.back() != size()) sizes_.push_back(size());
-  for (Write& write : recent_) {
-    if (write.state == Write::State::ended) continue;
-    write.state = Write::State::ended;
-    const std::size_t first = write.range.offset / sector, end = write.range.end() / sector;
-    write.seen.resize(end - first);
-    for (std::size_t i = first; i < end; ++i) write.seen[i - first] = i < seen.size() ? seen[i] : 0;
-  }
+  for (Write& write : recent_) write.state = Write::State::ended;
+  // What is seen is as if written last of all: what a daemon held in memory is gone with it.
+  recent_.push_back({++begun_, {0, size()}, no_stamp, Write::State::ended, seen});
 }
 
 }  // namespace tidemark::sim

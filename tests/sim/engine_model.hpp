@@ -21,6 +21,7 @@ namespace tidemark::sim {
 using Stamp = std::uint32_t;
 using Stamps = std::vector<Stamp>;                 // one a sector
 inline constexpr std::uint64_t sector = 512;
+inline constexpr Stamp no_stamp = ~Stamp{0};       // that no sector holds
 
 void fill_with(MutableBytes bytes, Stamp stamp);
 // An error names the first sector that holds more than one stamp.
@@ -103,15 +104,16 @@ class DiskModel {
   std::vector<std::shared_ptr<Point>> watched_;
 };
 
-// What a bitmap may be: not there, or dirty wherever the disk is not what it was at any of the points.
+// What a bitmap may be: not there, or dirty wherever the disk is not what it was at any of the points.  One that
+// does not record has none.
 struct BitmapState {
   bool there = true;
+  bool recording = true;
   std::vector<PointPtr> since{};
 };
 struct BitmapModel {
   bool persistent = true;
   std::uint32_t granularity = 4096;
-  bool recording = true;
   std::vector<BitmapState> may_be{};               // one of these; more than one only while it changes
 
   void settle(BitmapState state) { may_be = {std::move(state)}; }
@@ -147,10 +149,17 @@ struct MachineDisk {
   Stamps base{};                                   // of its backing file
   std::map<std::string, BitmapModel> bitmaps{};
   Chain own{}, incremental{};                      // tidemark's way, QEMU's way
+  // Whether its tracking survives that.
+  bool lasts(bool after_crash, bool after_kill) const {
+    return plan.tracking == "power" || (!after_crash && (plan.tracking == "process" || !after_kill));
+  }
   bool may_fail = false;                           // reads and writes of it do now and then
+  bool tracking_ended = false;                     // by what it does not survive, since it was last looked at
   bool store_failed = false;                       // bitmaps may be gone, since an earlier session
   bool store_fails = false;                        // since this one, or is about to: a crash may come before it is told
 };
+
+inline constexpr const char* scratch = "/scratch";   // where staged data spills to
 
 struct Machine {
   std::vector<MachineDisk> disks{};

@@ -67,6 +67,7 @@ class Life {
     plan.trace = trace_;
     plan.after_crash = crashed_;
     plan.after_kill = killed_;
+    if (crashed_) boot(world_, world_.crashes());
     const bool must_crash = plan_.faults && break_something();
     const std::uint64_t end = random_.below(4);
     if (end == 0) plan.kill_at = 500 + random_.below(30'000);
@@ -87,23 +88,26 @@ class Life {
   // not write, so only a crash tells.
   bool break_something() {
     SimFault fault;
-    switch (random_.below(6)) {
+    switch (random_.below(7)) {
       case 0:
         machine_.targets_fail = true;
         world_.faults().add(fault_of("/b/", random_));
         return false;
       case 1: {
         MachineDisk& disk = machine_.disks[random_.below(machine_.disks.size())];
-        disk.may_fail = machine_.stores_fail = disk.store_fails = true;
+        disk.may_fail = machine_.stores_fail = true;
         world_.faults().add(fault_of(disk.plan.path, random_));
         return true;
       }
       case 2:
         machine_.stores_fail = true;
-        for (MachineDisk& disk : machine_.disks) disk.store_fails = true;
         world_.faults().add(fault_of(".tidemark", random_));
         return false;
       case 3:
+        machine_.targets_fail = true;
+        world_.faults().add(fault_of(scratch, random_));
+        return false;
+      case 4:
         fault.action = SimFault::Action::delay;
         fault.path = random_.chance(1, 2) ? "/b/" : "/d/";
         fault.delay = std::chrono::microseconds(random_.below(50'000));
@@ -115,6 +119,7 @@ class Life {
   }
 
   void end_well() {
+    if (crashed_) boot(world_, world_.crashes());
     SessionPlan plan;
     plan.workings = plan_.workings;
     plan.trace = trace_;
@@ -161,6 +166,7 @@ class Life {
   }
 
   void restart(SimWorld& world, Machine& machine, Prng& random) {
+    boot(world, random());
     SessionPlan plan;
     plan.workings = plan_.workings;
     plan.trace = trace_;

@@ -16,7 +16,7 @@ struct LifePlan {
   std::uint64_t gap = 12;                          // operations between two that are crashed at, on average
   std::uint64_t fates = 2;                         // power cuts at each
   bool faults = true;                              // in some sessions
-  Workings workings = {Rule::none, 16 * KiB};
+  Workings workings = {Rule::none, 16 * KiB, 192 * KiB};
   std::function<void(std::string_view)> trace{};   // takes what happens, where one case is asked for
 };
 
@@ -32,6 +32,8 @@ struct LifeReport {
   std::optional<Error> failure;
 };
 
+// The kernel starts, for the `number`th time.
+void boot(SimWorld& world, std::uint64_t number);
 Result<Machine> make_machine(SimWorld& world, Prng& random);
 
 // To the first failure, or to the end; with all crashes of a life, or with `only` one when it names an operation.

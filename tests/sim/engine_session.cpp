@@ -21,6 +21,7 @@ void Session::complain(std::string what) {
 
 Task<> Session::run() {
   Result<> lived, ended;
+  if (plan_.trace) plan_.trace(plan_.after_crash ? "starts after a crash" : plan_.after_kill ? "starts after a kill" : "starts");
   auto body = [&](TaskGroup& group) -> Task<> {
     const auto told = [this](const std::string& node, const TrackingReport& report) {
       for (MachineDisk& disk : machine_.disks)
@@ -41,7 +42,7 @@ Task<> Session::run() {
   co_await unwrap(lived);
   ended_well_ = ended.ok();
   for (MachineDisk& disk : machine_.disks) {
-    if (ended) disk.content.all_durable();
+    if (ended && !disk.may_fail) disk.content.all_durable();     // what failed once does so in silence when it is closed
     std::erase_if(disk.bitmaps, [](const auto& entry) { return !entry.second.persistent; });
     if (!ended && !disk.may_fail && !machine_.targets_fail && !machine_.stores_fail) co_await unwrap(ended);
   }
@@ -80,8 +81,12 @@ Task<> Session::work() {
 }
 
 Task<> Session::open_disks() {
+  for (MachineDisk& disk : machine_.disks) {             // before the first of them can end this session
+    disk.store_failed = std::exchange(disk.store_fails, machine_.stores_fail) || disk.store_failed;
+    const bool not_ended_well = disk.store_failed || plan_.after_kill;
+    disk.tracking_ended = disk.tracking_ended || !disk.lasts(plan_.after_crash, not_ended_well);
+  }
   for (MachineDisk& disk : machine_.disks) {
-    disk.store_failed = disk.store_failed || std::exchange(disk.store_fails, false);
     Guest& guest = guests_.emplace_back(reactor_, disk);
     co_await open_disk(guest);
   }
@@ -94,7 +99,8 @@ Task<> Session::open_disk(Guest& guest) {
   Json node = Json::object({{"driver", plan.format}, {"node-name", plan.node}, {"file", std::move(file)},
                             {"discard", random_.chance(1, 2) ? "unmap" : "ignore"}, {"tracking", std::move(tracking)}});
   if (plan.format == "qcow2") node.set("refcount-cache-size", 4096);
-  co_await must("blockdev-add", std::move(node));
+  // A disk does not open without what its store has.
+  co_await must_in_time("blockdev-add", std::move(node), guest.disk.may_fail || machine_.stores_fail);
   BlockNode* opened = co_await unwrap(daemon_->graph().lookup(plan.node));
   const Permissions all{Permissions::consistent_read | Permissions::write | Permissions::resize, Permissions::all};
   guest.edge = co_await unwrap(Edge::attach(*opened, Role::root, all, "a guest"));
@@ -118,6 +124,15 @@ Task<> Session::must(std::string command, Json arguments) {
   if (answer) co_return;
   complain(asked + " failed: " + answer.error().message());
   co_await answer.error();
+}
+
+Task<> Session::must_in_time(std::string command, Json arguments, bool may_fail) {
+  for (int tries = 1; may_fail && tries < 10; ++tries) {
+    Json again = arguments;
+    const Result<Json> done = co_await execute(command, std::move(again));
+    if (done) co_return;
+  }
+  co_await must(std::move(command), std::move(arguments));
 }
 
 // What may fail without anybody's fault.

@@ -56,6 +56,7 @@ class Session final : JobEvents {
     std::uint64_t writes_then = 0;
     std::string bitmap{};                          // that it takes bits from
     bool always = false;
+    bool may_overflow = false;                     // its staging, which fails it
     PointPtr point{};                              // since it began
     bool began = false, over = false, cancelled = false;
     std::optional<std::string> error{};
@@ -73,12 +74,14 @@ class Session final : JobEvents {
   void complain(std::string what);
   Task<> dally(std::uint64_t most = 300);
   Task<> must(std::string command, Json arguments);           // complains when it fails
+  Task<> must_in_time(std::string command, Json arguments, bool may_fail);   // ... again and again, for faults pass
   Task<Result<Json>> execute(std::string command, Json arguments);
   Result<> tolerate(const Result<Json>& answer, const MachineDisk& disk);
 
   // engine_guest.cpp
   Task<> guest(Guest& guest);
   Task<> guest_step(Guest& guest);
+  void tell(const Guest& guest, std::string_view what, Range range, Stamp stamp) const;
   Task<> flush(Guest& guest);
   Task<> change(Guest& guest, Range range, Stamp stamp, int how);
   Task<> look(Guest& guest, std::uint64_t write, Range range);
@@ -102,6 +105,7 @@ class Session final : JobEvents {
   };
   Task<> carry_out(std::vector<Change> changes, std::vector<Action> actions);
   Change new_bitmap(MachineDisk& disk, const std::string& name, bool persistent, std::uint32_t granularity);
+  static Change cleared(MachineDisk& disk, const std::string& name);
   static Action add_action(const MachineDisk& disk, const std::string& name);
   static Json merge_arguments(const MachineDisk& disk, const std::string& from, const std::string& to);
   static Json transaction_of(std::vector<Action> actions, bool grouped);
@@ -140,6 +144,7 @@ class Session final : JobEvents {
   Task<> back_up_alone(std::size_t disk);
   Task<> drop_chain(MachineDisk& disk, Chain& chain);
   Task<bool> begin_order(Order& order, Chain* chain, bool open_backing);
+  void set_staging(Json& arguments, Watched& job);
   Json backup_arguments(const Order& order);
   void watch(const Order& order, unsigned command, const std::string& bitmap);
   Task<bool> start(std::vector<Order>& orders, std::vector<Change> changes, std::vector<Action> actions, bool grouped);
@@ -152,6 +157,7 @@ class Session final : JobEvents {
   Task<> check_after_start();
   Task<> check_content(Guest& guest);
   Result<> check_bitmaps(MachineDisk& disk, BlockNode& node);
+  Task<> remove_inconsistent(MachineDisk& disk, BlockNode& node);
   Task<> clean_up_chain(MachineDisk& disk);
   bool is_under_way(const std::string& target) const;
   bool present(const MachineDisk& disk, const std::string& bitmap);

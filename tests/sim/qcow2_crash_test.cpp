@@ -21,6 +21,7 @@ struct Disk {
   std::uint64_t cluster_size = 4096;
   std::uint64_t size = 1 * MiB;
   bool backing = true;
+  bool extended_l2 = false, data_file = false, lazy = false;
   int steps = 12;                       // of each writer
   bool check = true;                    // let qemu-img look at it too
   WriteOrder order = WriteOrder::standard();
@@ -38,6 +39,7 @@ class OpenImage {
     auto file = co_await unwrap(Edge::attach(*storage, Role::file, writes, "test"));
     Qcow2OpenOptions options;
     options.write_order = disk.order;
+    options.data_file_follows = true;
     options.l2_cache_bytes = options.refcount_cache_bytes = 0;       // the least there is
     auto opened = co_await Qcow2Driver::open(std::move(file), options).result();
     if (!opened) {
@@ -45,6 +47,10 @@ class OpenImage {
       co_await opened.error();
     }
     std::unique_ptr<Qcow2Driver> driver = *std::move(opened);
+    if (driver->needs_data_file()) {
+      BlockNode* data = co_await file_node("/a.data", false);
+      driver->set_data_file(co_await unwrap(Edge::attach(*data, Role::data_file, writes, "test")));
+    }
     if (disk.backing) {
       BlockNode* base = co_await file_node("/base.raw", true);
       driver->set_backing(co_await unwrap(Edge::attach(*base, Role::backing, reads, "test")));
@@ -103,10 +109,11 @@ void export_file(const SimDisk& disk, const std::string& name, const std::string
   std::filesystem::resize_file(to, size);
 }
 
-Result<> check_with_qemu(const SimDisk& disk, const Directory& directory, bool backing) {
-  export_file(disk, "/a.qcow2", directory.path() + "/a.qcow2");
-  if (backing) export_file(disk, "/base.raw", directory.path() + "/base.raw");
-  const std::string command = "qemu-img check -f qcow2 " + directory.path() + "/a.qcow2 2>&1";
+Result<> check_with_qemu(const SimDisk& machine, const Directory& directory, const Disk& disk) {
+  export_file(machine, "/a.qcow2", directory.path() + "/a.qcow2");
+  if (disk.backing) export_file(machine, "/base.raw", directory.path() + "/base.raw");
+  if (disk.data_file) export_file(machine, "/a.data", directory.path() + "/a.data");
+  const std::string command = "cd " + directory.path() + " && qemu-img check -f qcow2 a.qcow2 2>&1";
   std::FILE* pipe = ::popen(command.c_str(), "r");
   std::string text;
   char buffer[4096];
@@ -133,6 +140,7 @@ class Writers : public Workload {
       process.backend().world().disk().import_file("/base.raw", base);
     }
     process.backend().world().disk().import_file("/a.qcow2", {});
+    if (disk_.data_file) process.backend().world().disk().import_file("/a.data", {});
     co_await make_image(process);
     OpenImage image(process.reactor());
     co_await image.open(disk_);
@@ -160,7 +168,7 @@ class Writers : public Workload {
 
   Task<> verify(SimProcess& process) override {
     const SimDisk& machine = process.backend().world().disk();
-    if (disk_.check) co_await unwrap(check_with_qemu(machine, directory_, disk_.backing));
+    if (disk_.check) co_await unwrap(check_with_qemu(machine, directory_, disk_));
     OpenImage image(process.reactor());
     co_await image.open(disk_);
     AlignedBuffer content(disk_.size);
@@ -177,13 +185,21 @@ class Writers : public Workload {
     Qcow2CreateOptions options;
     options.size = disk_.size;
     options.cluster_size = disk_.cluster_size;
+    options.extended_l2 = disk_.extended_l2;
+    options.lazy_refcounts = disk_.lazy;
+    if (disk_.data_file) options.data_file = "a.data";
     if (disk_.backing) options.backing_file = "base.raw", options.backing_format = "raw";
     using P = Permissions;
     const P writes{P::consistent_read | P::write | P::resize, P::all};
     Result<> made;
     {
       auto edge = co_await unwrap(Edge::attach(*storage, Role::root, writes, "test"));
-      made = co_await Qcow2Driver::create(*edge, options).result();
+      std::unique_ptr<Edge> data;
+      if (disk_.data_file) {
+        BlockNode* outside = co_await image.file_node("/a.data", false);
+        data = co_await unwrap(Edge::attach(*outside, Role::root, writes, "test"));
+      }
+      made = co_await Qcow2Driver::create(*edge, options, data.get()).result();
     }
     co_await image.close();
     co_await unwrap(made);
@@ -218,7 +234,9 @@ class Writers : public Workload {
       co_await edge.flush();
       model_.flushed(writes);
     } else if (choice <= 3) {
-      const Range whole = range.narrowed(disk_.cluster_size);
+      // Zeroes go by subclusters too.
+      const std::uint64_t unit = choice != 1 && disk_.extended_l2 ? disk_.cluster_size / 32 : disk_.cluster_size;
+      const Range whole = range.narrowed(unit);
       if (whole.empty()) co_return;
       model_.begin(whole, 0);
       const WriteFlags flags = choice == 2 ? WriteFlags::may_unmap : WriteFlags::none;
@@ -226,7 +244,7 @@ class Writers : public Workload {
       else co_await edge.write_zeroes(whole, flags);
       model_.end(whole);
     } else {
-      co_await write(edge, range, choice == 4);
+      co_await write(edge, range, choice == 4 && !disk_.data_file);
     }
   }
 
@@ -285,6 +303,25 @@ TEST(Qcow2Crash, UsualClusters) {
   Disk disk;
   disk.cluster_size = 64 * KiB;
   disk.size = 2 * MiB;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(Qcow2Crash, ExtendedL2) {
+  Disk disk;
+  disk.cluster_size = 16 * KiB;
+  disk.extended_l2 = true;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(Qcow2Crash, ADataFile) {
+  Disk disk;
+  disk.data_file = true;
+  EXPECT_TRUE(survives(disk));
+}
+
+TEST(Qcow2Crash, LazyRefcounts) {
+  Disk disk;
+  disk.lazy = true;
   EXPECT_TRUE(survives(disk));
 }
 

@@ -20,16 +20,17 @@ struct TrackingStoreTest : testing::Test {
     world.disk().make_directory("/d");
     world.disk().import_file(image, std::vector<std::byte>(disk.size));
     set_boot("this boot\n");
+    world.disk().sync_all();
   }
   void set_boot(std::string_view id) {
     const Bytes bytes = as_bytes(id);
-    world.disk().import_file("/proc/sys/kernel/random/boot_id", std::vector<std::byte>(bytes.begin(), bytes.end()));
+    machine->disk().import_file("/proc/sys/kernel/random/boot_id", std::vector<std::byte>(bytes.begin(), bytes.end()));
   }
 
   // use(TrackedNode&) -> Task<>, on a node that is opened and closed in a process of its own.
   template <class Use>
   Result<> session(Use use, bool kill = false) {
-    SimProcess process(world);
+    SimProcess process(*machine);
     auto all = [&]() -> Task<> {
       TrackedNode node(process, disk);
       co_await node.open();
@@ -92,6 +93,7 @@ struct TrackingStoreTest : testing::Test {
   }
 
   SimWorld world{1};
+  SimWorld* machine = &world;                    // or what a power cut left of it
   TrackedDisk disk;
   std::vector<StoreReport> reports;
 };
@@ -250,6 +252,27 @@ TEST_F(TrackingStoreTest, ModeProcessEndsWithTheHost) {
   set_boot("another boot\n");
   EXPECT_THAT(look().inconsistent, HasSubstr("the host went down"));
 }
+
+struct TrackingModeTest : TrackingStoreTest, testing::WithParamInterface<std::tuple<bool, Mode>> {};
+
+// A root of before, which claims more, must not come back.
+TEST_P(TrackingModeTest, IsNotTakenForAnotherAfterAPowerCut) {
+  const auto [kill, mode] = GetParam();
+  make(kill);
+  disk.mode = mode;
+  auto use = [](TrackedNode& node) { return write(node, 64 * KiB); };
+  ASSERT_TRUE(session(use, true).ok());
+  for (std::uint64_t fate = 1; fate <= 40; ++fate) {
+    const std::unique_ptr<SimWorld> left = world.after_crash(fate);
+    machine = left.get();
+    set_boot("another boot\n");
+    const Found found = look();
+    EXPECT_FALSE(found.there && found.inconsistent.empty()) << "fate " << fate;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tracking, TrackingModeTest,
+                         testing::Combine(testing::Bool(), testing::Values(Mode::process, Mode::off)));
 
 TEST_F(TrackingStoreTest, ModeOffNeedsACleanEnd) {
   disk.mode = Mode::off;

@@ -6,7 +6,7 @@
 
 #include "app/cli/fields.hpp"
 #include "app/images.hpp"
-#include "backup/seal.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -25,6 +25,10 @@ std::vector<NodeBitmapState> bitmaps_of(const Json& node) {
 Json action(std::string_view type, Json data) { return Json::object({{"type", type}, {"data", std::move(data)}}); }
 
 }  // namespace
+
+std::string BackupRun::sums_path(const RunDisk& disk) const {
+  return directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
+}
 
 std::string BackupRun::image_path(const RunDisk& disk) const {
   return directory_.new_path(id_) + "/" + disk.choice.name + ".qcow2";
@@ -92,6 +96,8 @@ Task<> BackupRun::end_jobs(std::vector<std::string> ids) {
 
 Task<> BackupRun::plan() {
   const Json nodes = co_await client_.execute("query-named-block-nodes");
+  const Json commands = co_await client_.execute("query-commands");
+  extended_ = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
   co_await choose_disks(nodes);
   for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
 }
@@ -158,6 +164,8 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   std::string backing;
   if (disk.plan.base) backing = fmt::format("../{}/{}.qcow2", *disk.plan.base, disk.choice.name);
   co_await create_point_image(context_.reactor, path, disk.size, backing);
+  // Both are ours, whoever the daemon is.
+  if (extended_) co_await create_file(context_.reactor, sums_path(disk), 0, FilePreallocation::off);
   const auto index = static_cast<std::size_t>(&disk - disks_.data());
   disk.target_node = disk.job_id = own_prefix() + std::to_string(index);
   disk.new_bitmap = bitmap_name(directory_.id(), id_);
@@ -169,14 +177,12 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   disk.target_added = true;
 }
 
-// With bitmaps that outlive the daemon, where it keeps them through crashes (QEMU's are of no use after one) and if
-// it can: a transaction that was refused changed nothing, so it is tried again with others.
+// With checksums by the daemon, and with bitmaps that outlive it where it keeps them through crashes (QEMU's are of no
+// use after one) and if it can: a transaction that was refused changed nothing, so it is tried again with others.
 Task<> BackupRun::start() {
-  const Json commands = co_await client_.execute("query-commands");
-  const bool keeps = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
-  if (!keeps) bitmaps_reason_ = "the daemon keeps no bitmaps through a crash";
-  auto started = co_await start_jobs(keeps).result();
-  if (!started && keeps && started.error().code() != Errc::disconnected) {
+  if (!extended_) bitmaps_reason_ = "the daemon keeps no bitmaps through a crash";
+  auto started = co_await start_jobs(extended_).result();
+  if (!started && extended_ && started.error().code() != Errc::disconnected) {
     bitmaps_reason_ = started.error().message();
     const auto again = co_await start_jobs(false).result();
     if (!again) co_await started.error();
@@ -202,6 +208,7 @@ Task<> BackupRun::start_jobs(bool persistent) {
       backup.set("bitmap", disk.plan.base_bitmap);
       backup.set("bitmap-mode", "never");
     }
+    if (extended_) backup.set("checksums", sums_path(disk));
     if (options_.compress) backup.set("compress", true);
     if (options_.speed) backup.set("speed", options_.speed);
     if (options_.staging_budget) backup.set("staging-budget", options_.staging_budget);
@@ -291,19 +298,24 @@ Task<> BackupRun::drop_targets() {
       co_await Error(Errc::busy, fmt::format("the daemon still has node '{}'", disk.target_node));
 }
 
-Task<> BackupRun::seal(RunDisk& disk) {
+Task<Seal> BackupRun::seal_by_reading(RunDisk& disk) {
   std::vector<std::string> layers{image_path(disk)};
   layers.insert(layers.end(), disk.base_images.begin(), disk.base_images.end());
   auto image = co_await PointImage::open(context_.reactor, std::move(layers));
-  const std::string sums = directory_.new_path(id_) + "/" + disk.choice.name + ".sums";
   Progress progress(context_, "checksums " + disk.choice.name);
   SealStep step = [&](std::uint64_t done) {
     progress.update(done, disk.size);
     return context_.check_interrupted();
   };
-  auto sealed = co_await seal_image(image->disk(), sums, disk.size, granularity, std::move(step)).result();
+  auto sealed = co_await seal_image(image->disk(), sums_path(disk), disk.size, granularity, std::move(step)).result();
   (void)co_await image->close().result();
-  const Seal seal = co_await unwrap(std::move(sealed));
+  co_return co_await unwrap(std::move(sealed));
+}
+
+Task<> BackupRun::seal(RunDisk& disk) {
+  Task<Seal> sealing = extended_ ? read_seal(context_.reactor, sums_path(disk), disk.size, granularity, !disk.plan.base)
+                                 : seal_by_reading(disk);
+  const Seal seal = co_await std::move(sealing);
   // The daemon has flushed the image; it is made sure of here, by who publishes the point.
   OpenFlags flags;
   flags.write = true;

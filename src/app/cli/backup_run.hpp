@@ -5,7 +5,8 @@
 //   prepare   the point's images, and nodes for them in the daemon
 //   start     one transaction: a new bitmap and a backup job for each disk
 //   wait      for the jobs
-//   seal      checksums read back from the images; manifest; publish
+//   seal      checksums, by the jobs of what they read, or, where the daemon does not do that, read back from the
+//             images; manifest; publish
 //   tidy up   bitmaps that the new point makes useless
 //
 // Jobs and target nodes are named after the directory, whose lock is held: those of that name that are
@@ -20,6 +21,7 @@
 #include "app/cli/commands.hpp"
 #include "app/cli/progress.hpp"
 #include "backup/directory.hpp"
+#include "backup/seal.hpp"
 
 namespace tidemark::cli {
 
@@ -56,6 +58,8 @@ class BackupRun {
   Task<> prepare(RunDisk& disk);
   Task<> start();
   Task<> start_jobs(bool persistent);
+  Task<Seal> seal_by_reading(RunDisk& disk);
+  std::string sums_path(const RunDisk& disk) const;
   Task<> wait();
   Result<bool> all_concluded(const Json& jobs);
   Task<> cancel_jobs();
@@ -80,6 +84,7 @@ class BackupRun {
   std::int64_t time_ns_ = 0;
   Instant started_{};
   Json machine_;
+  bool extended_ = false;              // the daemon is ours, not QEMU's
   std::string bitmaps_reason_;
 };
 

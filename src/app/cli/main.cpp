@@ -8,10 +8,10 @@
 #include <filesystem>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
+#include "app/cli/parse.hpp"
 #include "app/cli/text.hpp"
 #include "app/runtime.hpp"
 #include "app/version.hpp"
@@ -20,15 +20,6 @@
 
 namespace tidemark::cli {
 namespace {
-
-using Command = std::function<Task<Exit>(const Context&)>;
-
-struct Options {
-  bool json = false, quiet = false;
-  std::string qmp_socket, aio;
-  Command command;                       // of the subcommand that was given
-  std::function<Exit()> immediate;       // serve: needs no reactor
-};
 
 constexpr const char* exit_codes =
     "Every verb takes --json, --quiet and --aio METHOD.\n"
@@ -50,19 +41,6 @@ DiskChoice parse_choice(const std::string& word) {
   const auto at = word.find('=');
   if (at == std::string::npos) return {word, {}};
   return {word.substr(0, at), word.substr(at + 1)};
-}
-
-CLI::Validator size_check() {
-  return CLI::Validator([](std::string& text) {
-    std::uint64_t bytes = 0;
-    if (!parse_size(text, bytes)) return fmt::format("'{}' is no size; write for instance 512K or 1.5G", text);
-    text = std::to_string(bytes);
-    return std::string();
-  }, "SIZE");
-}
-
-CLI::Validator not_empty() {
-  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "");
 }
 
 // Not by CLI11's envname(): another verb's variable would win over this one's option.
@@ -302,6 +280,7 @@ int main(int argc, char** argv) {
   add_list_and_verify(app, options);
   add_bitmap(app, options);
   add_job(app, options);
+  add_image(app, options);
   add_qmp_verb(app, options);
   try {
     app.parse(argc, argv);

@@ -1,5 +1,3 @@
-#include <filesystem>
-
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
@@ -90,19 +88,6 @@ Task<Exit> restore_from(const Context& context, const BackupDirectory& directory
                            human_size(report.data_bytes), human_duration(seconds)));
   }
   co_return Exit::ok;
-}
-
-// A symbolic link stays: what it points at is made or replaced.
-std::string behind_links(std::string name) {
-  constexpr int links_max = 40;                       // the kernel's
-  std::error_code error;
-  std::filesystem::path path(std::move(name));
-  for (int i = 0; i < links_max && std::filesystem::is_symlink(path, error); ++i) {
-    const auto target = std::filesystem::read_symlink(path, error);
-    if (error) break;
-    path = path.parent_path() / target;
-  }
-  return path.string();
 }
 
 }  // namespace

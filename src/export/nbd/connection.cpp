@@ -42,7 +42,10 @@ Task<> NbdConnection::transmit(NbdAgreement agreement, BufferPool& pool) {
 }
 
 void NbdConnection::finish() { ask(stop_, nullptr); }
-void NbdConnection::drop() { ask(stop_, &drop_); }
+void NbdConnection::drop() {
+  dropped_ = true;
+  ask(stop_, &drop_);
+}
 
 void NbdConnection::ask(CancelSource& first, CancelSource* second) {
   if (served_) return;
@@ -57,14 +60,15 @@ void NbdConnection::ask(CancelSource& first, CancelSource* second) {
 Task<std::optional<NbdAgreement>> NbdConnection::shake_hands() {
   auto within_limit = [this](TaskGroup& group) -> Task<std::optional<NbdAgreement>> {
     if (handshake_max_ != Duration::zero()) group.spawn(expire(group.token()));
-    NbdHandshake handshake(socket_, exports_, stop_.token());
+    NbdHandshake handshake(socket_, exports_, admission_, stop_.token());
     co_return co_await handshake.run();
   };
   co_return co_await with_group(here_, within_limit);
 }
 
 Task<> NbdConnection::expire(CancelToken token) {
-  co_await here_.sleep(handshake_max_, token);
+  do co_await here_.sleep(handshake_max_, token);
+  while (admission_.waiting());
   drop();
 }
 

@@ -12,9 +12,10 @@ namespace tidemark {
 
 class NbdConnection {
  public:
-  NbdConnection(Socket socket, const NbdExportMap& exports, NbdPools& pools, Duration handshake_max)
+  NbdConnection(Socket socket, const NbdExportMap& exports, NbdPools& pools, Duration handshake_max,
+                Semaphore& slots, Event& left_hall)
       : socket_(std::move(socket)), here_(socket_.reactor()), exports_(exports), pools_(pools),
-        handshake_max_(handshake_max) {}
+        handshake_max_(handshake_max), admission_(slots, left_hall) {}
   NbdConnection(const NbdConnection&) = delete;
 
   // Serves the client and closes the socket.  A client's doings are no error of ours: never fails.
@@ -24,13 +25,15 @@ class NbdConnection {
   void finish();
   // Answers nothing any more; what is in flight below still ends first.
   void drop();
+  bool dropped() const noexcept { return dropped_; }
+  const NbdAdmission& admission() const noexcept { return admission_; }
   // What it chose; null during the handshake.
   const NbdExport* chosen() const noexcept { return chosen_; }
 
  private:
   Task<> serve();
   Task<std::optional<NbdAgreement>> shake_hands();
-  Task<> expire(CancelToken token);
+  Task<> expire(CancelToken token);              // but for the time that it waits for us
   Task<> serve_requests(NbdAgreement agreement);
   Task<> transmit(NbdAgreement agreement, BufferPool& pool);
   void ask(CancelSource& first, CancelSource* second);
@@ -40,9 +43,10 @@ class NbdConnection {
   const NbdExportMap& exports_;
   NbdPools& pools_;
   Duration handshake_max_;                   // 0: no limit
+  NbdAdmission admission_;
   CancelSource stop_, drop_;                 // used where the client is served
   Reactor* away_ = nullptr;                  // there, when that is another thread
-  bool served_ = false;
+  bool served_ = false, dropped_ = false;
   const NbdExport* chosen_ = nullptr;
 };
 

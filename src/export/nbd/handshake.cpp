@@ -42,11 +42,15 @@ bool takes_no_data(Option option) {
 }  // namespace
 
 Task<std::optional<NbdAgreement>> NbdHandshake::run() {
+  admission_.heard(socket_.reactor().now());
   co_await greet();
   for (std::uint64_t options = 0; !agreement_ && !aborted_; ++options) {
     if (options == options_max()) co_await violation("too many options");
     co_await receive_option();
-    co_await answer();
+    admission_.heard(socket_.reactor().now());
+    const bool chooses = option_ == Option::export_name || option_ == Option::go;
+    Task<> answering = chooses ? answer_choice() : answer();
+    co_await std::move(answering);
   }
   co_return std::move(agreement_);
 }
@@ -77,6 +81,14 @@ Task<> NbdHandshake::receive_option() {
     co_await socket_.recv_all(MutableBytes(data_).first(part), token_);
     left -= part;
   }
+}
+
+// With all slots taken the client waits for its answer.
+Task<> NbdHandshake::answer_choice() {
+  co_await admission_.wait(token_);
+  co_await answer();
+  if (agreement_) admission_.enter();
+  else admission_.give_back();
 }
 
 Task<> NbdHandshake::answer() {

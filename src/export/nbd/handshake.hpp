@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "export/nbd/admission.hpp"
 #include "export/nbd/nbd_export.hpp"
 #include "io/socket.hpp"
 
@@ -28,10 +29,11 @@ class NbdHandshake {
  public:
   static constexpr std::uint32_t option_size_max = 256 * KiB;    // longer ones are refused unread
 
-  NbdHandshake(Socket& socket, const NbdExportMap& exports, CancelToken token)
-      : socket_(socket), exports_(exports), token_(token) {}
+  NbdHandshake(Socket& socket, const NbdExportMap& exports, NbdAdmission& admission, CancelToken token)
+      : socket_(socket), exports_(exports), admission_(admission), token_(token) {}
 
-  // None when the client goes without having chosen; fails where the protocol ends the connection.
+  // None when the client goes without having chosen, else it is admitted; fails where the protocol ends the
+  // connection.
   Task<std::optional<NbdAgreement>> run();
 
  private:
@@ -40,6 +42,7 @@ class NbdHandshake {
   Task<> greet();
   Task<> receive_option();
   Task<> answer();                                 // to option_, data_
+  Task<> answer_choice();                          // of an export to be served
   Task<> send();
   void reply(Reply type, std::string_view text = {});
   std::shared_ptr<NbdExport> find(std::string_view name) const;
@@ -59,6 +62,7 @@ class NbdHandshake {
 
   Socket& socket_;
   const NbdExportMap& exports_;
+  NbdAdmission& admission_;
   CancelToken token_;
   bool no_zeroes_ = false;
   nbd::Headers headers_ = nbd::Headers::simple;

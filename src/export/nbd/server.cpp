@@ -1,5 +1,7 @@
 #include "export/nbd/server.hpp"
 
+#include <algorithm>
+
 #include "io/visit.hpp"
 #include "task/finally.hpp"
 
@@ -20,7 +22,7 @@ Task<std::shared_ptr<NbdExport>> create_export(BlockNode& node, Reactor& server,
 NbdServer::NbdServer(Reactor& reactor, NbdServerOptions options)
     : reactor_(reactor), options_(std::move(options)), pools_(pool_kept_max),
       slots_(reactor, options_.max_connections ? options_.max_connections : unlimited),
-      ended_(reactor) {}
+      left_hall_(reactor), ended_(reactor) {}
 
 NbdServer::~NbdServer() { TM_ASSERT(listeners_.empty() && exports_.empty()); }
 
@@ -65,26 +67,46 @@ Task<> NbdServer::serve() {
 Task<> NbdServer::accept_clients(Listener& listener, TaskGroup& group) {
   const CancelToken token = stopping_.token();
   for (;;) {
-    const auto slot = co_await slots_.acquire(1, token).result();
-    if (!slot) co_return;
     auto socket = co_await listener.accept(token).result();
-    if (socket) {
+    const auto room = co_await wait_for_room(token).result();
+    if (socket && room) {
       group.spawn(serve_client(*std::move(socket)));
       continue;
     }
-    slots_.release();
+    if (socket) (void)co_await socket->close().result();
     if (stopping_.requested()) co_return;
     (void)co_await reactor_.sleep(accept_pause, token).result();
   }
 }
 
+std::uint64_t NbdServer::clients() const noexcept {
+  return static_cast<std::uint64_t>(
+      std::count_if(clients_.begin(), clients_.end(), [](const auto* client) { return client->admission().admitted(); }));
+}
+
+NbdConnection* NbdServer::longest_silent() const noexcept {
+  NbdConnection* found = nullptr;
+  for (NbdConnection* client : clients_) {
+    const NbdAdmission& admission = client->admission();
+    if (!admission.haggling() || client->dropped()) continue;
+    if (!found || admission.last_heard() < found->admission().last_heard()) found = client;
+  }
+  return found;
+}
+
+// There is, unless all who are on their way have said what they want and wait for slots.
+Task<> NbdServer::wait_for_room(CancelToken token) {
+  while (on_their_way() >= options_.handshakes_max && !longest_silent()) co_await left_hall_.wait(token);
+}
+
 Task<> NbdServer::serve_client(Socket socket) {
-  NbdConnection client(std::move(socket), exports_, pools_, options_.handshake_max);
+  const bool crowded = on_their_way() >= options_.handshakes_max;
+  if (NbdConnection* silent = crowded ? longest_silent() : nullptr) silent->drop();
+  NbdConnection client(std::move(socket), exports_, pools_, options_.handshake_max, slots_, left_hall_);
   const auto place = clients_.insert(clients_.end(), &client);
   if (stopping_.requested()) client.drop();
   co_await client.run();
   clients_.erase(place);
-  slots_.release();
 }
 
 Result<> NbdServer::check_new(NbdExportOptions& options) const {

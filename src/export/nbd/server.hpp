@@ -3,7 +3,8 @@
 // serve() runs for the server's life in a task group of its owner, from right after listen(); stop()
 // ends it and is awaited before the server goes (asserted).  All calls are on the server's reactor; a
 // client that has chosen an export is served on that of the export's node, which outlives the server.
-// A client costs its Credit and a few buffers at most and holds up nobody else.
+// A client costs its Credit and a few buffers at most and holds up nobody else; one that says nothing makes
+// room for those who do.
 #pragma once
 
 #include <list>
@@ -14,7 +15,8 @@ namespace tidemark {
 
 struct NbdServerOptions {
   std::vector<SocketAddress> addresses;
-  std::uint32_t max_connections = 100;       // 0: unlimited; 1: exports do not offer multi-conn
+  std::uint32_t max_connections = 100;       // that are served; 0: unlimited; 1: exports do not offer multi-conn
+  std::uint32_t handshakes_max = 64;         // at a time; beyond that who has been silent longest is dropped
   Duration handshake_max = std::chrono::seconds(10);     // 0: unlimited
   Duration stop_max = std::chrono::seconds(2);   // what an orderly stop gives clients to read answers
 };
@@ -27,7 +29,7 @@ class NbdServer {
 
   // Where it listens; a port 0 that was asked for is resolved.
   std::vector<SocketAddress> addresses() const;
-  std::uint64_t clients() const noexcept { return clients_.size(); }
+  std::uint64_t clients() const noexcept;    // that are served
 
   Task<> serve();
 
@@ -53,6 +55,9 @@ class NbdServer {
   Task<> open_listeners();
   Task<> close_listeners();
   Task<> accept_clients(Listener& listener, TaskGroup& group);
+  Task<> wait_for_room(CancelToken token);
+  std::uint64_t on_their_way() const noexcept { return clients_.size() - clients(); }
+  NbdConnection* longest_silent() const noexcept;
   Task<> serve_client(Socket socket);
   Task<> drop_late_clients(CancelToken token);
   Task<> wait_ended(StopMode mode);
@@ -62,7 +67,8 @@ class NbdServer {
   std::vector<Listener> listeners_;
   NbdExportMap exports_;
   NbdPools pools_;
-  Semaphore slots_;                          // for clients
+  Semaphore slots_;                          // for clients that are served
+  Event left_hall_;                          // one does not wait for a slot any more, or has gone
   std::list<NbdConnection*> clients_;
   CancelSource stopping_;
   Event ended_;

@@ -1,6 +1,8 @@
 // The server as a whole: exports come and go, clients are limited, dropped and held apart.
 #include "export/nbd/server.hpp"
 
+#include <list>
+
 #include "export/nbd/test_bed.hpp"
 #include "io/sim/backend.hpp"
 
@@ -37,6 +39,7 @@ class NbdServerTest : public testing::Test {
   SimBackend io{world};
   NbdBed bed{io};
   TestDriver* disk = nullptr;
+  std::byte greeting[nbd::greeting_size];
   int removed = 0;
 };
 
@@ -145,6 +148,76 @@ TEST_F(NbdServerTest, ConnectionsAreLimited) {
   first.close();
   third.enter(Headers::simple);                  // was waiting
   EXPECT_EQ(bed.server->clients(), 2u);
+}
+
+TEST_F(NbdServerTest, WhoSaysNothingHoldsUpNobody) {
+  NbdServerOptions options;
+  options.max_connections = 2;
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  auto served = bed.client();
+  served.enter(Headers::simple);
+  std::list<RawNbdClient> silent;
+  for (int i = 0; i < 300; ++i) {
+    silent.emplace_back(bed.reactor, bed.address);
+    if (i % 2) silent.back().greet();
+  }
+  const Instant before = bed.reactor.now();
+  auto other = bed.client();
+  other.enter(Headers::simple);
+  EXPECT_EQ(other.read(0, 512).error, 0u);
+  EXPECT_EQ(served.read(0, 512).error, 0u);
+  EXPECT_EQ(bed.server->clients(), 2u);
+  EXPECT_TRUE(silent.front().try_receive(MutableBytes(greeting)));
+  EXPECT_TRUE(silent.front().closed());          // the first to come went first
+  EXPECT_LT(bed.reactor.now() - before, std::chrono::seconds(1));
+}
+
+// Those who have said what they want wait for as long as it takes, and in order.
+TEST_F(NbdServerTest, WhoWaitsForASlotIsNotDropped) {
+  NbdServerOptions options;
+  options.max_connections = 1;
+  options.handshakes_max = 2;
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  auto served = std::make_unique<RawNbdClient>(bed.reactor, bed.address);
+  served->enter(Headers::simple);
+  std::list<RawNbdClient> waiting;
+  nbd::Message go;
+  nbd::encode_info_request(go, nbd::InfoRequest{"", {}});
+  for (int i = 0; i < 3; ++i) {                  // one more than there is room for
+    waiting.emplace_back(bed.reactor, bed.address);
+    if (i == 2) break;
+    waiting.back().greet();
+    waiting.back().send_option(Option::go, go);
+    seconds(1);
+  }
+  seconds(60);
+  EXPECT_EQ(bed.server->clients(), 1u);
+  served.reset();
+  for (int i = 0; i < 3; ++i) {
+    RawNbdClient& next = waiting.front();
+    if (i == 2) next.greet(), next.send_option(Option::go, go);
+    while (next.receive_answer(Option::go).type != nbd::OptionReply::ack) {}
+    EXPECT_EQ(next.read(0, 512).error, 0u);
+    EXPECT_EQ(bed.server->clients(), 1u);
+    waiting.pop_front();
+  }
+}
+
+// What cannot be had takes no slot away.
+TEST_F(NbdServerTest, ARefusedChoiceGivesItsSlotBack) {
+  NbdServerOptions options;
+  options.max_connections = 1;
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  auto wrong = bed.client();
+  wrong.greet();
+  EXPECT_EQ(wrong.info_or_go(Option::go, "nosuch").back().type, nbd::OptionReply::unknown_export);
+  EXPECT_EQ(bed.server->clients(), 0u);
+  auto right = bed.client();
+  right.enter(Headers::simple);
+  EXPECT_EQ(right.read(0, 512).error, 0u);
 }
 
 TEST_F(NbdServerTest, ASingleConnectionIsNotMulti) {

@@ -17,7 +17,7 @@ Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare_write(Range wanted) { r
 
 Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare(Range wanted) {
   co_await unwrap(check_writable());
-  co_await relieve();
+  co_await before_change();
   const Geometry& g = header_.geometry;
   wanted.length = std::min(wanted.length, g.slice_span() - wanted.offset % g.slice_span());
   const std::uint64_t expected = co_await clusters_to_place(wanted);
@@ -28,24 +28,29 @@ Task<std::unique_ptr<PendingWrite>> Qcow2Driver::prepare(Range wanted) {
   co_await changing;
   // Another may have placed some meanwhile.
   pending->entries_ = co_await map_.writable_entries_at(wanted.offset);
-  const std::uint64_t count = clusters_to_place(pending->entries_, expected);
+  const std::uint64_t count = clusters_to_place(pending->entries_, wanted.offset, expected);
   if (count == 0) co_return nullptr;
   co_await place(*pending, wanted, count);
   co_return pending;
 }
 
-// How many clusters from the first on are not this image's own data; none of them: zero.
-std::uint64_t Qcow2Driver::clusters_to_place(const ClusterMap::Entries& entries, std::uint64_t max) const noexcept {
+// How many clusters from the first on cannot be written in place where the range begins in them; none: zero.
+std::uint64_t Qcow2Driver::clusters_to_place(const ClusterMap::Entries& entries, std::uint64_t offset,
+                                             std::uint64_t max) const noexcept {
   if (!entries || !entries.owned) return max;
+  std::uint32_t subcluster = header_.geometry.subcluster_of(offset);
   std::uint64_t count = 0;
-  while (count < max && (!entries[count].owned() || entries[count].zero())) ++count;
+  while (count < max && (!entries[count].owned() || entries[count].mapping(subcluster) != Mapping::data)) {
+    subcluster = 0;
+    ++count;
+  }
   return count;
 }
 
 Task<std::uint64_t> Qcow2Driver::clusters_to_place(Range wanted) {
   const ClusterMap::Entries entries = co_await map_.entries_at(wanted.offset);
   const std::uint64_t max = wanted.widened(header_.geometry.cluster_size()).length >> header_.geometry.cluster_bits;
-  const std::uint64_t count = clusters_to_place(entries, max);
+  const std::uint64_t count = clusters_to_place(entries, wanted.offset, max);
   if (count != 0 || map_.owned_now(wanted)) co_return count;
   // Its own, but not to be written to: outside the file, or where metadata lies.
   co_await map_.invalid(wanted.offset, entries[0]);
@@ -56,32 +61,45 @@ Task<std::uint64_t> Qcow2Driver::clusters_to_place(Range wanted) {
 Task<> Qcow2Driver::place(PendingClusters& pending, Range wanted, std::uint64_t clusters) {
   const Geometry& g = header_.geometry;
   const ClusterMap::Entries& entries = pending.entries_;
-  for (std::uint64_t i = 0; i < clusters; ++i)
-    if (!map_.valid(entries[i])) co_await map_.invalid(wanted.offset + i * g.cluster_size(), entries[i]);
-  const HostCluster own = g.cluster_of(entries[0].host());
-  auto reusable = [&](std::uint64_t i) { return entries[i].owned() && entries[i].zero(); };
-  std::uint64_t alike = 1;
-  if (reusable(0)) {
-    while (alike < clusters && reusable(alike) && g.cluster_of(entries[alike].host()).index == own.index + alike)
-      ++alike;
-    const HostRun run{own, alike};
-    if (own.index >= image_.size() >> g.cluster_bits || image_.is_metadata(g.bytes_of(run)))
-      co_await map_.invalid(wanted.offset, entries[0]);
-    pending.run_ = run;
-    pending.reused_ = true;
-  } else {
-    while (alike < clusters && !reusable(alike)) ++alike;
-    const Refcounts::Allocation found = co_await allocate(alike);
-    pending.run_ = found.run;
-    pending.reads_as_zero = found.reads_as_zero;
-  }
   const std::uint64_t start = align_down(wanted.offset, g.cluster_size());
-  const std::uint64_t end = start + pending.run_.count * g.cluster_size();
-  pending.range = {wanted.offset, std::min(wanted.end(), end) - wanted.offset};
-  pending.host_offset = g.offset_of(pending.run_.first).value + (wanted.offset - start);
-  pending.before = {start, wanted.offset - start};
-  const std::uint64_t rest = pending.range.end();
-  pending.after = {rest, align_up(rest, g.cluster_size()) - rest};
+  for (std::uint64_t i = 0; i < clusters; ++i)
+    if (!map_.valid(start + i * g.cluster_size(), entries[i]))
+      co_await map_.invalid(start + i * g.cluster_size(), entries[i]);
+  if (g.external_data) co_await place_outside(pending, wanted, clusters);
+  else if (entries[0].owned()) co_await place_again(pending, wanted, clusters);
+  else co_await place_anew(pending, clusters);
+  pending.settle(wanted, size());
+}
+
+// In the data file, where the guest sees it.
+Task<> Qcow2Driver::place_outside(PendingClusters& pending, Range wanted, std::uint64_t clusters) {
+  const Geometry& g = header_.geometry;
+  pending.run_ = {{wanted.offset >> g.cluster_bits}, clusters};
+  pending.reused_ = true;
+  const std::uint64_t end = std::min(g.bytes_of(pending.run_).end(), align_up(size(), sector_size));
+  co_await image_.grow_data(end);
+}
+
+// Where the clusters are already, though something of them is still to be written.
+Task<> Qcow2Driver::place_again(PendingClusters& pending, Range wanted, std::uint64_t clusters) {
+  const Geometry& g = header_.geometry;
+  const ClusterMap::Entries& entries = pending.entries_;
+  const HostCluster own = g.cluster_of(entries[0].host());
+  std::uint64_t alike = 1;
+  while (alike < clusters && entries[alike].owned() && g.cluster_of(entries[alike].host()).index == own.index + alike)
+    ++alike;
+  pending.run_ = {own, alike};
+  pending.reused_ = true;
+  if (own.index + alike > image_.size() >> g.cluster_bits || image_.is_metadata(g.bytes_of(pending.run_)))
+    co_await map_.invalid(wanted.offset, entries[0]);
+}
+
+Task<> Qcow2Driver::place_anew(PendingClusters& pending, std::uint64_t clusters) {
+  std::uint64_t alike = 1;
+  while (alike < clusters && !pending.entries_[alike].owned()) ++alike;
+  const Refcounts::Allocation found = co_await allocate(alike);
+  pending.run_ = found.run;
+  pending.reads_as_zero = found.reads_as_zero;
 }
 
 // When the file cannot grow, what was freed but not yet given back may do: at once when that is durable, or

@@ -36,18 +36,13 @@ Range ClusterMap::within_slice(Range wanted) const noexcept {
   return {wanted.offset, std::min(wanted.length, span - wanted.offset % span)};
 }
 
-Mapping ClusterMap::mapping_of(L2Entry entry) const noexcept {
-  if (entry.compressed()) return Mapping::compressed;
-  if (entry.zero()) return entry.has_cluster() ? Mapping::zero_allocated : Mapping::zero;
-  return entry.has_cluster() ? Mapping::data : Mapping::below;
-}
-
-bool ClusterMap::valid(L2Entry entry) const noexcept {
+bool ClusterMap::valid(std::uint64_t guest, L2Entry entry) const noexcept {
   const Geometry& g = file_.geometry();
-  if (entry.compressed()) return CompressedPlace::of(entry, g).at.value < file_.size();
-  if (entry.zero() && g.version < 3) return false;
-  if (!g.cluster_aligned(entry.host().value)) return false;
-  return entry.zero() || entry.host().value < file_.size();
+  if (entry.compressed()) return !g.external_data && CompressedPlace::of(entry, g).at.value < file_.size();
+  if (!entry.well_formed() || (entry.zeroes() != 0 && g.version < 3)) return false;
+  const std::uint64_t host = entry.host().value;
+  if (g.external_data) return !entry.has_cluster() || host == align_down(guest, g.cluster_size());
+  return g.cluster_aligned(host) && (entry.allocated() == 0 || host < file_.size());
 }
 
 Error ClusterMap::invalid(std::uint64_t guest, L2Entry entry) {
@@ -67,27 +62,29 @@ std::optional<Extent> ClusterMap::extent_of(const TableCache::Slice& slice, Rang
   const Geometry& g = file_.geometry();
   wanted = within_slice(wanted);
   std::uint64_t i = (wanted.offset >> g.cluster_bits) % g.slice_entries();
-  const L2Entry first(slice.entry(i));
-  if (!valid(first)) return {};
-  const Mapping mapping = mapping_of(first);
+  const std::uint64_t start = align_down(wanted.offset, g.cluster_size());
+  const L2Entry first = read_entry(g, slice, i);
+  if (!valid(start, first)) return {};
+  const std::uint32_t subcluster = g.subcluster_of(wanted.offset);
+  const Mapping mapping = first.mapping(subcluster);
   const bool placed = mapping == Mapping::data || mapping == Mapping::zero_allocated;
-  const std::uint64_t into_cluster = g.in_cluster(wanted.offset);
-  Extent extent{{wanted.offset, g.cluster_size() - into_cluster}, mapping, {}};
-  if (placed) extent.host_offset = first.host().value + into_cluster;
-  for (std::uint64_t n = 1; extent.range.length < wanted.length && mapping != Mapping::compressed; ++n) {
-    const L2Entry next(slice.entry(i + n));
-    if (mapping_of(next) != mapping || !valid(next)) break;
-    if (placed && next.host().value != first.host().value + n * g.cluster_size()) break;
-    extent.range.length += g.cluster_size();
+  Extent extent{wanted, mapping, {}};
+  if (placed) extent.host_offset = first.host().value + g.in_cluster(wanted.offset);
+  std::uint64_t end = start + (std::uint64_t{first.alike_until(subcluster, g)} << g.subcluster_bits());
+  while (end < wanted.end() && g.cluster_aligned(end) && mapping != Mapping::compressed) {
+    const L2Entry next = read_entry(g, slice, ++i);
+    if (next.mapping(0) != mapping || !valid(end, next)) break;
+    if (placed && next.host().value != first.host().value + (end - start)) break;
+    end += std::uint64_t{next.alike_until(0, g)} << g.subcluster_bits();
   }
-  extent.range.length = std::min(extent.range.length, wanted.length);
+  extent.range.length = std::min(end, wanted.end()) - wanted.offset;
   if (mapping == Mapping::data) cut_at_file_end(extent);
   return extent;
 }
 
 // The last cluster may be longer than the file: what is not there reads as zeroes.
 void ClusterMap::cut_at_file_end(Extent& extent) const noexcept {
-  const std::uint64_t file_size = file_.size(), at = *extent.host_offset;
+  const std::uint64_t file_size = file_.data().size(), at = *extent.host_offset;
   if (at < file_size) {
     extent.range.length = std::min(extent.range.length, file_size - at);
   } else {
@@ -107,7 +104,7 @@ std::optional<Extent> ClusterMap::find_now(Range wanted) noexcept {
 Task<Extent> ClusterMap::find(Range wanted) {
   const Entries entries = co_await entries_at(wanted.offset);
   if (!entries) co_return unmapped(wanted);
-  if (!valid(entries[0])) co_await invalid(wanted.offset, entries[0]);
+  if (!valid(wanted.offset, entries[0])) co_await invalid(wanted.offset, entries[0]);
   co_return *extent_of(*entries.slice, wanted);
 }
 
@@ -123,10 +120,11 @@ std::optional<Extent> ClusterMap::owned_now(Range wanted) noexcept {
   const std::uint64_t i = (wanted.offset >> g.cluster_bits) % g.slice_entries();
   const std::uint64_t clusters = g.clusters_for(g.in_cluster(wanted.offset) + extent->range.length);
   std::uint64_t owned = 0;
-  while (owned < clusters && L2Entry(slice->entry(i + owned)).owned()) ++owned;
+  while (owned < clusters && read_entry(g, *slice, i + owned).owned()) ++owned;
   if (owned == 0) return {};
   const std::uint64_t length = owned * g.cluster_size() - g.in_cluster(wanted.offset);
   extent->range.length = std::min(extent->range.length, length);
+  if (g.external_data) return extent;
   if (file_.is_metadata({*extent->host_offset, extent->range.length})) return {};
   return extent;
 }
@@ -142,6 +140,7 @@ ClusterMap::Entries ClusterMap::position(TableCache::Pin slice, std::uint64_t gu
   const Geometry& g = file_.geometry();
   Entries entries;
   entries.slice = std::move(slice);
+  entries.geometry = &g;
   entries.first = (guest >> g.cluster_bits) % g.slice_entries();
   entries.left = g.slice_entries() - entries.first;
   entries.owned = l1_raw(guest) & L2Entry::copied_flag;

@@ -7,6 +7,7 @@
 
 #include "block/types.hpp"
 #include "format/qcow2/committer.hpp"
+#include "format/qcow2/l2_entry.hpp"
 #include "format/qcow2/refcounts.hpp"
 
 namespace tidemark::qcow2 {
@@ -15,7 +16,8 @@ class ClusterMap {
  public:
   ClusterMap(Executor& executor, ImageFile& file, Refcounts& refcounts, HeaderWriter& header,
              std::size_t cache_slices)
-      : file_(file), refcounts_(refcounts), header_(header), l1_(file), l2_(executor, file, cache_slices),
+      : file_(file), refcounts_(refcounts), header_(header), l1_(file),
+        l2_(executor, file, file.geometry().slice_size(), cache_slices),
         creating_(executor) {}
 
   Task<> load(const Header& header);
@@ -33,27 +35,33 @@ class ClusterMap {
   // Part of one L2 table, with the position of a guest offset in it.  Without a slice: no table.
   struct Entries {
     TableCache::Pin slice;
+    const Geometry* geometry = nullptr;
     std::uint64_t first = 0;
     std::uint64_t left = 0;              // entries from `first` to the slice's end
     bool owned = false;                  // the table is nobody else's
 
     explicit operator bool() const noexcept { return static_cast<bool>(slice); }
-    L2Entry operator[](std::uint64_t i) const noexcept { return L2Entry(slice->entry(first + i)); }
+    L2Entry operator[](std::uint64_t i) const noexcept { return read_entry(*geometry, *slice, first + i); }
   };
   Task<Entries> entries_at(std::uint64_t guest);
   // The same to be changed: makes the table, or a copy of one that is shared.
   Task<Entries> writable_entries_at(std::uint64_t guest);
   void set(Entries& entries, std::uint64_t i, L2Entry entry) {
-    entries.slice->set_entry(entries.first + i, entry.raw());
+    const Geometry& g = file_.geometry();
+    const std::uint64_t at = (entries.first + i) * g.l2_entry_words();
+    entries.slice->set_entry(at, entry.word(g));
+    if (g.extended_l2) entries.slice->set_entry(at + 1, entry.bitmap());
     l2_.changed(*entries.slice);
   }
   // What the entry referred to is no longer used by it.
-  void release(L2Entry entry);
+  void release(L2Entry entry, DiscardCause cause);
 
-  // An entry that may be followed.
-  bool valid(L2Entry entry) const noexcept;
+  // An entry of this guest cluster that may be followed.
+  bool valid(std::uint64_t guest, L2Entry entry) const noexcept;
   Error invalid(std::uint64_t guest, L2Entry entry);
 
+  // The end of what the L1 table has entries for.
+  std::uint64_t reach() const noexcept { return l1_.size() * file_.geometry().l2_span(); }
   // Room for guest offsets below `size`.
   Task<> grow_l1(std::uint64_t size, Committer& committer);
 
@@ -66,7 +74,10 @@ class ClusterMap {
   Range within_slice(Range wanted) const noexcept;
   std::optional<Extent> extent_of(const TableCache::Slice& slice, Range wanted) const noexcept;
   void cut_at_file_end(Extent& extent) const noexcept;
-  Mapping mapping_of(L2Entry entry) const noexcept;
+  static L2Entry read_entry(const Geometry& g, const TableCache::Slice& slice, std::uint64_t i) noexcept {
+    if (!g.extended_l2) return L2Entry::decode(g, slice.entry(i), 0);
+    return L2Entry::decode(g, slice.entry(2 * i), slice.entry(2 * i + 1));
+  }
   Entries position(TableCache::Pin slice, std::uint64_t guest) const noexcept;
   Task<> make_table(std::uint64_t guest);
   Task<> write_longer_l1(HostOffset at, const std::vector<std::uint64_t>& entries, Committer& committer);

@@ -41,10 +41,11 @@ Task<> ClusterMap::fill_table(Refcounts::Allocation place, std::uint64_t copy_of
   co_await file_.write(file_.geometry().offset_of(place.run.first), bytes.bytes());
 }
 
-void ClusterMap::release(L2Entry entry) {
+void ClusterMap::release(L2Entry entry, DiscardCause cause) {
   const Geometry& g = file_.geometry();
-  if (entry.compressed()) refcounts_.free_later(CompressedPlace::of(entry, g).clusters(g));
-  else if (entry.has_cluster()) refcounts_.free_later({g.cluster_of(entry.host()), 1});
+  if (g.external_data) return;            // nobody counts its clusters
+  if (entry.compressed()) refcounts_.free_later(CompressedPlace::of(entry, g).clusters(g), cause);
+  else if (entry.has_cluster()) refcounts_.free_later({g.cluster_of(entry.host()), 1}, cause);
 }
 
 Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {

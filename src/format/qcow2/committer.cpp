@@ -50,11 +50,15 @@ Task<> Committer::flush() {
 }
 
 Task<> Committer::write_back() {
-  if (running_) co_await ended_.wait();
-  else co_await run(false);
+  if (running_) co_return co_await ended_.wait();
+  const StageSet postponed = std::exchange(postponed_, StageSet{0});
+  const Result<> done = co_await run(false).result();
+  postponed_ = postponed;
+  co_await unwrap(done);
 }
 
 TableSource* Committer::source(Stage stage) noexcept {
+  if (postponed_ & bit(stage)) return nullptr;
   switch (stage) {
     case Stage::refcount_blocks: return &sources_.refcount_blocks;
     case Stage::refcount_table: return &sources_.refcount_table;

@@ -33,6 +33,8 @@ class Committer {
   Task<> flush();
   // Writes what is dirty without making all of it durable; for when too much is.
   Task<> write_back();
+  // Rounds leave these stages alone from now on, until write_back(): what they hold need not outlive a crash.
+  void postpone(StageSet stages) noexcept { postponed_ = stages; }
 
  private:
   TableSource* source(Stage stage) noexcept;
@@ -48,6 +50,7 @@ class Committer {
   Sources sources_;
   const WriteOrder order_;
   std::uint64_t started_ = 0, durable_ = 0;      // numbers of rounds: the last begun, the last durable
+  StageSet postponed_ = 0;
   bool running_ = false;
   Event ended_;
 };

@@ -20,7 +20,7 @@ class CommitterTest : public test::BlockTest {
   test::TestDriver& storage = add_disk("storage", options());
   Edge& edge = attach(node("storage"), {P::consistent_read | P::write | P::resize, P::all});
   ImageFile file{edge, Geometry{}};
-  TableCache blocks{reactor, file, 16}, l2{reactor, file, 16};
+  TableCache blocks{reactor, file, 4096, 16}, l2{reactor, file, 4096, 16};
   TopTable table{file}, l1{file};
   ExtentPins pins;
   FreeList frees{pins};
@@ -101,20 +101,20 @@ TEST_F(CommitterTest, UnderPressureOnlyTheOrderIsKept) {
 TEST_F(CommitterTest, FreesWaitForDurableTables) {
   const HostRun run_of_two{{9}, 2};
   change(l2, l2_at);
-  frees.add(run_of_two);
+  frees.add(run_of_two, DiscardCause::never);
   run(committer.write_back());
   EXPECT_FALSE(frees.next());
   run(committer.flush());
-  EXPECT_EQ(frees.next(), run_of_two);
+  EXPECT_EQ(frees.next(), FreeList::Freed{run_of_two});
 }
 
 TEST_F(CommitterTest, WithoutTheRuleFreesDoNotWait) {
   Committer careless{reactor, file, {blocks, table, l2, l1, frees}, WriteOrder()};
   const HostRun one{{9}, 1};
   change(l2, l2_at);
-  frees.add(one);
+  frees.add(one, DiscardCause::never);
   run(careless.write_back());
-  EXPECT_EQ(frees.next(), one);
+  EXPECT_EQ(frees.next(), FreeList::Freed{one});
 }
 
 TEST_F(CommitterTest, WhatFailedIsDirtyAgain) {
@@ -122,7 +122,7 @@ TEST_F(CommitterTest, WhatFailedIsDirtyAgain) {
   change(l2, l2_at);
   l1.set(0, 5);
   const HostRun one{{9}, 1};
-  frees.add(one);
+  frees.add(one, DiscardCause::never);
   storage.fail_next(Error(Errc::io, "broken"));
   EXPECT_EQ(error_of(committer.flush()).message(), "broken");
   EXPECT_TRUE(blocks.dirty() && l2.dirty() && l1.dirty() && frees.pending());

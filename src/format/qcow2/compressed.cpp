@@ -88,12 +88,12 @@ Task<> Qcow2Driver::write_compressed_cluster(std::uint64_t offset, Buffers from)
 Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
   const Geometry& g = header_.geometry;
   co_await unwrap(check_writable());
-  co_await relieve();
+  co_await before_change();
   const Range cluster{offset, g.cluster_size()};
   auto changing = changing_.hold(cluster, RangeLock::Mode::exclusive);
   co_await changing;
   ClusterMap::Entries entries = co_await map_.writable_entries_at(offset);
-  if (!map_.valid(entries[0])) co_await map_.invalid(offset, entries[0]);
+  if (!map_.valid(offset, entries[0])) co_await map_.invalid(offset, entries[0]);
   const HostOffset at = co_await refcounts_.allocate_bytes(compressed.size());
   const CompressedPlace place{at, compressed.size()};
   const Result<> written = co_await image_.write(at, Buffers::of_const(compressed)).result();
@@ -105,7 +105,7 @@ Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
   }
   const L2Entry old = entries[0];
   map_.set(entries, 0, place.entry(g));
-  map_.release(old);
+  map_.release(old, DiscardCause::never);
   image_.wrote(Stage::data);
 }
 

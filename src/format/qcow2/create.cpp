@@ -1,4 +1,5 @@
-// A new image: [header][refcount table][refcount blocks][L1 table], and nothing else.  One of no size has no L1 table.
+// A new image: [header][refcount table][refcount blocks][L1 table], and nothing else; one that is preallocated goes
+// on with [L2 tables][data].  One of no size has no L1 table.
 //
 // The header is written last, after all that it points at is durable: an image that was not finished
 // is none.
@@ -6,7 +7,8 @@
 #include <cerrno>
 
 #include "block/node.hpp"
-#include "format/qcow2/driver.hpp"
+#include "format/qcow2/create_options.hpp"
+#include "format/qcow2/preallocate.hpp"
 #include "format/qcow2/refcount_slice.hpp"
 
 namespace tidemark {
@@ -15,69 +17,30 @@ using namespace qcow2;
 
 namespace {
 
+// In clusters, one behind the other.
 struct Layout {
-  std::uint64_t table_clusters = 1, blocks = 1, l1_clusters = 0;
-  std::uint64_t total() const noexcept { return 1 + table_clusters + blocks + l1_clusters; }
+  std::uint64_t table = 1, blocks = 1, l1 = 0, l2 = 0, data = 0;
+  std::uint64_t first_block() const noexcept { return 1 + table; }
+  std::uint64_t first_l1() const noexcept { return first_block() + blocks; }
+  std::uint64_t first_l2() const noexcept { return first_l1() + l1; }
+  std::uint64_t first_data() const noexcept { return first_l2() + l2; }
+  std::uint64_t total() const noexcept { return first_data() + data; }
 };
 
-Error bad_option(std::string message) { return Error(Errc::invalid_argument, std::move(message)); }
-
-Result<> check_version(const Qcow2CreateOptions& o) {
-  constexpr const char* newer = " (use version=v3 or greater)";
-  if (o.version < 2 || o.version > 3) return bad_option("qcow2: version must be 2 or 3");
-  if (!is_power_of_two(o.refcount_bits) || o.refcount_bits > 64)
-    return bad_option("Refcount width must be a power of two and may not exceed 64 bits");
-  if (o.version >= 3) return {};
-  if (o.refcount_bits != 16)
-    return bad_option(std::string("Different refcount widths than 16 bits require compatibility "
-                                  "level 1.1 or above") + newer);
-  if (o.lazy_refcounts)
-    return bad_option(std::string("Lazy refcounts only supported with compatibility level 1.1 and above") + newer);
-  if (o.compression != CompressionType::zlib)
-    return bad_option(std::string("Non-zlib compression type is only supported with compatibility level 1.1 "
-                                  "and above") + newer);
-  return {};
-}
-
-Result<> check(const Qcow2CreateOptions& o) {
-  if (!is_power_of_two(o.cluster_size) || o.cluster_size < 512 || o.cluster_size > 2 * MiB)
-    return bad_option("Cluster size must be a power of two between 512 and 2048k");
-  if (!is_aligned(o.size, sector_size)) return bad_option("Image size must be a multiple of 512 bytes");
-  if (o.backing_file.empty() && !o.backing_format.empty())
-    return bad_option("Backing format cannot be used without backing file");
-  if (o.backing_file.size() > name_bytes_max) return bad_option("Backing file name too long");
-  if (auto ok = check_version(o); !ok) return ok;
-  Geometry g;
-  g.cluster_bits = log2_of(o.cluster_size);
-  if (o.size > offset_limit || l1_entries_for(g, o.size) * entry_bytes > l1_bytes_max)
-    return Error(Errc::no_space, "The image size is too large for file format 'qcow2' "
-                                 "(try using a larger cluster size)", EFBIG);
-  return {};
-}
-
-Header header_of(const Qcow2CreateOptions& o) {
-  Header h;
-  h.geometry = {o.version, log2_of(o.cluster_size), log2_of(o.refcount_bits)};
-  h.size = o.size;
-  h.l1_entries = static_cast<std::uint32_t>(l1_entries_for(h.geometry, o.size));
-  h.compression = o.compression;
-  if (o.compression != CompressionType::zlib) h.incompatible = static_cast<std::uint64_t>(Incompatible::compression);
-  if (o.lazy_refcounts) h.compatible = static_cast<std::uint64_t>(Compatible::lazy_refcounts);
-  h.backing_name = o.backing_file;
-  h.backing_format = o.backing_format;
-  return h;
-}
-
-Layout lay_out(const Header& h) {
+Layout lay_out(const Header& h, Qcow2Preallocation preallocation) {
   const Geometry& g = h.geometry;
   Layout layout;
-  layout.l1_clusters = g.clusters_for(h.l1_entries * entry_bytes);
+  layout.l1 = g.clusters_for(h.l1_entries * entry_bytes);
+  if (preallocation != Qcow2Preallocation::off) {
+    layout.l2 = h.l1_entries;
+    layout.data = g.external_data ? 0 : g.clusters_for(h.size);
+  }
   for (;;) {                             // more blocks may need a larger table, and that more blocks
     const std::uint64_t blocks = div_up(layout.total(), g.block_entries());
-    const std::uint64_t table_clusters = g.clusters_for(blocks * entry_bytes);
-    if (blocks <= layout.blocks && table_clusters <= layout.table_clusters) return layout;
+    const std::uint64_t table = g.clusters_for(blocks * entry_bytes);
+    if (blocks <= layout.blocks && table <= layout.table) return layout;
     layout.blocks = std::max(layout.blocks, blocks);
-    layout.table_clusters = std::max(layout.table_clusters, table_clusters);
+    layout.table = std::max(layout.table, table);
   }
 }
 
@@ -95,12 +58,11 @@ Task<> prepare_file(Edge& file, std::uint64_t length) {
 }
 
 Task<> write_refcounts(Edge& file, const Geometry& g, const Layout& layout) {
-  const std::uint64_t first_block = (1 + layout.table_clusters) << g.cluster_bits;
   AlignedBuffer table(align_up(layout.blocks * entry_bytes, sector_size));
   Buffers(table.bytes()).fill_zero();
   AlignedBuffer block(g.cluster_size());
   for (std::uint64_t i = 0; i < layout.blocks; ++i) {
-    const std::uint64_t at = first_block + (i << g.cluster_bits);
+    const std::uint64_t at = (layout.first_block() + i) << g.cluster_bits;
     store_be(table.data() + i * entry_bytes, at);
     Buffers(block.bytes()).fill_zero();
     const std::uint64_t counted = i * g.block_entries();
@@ -112,19 +74,64 @@ Task<> write_refcounts(Edge& file, const Geometry& g, const Layout& layout) {
   co_await file.write(g.cluster_size(), table.bytes());
 }
 
+// Every cluster of the disk has its place, in order.  Over a backing file the place holds nothing yet.
+Task<> write_map(Edge& file, const Header& h, const Layout& layout) {
+  const Geometry& g = h.geometry;
+  const Subclusters stored = h.backing_name.empty() ? all_subclusters(g) : 0;
+  AlignedBuffer l1(align_up(h.l1_entries * entry_bytes, sector_size)), l2(g.cluster_size());
+  Buffers(l1.bytes()).fill_zero();
+  std::uint64_t guest = 0, left = g.clusters_for(h.size);
+  for (std::uint64_t i = 0; i < h.l1_entries; ++i) {
+    const std::uint64_t at = (layout.first_l2() + i) << g.cluster_bits;
+    store_be(l1.data() + i * entry_bytes, at | L2Entry::copied_flag);
+    Buffers(l2.bytes()).fill_zero();
+    for (std::uint64_t n = 0; n < g.l2_entries() && left != 0; ++n, ++guest, --left) {
+      const HostCluster place{g.external_data ? guest : layout.first_data() + guest};
+      const L2Entry entry = L2Entry::of_data(g.offset_of(place), stored);
+      std::byte* const to = l2.data() + n * g.l2_entry_words() * entry_bytes;
+      store_be(to, entry.word(g));
+      if (g.extended_l2) store_be(to + entry_bytes, entry.bitmap());
+    }
+    co_await file.write(at, l2.bytes());
+  }
+  co_await file.write(layout.first_l1() << g.cluster_bits, l1.bytes());
+}
+
+Task<> prepare_data_file(Edge& data, std::uint64_t size, Qcow2Preallocation preallocation) {
+  const std::uint64_t length = align_up(size, sector_size);
+  Result<> emptied = co_await data.truncate(0).result();
+  if (emptied) emptied = co_await data.truncate(length).result();
+  if (!emptied && (emptied.error().code() != Errc::unsupported || data.size() < length)) co_await emptied.error();
+  const Range all{0, length};
+  if (!emptied) co_await data.write_zeroes(all);
+  co_await reserve(data, all, preallocation);
+  co_await data.flush();
+}
+
 }  // namespace
 
-Task<> Qcow2Driver::create(Edge& file, const Qcow2CreateOptions& options) {
+Task<> Qcow2Driver::create(Edge& file, Qcow2CreateOptions options, Edge* data_file) {
+  // A raw data file shows the whole disk, so all of it must be the data file's to say.
+  if (options.data_file_raw && options.preallocation == Qcow2Preallocation::off)
+    options.preallocation = Qcow2Preallocation::metadata;
   co_await unwrap(check(options));
+  if (options.data_file.empty() != (data_file == nullptr))
+    co_await Error(Errc::invalid_argument, "qcow2: an external data file needs both a node and a name");
   Header header = header_of(options);
   const Geometry& g = header.geometry;
-  const Layout layout = lay_out(header);
+  const Layout layout = lay_out(header, options.preallocation);
+  if (layout.table << g.cluster_bits > refcount_table_bytes_max)
+    co_await Error(Errc::no_space, "qcow2: the refcount table would exceed 8 MiB", EFBIG);
   header.refcount_table_at = g.offset_of({1});
-  header.refcount_table_clusters = static_cast<std::uint32_t>(layout.table_clusters);
-  if (layout.l1_clusters > 0) header.l1_at = g.offset_of({1 + layout.table_clusters + layout.blocks});
+  header.refcount_table_clusters = static_cast<std::uint32_t>(layout.table);
+  if (layout.l1 > 0) header.l1_at = g.offset_of({layout.first_l1()});
   std::vector<std::byte> first = co_await unwrap(serialise_header(header));
   co_await prepare_file(file, layout.total() << g.cluster_bits);
+  if (data_file) co_await prepare_data_file(*data_file, header.size, options.preallocation);
+  const Range data{layout.first_data() << g.cluster_bits, layout.data << g.cluster_bits};
+  if (!data.empty()) co_await reserve(file, data, options.preallocation);
   co_await write_refcounts(file, g, layout);
+  if (layout.l2 != 0) co_await write_map(file, header, layout);
   co_await file.flush();
   co_await file.write(0, MutableBytes(first));
   co_await file.flush();

@@ -14,13 +14,19 @@ BlockLimits Qcow2Driver::limits() const noexcept {
   BlockLimits limits;
   limits.request_align = file_->node().limits().request_align;
   limits.memory_align = file_->node().limits().memory_align;
-  limits.write_zeroes_align = limits.discard_align = static_cast<std::uint32_t>(header_.geometry.cluster_size());
+  if (data_file_) {
+    limits.request_align = std::max(limits.request_align, data_file_->node().limits().request_align);
+    limits.memory_align = std::max(limits.memory_align, data_file_->node().limits().memory_align);
+  }
+  limits.write_zeroes_align = static_cast<std::uint32_t>(header_.geometry.subcluster_size());
+  limits.discard_align = static_cast<std::uint32_t>(header_.geometry.cluster_size());
   limits.opt_transfer = limits.discard_align;
   return limits;
 }
 
 std::vector<Edge*> Qcow2Driver::edges() const {
   std::vector<Edge*> edges{file_.get()};
+  if (data_file_) edges.push_back(data_file_.get());
   if (backing_) edges.push_back(backing_.get());
   return edges;
 }
@@ -49,11 +55,11 @@ Task<T> Qcow2Driver::watch(Task<T> work) {
 
 Task<> Qcow2Driver::mark_corrupt() {
   if (read_only_ || header_.geometry.version < 3 || std::exchange(marked_corrupt_, true)) co_return;
-  const auto features = header_.incompatible | static_cast<std::uint64_t>(Incompatible::corrupt);
-  (void)co_await header_writer_.set_incompatible(features).result();   // the first error is the one to show
+  (void)co_await header_writer_.set(Incompatible::corrupt, true).result();   // the first error is the one to show
 }
 
-Task<> Qcow2Driver::relieve() {
+Task<> Qcow2Driver::before_change() {
+  if (lazy_ && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
   if (map_.l2().pressed() || refcounts_.blocks().pressed()) {
     co_await committer_.write_back();
     co_await refcounts_.apply_frees();
@@ -73,11 +79,21 @@ Task<> Qcow2Driver::close() {
   if (!read_only_ && !image_.corruption()) {
     closed = co_await flush().result();
     if (closed) closed = co_await committer_.flush().result();         // the counts that went down
+    if (closed && lazy_) closed = co_await end_lazily().result();
     if (closed) closed = co_await image_.trim().result();
   }
   backing_.reset();
+  data_file_.reset();
   file_.reset();
   co_await unwrap(closed);
+}
+
+// The refcounts have caught up: the image is clean once they are durable.
+Task<> Qcow2Driver::end_lazily() {
+  if (!header_.has(Incompatible::dirty)) co_return;
+  committer_.postpone(0);
+  co_await committer_.flush();
+  co_await header_writer_.set(Incompatible::dirty, false);
 }
 
 std::optional<std::string> Qcow2Driver::backing_path(const std::string& image, std::string name) {

@@ -23,12 +23,20 @@ namespace tidemark {
 
 struct Qcow2OpenOptions {
   bool read_only = false;
-  bool pass_discards = true;            // freed clusters are discarded in the file
+  // When freed clusters are discarded in the file.
+  qcow2::DiscardCauses pass_discards = qcow2::causes(qcow2::DiscardCause::request, qcow2::DiscardCause::snapshot);
+  bool data_file_follows = false;       // the caller will set_data_file(), or not use the image, where it needs one
+  bool discard_no_unref = false;        // what is discarded keeps its place
+  std::optional<bool> lazy_refcounts;   // none: as the image says
   std::uint64_t l2_cache_bytes = 32 * MiB;
   std::uint64_t refcount_cache_bytes = 1 * MiB;
+  std::uint64_t l2_slice_bytes = 4096;  // of an L2 table, read and written at a time: at most a cluster
   // What must be durable before what; only tests have another.
   qcow2::WriteOrder write_order = qcow2::WriteOrder::standard();
 };
+
+// What of a disk's space is reserved when it is made: nothing, places in the image, or places and space for them.
+enum class Qcow2Preallocation : std::uint8_t { off, metadata, falloc, full };
 
 struct Qcow2CreateOptions {
   std::uint64_t size = 0;
@@ -37,7 +45,11 @@ struct Qcow2CreateOptions {
   std::uint32_t refcount_bits = 16;
   qcow2::CompressionType compression = qcow2::CompressionType::zlib;
   bool lazy_refcounts = false;
+  bool extended_l2 = false;
   std::string backing_file, backing_format;
+  std::string data_file;                // the name of the external data file; empty: none
+  bool data_file_raw = false;
+  Qcow2Preallocation preallocation = Qcow2Preallocation::off;
 };
 
 class Qcow2Driver final : public MappedDriver {
@@ -45,8 +57,9 @@ class Qcow2Driver final : public MappedDriver {
   // Errors say what is wrong with the image, without its name: "Unsupported cluster size: 2^40".
   static Task<std::unique_ptr<Qcow2Driver>> open(std::unique_ptr<Edge> file, Qcow2OpenOptions options);
 
-  // Makes `file` an empty image; what was in it is gone.  Errors are QEMU's where users see them.
-  static Task<> create(Edge& file, const Qcow2CreateOptions& options);
+  // Makes `file` an empty image; what was in it, and in the data file, is gone.  Errors are QEMU's where users
+  // see them.
+  static Task<> create(Edge& file, Qcow2CreateOptions options, Edge* data_file = nullptr);
 
   // The backing file that an image names, as a path from here; nothing when the name is no path.
   static std::optional<std::string> backing_path(const std::string& image, std::string name);
@@ -55,6 +68,10 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_file() const noexcept { return header_.backing_name; }
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }
+  // The guest's data is in a file of its own, which must be set before the image is used.
+  bool needs_data_file() const noexcept { return header_.geometry.external_data; }
+  const std::string& data_file() const noexcept { return header_.data_file; }      // as the image names it, or empty
+  void set_data_file(std::unique_ptr<Edge> data_file) noexcept;
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
@@ -71,7 +88,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> close() override;
 
  protected:
-  Edge& storage() const noexcept override { return *file_; }
+  Edge& storage() const noexcept override { return data_file_ ? *data_file_ : *file_; }
   Edge* below() const noexcept override { return backing_.get(); }
   std::optional<Extent> map_now(Range wanted) noexcept override { return map_.find_now(wanted); }
   Task<Extent> map_slow(Range wanted) override;
@@ -81,29 +98,40 @@ class Qcow2Driver final : public MappedDriver {
 
  private:
   class PendingClusters;
-  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard };
+  // `forget`: only what is stored, where nothing of the disk is.
+  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);
+  static Result<> check_options(const qcow2::Header& header, const Qcow2OpenOptions& options);
   Task<> load();
   Task<> prepare_to_write();
+  Task<> repair_refcounts();
+  Task<> end_lazily();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
-  Task<> relieve();
+  Task<> before_change();
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();
 
   Task<std::unique_ptr<PendingWrite>> prepare(Range wanted);
   Task<std::uint64_t> clusters_to_place(Range wanted);
-  std::uint64_t clusters_to_place(const qcow2::ClusterMap::Entries& entries, std::uint64_t max) const noexcept;
+  std::uint64_t clusters_to_place(const qcow2::ClusterMap::Entries& entries, std::uint64_t offset,
+                                  std::uint64_t max) const noexcept;
   Task<> place(PendingClusters& pending, Range wanted, std::uint64_t clusters);
+  Task<> place_outside(PendingClusters& pending, Range wanted, std::uint64_t clusters);
+  Task<> place_again(PendingClusters& pending, Range wanted, std::uint64_t clusters);
+  Task<> place_anew(PendingClusters& pending, std::uint64_t clusters);
   Task<qcow2::Refcounts::Allocation> allocate(std::uint64_t clusters);
 
   Task<> zero_clusters(Range range, Zeroing how);
   Task<> zero_slice(Range range, Zeroing how);
-  qcow2::L2Entry zeroed(qcow2::L2Entry entry, Zeroing how) const noexcept;
+  Task<> zero_data_file(Range range, WriteFlags flags);
+  qcow2::Subclusters part_of_cluster(std::uint64_t cluster, Range range) const noexcept;
+  qcow2::L2Entry zeroed(qcow2::L2Entry entry, qcow2::Subclusters part, Zeroing how) const noexcept;
+  Task<> pass_discard(Range cluster, qcow2::L2Entry old, qcow2::L2Entry now);
 
   Task<> write_compressed_cluster(std::uint64_t offset, Buffers from);
   Task<> store_compressed(std::uint64_t offset, Bytes compressed);
@@ -113,9 +141,12 @@ class Qcow2Driver final : public MappedDriver {
   Task<> shrink(std::uint64_t size);
   Task<> zero_to_cluster_end(std::uint64_t from);
 
-  std::unique_ptr<Edge> file_, backing_;
+  std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;
   const bool read_only_;
+  const bool keeps_discarded_;
+  const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
+  const qcow2::DiscardCauses pass_discards_;
   qcow2::ImageFile image_;
   qcow2::HeaderWriter header_writer_;
   qcow2::FreeList frees_;

@@ -17,15 +17,33 @@
 
 namespace tidemark::qcow2 {
 
+// Why clusters are freed, for whether they are discarded in the file.
+enum class DiscardCause : std::uint8_t { never, request, snapshot, other };
+using DiscardCauses = std::uint8_t;      // a set
+template <class... Causes>
+constexpr DiscardCauses causes(Causes... which) noexcept {
+  return static_cast<DiscardCauses>(((1u << static_cast<unsigned>(which)) | ... | 0u));
+}
+constexpr bool has(DiscardCauses set, DiscardCause cause) noexcept {
+  return set >> static_cast<unsigned>(cause) & 1;
+}
+
 class FreeList {
  public:
+  struct Freed {
+    HostRun run;
+    DiscardCause cause = DiscardCause::never;
+    friend constexpr bool operator==(Freed, Freed) noexcept = default;
+  };
+
   explicit FreeList(ExtentPins& pins) noexcept : pins_(pins) {}
   FreeList(const FreeList&) = delete;
 
-  void add(HostRun run) {
-    if (!added_.empty() && added_.back().first.index + added_.back().count == run.first.index)
-      added_.back().count += run.count;
-    else added_.push_back(run);
+  void add(HostRun run, DiscardCause cause) {
+    if (!added_.empty() && added_.back().cause == cause &&
+        added_.back().run.first.index + added_.back().run.count == run.first.index)
+      added_.back().run.count += run.count;
+    else added_.push_back({run, cause});
   }
   bool pending() const noexcept { return !added_.empty(); }
   bool pressed() const noexcept { return added_.size() > runs_max; }
@@ -40,27 +58,27 @@ class FreeList {
   }
 
   // A run that is reusable now; the caller lowers its refcounts.
-  std::optional<HostRun> next() {
+  std::optional<Freed> next() {
     if (durable_.empty() || !pins_.ended(durable_.front().epoch)) return {};
-    std::vector<HostRun>& runs = durable_.front().runs;
-    const HostRun run = runs.back();
+    std::vector<Freed>& runs = durable_.front().runs;
+    const Freed run = runs.back();
     runs.pop_back();
     if (runs.empty()) durable_.pop_front();
     return run;
   }
   bool none_durable() const noexcept { return durable_.empty(); }
   // It could not be done: again later.
-  void put_back(HostRun run) { added_.push_back(run); }
+  void put_back(Freed freed) { added_.push_back(freed); }
 
  private:
   static constexpr std::size_t runs_max = 65536;
   struct Batch {
     ExtentPins::Epoch epoch;
-    std::vector<HostRun> runs;           // never empty
+    std::vector<Freed> runs;             // never empty
   };
 
   ExtentPins& pins_;
-  std::vector<HostRun> added_, taken_;
+  std::vector<Freed> added_, taken_;
   std::deque<Batch> durable_;
 };
 

@@ -59,6 +59,13 @@ Result<> parse_version_3(Header& h, Bytes cluster) {
                    " does not agree with the compression type bit");
   if (type > 1) return Error(Errc::unsupported, "qcow2: unknown compression type " + std::to_string(type));
   h.compression = static_cast<CompressionType>(type);
+  if (h.header_length > header_bytes_now)
+    h.more_fields.assign(cluster.begin() + header_bytes_now, cluster.begin() + h.header_length);
+  h.geometry.extended_l2 = h.has(Incompatible::extended_l2);
+  h.geometry.external_data = h.has(Incompatible::data_file);
+  if (h.geometry.extended_l2 && h.geometry.cluster_bits < extended_l2_cluster_bits_min)
+    return invalid("qcow2: clusters of 2^" + std::to_string(h.geometry.cluster_bits) +
+                   " bytes are too small for extended L2 entries");
   return {};
 }
 
@@ -104,6 +111,7 @@ void parse_feature_names(Header& h, Fields f, std::size_t at, std::size_t length
 }
 
 Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at, std::size_t length) {
+  const auto keep = [&] { h.more_extensions.push_back({static_cast<std::uint32_t>(type), f.text(at, length)}); };
   switch (type) {
     case ExtensionType::backing_format:
       if (length > name_bytes_max) return invalid("qcow2: backing format name too long");
@@ -114,11 +122,23 @@ Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at
       h.data_file = f.text(at, length);
       break;
     case ExtensionType::feature_names: parse_feature_names(h, f, at, length); break;
-    case ExtensionType::bitmaps: h.has_bitmaps = true; break;
+    case ExtensionType::bitmaps:
+      h.has_bitmaps = true;
+      if (length < 24) return invalid("bitmaps_ext: Invalid extension length");
+      h.bitmaps = f.u32(at);
+      h.bitmap_directory_bytes = f.u64(at + 8);
+      h.bitmap_directory_at = {f.u64(at + 16)};
+      keep();
+      break;
     case ExtensionType::encryption:
+      if (length < 16) return invalid("Encryption header extension too short");
+      h.encryption_header = {f.u64(at), f.u64(at + 8)};
+      keep();
+      break;
     case ExtensionType::end: break;
+    default: keep();
   }
-  return {};                                     // unknown ones are left as they are
+  return {};
 }
 
 Result<> parse_extensions(Header& h, Bytes cluster, std::size_t end) {
@@ -210,14 +230,9 @@ Result<> check_supported(const Header& h, bool read_only) {
   auto unsupported = [](const char* what) { return Error(Errc::unsupported, what); };
   if (h.crypt_method > 2) return invalid("Unsupported encryption method " + std::to_string(h.crypt_method));
   if (h.crypt_method != 0) return unsupported("qcow2: encrypted images are not supported");
-  if (h.has(Incompatible::data_file)) return unsupported("qcow2: external data files are not supported");
-  if (h.has(Incompatible::extended_l2)) return unsupported("qcow2: extended L2 entries are not supported");
   if (read_only) return {};
   if (h.has(Incompatible::corrupt))
     return corrupt("qcow2: Image is corrupt; cannot be opened read/write");
-  if (h.has(Incompatible::dirty))
-    return corrupt("qcow2: Image was not closed cleanly and its refcounts must be rebuilt before it is "
-                   "written to: run 'qemu-img check -r all' on it");
   return {};
 }
 
@@ -275,6 +290,7 @@ std::string feature_table() {
 
 Result<std::vector<std::byte>> serialise_header(const Header& h) {
   const Geometry& g = h.geometry;
+  if (header_bytes_now + h.more_fields.size() > g.cluster_size()) return invalid("qcow2 header exceeds cluster size");
   Writer w(g.cluster_size());
   w.u32(0, magic);
   w.u32(4, g.version);
@@ -291,12 +307,16 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
     w.u64(80, h.compatible);
     w.u64(88, h.autoclear);
     w.u32(96, g.refcount_order);
-    w.u32(100, header_bytes_now);
+    at = header_bytes_now + h.more_fields.size();
+    w.u32(100, static_cast<std::uint32_t>(at));
     w.u8(104, static_cast<std::uint8_t>(h.compression));
-    at = header_bytes_now;
+    (void)w.text(header_bytes_now, as_text(h.more_fields));
   }
   const Error too_long(Errc::invalid_argument, "Backing file name and format do not fit into the first cluster");
   if (!h.backing_format.empty() && !w.extension(at, ExtensionType::backing_format, h.backing_format)) return too_long;
+  if (!h.data_file.empty() && !w.extension(at, ExtensionType::data_file, h.data_file)) return too_long;
+  for (const auto& more : h.more_extensions)
+    if (!w.extension(at, static_cast<ExtensionType>(more.type), more.data)) return too_long;
   const std::size_t names_end = at + 8 + feature_table().size() + 8 + h.backing_name.size();
   if (g.version >= 3 && names_end <= g.cluster_size())
     (void)w.extension(at, ExtensionType::feature_names, feature_table());

@@ -15,7 +15,7 @@
 namespace tidemark::qcow2 {
 
 inline constexpr std::uint32_t magic = 0x514649fb;       // "QFI\xfb"
-inline constexpr std::uint32_t cluster_bits_min = 9, cluster_bits_max = 21;
+inline constexpr std::uint32_t cluster_bits_min = 9, cluster_bits_max = 21, extended_l2_cluster_bits_min = 14;
 inline constexpr std::uint64_t l1_bytes_max = 32 * MiB;
 inline constexpr std::uint64_t refcount_table_bytes_max = 8 * MiB;
 inline constexpr std::uint32_t snapshots_max = 65536;
@@ -64,17 +64,38 @@ struct Header {
   std::string backing_format;
   std::string data_file;
   bool has_bitmaps = false;
+  // What is kept as it is when the header is written anew: fields behind those above, and unknown extensions.
+  std::vector<std::byte> more_fields;
+  struct Extension {
+    std::uint32_t type = 0;
+    std::string data;
+  };
+  std::vector<Extension> more_extensions;
+  std::uint32_t bitmaps = 0;              // of the bitmaps extension, unchecked
+  HostOffset bitmap_directory_at;
+  std::uint64_t bitmap_directory_bytes = 0;
+  Range encryption_header;                // bytes of the image file, unchecked
   std::vector<FeatureName> feature_names;
 
   bool has(Incompatible f) const noexcept { return incompatible & static_cast<std::uint64_t>(f); }
   bool has(Compatible f) const noexcept { return compatible & static_cast<std::uint64_t>(f); }
   bool has(Autoclear f) const noexcept { return autoclear & static_cast<std::uint64_t>(f); }
+  void set(Incompatible f, bool on) noexcept { set(incompatible, static_cast<std::uint64_t>(f), on); }
+  void set(Compatible f, bool on) noexcept { set(compatible, static_cast<std::uint64_t>(f), on); }
+  void set(Autoclear f, bool on) noexcept { set(autoclear, static_cast<std::uint64_t>(f), on); }
+  // The data file alone shows the disk's content.
+  bool data_file_raw() const noexcept { return has(Incompatible::data_file) && has(Autoclear::data_file_raw); }
+
+ private:
+  static void set(std::uint64_t& features, std::uint64_t bit, bool on) noexcept {
+    features = on ? features | bit : features & ~bit;
+  }
 };
 
 // Bytes of the fields that change while an image is open.
 struct HeaderField {
   static constexpr std::uint64_t size = 24, l1_entries = 36, l1_at = 40, refcount_table = 48,
-                                 incompatible = 72, autoclear = 88;
+                                 incompatible = 72, compatible = 80, autoclear = 88;
 };
 
 // The cluster size a header begins with, so that the whole first cluster can be read; `start` holds

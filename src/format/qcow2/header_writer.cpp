@@ -7,19 +7,36 @@ Task<> HeaderWriter::write_durably(HostOffset at, MutableBytes bytes) {
   co_await file_.flush();
 }
 
-// Of a write that failed it is not known what has become: the file is made to say again what the image in
-// memory says.
 Task<> HeaderWriter::write(std::uint64_t at, MutableBytes bytes) {
   const auto turn = co_await one_.lock();
+  co_await write_alone(at, bytes);
+}
+
+// Of a write that failed it is not known what has become: the file is made to say again what the image in
+// memory says.  It is owed the sync for that before anything that could only be found by the one header.
+Task<> HeaderWriter::write_alone(std::uint64_t at, MutableBytes bytes) {
   const HostOffset place{at};
   std::byte before[field_bytes_max];
   const MutableBytes old = MutableBytes(before).first(bytes.size());
   co_await file_.read(place, old);
   const Result<> written = co_await write_durably(place, bytes).result();
   if (written) co_return;
-  const Result<> restored = co_await write_durably(place, old).result();
+  const Result<> restored = co_await file_.write(place, old).result();
   if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());
+  file_.wrote(Stage::refcount_blocks);
+  unsettled_ = true;
+  (void)co_await flush().result();
   co_await written.error();
+}
+
+Task<> HeaderWriter::flush() {
+  co_await file_.flush();
+  unsettled_ = false;
+}
+
+Task<> HeaderWriter::settle() {
+  const auto turn = co_await one_.lock();
+  if (unsettled_) co_await flush();
 }
 
 Task<> HeaderWriter::write_u64(std::uint64_t at, std::uint64_t value) {
@@ -52,8 +69,14 @@ Task<> HeaderWriter::set_size(std::uint64_t size) {
   header_.size = size;
 }
 
-Task<> HeaderWriter::set_incompatible(std::uint64_t features) {
-  co_await write_u64(HeaderField::incompatible, features);
+// Other features may change meanwhile: none is looked at before its turn.
+Task<> HeaderWriter::set(Incompatible feature, bool on) {
+  const auto turn = co_await one_.lock();
+  const auto flag = static_cast<std::uint64_t>(feature);
+  const std::uint64_t features = on ? header_.incompatible | flag : header_.incompatible & ~flag;
+  std::byte bytes[8];
+  store_be(bytes, features);
+  co_await write_alone(HeaderField::incompatible, bytes);
   header_.incompatible = features;
 }
 

@@ -14,22 +14,27 @@ class HeaderWriter {
       : file_(file), header_(header), one_(executor) {}
 
   // Each writes and syncs, and changes the header in memory when that succeeded.  Else the file says what
-  // it said before, or the image is refused further writes.
+  // it said before, durably once a sync succeeds; if it cannot be made to, the image is refused further writes.
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
-  Task<> set_incompatible(std::uint64_t features);
+  Task<> set(Incompatible feature, bool on);
   Task<> set_autoclear(std::uint64_t features);
+  // What a change that failed would have made the header point at is not used by it from here on.
+  Task<> settle();
 
  private:
   static constexpr std::size_t field_bytes_max = 12;
   Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
+  Task<> flush();
+  Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
 
   ImageFile& file_;
   Header& header_;
   Mutex one_;
+  bool unsettled_ = false;                       // what the file says of late may not be durable
 };
 
 }  // namespace tidemark::qcow2

@@ -1,5 +1,6 @@
 // ImageFile: the file below, as the parts of the driver use it: reads and writes by host offset,
-// growth, which clusters hold metadata, and whether the image has been found corrupt.
+// growth, which clusters hold metadata, and whether the image has been found corrupt.  It also knows where the
+// guest's data is: here, or in an external data file.
 //
 // Invariants: nothing is read or written beyond size(), except that the rest of a cluster cut short
 // by the end of the file reads as zeroes.  What lies at fresh() or beyond reads as zeroes: the file
@@ -24,12 +25,17 @@ class ImageFile {
   const Geometry& geometry() const noexcept { return geometry_; }
   std::uint64_t size() const noexcept { return file_.size(); }
   Edge& edge() const noexcept { return file_; }
+  void set_data_file(Edge* data) noexcept { data_file_ = data; }
+  Edge& data() const noexcept { return data_file_ ? *data_file_ : file_; }
+  // Makes an external data file hold `end`.
+  Task<> grow_data(std::uint64_t end);
 
   Task<> read(HostOffset at, Buffers into);
   Task<> write(HostOffset at, Buffers from) { return file_.write(at.value, from); }
   Task<> write_zeroes(Range range) { return file_.write_zeroes(range); }
   Task<> discard(Range range) { return file_.discard(range); }
-  Task<> flush() { return file_.flush(); }
+  // Guest data first: what a table will point at.
+  Task<> flush();
 
   // A file that ends within a cluster is made to end with it.
   Task<> complete_last_cluster();
@@ -37,6 +43,8 @@ class ImageFile {
   Task<> grow(std::uint64_t end);
   // Gives that stretch back; at close.
   Task<> trim();
+  // The end of what was in the file when it was opened, or has been handed out since.
+  std::uint64_t used_end() const noexcept { return used_end_; }
   // The run is handed to a writer: says whether it reads as zeroes.
   bool take(HostRun run) noexcept;
 
@@ -60,6 +68,7 @@ class ImageFile {
 
  private:
   Edge& file_;
+  Edge* data_file_ = nullptr;
   const Geometry geometry_;
   std::uint64_t fresh_;                  // host offset
   std::uint64_t used_end_;               // the end of what was there or handed out

@@ -3,6 +3,7 @@
 
 #include "block/node.hpp"
 #include "format/qcow2/driver.hpp"
+#include "format/qcow2/recount.hpp"
 
 namespace tidemark {
 
@@ -10,8 +11,13 @@ using namespace qcow2;
 
 namespace {
 
-std::size_t slices(std::uint64_t cache_bytes, const Geometry& g) {
-  return static_cast<std::size_t>(std::max<std::uint64_t>(16, cache_bytes / g.slice_size()));
+std::size_t slices(std::uint64_t cache_bytes, std::uint64_t slice_bytes) {
+  return static_cast<std::size_t>(std::max<std::uint64_t>(16, cache_bytes / slice_bytes));
+}
+
+Header with_slices(Header header, const Qcow2OpenOptions& options) {
+  header.geometry.l2_slice_max = options.l2_slice_bytes;
+  return header;
 }
 
 }  // namespace
@@ -19,17 +25,44 @@ std::size_t slices(std::uint64_t cache_bytes, const Geometry& g) {
 Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2OpenOptions& options)
     : MappedDriver(file->node().reactor()),
       file_(std::move(file)),
-      header_(std::move(header)),
+      header_(with_slices(std::move(header), options)),
       read_only_(options.read_only),
+      keeps_discarded_(options.discard_no_unref),
+      lazy_(options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3),
+      pass_discards_(options.pass_discards),
       image_(*file_, header_.geometry),
       header_writer_(home(), image_, header_),
       frees_(pins()),
       refcounts_(home(), image_, header_writer_, frees_,
-                 slices(options.refcount_cache_bytes, header_.geometry), options.pass_discards),
-      map_(home(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry)),
+                 slices(options.refcount_cache_bytes, header_.geometry.block_slice_size()), options.pass_discards),
+      map_(home(), image_, refcounts_, header_writer_, slices(options.l2_cache_bytes, header_.geometry.slice_size())),
       committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
-      changing_(home()) {}
+      changing_(home()) {
+  // Where blocks are is not postponed: only what they count can be found out again.
+  if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
+}
+
+Result<> Qcow2Driver::check_options(const Header& header, const Qcow2OpenOptions& options) {
+  const Geometry& g = header.geometry;
+  if (!is_power_of_two(options.l2_slice_bytes) || options.l2_slice_bytes < 512)
+    return Error(Errc::invalid_argument, "L2 cache entry size must be a power of two between 512 and the cluster size (" +
+                                             std::to_string(g.cluster_size()) + ")");
+  if (options.discard_no_unref && g.version < 3)
+    return Error(Errc::invalid_argument, "discard-no-unref is only supported since qcow2 version 3");
+  if (options.lazy_refcounts.value_or(false) && g.version < 3)
+    return Error(Errc::invalid_argument,
+                 "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level");
+  if (g.external_data && !options.data_file_follows)
+    return Error(Errc::unsupported, "'data-file' is required for this image");
+  return {};
+}
+
+void Qcow2Driver::set_data_file(std::unique_ptr<Edge> data_file) noexcept {
+  TM_ASSERT(needs_data_file());
+  data_file_ = std::move(data_file);
+  image_.set_data_file(data_file_.get());
+}
 
 Task<Header> Qcow2Driver::read_header(Edge& file) {
   const std::uint64_t file_size = file.size();
@@ -44,6 +77,7 @@ Task<Header> Qcow2Driver::read_header(Edge& file) {
 Task<std::unique_ptr<Qcow2Driver>> Qcow2Driver::open(std::unique_ptr<Edge> file, Qcow2OpenOptions options) {
   Header header = co_await read_header(*file);
   co_await unwrap(check_supported(header, options.read_only));
+  co_await unwrap(check_options(header, options));
   std::unique_ptr<Qcow2Driver> driver(new Qcow2Driver(std::move(file), std::move(header), options));
   co_await driver->load();
   co_return driver;
@@ -62,7 +96,18 @@ Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   co_await unwrap(map_.claim_tables());
-  if (header_.autoclear != 0) co_await header_writer_.set_autoclear(0);
+  if (header_.has(Incompatible::dirty)) co_await watch(repair_refcounts());
+  const std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
+  if (header_.autoclear & ~kept) co_await header_writer_.set_autoclear(header_.autoclear & kept);
+}
+
+// Of an image that was not closed: what its tables use is what counts.
+Task<> Qcow2Driver::repair_refcounts() {
+  Recount recount(image_, refcounts_, committer_, header_);
+  co_await recount.run();
+  co_await committer_.write_back();
+  co_await committer_.flush();
+  co_await header_writer_.set(Incompatible::dirty, false);
 }
 
 }  // namespace tidemark

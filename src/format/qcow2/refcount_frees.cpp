@@ -8,16 +8,17 @@ namespace tidemark::qcow2 {
 Task<> Refcounts::apply_frees() {
   if (frees_.none_durable()) co_return;
   const auto turn = co_await freeing_.lock();
-  while (auto run = frees_.next()) {
-    const Result<> lowered = co_await lower(*run).result();
+  while (auto freed = frees_.next()) {
+    const Result<> lowered = co_await lower(*freed).result();
     if (lowered) continue;
-    if (!file_.corruption()) frees_.put_back(*run);      // what is left of it, another time
+    if (!file_.corruption()) frees_.put_back(*freed);    // what is left of it, another time
     co_await lowered.error();
   }
 }
 
-// Advances `run` over what is done.
-Task<> Refcounts::lower(HostRun& run) {
+// Advances over what is done.
+Task<> Refcounts::lower(FreeList::Freed& freed) {
+  HostRun& run = freed.run;
   while (run.count != 0) {
     const Place place = place_of(run.first);
     const TableCache::Pin slice = co_await slice_of(place);
@@ -25,7 +26,7 @@ Task<> Refcounts::lower(HostRun& run) {
     const HostRun part{run.first, here};
     if (file_.is_metadata(file_.geometry().bytes_of(part)))
       co_await file_.corrupt("metadata was mapped at or behind cluster " + std::to_string(run.first.index));
-    if (pass_discards_) co_await discard_last_uses(*slice, place.entry, part);
+    if (has(pass_discards_, freed.cause)) co_await discard_last_uses(*slice, place.entry, part);
     for (std::uint64_t i = 0; i < here; ++i) {
       const HostCluster cluster{run.first.index + i};
       const std::uint64_t count = get(*slice, place.entry + i);

@@ -15,16 +15,16 @@ Task<> Refcounts::add_block(std::uint64_t block) {
   const HostRun self{{block * g.block_entries()}, 1};
   if (file_.is_metadata(g.bytes_of(self)))
     co_await file_.corrupt("refcount block " + std::to_string(block) + " is missing where there is metadata");
-  co_await write_new_blocks(self, 1);
+  (void)co_await write_new_blocks(self, 1);
   file_.add_metadata(self);
   table_.set(block, g.offset_of(self.first).value);
 }
 
-// Blocks at the start of the run, which count the whole run once.
-Task<> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
+// Blocks at the start of the run, which count the whole run once.  Whether the run reads as zeroes but for them.
+Task<bool> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
   const Geometry& g = file_.geometry();
   co_await file_.grow(g.bytes_of(used).end());
-  (void)file_.take(used);
+  const bool reads_as_zero = file_.take(used);
   AlignedBuffer bytes(g.cluster_size());
   for (std::uint64_t i = 0; i < blocks; ++i) {
     Buffers(bytes.bytes()).fill_zero();
@@ -36,6 +36,30 @@ Task<> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
     co_await file_.write(g.offset_of(place), bytes.bytes());
   }
   file_.wrote(Stage::refcount_blocks);
+  co_return reads_as_zero;
+}
+
+// Behind it nothing is counted, and the file has nothing.
+std::uint64_t Refcounts::first_unused_block() const noexcept {
+  std::uint64_t block = table_.size();
+  while (block != 0 && table_[block - 1] == 0) --block;
+  const Geometry& g = file_.geometry();
+  return std::max(block, div_up(file_.size() >> g.cluster_bits, g.block_entries()));
+}
+
+// [new blocks][the run]
+Task<Refcounts::Allocation> Refcounts::allocate_with_blocks(std::uint64_t count) {
+  const Geometry& g = file_.geometry();
+  const auto turn = co_await growing_.lock();
+  const std::uint64_t blocks = div_up(count, g.block_entries() - 1);
+  std::uint64_t first = first_unused_block();
+  for (; first + blocks > table_.size(); first = first_unused_block()) co_await grow_table(first + blocks - 1);
+  const HostRun used{{first * g.block_entries()}, blocks + count};
+  const bool reads_as_zero = co_await write_new_blocks(used, blocks);
+  const HostRun own{used.first, blocks};
+  file_.add_metadata(own);
+  for (std::uint64_t i = 0; i < blocks; ++i) table_.set(first + i, g.offset_of({used.first.index + i}).value);
+  co_return Allocation{{{used.first.index + blocks}, count}, reads_as_zero};
 }
 
 // [new blocks][new table], durable; then the header points there; then the old table is free.
@@ -51,7 +75,8 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   const HostRun old_table{g.cluster_of(table_.at()), old_entries / per_cluster};
   const HostOffset table_at = g.offset_of({used.first.index + blocks});
 
-  co_await write_new_blocks(used, blocks);
+  co_await header_.settle();                     // an attempt that failed used the same place
+  (void)co_await write_new_blocks(used, blocks);
   std::vector<std::uint64_t> larger = table_.entries();
   larger.resize(entries);
   for (std::uint64_t i = 0; i < blocks; ++i) larger[old_entries + i] = g.offset_of({used.first.index + i}).value;

@@ -32,7 +32,7 @@ Refcounts::Place Refcounts::place_of(HostCluster cluster) const noexcept {
   place.entry = in_block % g.block_slice_entries();
   place.left = g.block_slice_entries() - place.entry;
   const std::uint64_t at = place.block < table_.size() ? block_offset(table_[place.block]) : 0;
-  if (at != 0) place.slice_at = HostOffset{at} + in_block / g.block_slice_entries() * g.slice_size();
+  if (at != 0) place.slice_at = HostOffset{at} + in_block / g.block_slice_entries() * g.block_slice_size();
   return place;
 }
 
@@ -115,6 +115,8 @@ Task<> Refcounts::make_ready(std::uint64_t want) {
 }
 
 Task<Refcounts::Allocation> Refcounts::allocate_exactly(std::uint64_t count) {
+  // What one refcount block counts, itself not among it, is free in one piece sooner or later; more never is.
+  if (count >= file_.geometry().block_entries()) co_return co_await allocate_with_blocks(count);
   Allocation all = co_await allocate(count);
   while (all.run.count < count) {
     const Result<Allocation> more = co_await allocate(count - all.run.count).result();

@@ -18,9 +18,9 @@ namespace tidemark::qcow2 {
 class Refcounts {
  public:
   Refcounts(Executor& executor, ImageFile& file, HeaderWriter& header, FreeList& frees,
-             std::size_t cache_slices, bool pass_discards)
+             std::size_t cache_slices, DiscardCauses pass_discards)
       : file_(file), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
-        blocks_(executor, file, cache_slices), growing_(executor), packing_(executor),
+        blocks_(executor, file, file.geometry().block_slice_size(), cache_slices), growing_(executor), packing_(executor),
         freeing_(executor) {}
 
   Task<> load(HostOffset table_at, std::uint64_t table_clusters);
@@ -40,11 +40,15 @@ class Refcounts {
   Task<HostOffset> allocate_bytes(std::uint64_t length);
 
   // One reference less each, once no durable table and no request uses them.
-  void free_later(HostRun run) { frees_.add(run); }
+  void free_later(HostRun run, DiscardCause cause = DiscardCause::other) { frees_.add(run, cause); }
   // Lowers the counts of what has become free since.
   Task<> apply_frees();
 
   Task<std::uint64_t> count(HostCluster cluster);
+
+  // For counts made anew: nothing that this block counts is used; the run is used once more.
+  Task<> clear_block(std::uint64_t block);
+  Task<> raise(HostRun run);
 
  private:
   struct Place {                         // of a cluster's count
@@ -61,16 +65,19 @@ class Refcounts {
   std::optional<Allocation> allocate_now(std::uint64_t want);
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);
+  Task<> add_block_behind(std::uint64_t block);
   Task<> grow_table(std::uint64_t block);
-  Task<> write_new_blocks(HostRun used, std::uint64_t blocks);
+  Task<bool> write_new_blocks(HostRun used, std::uint64_t blocks);
+  Task<Allocation> allocate_with_blocks(std::uint64_t count);
+  std::uint64_t first_unused_block() const noexcept;
   Task<bool> share_packed(HostOffset at);
-  Task<> lower(HostRun& run);
+  Task<> lower(FreeList::Freed& freed);
   Task<> discard_last_uses(const TableCache::Slice& slice, std::uint64_t entry, HostRun run);
 
   ImageFile& file_;
   HeaderWriter& header_;
   FreeList& frees_;
-  const bool pass_discards_;
+  const DiscardCauses pass_discards_;
   TopTable table_;
   TableCache blocks_;
   Mutex growing_, packing_, freeing_;

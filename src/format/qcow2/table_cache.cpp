@@ -2,8 +2,8 @@
 
 namespace tidemark::qcow2 {
 
-TableCache::TableCache(Executor& executor, ImageFile& file, std::size_t slices_max)
-    : file_(file), slice_size_(file.geometry().slice_size()), slices_max_(slices_max), loaded_(executor) {}
+TableCache::TableCache(Executor& executor, ImageFile& file, std::uint64_t slice_size, std::size_t slices_max)
+    : file_(file), slice_size_(slice_size), slices_max_(slices_max), loaded_(executor) {}
 
 Task<TableCache::Pin> TableCache::get(HostOffset at) {
   for (;;) {

@@ -63,7 +63,7 @@ class TableCache final : public TableSource {
     Slice* slice_ = nullptr;
   };
 
-  TableCache(Executor& executor, ImageFile& file, std::size_t slices_max);
+  TableCache(Executor& executor, ImageFile& file, std::uint64_t slice_size, std::size_t slices_max);
   TableCache(const TableCache&) = delete;
 
   // The slice, when it is in memory.

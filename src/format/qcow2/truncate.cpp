@@ -13,6 +13,7 @@ Task<> Qcow2Driver::truncate(std::uint64_t new_size) {
   if (!is_aligned(new_size, sector_size))
     co_await Error(Errc::invalid_argument, "The new size must be a multiple of 512");
   co_await unwrap(check_writable());
+  co_await before_change();
   if (header_.snapshots != 0 && header_.geometry.version < 3)
     co_await Error(Errc::unsupported, "Can't resize a version 2 image which has snapshots");
   if (new_size > offset_limit) co_await Error(Errc::out_of_range, "qcow2: no disk is larger than 64 PiB");
@@ -21,19 +22,26 @@ Task<> Qcow2Driver::truncate(std::uint64_t new_size) {
   else if (new_size < size()) co_await watch(shrink(new_size));
 }
 
-// What a longer backing file holds behind the old end must not appear, nor what lies behind it in
-// the last cluster.
+// What a longer backing file holds behind the old end must not appear, nor what lies behind it in the last cluster,
+// nor what a disk that was once longer had there, where a crash came before its tables forgot it.
 Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t cluster_size = header_.geometry.cluster_size(), old_size = size();
   const std::uint64_t first = align_up(old_size, cluster_size), end = align_up(new_size, cluster_size);
   const std::uint64_t shown = backing_ ? std::min(end, align_up(backing_->size(), cluster_size)) : 0;
+  const std::uint64_t mapped = std::min(end, map_.reach());
   if (shown > first && header_.geometry.version < 3)
     co_await Error(Errc::unsupported, "qcow2: growing over a longer backing file needs version 3");
+  if (data_file_) co_await data_file_->truncate(new_size);
   co_await map_.grow_l1(end, committer_);
   co_await zero_to_cluster_end(old_size);
   if (shown > first) {
     const Range appearing{first, shown - first};
     co_await zero_clusters(appearing, Zeroing::free_clusters);
+  }
+  const std::uint64_t beyond = std::max(first, shown);
+  if (mapped > beyond) {
+    const Range left_over{beyond, mapped - beyond};
+    co_await zero_clusters(left_over, Zeroing::forget);
   }
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
@@ -57,7 +65,10 @@ Task<> Qcow2Driver::shrink(std::uint64_t new_size) {
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
   const Range clusters{first, end - first};
-  co_await zero_clusters(clusters, Zeroing::discard);
+  co_await zero_clusters(clusters, Zeroing::forget);
+  if (data_file_) co_await data_file_->truncate(new_size);
+  // The disk has its size by now, whatever becomes of this; a flush that fails is told with the next.
+  (void)co_await committer_.flush().result();
 }
 
 }  // namespace tidemark

@@ -1,4 +1,4 @@
-// Zeroes and discards: changes of the map alone.
+// Zeroes and discards: changes of the map alone, but for a raw data file, which shows them itself.
 #include <algorithm>
 
 #include "format/qcow2/driver.hpp"
@@ -12,23 +12,33 @@ Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
   const bool free = has(flags, WriteFlags::may_unmap);
   if (header_.geometry.version < 3 && (stands_on_another() || !free))
     co_await Error(Errc::unsupported, "qcow2: zero clusters need version 3");
+  if (header_.data_file_raw()) co_await zero_data_file(range, flags);
   const Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
-  co_await watch(zero_clusters(range, how));
+  co_await watch(zero_clusters(range.narrowed(header_.geometry.subcluster_size()), how));
 }
 
 Task<> Qcow2Driver::discard(Range range) {
   if (header_.geometry.version < 3 && stands_on_another())
     co_await Error(Errc::unsupported, "qcow2: discarding over a backing file needs version 3");
+  range = range.narrowed(header_.geometry.cluster_size());
+  if (header_.data_file_raw()) co_await zero_data_file(range, WriteFlags::may_unmap);
   co_await watch(zero_clusters(range, Zeroing::discard));
 }
 
+Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
+  if (range.empty()) co_return;
+  co_await unwrap(check_writable());
+  co_await image_.grow_data(range.end());
+  co_await data_file_->write_zeroes(range, flags);
+}
+
+// The range is aligned to subclusters.
 Task<> Qcow2Driver::zero_clusters(Range range, Zeroing how) {
   const Geometry& g = header_.geometry;
   const auto pinned = pin();
-  range = range.narrowed(g.cluster_size());
   while (!range.empty()) {
     co_await unwrap(check_writable());
-    co_await relieve();
+    co_await before_change();
     const std::uint64_t to_end = g.slice_span() - range.offset % g.slice_span();
     const Range part{range.offset, std::min(range.length, to_end)};
     co_await zero_slice(part, how);
@@ -37,42 +47,68 @@ Task<> Qcow2Driver::zero_clusters(Range range, Zeroing how) {
 }
 
 Task<> Qcow2Driver::zero_slice(Range range, Zeroing how) {
-  const std::uint64_t clusters = range.length >> header_.geometry.cluster_bits;
-  auto changing = changing_.hold(range, RangeLock::Mode::exclusive);
+  const Geometry& g = header_.geometry;
+  const Range clusters = range.widened(g.cluster_size());
+  const std::uint64_t count = clusters.length >> g.cluster_bits;
+  auto changing = changing_.hold(clusters, RangeLock::Mode::exclusive);
   co_await changing;
   // A look first: often nothing changes, and then no L2 table need be made.
   bool changes = false;
   {
-    const ClusterMap::Entries present = co_await map_.entries_at(range.offset);
-    for (std::uint64_t i = 0; i < clusters && !changes; ++i) {
+    const ClusterMap::Entries present = co_await map_.entries_at(clusters.offset);
+    for (std::uint64_t i = 0; i < count && !changes; ++i) {
       const L2Entry entry = present ? present[i] : L2Entry();
-      changes = zeroed(entry, how) != entry;
+      changes = zeroed(entry, part_of_cluster(clusters.offset + i * g.cluster_size(), range), how) != entry;
     }
   }
   if (!changes) co_return;
-  ClusterMap::Entries entries = co_await map_.writable_entries_at(range.offset);
-  for (std::uint64_t i = 0; i < clusters; ++i) {
-    const L2Entry old = entries[i], now = zeroed(old, how);
+  ClusterMap::Entries entries = co_await map_.writable_entries_at(clusters.offset);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const Range cluster{clusters.offset + i * g.cluster_size(), g.cluster_size()};
+    const L2Entry old = entries[i], now = zeroed(old, part_of_cluster(cluster.offset, range), how);
     if (now == old) continue;
-    if (!map_.valid(old)) co_await map_.invalid(range.offset + i * header_.geometry.cluster_size(), old);
+    if (!map_.valid(cluster.offset, old)) co_await map_.invalid(cluster.offset, old);
+    if (old.compressed() && now.has_cluster())
+      co_await Error(Errc::unsupported, "qcow2: part of a compressed cluster cannot be zeroed");
     map_.set(entries, i, now);
-    if (!now.has_cluster()) map_.release(old);
+    if (!now.has_cluster()) map_.release(old, DiscardCause::request);
+    if (how != Zeroing::keep_clusters) co_await pass_discard(cluster, old, now);
   }
 }
 
-// What an entry becomes.
-L2Entry Qcow2Driver::zeroed(L2Entry entry, Zeroing how) const noexcept {
-  const L2Entry nothing = header_.geometry.version < 3 ? L2Entry() : L2Entry::of_zeroes();
+Subclusters Qcow2Driver::part_of_cluster(std::uint64_t cluster, Range range) const noexcept {
+  const Geometry& g = header_.geometry;
+  const Range part = Range{cluster, g.cluster_size()}.intersect(range);
+  return subcluster_range(g.subcluster_of(part.offset), g.subcluster_of(part.end() - 1) + 1);
+}
+
+// What an entry becomes when a part of its cluster is to read as zeroes.
+L2Entry Qcow2Driver::zeroed(L2Entry entry, Subclusters part, Zeroing how) const noexcept {
+  const Geometry& g = header_.geometry;
+  const Subclusters all = all_subclusters(g);
   const bool stored = entry.compressed() || entry.has_cluster();
-  switch (how) {
-    case Zeroing::discard:
-      // Reads as zeroes afterwards; what did before stays as it is, unless it holds clusters.
-      return stored || (backing_ && !entry.zero()) ? nothing : entry;
-    case Zeroing::free_clusters: return nothing;
-    case Zeroing::keep_clusters: break;
-  }
+  // What is not stored reads as zeroes already, unless something shows from below.
+  if (how == Zeroing::forget && !stored) return entry;
+  if (how == Zeroing::discard && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
+  if (g.version < 3) return L2Entry();
+  if (!entry.has_cluster() && part == all) return L2Entry::of_zeroes(all);
+  if (entry.compressed()) return L2Entry::of_data({}, 0);          // cannot be: the caller refuses
+  const L2Entry now = entry.with_zeroes(part);
+  const bool keep = entry.owned() && (how == Zeroing::keep_clusters || (how != Zeroing::forget && keeps_discarded_));
   // A cluster that others share cannot be kept as the place of later writes.
-  return entry.owned() ? entry.with_zero() : nothing;
+  return now.allocated() == 0 && !keep ? now.without_cluster() : now;
+}
+
+// Clusters that are not counted, or go on being counted, give their space back at once: what is read from there
+// until the map is durable is zeroes, as the guest may expect.  Advisory.
+Task<> Qcow2Driver::pass_discard(Range cluster, L2Entry old, L2Entry now) {
+  const bool keeps_place = now.has_cluster() ? now.allocated() == 0 && old.allocated() != 0
+                                             : header_.geometry.external_data && old.has_cluster();
+  if (!keeps_place || !old.owned() || !has(pass_discards_, DiscardCause::request)) co_return;
+  Range host{old.host().value, cluster.length};
+  host = host.intersect({0, image_.data().size()});
+  const WriteFlags quickly = WriteFlags::may_unmap | WriteFlags::no_fallback;
+  if (!host.empty()) (void)co_await image_.data().write_zeroes(host, quickly).result();
 }
 
 }  // namespace tidemark

@@ -106,8 +106,8 @@ SparseContent SimFile::left_by(Crash& crash) const {
     change.apply(now);
     size_min = std::min(size_min, now.size());
     const auto lot = durable ? Crash::Lot::whole : crash.lot();
-    const bool size = durable ? state == State::durable_with_size || change.range.end() > left.size()
-                              : crash.size();
+    const bool beyond = change.range.end() > std::min(size_min, left.size());
+    const bool size = durable ? state == State::durable_with_size || beyond : crash.size();
     if (size) {
       if (size_min < left.size()) left.resize(size_min);
       left.set_size(now.size());

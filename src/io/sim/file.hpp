@@ -9,7 +9,8 @@
 //  * A sector (SimOptions::sector, aligned) is atomic.  It holds what it held after some one change,
 //    not older than the last durable change that touched it.  Sectors are independent: changes are
 //    lost, torn and reordered in any way that this allows.
-//  * The size is one that the file had, not older than the last that a sync made durable.  It does
+//  * The size is one that the file had, not older than the last that a sync made durable, or a durable
+//    write behind a place where the file was cut meanwhile (it cannot be found otherwise).  It does
 //    not depend on the data: a sector may be lost under a new size (it reads as zeroes), or be
 //    written beyond an old one (and is gone).  A shrinking that is not durable may be undone.
 #pragma once

@@ -222,6 +222,19 @@ TEST(SimFile, AHugePunchCostsTheDataInIt) {
   }
 }
 
+// That the file was cut there before cannot come after it.
+TEST(SimFile, ADurableWriteBehindACutIsThere) {
+  const Outcomes found = outcomes([](SimFile& f) {
+    write_and_sync(f, write(0, 3 * sector, 'A'));
+    f.change(resize(sector));
+    f.change(resize(3 * sector));
+    f.change(write(sector, sector, 'B'), true);
+    f.change(write(0, sector, 'C'));
+  });
+  const Outcomes expected = {"AB0", "CB0"};
+  EXPECT_EQ(found, expected);
+}
+
 TEST(SimFile, WhatAFailedSyncForgotNoLaterOneMakesDurable) {
   const auto fail = [](std::uint64_t seed, bool again) {
     return [seed, again](SimFile& f) {

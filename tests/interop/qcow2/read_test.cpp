@@ -47,7 +47,9 @@ INSTANTIATE_TEST_SUITE_P(
                       "-c -o cluster_size=2M", "-c -o cluster_size=4k", "-c -o compression_type=zstd",
                       "-c -o compression_type=zstd,cluster_size=512", "-o refcount_bits=1",
                       "-c -o refcount_bits=64", "-c -o refcount_bits=1", "-o preallocation=metadata",
-                      "-o preallocation=falloc", "-o lazy_refcounts=on"));
+                      "-o preallocation=falloc", "-o lazy_refcounts=on", "-o extended_l2=on", "-c -o extended_l2=on",
+                      "-o extended_l2=on,cluster_size=16k", "-c -o extended_l2=on,cluster_size=2M,refcount_bits=1",
+                      "-o extended_l2=on,preallocation=metadata"));
 
 class QemuImages : public ImageTest {};
 

@@ -1,4 +1,7 @@
 // Resizing, seen by QEMU.
+#include <array>
+#include <fstream>
+
 #include "tests/interop/qcow2/rig.hpp"
 
 namespace tidemark::test {
@@ -30,12 +33,52 @@ TEST_F(Resize, GrowsFarEnoughToNeedALongerL1Table) {
   expect_content("a.qcow2", content);
 }
 
+// Longer than what one refcount block counts, with all the clusters that are free before it.
+TEST_F(Resize, GrowsFarEnoughToNeedAVeryLongL1Table) {
+  for (const std::uint64_t cluster_size : {512, 4096}) {
+    create("a.qcow2", sized(MiB, cluster_size));
+    Edge& image = open("a.qcow2");
+    const std::uint64_t size = cluster_size == 512 ? 8 * GiB : 6 * TiB;
+    run(image.truncate(size));
+    const std::vector<std::byte> end(1024, std::byte{4});
+    write(image, size - 1024, end);
+    write(image, 0, end);
+    close_all();
+    expect_clean("a.qcow2");
+    Edge& again = open_read_only("a.qcow2");
+    std::vector<std::byte> found(1024);
+    run(again.read(size - 1024, MutableBytes(found)));
+    EXPECT_EQ(found, end);
+    close_all();
+    EXPECT_LT(std::filesystem::file_size(path("a.qcow2")), 40 * MiB);
+  }
+}
+
 TEST_F(Resize, WhatWasCutOffDoesNotComeBack) {
   create("a.qcow2", sized(4 * MiB));
   Edge& image = open("a.qcow2");
   write(image, 0, std::vector<std::byte>(4 * MiB, std::byte{1}));
   run(image.truncate(MiB + 512));
   run(image.truncate(4 * MiB));
+  close_all();
+  expect_clean("a.qcow2");
+  std::vector<std::byte> content(MiB + 512, std::byte{1});
+  content.resize(4 * MiB);
+  expect_content("a.qcow2", content);
+}
+
+// A crash came when the header had the new size and the tables did not.
+TEST_F(Resize, WhatAShrinkThatWasCutShortLeftDoesNotComeBack) {
+  create("a.qcow2", sized(4 * MiB));
+  write(open("a.qcow2"), 0, std::vector<std::byte>(4 * MiB, std::byte{1}));
+  close_all();
+  std::array<std::byte, 8> smaller;
+  store_be(smaller.data(), std::uint64_t{MiB + 512});
+  std::fstream header(path("a.qcow2"), std::ios::in | std::ios::out | std::ios::binary);
+  header.seekp(24).write(reinterpret_cast<const char*>(smaller.data()), smaller.size());
+  header.close();
+  ASSERT_TRUE(header);
+  run(open("a.qcow2").truncate(4 * MiB));
   close_all();
   expect_clean("a.qcow2");
   std::vector<std::byte> content(MiB + 512, std::byte{1});

@@ -89,12 +89,19 @@ class ImageTest : public ::testing::Test {
     BlockNode* storage = co_await open_file_node(file, options.read_only);
     auto edge = co_await unwrap(
         Edge::attach(*storage, Role::file, file_permissions(options.read_only), "test"));
+    options.data_file_follows = true;
     auto opened = co_await Qcow2Driver::open(std::move(edge), options).result();
     if (!opened) {
       co_await graph_->release(*storage);
       co_await opened.error();
     }
     std::unique_ptr<Qcow2Driver> driver = *std::move(opened);
+    if (driver->needs_data_file()) {
+      const std::string data = std::filesystem::path(file).parent_path() / driver->data_file();
+      BlockNode* outside = co_await open_file_node(data, options.read_only);
+      driver->set_data_file(co_await unwrap(
+          Edge::attach(*outside, Role::data_file, file_permissions(options.read_only), "test")));
+    }
     if (!driver->backing_file().empty()) {
       const std::string below = std::filesystem::path(file).parent_path() / driver->backing_file();
       Qcow2OpenOptions read_only;
@@ -140,13 +147,22 @@ class ImageTest : public ::testing::Test {
   Task<> try_create(std::string file, const Qcow2CreateOptions& options) {
     co_await create_file(*reactor_, file, 0, FilePreallocation::off);
     BlockNode* storage = co_await open_file_node(file, false);
-    Result<> made;
-    {
-      auto edge = co_await unwrap(Edge::attach(*storage, Role::root, file_permissions(false), "test"));
-      made = co_await Qcow2Driver::create(*edge, options).result();
+    BlockNode* outside = nullptr;
+    if (!options.data_file.empty()) {
+      const std::string data = std::filesystem::path(file).parent_path() / options.data_file;
+      co_await create_file(*reactor_, data, 0, FilePreallocation::off);
+      outside = co_await open_file_node(data, false);
     }
+    const Result<> made = co_await create_on(*storage, outside, options).result();
     co_await graph_->release(*storage);
+    if (outside) co_await graph_->release(*outside);
     co_await unwrap(made);
+  }
+  Task<> create_on(BlockNode& storage, BlockNode* outside, Qcow2CreateOptions options) {
+    auto edge = co_await unwrap(Edge::attach(storage, Role::root, file_permissions(false), "test"));
+    std::unique_ptr<Edge> data;
+    if (outside) data = co_await unwrap(Edge::attach(*outside, Role::root, file_permissions(false), "test"));
+    co_await Qcow2Driver::create(*edge, options, data.get());
   }
 
   std::vector<std::byte> read(Edge& edge, std::uint64_t offset, std::size_t length) {

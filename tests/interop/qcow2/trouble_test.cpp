@@ -1,5 +1,7 @@
 // Images on storage that is full, or fails at a bad moment: what was written stays right, and what can go
 // on does.
+#include <fmt/format.h>
+
 #include "filter/fault.hpp"
 #include "task/group.hpp"
 #include "tests/interop/qcow2/rig.hpp"
@@ -24,6 +26,16 @@ class Trouble : public ImageTest {
   Task<BlockNode*> add(std::unique_ptr<BlockDriver> driver) {
     NodeOptions named;
     co_return co_await graph_->add(named, std::move(driver));
+  }
+
+  // What the storage makes of flushes from now on.
+  Task<BlockNode*> add_with_flushes(FaultRule fate) {
+    BlockNode* file = co_await open_file_node(path("a.qcow2"), false);
+    fate.op = FaultOp::flush;
+    fate.os_errno = EIO;
+    FaultOptions options{file, {fate}, 1};
+    auto fault = co_await unwrap(open_fault(options));
+    co_return co_await add(std::move(fault));
   }
 };
 
@@ -103,6 +115,46 @@ TEST_F(Trouble, WhatWasDiscardedIsWaitedForWhileOthersRead) {
   expect_clean("device");
 }
 
+// Flushes fail for a while, or, as those of a file whose sync has failed once, for ever.  The image is not to
+// blame: what is asked again succeeds, of this image or of the one that is opened anew.
+TEST_F(Trouble, AResizeDuringWhichFlushesFailIsNoCorruption) {
+  const std::vector<std::byte> data(64 * KiB, std::byte{6});
+  for (const std::uint64_t count : {2, 0})
+    for (const std::uint64_t size : {64 * MiB, 512 * KiB}) {
+      std::string outcome;
+      for (std::uint64_t skip = 0; outcome != "no error"; ++skip) {
+        const std::string when = fmt::format("{} flushes from {} on, to {} bytes", count, skip, size);
+        Qcow2CreateOptions options;
+        options.size = MiB;
+        options.cluster_size = 512;
+        create("a.qcow2", options);
+        Edge& fresh = open("a.qcow2");
+        write(fresh, 0, data);
+        write(fresh, MiB - data.size(), data);
+        close_all();
+        FaultRule fails;
+        fails.skip = skip;
+        fails.count = count;
+        Edge& image = *run(open_on(*run(add_with_flushes(fails))));
+        outcome = failure(image.truncate(size));
+        EXPECT_EQ(failure(image.write(0, Buffers::of_const(data))), "no error") << when;
+        EXPECT_EQ(read(image, 0, data.size()), data) << when;
+        for (std::uint64_t i = 0; i < count; ++i) (void)failure(image.flush());
+        if (count != 0) {
+          EXPECT_EQ(failure(image.truncate(size)), "no error") << when;
+        }
+        roots_.clear();
+        (void)reactor_->run(graph_->close_all());
+        const Output checked = run_shell("cd '" + directory_ + "' && qemu-img check -f qcow2 a.qcow2");
+        EXPECT_TRUE(checked.status == 0 || WEXITSTATUS(checked.status) == 3) << when << "\n" << checked.text;
+        Edge& again = open("a.qcow2");
+        EXPECT_EQ(read(again, 0, data.size()), data) << when;
+        EXPECT_EQ(failure(again.truncate(size)), "no error") << when;
+        close_all();
+      }
+    }
+}
+
 // The file says where the longer L1 table lies, or not: whether the header has arrived is not known.
 TEST_F(Trouble, ALongerL1TableThatCouldNotBeMadeKnown) {
   Qcow2CreateOptions options;
@@ -111,14 +163,10 @@ TEST_F(Trouble, ALongerL1TableThatCouldNotBeMadeKnown) {
   create("a.qcow2", options);
   const std::vector<std::byte> data(64 * KiB, std::byte{6});
   for (std::uint64_t skip = 0;; ++skip) {
-    BlockNode* file = run(open_file_node(path("a.qcow2"), false));
-    FaultRule no_flush;
-    no_flush.op = FaultOp::flush;
-    no_flush.skip = skip;
-    no_flush.count = 1;
-    no_flush.os_errno = EIO;
-    BlockNode* storage = run(add(*open_fault({file, {no_flush}, 1})));
-    Edge& image = *run(open_on(*storage));
+    FaultRule once;
+    once.skip = skip;
+    once.count = 1;
+    Edge& image = *run(open_on(*run(add_with_flushes(once))));
     const std::uint64_t longer = (skip + 2) * 8 * MiB;
     const std::string outcome = failure(image.truncate(longer));
     (void)failure(image.write(0, Buffers::of_const(data)));

@@ -1,0 +1,94 @@
+// What an image has goes into one below it, and is durable there before the image is emptied: cut off anywhere the image
+// reads as before.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/cli/image/commands.hpp"
+#include "app/cli/image/session.hpp"
+#include "app/cli/progress.hpp"
+#include "app/cli/text.hpp"
+#include "format/qcow2/offline.hpp"
+#include "image/copy.hpp"
+#include "io/file.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+// How many layers there are above the base.
+Task<std::size_t> layers_above(Reactor& reactor, const std::vector<ImageName>& chain, std::string base) {
+  if (chain.size() < 2) co_await Error(Errc::invalid_argument, "Image does not have a backing file");
+  if (base.empty()) co_return 1;
+  const auto wanted = co_await fs::stat(reactor, base).result();
+  for (std::size_t i = 1; i < chain.size(); ++i) {
+    const FileInfo file = co_await fs::stat(reactor, chain[i].name);
+    const bool is_it = wanted && file.device == wanted->device && file.inode == wanted->inode;
+    if (is_it || chain[i].name == base) co_return i;
+  }
+  co_await Error(Errc::not_found, fmt::format("Did not find '{}' in the backing chain of '{}'", base, chain[0].name));
+  co_return 0;
+}
+
+Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base) {
+  if (base.size() < top.size()) co_await base.truncate(top.size());
+  Progress progress(context, "commit");
+  const Range all{0, top.size()};
+  image::CopyOptions copy;
+  copy.only_allocated = true;
+  copy.course.interrupted = context.interrupted;
+  copy.course.progress = [&progress, all](std::uint64_t done) { progress.update(done, all.length); };
+  const image::CopyReport report = co_await image::copy_disk(top, all, base, std::move(copy));
+  co_await base.flush();
+  co_return report;
+}
+
+// The layers above the base are opened as if they stood on nothing: only what they have is copied.
+Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base) {
+  std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
+    Json description = co_await describe_layers(session.reactor(), above);
+    Edge* top = co_await session.open(std::move(description), false);
+    ImageAccess access;
+    access.write = true;
+    Edge* below = co_await session.open(base, access);
+    co_return co_await copy_down(context, *top, *below);
+  };
+  co_return co_await in_session<image::CopyReport>(context.reactor, body);
+}
+
+Task<> empty(const Context& context, std::string path) {
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    ImageAccess access;
+    access.write = true;
+    ImageName bytes{path, "raw"};
+    Edge* file = co_await session.open(std::move(bytes), access);
+    co_await qcow2::empty_image(*file);
+  };
+  co_await in_session<void>(context.reactor, body);
+}
+
+}  // namespace
+
+Task<Exit> image_commit(const Context& context, ImageCommitOptions options) {
+  const std::string format = co_await format_of(context.reactor, options.image, false);
+  const auto path = local_path(options.image.name);
+  if (!path) co_await Error(Errc::unsupported, fmt::format("'{}': only files and block devices can be committed", options.image.name));
+  ImageName top{*path, format};
+  const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
+  const std::size_t depth = co_await layers_above(context.reactor, chain, options.base);
+  const auto end = chain.begin() + static_cast<std::ptrdiff_t>(depth);
+  auto committed = co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth]).result();
+  if (!committed && committed.error().code() == Errc::cancelled)
+    co_await Error(Errc::cancelled, fmt::format("interrupted; '{}' reads as before, '{}' has a part of it", *path, chain[depth].name));
+  const image::CopyReport report = co_await unwrap(std::move(committed));
+  const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
+  if (emptied) co_await empty(context, *path);
+  const std::uint64_t bytes = report.data_bytes + report.zero_bytes;
+  if (context.json)
+    print_json(Json::object({{"filename", *path}, {"base", chain[depth].name}, {"data-bytes", report.data_bytes},
+                             {"zero-bytes", report.zero_bytes}, {"emptied", emptied}}));
+  else
+    print_line(fmt::format("committed {} of '{}' to '{}'", human_size(bytes), *path, chain[depth].name));
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

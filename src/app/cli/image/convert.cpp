@@ -1,0 +1,199 @@
+// A new file appears under its name when it is whole.  What is written in place - a device, an export, an image that
+// exists - has zeroes at its start until all the rest is durable, so that half of it does not look like a disk.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/cli/image/commands.hpp"
+#include "app/cli/image/make.hpp"
+#include "app/cli/image/new_file.hpp"
+#include "app/cli/progress.hpp"
+#include "app/cli/text.hpp"
+#include "image/copy.hpp"
+#include "io/file.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+using image::CopyOptions;
+using image::CopyReport;
+
+constexpr std::uint64_t start_bytes = 2 * MiB;           // a multiple of every cluster size
+
+struct Source {
+  Edge* disk = nullptr;
+  std::uint64_t at = 0;                                  // in the target
+};
+
+class Convert {
+ public:
+  Convert(const Context& context, const ImageConvertOptions& options, Session& session)
+      : context_(context), options_(options), session_(session), progress_(context, "convert") {}
+
+  Task<> open_sources() {
+    ImageAccess access;
+    access.force_share = options_.force_share;
+    access.direct = options_.direct;
+    for (const std::string& name : options_.sources) {
+      ImageName source{name, options_.source_format};
+      Edge* disk = co_await session_.open(std::move(source), access);
+      sources_.push_back({disk, size_});
+      size_ += disk->size();
+    }
+  }
+  std::uint64_t size() const noexcept { return size_; }
+  const CopyReport& report() const noexcept { return report_; }
+
+  // The layer of the source that the target will stand on.
+  Task<> find_base(std::string path) {
+    if (sources_.size() != 1) co_await Error(Errc::invalid_argument, "Having a backing file for the target makes no sense when "
+                                                                     "concatenating multiple input images");
+    const FileInfo wanted = co_await fs::stat(session_.reactor(), path);
+    for (BlockNode* layer = sources_[0].disk->node().backing(); layer; layer = layer->backing()) {
+      const ImageInfo info = co_await layer->driver().info();
+      const auto file = co_await fs::stat(session_.reactor(), info.filename).result();
+      if (file && file->device == wanted.device && file->inode == wanted.inode) base_ = layer;
+    }
+    if (!base_) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
+  }
+
+  Task<> copy_to(ImageName name, bool is_zero, bool in_place) {
+    ImageAccess access;
+    access.write = true;
+    access.direct = options_.direct;
+    Edge* target = co_await session_.open(std::move(name), access);
+    if (target->size() < size_)
+      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the source has {}", options_.target, target->size(), size_));
+    if (options_.compress && !target->node().driver().supports_compression())
+      co_await Error(Errc::invalid_argument, "Compression not supported for this file format");
+    const Range all{0, size_};
+    if (in_place) co_await copy_in_place(*target, is_zero);
+    else co_await copy(*target, all, is_zero);
+    co_await target->flush();
+    co_await session_.release(target);
+  }
+
+ private:
+  Task<> copy_in_place(Edge& target, bool is_zero) {
+    const Range start{0, std::min(start_bytes, size_)};
+    if (!is_zero) co_await target.write_zeroes(start);
+    co_await target.flush();
+    const Range rest{start.end(), size_ - start.end()};
+    co_await copy(target, rest, is_zero);
+    co_await target.flush();
+    co_await copy(target, start, true);
+  }
+
+  Task<> copy(Edge& target, Range area, bool is_zero) {
+    for (const Source& source : sources_) {
+      const Range part = area.intersect({source.at, source.disk->size()});
+      if (part.empty()) continue;
+      CopyOptions copy;
+      copy.course.interrupted = context_.interrupted;
+      copy.course.speed = options_.speed;
+      if (options_.workers != 0) copy.course.workers = options_.workers;
+      const std::uint64_t before = done_;
+      copy.course.progress = [this, before](std::uint64_t done) { progress_.update(done_ = before + done, size_); };
+      copy.base = base_;
+      copy.target_offset = part.offset;
+      copy.sparse = options_.sparse;
+      copy.target_is_zero = is_zero;
+      copy.compress = options_.compress;
+      const Range from{part.offset - source.at, part.length};
+      const CopyReport report = co_await image::copy_disk(*source.disk, from, target, std::move(copy));
+      report_.data_bytes += report.data_bytes;
+      report_.zero_bytes += report.zero_bytes;
+      report_.skipped_bytes += report.skipped_bytes;
+    }
+  }
+
+  const Context& context_;
+  const ImageConvertOptions& options_;
+  Session& session_;
+  Progress progress_;
+  std::vector<Source> sources_;
+  std::uint64_t size_ = 0, done_ = 0;
+  BlockNode* base_ = nullptr;
+  CopyReport report_;
+};
+
+Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
+  Reactor& reactor = context.reactor;
+  const bool file = co_await is_file_name(reactor, options.target);
+  if (!file) {
+    co_await make_image_on(reactor, options.target, options.target_format, format);
+    ImageName target{options.target, options.target_format};
+    co_return co_await convert.copy_to(std::move(target), options.target_format == "qcow2" || options.target_is_zero, true);
+  }
+  const bool below = !format.qcow2.backing_file.empty();
+  auto into = [&](std::string partial) -> Task<> {
+    co_await make_image(reactor, partial, options.target_format, format);
+    ImageName target{partial, options.target_format};
+    co_await convert.copy_to(std::move(target), !below, false);
+  };
+  co_await make_file(reactor, *local_path(options.target), into);
+}
+
+Task<> run_convert(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
+  co_await convert.open_sources();
+  if (options.target_exists) {
+    ImageName target{options.target, options.target_format};
+    co_return co_await convert.copy_to(std::move(target), options.target_is_zero, true);
+  }
+  format.qcow2.size = align_up(convert.size(), sector_size);
+  if (!format.qcow2.backing_file.empty()) {
+    const std::string image = local_path(options.target).value_or(std::string());
+    const ImageName below = co_await check_backing(context.reactor, image, format.qcow2.backing_file, format.qcow2.backing_format);
+    co_await convert.find_base(below.name);
+  }
+  co_await into_new(context, options, std::move(format), convert);
+}
+
+Result<FormatOptions> format_options(const ImageConvertOptions& options) {
+  auto format = parse_format_options(options.target_format, options.format_options);
+  if (!format) return format;
+  if (!options.backing.empty()) format->qcow2.backing_file = options.backing;
+  if (!options.backing_format.empty()) format->qcow2.backing_format = options.backing_format;
+  if (options.target_format == "raw" && !format->qcow2.backing_file.empty())
+    return Error(Errc::invalid_argument, "Backing file not supported for file format 'raw'");
+  if (options.target_format == "raw" && options.compress)
+    return Error(Errc::invalid_argument, "Compression not supported for this file format");
+  if (options.target_exists && (!options.format_options.empty() || !options.backing.empty()))
+    return Error(Errc::invalid_argument, "options of a new image make no sense with --existing");
+  return format;
+}
+
+Error explained(const Error& error, const ImageConvertOptions& options, bool file) {
+  if (error.code() != Errc::cancelled) return error;
+  if (file && !options.target_exists) return Error(Errc::cancelled, "interrupted; nothing was left behind");
+  return Error(Errc::cancelled, fmt::format("interrupted; '{}' is incomplete, and begins with zeroes", options.target));
+}
+
+}  // namespace
+
+Task<Exit> image_convert(const Context& context, ImageConvertOptions options) {
+  const FormatOptions format = co_await unwrap(format_options(options));
+  const Instant started = context.reactor.now();
+  CopyReport report;
+  std::uint64_t size = 0;
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    Convert convert(context, options, session);
+    co_await run_convert(context, options, format, convert);
+    report = convert.report();
+    size = convert.size();
+  };
+  const bool file = co_await is_file_name(context.reactor, options.target);
+  auto converted = co_await in_session<void>(context.reactor, body).result();
+  if (!converted) co_await explained(converted.error(), options, file);
+  const double seconds = std::chrono::duration<double>(context.reactor.now() - started).count();
+  if (context.json)
+    print_json(Json::object({{"filename", options.target}, {"format", options.target_format}, {"virtual-size", size},
+                             {"data-bytes", report.data_bytes}, {"zero-bytes", report.zero_bytes},
+                             {"backing-bytes", report.skipped_bytes}, {"seconds", seconds}}));
+  else
+    print_line(fmt::format("wrote '{}': {}, {}, {} of it data, {}", options.target, options.target_format, human_size(size),
+                           human_size(report.data_bytes), human_duration(seconds)));
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,61 @@
+#include "app/cli/image/make.hpp"
+
+#include <fmt/format.h>
+
+#include "block/node.hpp"
+#include "io/file.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+Task<> write_header(Reactor& reactor, Json storage, Qcow2CreateOptions options) {
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    Edge* file = co_await session.open(std::move(storage), true);
+    co_await Qcow2Driver::create(*file, options);
+    co_await file->flush();
+  };
+  co_await in_session<void>(reactor, body);
+}
+
+Task<> check_room(Reactor& reactor, std::string name, Json storage, std::uint64_t size) {
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    Edge* device = co_await session.open(std::move(storage), true);
+    if (device->size() < size)
+      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the image needs {}", name, device->size(), size));
+  };
+  co_await in_session<void>(reactor, body);
+}
+
+}  // namespace
+
+Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options) {
+  const bool is_raw = format == "raw";
+  const std::uint64_t file_size = is_raw ? options.qcow2.size : 0;
+  co_await create_file(reactor, path, file_size, options.preallocation);
+  if (is_raw) co_return;
+  Json storage = Json::object({{"driver", "file"}, {"filename", path}});
+  co_await write_header(reactor, std::move(storage), std::move(options.qcow2));
+}
+
+Task<> make_image_on(Reactor& reactor, std::string name, std::string format, FormatOptions options) {
+  Json storage = co_await describe_storage(reactor, name);
+  if (format == "raw") co_return co_await check_room(reactor, name, std::move(storage), options.qcow2.size);
+  co_await write_header(reactor, std::move(storage), std::move(options.qcow2));
+}
+
+Task<bool> is_file_name(Reactor& reactor, std::string name) {
+  const auto path = local_path(name);
+  if (!path) co_return false;
+  const auto info = co_await fs::stat(reactor, *path).result();
+  co_return !info || info->type == FileInfo::Type::regular;
+}
+
+Task<ImageName> check_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format) {
+  if (backing_format.empty())
+    co_await Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2", backing));
+  auto below = co_await backing_of(reactor, image, backing, backing_format).result();
+  if (below) co_return *std::move(below);
+  co_await below.error().with_context(fmt::format("Could not open backing file '{}'", backing));
+}
+
+}  // namespace tidemark::cli

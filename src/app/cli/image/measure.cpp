@@ -1,0 +1,72 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/cli/image/commands.hpp"
+#include "app/cli/image/format_options.hpp"
+#include "app/cli/image/session.hpp"
+#include "block/status.hpp"
+#include "format/qcow2/measure.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+struct Content {
+  std::uint64_t size = 0, data = 0;        // data in whole clusters
+};
+
+Task<std::uint64_t> data_in(const Context& context, Edge& image, std::uint64_t cluster_size) {
+  std::uint64_t data = 0;
+  for (Range left{0, image.size()}; !left.empty();) {
+    co_await unwrap(context.check_interrupted());
+    const BlockStatus status = co_await block_status_above(image.node(), nullptr, left);
+    Range found = status.range;
+    if (status.data && !status.zero) {
+      found = found.widened(cluster_size);
+      data += found.length;
+    }
+    const std::uint64_t end = std::min(std::max(found.end(), status.range.end()), left.end());
+    left = {end, left.end() - end};
+  }
+  co_return data;
+}
+
+Task<Content> content_of(const Context& context, const ImageMeasureOptions& options, std::uint64_t cluster_size) {
+  std::function<Task<Content>(Session&)> body = [&](Session& session) -> Task<Content> {
+    ImageAccess access;
+    access.force_share = options.force_share;
+    Edge* image = co_await session.open(options.image, access);
+    Content content{image->size(), 0};
+    content.data = co_await data_in(context, *image, cluster_size);
+    co_return content;
+  };
+  co_return co_await in_session<Content>(context.reactor, body);
+}
+
+}  // namespace
+
+Task<Exit> image_measure(const Context& context, ImageMeasureOptions options) {
+  const FormatOptions format = co_await unwrap(parse_format_options(options.target_format, options.format_options));
+  if (options.image.name.empty() != options.size.has_value())
+    co_await Error(Errc::invalid_argument, "give an image or --size, one of the two");
+  const bool is_raw = options.target_format == "raw";
+  const std::uint64_t cluster_size = is_raw ? sector_size : format.qcow2.cluster_size;
+  if (!is_power_of_two(cluster_size) || cluster_size < 512 || cluster_size > 2 * MiB)
+    co_await Error(Errc::invalid_argument, "Cluster size must be a power of two between 512 and 2048k");
+  if (!is_power_of_two(format.qcow2.refcount_bits) || format.qcow2.refcount_bits > 64)
+    co_await Error(Errc::invalid_argument, "Refcount width must be a power of two and may not exceed 64 bits");
+  Content content;
+  if (options.size) content.size = *options.size;
+  else content = co_await content_of(context, options, cluster_size);
+  qcow2::Measured measured{content.size, content.size};
+  if (!is_raw && div_up(content.size, cluster_size * (cluster_size / qcow2::entry_bytes)) * qcow2::entry_bytes > qcow2::l1_bytes_max)
+    co_await Error(Errc::no_space, "The image size is too large (try using a larger cluster size)");
+  if (!is_raw) measured = qcow2::measure(content.size, content.data, cluster_size, format.qcow2.refcount_bits);
+  if (context.json)
+    print_json(Json::object({{"required", measured.required}, {"fully-allocated", measured.fully_allocated}}));
+  else
+    print_line(fmt::format("required size: {}\nfully allocated size: {}", measured.required, measured.fully_allocated));
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,199 @@
+#include "app/cli/image/names.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "app/cli/image/uri.hpp"
+#include "format/qcow2/driver.hpp"
+#include "io/file.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+constexpr std::size_t chain_layers_max = 1000;
+
+bool is_json(const std::string& name) { return name.starts_with("json:"); }
+bool is_nbd(const std::string& name) { return name.starts_with("nbd:") || name.starts_with("nbd+unix:"); }
+
+Task<Json> parse_json_name(std::string name) {
+  auto parsed = parse_json(std::string_view(name).substr(5));
+  if (!parsed) co_await parsed.error().with_context("Could not parse the JSON options");
+  if (!parsed->is_object() || !parsed->find("driver"))
+    co_await Error(Errc::invalid_argument, "a json: name is an object with a 'driver', as blockdev-add takes it");
+  co_return *std::move(parsed);
+}
+
+Task<> read_magic(File& file, MutableBytes into, std::size_t& length) {
+  const FileInfo info = co_await file.stat();
+  length = static_cast<std::size_t>(std::min<std::uint64_t>(info.size, into.size()));
+  co_await file.read(0, Buffers(into));
+}
+
+Error could_not_open(const std::string& path, const Error& error) {
+  const auto colon = path.find(':');
+  if (error.code() == Errc::not_found && colon != std::string::npos && colon < path.find('/'))
+    return Error(Errc::unsupported, fmt::format("Unknown protocol '{}'", path.substr(0, colon)));
+  return Error::from_errno(error.os_errno(), fmt::format("Could not open '{}'", path));
+}
+
+Task<bool> has_qcow2_magic(Reactor& reactor, std::string path) {
+  const OpenFlags reading;
+  auto opened = co_await File::open(reactor, path, reading).result();
+  if (!opened) co_await could_not_open(path, opened.error());
+  File file = *std::move(opened);
+  AlignedBuffer start(sector_size);
+  std::size_t length = 0;
+  auto close = [&file]() -> Task<> { return file.close(); };
+  co_await finally(read_magic(file, start.bytes(), length), close);
+  co_return length >= 4 && load_be<std::uint32_t>(start.data()) == qcow2::magic;
+}
+
+Task<qcow2::Header> header_in(File& file) {
+  const FileInfo info = co_await file.stat();
+  AlignedBuffer start(sector_size);
+  co_await file.read(0, start.bytes());
+  const auto start_length = static_cast<std::size_t>(std::min<std::uint64_t>(info.size, start.size()));
+  const std::uint64_t cluster_size = co_await unwrap(qcow2::first_cluster_size(start.bytes().first(start_length)));
+  AlignedBuffer cluster(std::min(info.size, cluster_size));
+  co_await file.read(0, cluster.bytes());
+  co_return co_await unwrap(qcow2::parse_header(cluster.bytes(), info.size));
+}
+
+void apply(Json& description, const ImageAccess& access) {
+  description.set("read-only", !access.write);
+  if (access.force_share) description.set("force-share", true);
+  if (access.direct) description.set("cache", Json::object({{"direct", true}}));
+}
+
+Json layer_of(const std::string& format, Json storage) {
+  return Json::object({{"driver", format}, {"file", std::move(storage)}});
+}
+
+// One file of a chain, told apart by what it is and not by how it is called.
+using Identity = std::pair<std::uint64_t, std::uint64_t>;
+
+}  // namespace
+
+std::optional<std::string> local_path(const std::string& name) {
+  if (is_json(name) || is_nbd(name)) return std::nullopt;
+  if (name.starts_with("file:")) return name.substr(5);
+  return name;
+}
+
+Task<Json> describe_storage(Reactor& reactor, std::string name) {
+  if (is_nbd(name)) co_return co_await unwrap(describe_nbd(name));
+  if (is_json(name)) co_return co_await parse_json_name(name);
+  const std::string path = *local_path(name);
+  auto info = co_await fs::stat(reactor, path).result();
+  if (!info) co_await could_not_open(path, info.error());
+  const char* driver = info->type == FileInfo::Type::block_device ? "host_device" : "file";
+  co_return Json::object({{"driver", driver}, {"filename", path}});
+}
+
+Task<std::string> format_of(Reactor& reactor, ImageName name, bool trust_content) {
+  if (!name.format.empty()) co_return name.format;
+  const auto path = local_path(name.name);
+  if (!path) co_return "raw";                            // a server shows a disk, not a file
+  const bool is_qcow2 = co_await has_qcow2_magic(reactor, *path);
+  const bool named_qcow2 = path->ends_with(".qcow2") || path->ends_with(".qcow");
+  // A guest can write a qcow2 header into its raw disk: content alone decides nothing.
+  if (is_qcow2 != named_qcow2 && !trust_content)
+    co_await Error(Errc::invalid_argument, fmt::format("'{}': its name and its content disagree on its format; give -f raw or -f qcow2",
+                                                       *path));
+  co_return std::string(is_qcow2 ? "qcow2" : "raw");
+}
+
+Task<qcow2::Header> read_header(Reactor& reactor, std::string path) {
+  const OpenFlags reading;
+  File file = co_await File::open(reactor, std::move(path), reading);
+  auto close = [&file]() -> Task<> { return file.close(); };
+  co_return co_await finally(header_in(file), close);
+}
+
+Task<ImageName> backing_of(Reactor& reactor, std::string path, std::string backing_name, std::string backing_format) {
+  std::string name = backing_name;
+  if (is_json(name)) {                                   // of a file alone, as QEMU writes it for what has options
+    const Json parsed = co_await parse_json_name(name);
+    const Json* file = parsed.find("file");
+    const Json* filename = (file ? *file : parsed).find("filename");
+    const Json* driver = parsed.find("driver");
+    if (!filename || !filename->is_string() || !driver->is_string())
+      co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
+    name = filename->as_string();
+    if (file) backing_format = driver->as_string();
+  }
+  auto found = Qcow2Driver::backing_path(path, name);
+  if (!found)
+    co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
+  ImageName below{*std::move(found), std::move(backing_format)};
+  if (below.format == "file" || below.format == "host_device") below.format = "raw";
+  if (!below.format.empty() && below.format != "raw" && below.format != "qcow2")
+    co_await Error(Errc::unsupported, fmt::format("Unknown driver '{}'", below.format));
+  below.format = co_await format_of(reactor, below, false);
+  co_return std::move(below);
+}
+
+Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName at) {
+  std::vector<ImageName> layers;
+  std::set<Identity> seen;
+  for (;;) {
+    const FileInfo info = co_await fs::stat(reactor, at.name);
+    if (!seen.insert({info.device, info.inode}).second)
+      co_await Error(Errc::invalid_format, fmt::format("Backing file '{}' creates an infinite loop.", at.name));
+    if (layers.size() >= chain_layers_max)
+      co_await Error(Errc::invalid_format, fmt::format("'{}': the backing chain has more than {} layers", layers[0].name,
+                                                       chain_layers_max));
+    layers.push_back(at);
+    if (at.format != "qcow2") co_return std::move(layers);
+    auto header = co_await read_header(reactor, at.name).result();
+    if (!header) co_await header.error().with_context(fmt::format("Could not open '{}'", at.name));
+    if (header->backing_name.empty()) co_return std::move(layers);
+    const std::string image = at.name;
+    auto below = co_await backing_of(reactor, image, header->backing_name, header->backing_format).result();
+    if (!below) co_await below.error().with_context(fmt::format("Could not open backing file of '{}'", image));
+    at = *std::move(below);
+  }
+}
+
+Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers) {
+  Json below;
+  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+    Json storage = co_await describe_storage(reactor, layer->name);
+    Json description = layer_of(layer->format, std::move(storage));
+    if (layer->format == "qcow2") description.set("backing", std::move(below));
+    description.set("read-only", true);
+    below = std::move(description);
+  }
+  co_return std::move(below);
+}
+
+Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
+  Json description;
+  if (is_json(name.name)) {
+    description = co_await parse_json_name(name.name);
+    if (!name.format.empty()) description = layer_of(name.format, std::move(description));
+  } else {
+    name.format = co_await format_of(reactor, name, access.trust_content);
+    if (name.format != "raw" && name.format != "qcow2")
+      co_await Error(Errc::invalid_argument, fmt::format("Unknown driver '{}'", name.format));
+    const auto path = local_path(name.name);
+    if (path && access.below && name.format == "qcow2") {
+      ImageName top{*path, name.format};
+      auto layers = co_await chain_of(reactor, std::move(top));
+      description = co_await describe_layers(reactor, std::move(layers));
+    } else {
+      Json storage = co_await describe_storage(reactor, name.name);
+      description = layer_of(name.format, std::move(storage));
+    }
+  }
+  const Json* driver = description.find("driver");
+  const bool is_qcow2 = driver && driver->is_string() && driver->as_string() == "qcow2";
+  if (!access.below && is_qcow2) description.set("backing", Json());
+  apply(description, access);
+  co_return std::move(description);
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,53 @@
+// How images are named on the command line, and what blockdev-add would take to open them.
+//
+//   PATH, file:PATH          a regular file or block device, with what its header says is below it
+//   nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH, nbd:unix:PATH:exportname=NAME, nbd:HOST:PORT
+//   json:{...}               what blockdev-add takes
+//
+// This is the command line's gate for names inside images: a backing file is opened when it is a file or a block
+// device and its format is said, or nothing in it could be taken for a format.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "format/qcow2/header.hpp"
+#include "io/reactor.hpp"
+#include "schema/node.hpp"
+
+namespace tidemark::cli {
+
+struct ImageName {
+  std::string name, format;        // format empty: by name and content, which must agree
+};
+
+struct ImageAccess {
+  bool write = false, force_share = false, direct = false;
+  bool below = true;               // with its backing files; false: what is below reads as zeroes
+  bool trust_content = false;      // a name that says otherwise does not matter: nothing but this file is opened
+};
+
+// The files of a chain from `top` on, which has a path and a format.  Fails where it loops.
+Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName top);
+
+// What opens these, each standing on the next one, the last on nothing; all to be read only.
+Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers);
+
+// What opens the image, as JSON that blockdev-add takes.
+Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access);
+
+// The part of it that opens the bytes alone, without a format.
+Task<Json> describe_storage(Reactor& reactor, std::string name);
+
+// "raw" or "qcow2".
+Task<std::string> format_of(Reactor& reactor, ImageName name, bool trust_content);
+
+// The path, when the name is that of a file or block device.
+std::optional<std::string> local_path(const std::string& name);
+
+Task<qcow2::Header> read_header(Reactor& reactor, std::string path);
+
+// The name of the image below, as seen from `path`; an error where it is not one that the gate lets pass.
+Task<ImageName> backing_of(Reactor& reactor, std::string path, std::string backing_name, std::string backing_format);
+
+}  // namespace tidemark::cli

@@ -1,0 +1,29 @@
+#include "app/cli/image/new_file.hpp"
+
+#include <filesystem>
+
+#include "app/images.hpp"
+#include "io/file.hpp"
+
+namespace tidemark::cli {
+
+Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
+  std::string name = behind_links(std::move(path));
+  const bool there = co_await fs::exists(reactor, name);
+  if (there) co_await check_replaceable(reactor, name);
+  co_return NewFile(reactor, std::move(name));
+}
+
+Task<> NewFile::publish() {
+  co_await fs::rename(*reactor_, partial_, path_);
+  std::string parent = std::filesystem::path(path_).parent_path().string();
+  if (parent.empty()) parent.push_back('.');
+  co_await fs::sync_dir(*reactor_, std::move(parent));
+}
+
+Task<> NewFile::discard() {
+  const bool there = co_await fs::exists(*reactor_, partial_);
+  if (there) co_await fs::unlink(*reactor_, partial_);
+}
+
+}  // namespace tidemark::cli

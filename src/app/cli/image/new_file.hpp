@@ -1,0 +1,40 @@
+// NewFile: a file that is made under another name, FILE.tidemark-partial, and gets its own when it is whole and
+// durable; what had that name before is then gone.  Whatever ends the program before leaves the old file as it was.
+#pragma once
+
+#include <string>
+
+#include "io/reactor.hpp"
+
+namespace tidemark::cli {
+
+class NewFile {
+ public:
+  // Errors when what is there cannot be replaced: another program has it open, or it is no regular file.
+  static Task<NewFile> begin(Reactor& reactor, std::string path);
+
+  const std::string& partial() const noexcept { return partial_; }
+  Task<> publish();                      // the file is closed, and what was written to it durable
+  Task<> discard();
+
+ private:
+  NewFile(Reactor& reactor, std::string path)
+      : reactor_(&reactor), path_(std::move(path)), partial_(path_ + ".tidemark-partial") {}
+
+  Reactor* reactor_;
+  std::string path_, partial_;
+};
+
+// Makes a file by `make(partial name)`, which closes it, and publishes it; what fails leaves nothing.
+template <class Make>
+Task<> make_file(Reactor& reactor, std::string path, Make make) {
+  NewFile file = co_await NewFile::begin(reactor, std::move(path));
+  auto made = co_await make(file.partial()).result();
+  if (made) made = co_await file.publish().result();
+  if (made) co_return;
+  // One that is in use is another's who is making the same file.
+  if (made.error().code() != Errc::busy) (void)co_await file.discard().result();
+  co_await made.error();
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,47 @@
+// Session: the nodes that one verb of `tidemark image` has open, closed together.
+//
+//   Session session(context.reactor);
+//   auto close = [&session]() -> Task<> { return session.close(); };
+//   co_await finally(run(session), close);
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "app/cli/image/names.hpp"
+#include "block/graph.hpp"
+
+namespace tidemark::cli {
+
+class Session {
+ public:
+  explicit Session(Reactor& reactor) : graph_(reactor) {}
+
+  // The session's until it closes.
+  Task<Edge*> open(ImageName name, ImageAccess access);
+  Task<Edge*> open(Json description, bool write);
+  Task<> close();
+
+  // Lets go of one before the others, and closes its nodes.
+  Task<> release(Edge*& edge);
+
+  Reactor& reactor() noexcept { return graph_.reactor(); }
+  Graph& graph() noexcept { return graph_; }
+
+ private:
+  Graph graph_;
+  std::vector<std::unique_ptr<Edge>> edges_;
+};
+
+// Runs body(session) and closes.
+template <class T>
+Task<T> in_session(Reactor& reactor, std::function<Task<T>(Session&)> body) {
+  Session session(reactor);
+  auto outcome = co_await body(session).result();
+  auto closed = co_await session.close().result();
+  if (!outcome) co_await outcome.error();
+  if (!closed) co_await closed.error();
+  if constexpr (!std::is_void_v<T>) co_return *std::move(outcome);
+}
+
+}  // namespace tidemark::cli

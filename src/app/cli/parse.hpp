@@ -1,0 +1,30 @@
+// What main.cpp and the verbs with options of their own share in reading the command line.  Only what parses includes
+// this: CLI11 is slow to compile.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "app/cli/context.hpp"
+
+namespace tidemark::cli {
+
+using Command = std::function<Task<Exit>(const Context&)>;
+
+struct Options {
+  bool json = false, quiet = false;
+  std::string qmp_socket, aio;
+  Command command;                       // of the subcommand that was given
+  std::function<Exit()> immediate;       // serve: needs no reactor
+};
+
+// Turns "1.5G" into a number of bytes.
+CLI::Validator size_check();
+CLI::Validator not_empty();
+
+// `tidemark image` and its verbs.
+void add_image(CLI::App& app, Options& options);
+
+}  // namespace tidemark::cli

@@ -1,0 +1,136 @@
+// Checker: one pass over an image's tables.  check.hpp says what for; the parts are
+//
+//   checker.cpp            the pass, and the words of reports
+//   checker_tables.cpp     L1 and L2 tables
+//   checker_extras.cpp     snapshots, bitmaps: what else there is that refers to clusters
+//   checker_refcounts.cpp  refcount table and blocks
+//   check_repair.cpp       what makes a pass's findings right
+#pragma once
+
+#include "format/qcow2/check.hpp"
+#include "format/qcow2/check_counts.hpp"
+#include "format/qcow2/header.hpp"
+#include "format/qcow2/l2_entry.hpp"
+#include "io/aligned.hpp"
+
+namespace tidemark::qcow2 {
+
+// An entry of an L2 table word for word, for what it says may be wrong.
+class TableEntry {
+ public:
+  static constexpr std::uint64_t copied_flag = L2Entry::copied_flag, offset_mask = L2Entry::offset_mask;
+
+  constexpr explicit TableEntry(std::uint64_t raw) noexcept : raw_(raw) {}
+  static constexpr TableEntry of_zeroes() noexcept { return TableEntry(L2Entry::zero_flag); }
+  constexpr std::uint64_t raw() const noexcept { return raw_; }
+  constexpr bool compressed() const noexcept { return raw_ & L2Entry::compressed_flag; }
+  constexpr bool zero() const noexcept { return !compressed() && raw_ & L2Entry::zero_flag; }
+  constexpr HostOffset host() const noexcept { return {raw_ & offset_mask}; }
+  constexpr bool has_cluster() const noexcept { return host().value != 0; }
+  friend constexpr bool operator==(TableEntry, TableEntry) noexcept = default;
+
+ private:
+  std::uint64_t raw_;
+};
+
+// An L2 table, and how many L1 entries refer to it.
+struct TableUse {
+  HostOffset at;
+  std::uint64_t times = 1;
+  std::int64_t active = -1;                // the index in the active L1 table, or -1
+};
+
+class Checker {
+ public:
+  Checker(Edge& file, Header header, CheckOptions& options, CheckReport& report);
+
+  Task<> run();
+
+  // The findings, for the repair.
+  Edge& file() const noexcept { return file_; }
+  const Header& header() const noexcept { return header_; }
+  const Geometry& geometry() const noexcept { return header_.geometry; }
+  const CheckOptions& options() const noexcept { return options_; }
+  CheckCounts& counts() noexcept { return counts_; }
+  const std::vector<std::uint64_t>& refcount_table() const noexcept { return refcount_table_; }
+  const std::vector<std::uint64_t>& active_l1() const noexcept { return active_l1_; }
+  bool refcounts_need_rebuild() const noexcept { return rebuild_; }
+  std::uint64_t end_cluster() const noexcept { return highest_ + 1; }
+  bool extended() const noexcept { return header_.has(Incompatible::extended_l2); }
+  bool external_data() const noexcept { return header_.has(Incompatible::data_file); }
+
+  bool placed_well(std::uint64_t offset) const noexcept;       // a cluster of the file may lie there
+  // Every reference to the cluster is one to an L2 table: it can be written as one.
+  bool is_table_only(std::uint64_t offset) const noexcept;
+  std::optional<std::uint64_t> block_at(std::uint64_t index) const noexcept;
+  Task<> read(std::uint64_t at, MutableBytes into);
+  Result<> going_on() const;
+
+ private:
+  // checker.cpp
+  template <class... Args>
+  void corrupt(const char* format, const Args&... args);
+  template <class... Args>
+  void say(const char* format, const Args&... args);
+  bool count(std::uint64_t offset, std::uint64_t length, std::uint64_t times = 1);
+  void advance(std::uint64_t bytes);
+  Task<std::vector<std::uint64_t>> read_table(HostOffset at, std::uint64_t entries);
+
+  // checker_tables.cpp
+  Task<> count_l1(HostOffset at, std::uint64_t entries, std::uint64_t times, bool active);
+  void merge_tables();
+  Task<> count_tables();
+  void count_table(const TableUse& table, const std::byte* entries);
+  void count_entry(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap);
+  void count_compressed(const TableUse& table, std::uint64_t i, TableEntry entry, std::uint64_t bitmap);
+  void count_standard(const TableUse& table, TableEntry entry);
+  enum class Level : std::uint8_t { l1, l2 };
+  void check_copied(Level level, std::uint64_t raw, HostOffset at);
+
+  // checker_extras.cpp
+  Task<> count_snapshots();
+  Task<bool> count_snapshot(std::uint64_t index, std::uint64_t& at);
+  Task<> count_extensions();
+  Task<> count_bitmaps(std::uint64_t directory, std::uint64_t length, std::uint32_t bitmaps);
+  Task<> count_bitmap_table(std::uint64_t at, std::uint64_t entries);
+
+  // checker_refcounts.cpp
+  Task<> load_refcounts();
+  void note_ones(std::uint64_t index, const std::byte* block);
+  Task<> compare_refcounts();
+  void compare_block(std::uint64_t index, const std::byte* block);
+  void compare_cluster(std::uint64_t cluster, std::uint64_t refcount);
+
+  Edge& file_;
+  const Header header_;
+  CheckOptions& options_;
+  CheckReport& report_;
+  const std::uint64_t file_size_;
+  CheckCounts counts_;
+  std::vector<std::uint64_t> refcount_table_, active_l1_;
+  std::vector<TableUse> tables_;           // sorted by place up to merged_
+  std::size_t merged_ = 0;
+  std::uint64_t contiguous_ = 0;           // where the next data cluster would lie if nothing was fragmented
+  std::uint64_t highest_ = 0;              // cluster that is referenced or counted
+  std::uint64_t done_ = 0, total_ = 1;     // bytes of tables
+  std::uint64_t snapshot_l1_bytes_ = 0;
+  bool rebuild_ = false;
+};
+
+// Where a message's words are made; of those that are kept only.
+std::string check_text(const char* format, std::initializer_list<std::uint64_t> numbers);
+
+template <class... Args>
+void Checker::say(const char* format, const Args&... args) {
+  if (report_.messages.size() < CheckReport::messages_max)
+    report_.messages.push_back(check_text(format, {static_cast<std::uint64_t>(args)...}));
+  else ++report_.messages_left_out;
+}
+
+template <class... Args>
+void Checker::corrupt(const char* format, const Args&... args) {
+  ++report_.corruptions;
+  say(format, args...);
+}
+
+}  // namespace tidemark::qcow2
