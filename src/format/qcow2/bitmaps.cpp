@@ -128,6 +128,9 @@ Task<> Qcow2Driver::point_at_directory(HostOffset at, std::uint64_t length, std:
     store_be(extension->data() + 8, length);
     store_be(extension->data() + 16, at.value);
   }
+  constexpr auto type = static_cast<std::uint32_t>(ExtensionType::bitmaps);
+  std::erase_if(header_.more_extensions, [](const Header::Extension& e) { return e.type == type; });
+  if (extension) header_.more_extensions.push_back({type, std::string(as_text(*extension))});
   edit.set_extension(ExtensionType::bitmaps, std::move(extension));
   co_await edit.write(*file_);
   header_.has_bitmaps = bitmaps != 0;
@@ -174,7 +177,12 @@ Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
     auto same = [&](const BitmapEntry& now) { return now.table_at == entry.table_at; };
     if (std::none_of(entries.begin(), entries.end(), same)) co_await free_bitmap(entry);
   }
-  if (!old.empty()) refcounts_.free_later({header_.geometry.cluster_of(old_at), header_.geometry.clusters_for(old_length)});
+  image_.add_metadata(header_.bitmap_directory(), Metadata::bitmap_directory);
+  const HostRun old_directory{header_.geometry.cluster_of(old_at), header_.geometry.clusters_for(old_length)};
+  if (!old.empty()) {
+    image_.remove_metadata(old_directory);
+    refcounts_.free_later(old_directory);
+  }
   co_await flush();
 }
 

@@ -147,8 +147,9 @@ class Qcow2Driver final : public MappedDriver {
 
  private:
   class PendingClusters;
-  // `forget`: only what is stored, where nothing of the disk is.
-  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget };
+  // `forget` makes nothing of what reads as zeroes, where nothing is below; `cut_off` of what is stored, where nothing
+  // of the disk is.
+  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);

@@ -41,7 +41,7 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t beyond = std::max(first, shown);
   if (mapped > beyond) {
     const Range left_over{beyond, mapped - beyond};
-    co_await zero_clusters(left_over, Zeroing::forget);
+    co_await zero_clusters(left_over, Zeroing::cut_off);
   }
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
@@ -65,7 +65,7 @@ Task<> Qcow2Driver::shrink(std::uint64_t new_size) {
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
   const Range clusters{first, end - first};
-  co_await zero_clusters(clusters, Zeroing::forget);
+  co_await zero_clusters(clusters, Zeroing::cut_off);
   if (data_file_) co_await data_file_->truncate(new_size);
   // The disk has its size by now, whatever becomes of this; a flush that fails is told with the next.
   (void)co_await committer_.flush().result();

@@ -88,14 +88,14 @@ L2Entry Qcow2Driver::zeroed(L2Entry entry, Subclusters part, Zeroing how) const 
   const Subclusters all = all_subclusters(g);
   const bool stored = entry.compressed() || entry.has_cluster();
   // What is not stored reads as zeroes already, unless something shows from below.
-  if (how == Zeroing::forget && !stored) return entry;
+  if (how == Zeroing::cut_off && !stored) return entry;
   if (how == Zeroing::discard && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
   if (how == Zeroing::forget) return entry.zeroes() != 0 ? L2Entry() : entry;
   if (g.version < 3) return L2Entry();
   if (!entry.has_cluster() && part == all) return L2Entry::of_zeroes(all);
   if (entry.compressed()) return L2Entry::of_data({}, 0);          // cannot be: the caller refuses
   const L2Entry now = entry.with_zeroes(part);
-  const bool keep = entry.owned() && (how == Zeroing::keep_clusters || (how != Zeroing::forget && keeps_discarded_));
+  const bool keep = entry.owned() && (how == Zeroing::keep_clusters || (how != Zeroing::cut_off && keeps_discarded_));
   // A cluster that others share cannot be kept as the place of later writes.
   return now.allocated() == 0 && !keep ? now.without_cluster() : now;
 }
