@@ -117,6 +117,7 @@ Task<> Session::clean_up_chain(MachineDisk& disk) {
     if (present(disk, each->bitmap)) continue;
     // A crash came between the bitmap's end and the chain's, or it is gone with its store.
     std::vector<std::string> layers = std::exchange(each->layers, {});
+    if (!each->under_way.empty()) layers.push_back(std::exchange(each->under_way, ""));   // stands on them
     co_await drop_files(std::move(layers));
     each->bitmap.clear();
     each->point = nullptr;
