@@ -51,6 +51,12 @@ void NodeBitmap::keep(const DirtyBitmap& bits) {
   kept_->released = false;
 }
 
+void NodeBitmap::keep_all() {
+  DirtyBitmap all(bits_.size(), bits_.granularity());
+  all.set_all();
+  keep(all);
+}
+
 void NodeBitmap::release_kept() noexcept {
   if (kept_) kept_->released = true;
 }

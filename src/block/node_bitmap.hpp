@@ -67,6 +67,8 @@ class NodeBitmap {
     bool released = false;
   };
   void keep(const DirtyBitmap& bits);
+  // It begins to record: what was written before is its point, and lasts only with the next flush of the disk.
+  void keep_all();
   void release_kept() noexcept;
   const Kept* kept() const noexcept { return kept_.get(); }
   void forget_kept(std::uint64_t version) noexcept;

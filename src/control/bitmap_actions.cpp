@@ -39,6 +39,8 @@ Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, 
   NodeBitmap* bitmap = *added;
   bitmap->set_enabled(!arguments.disabled);
   bitmap->set_persistent(arguments.persistent);
+  if (bitmap->enabled()) bitmap->keep_all();
+  transaction.on_commit([bitmap] { bitmap->release_kept(); });
   transaction.on_abort([&bitmaps, bitmap] { (void)bitmaps.remove(*bitmap); });
   return {};
 }
@@ -78,8 +80,13 @@ Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, 
   if (!found) return found.error();
   if (auto usable = check_bitmap(*found->bitmap, BitmapUse::modify); !usable) return usable;
   NodeBitmap* bitmap = found->bitmap;
-  transaction.on_abort([bitmap, before = bitmap->enabled()] { bitmap->set_enabled(before); });
+  transaction.on_abort([bitmap, before = bitmap->enabled()] {
+    bitmap->set_enabled(before);
+    bitmap->release_kept();
+  });
+  if (enabled && !bitmap->enabled()) bitmap->keep_all();
   bitmap->set_enabled(enabled);
+  transaction.on_commit([bitmap] { bitmap->release_kept(); });
   found->node->bitmaps().begun();
   return {};
 }
