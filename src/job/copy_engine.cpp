@@ -12,7 +12,7 @@ constexpr Duration guest_rest = std::chrono::milliseconds(50);  // then it is no
 constexpr Duration pause_max = std::chrono::milliseconds(100);
 // What guests at work have to wait behind, and how long the device is theirs after it.
 constexpr std::uint64_t piece_among_guests = 512 * KiB;
-constexpr auto rest_after(Duration read) { return read * 3 / 2; }
+constexpr auto rest_after(Duration read) { return read * 5 / 4; }
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
