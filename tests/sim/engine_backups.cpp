@@ -89,7 +89,7 @@ void Session::watch(const Order& order, unsigned command, const std::string& bit
 Task<> Session::see_through(std::vector<Order>& orders) {
   std::vector<std::string> ids;
   for (const Order& order : orders) ids.push_back(order.job);
-  if (plan_.work && random_.chance(1, 6)) {
+  if (plan_.work && random_.chance(1, plan_.cancels)) {
     co_await dally(2000);
     Json arguments = Json::object({{"id", ids[random_.below(ids.size())]}});
     (void)co_await execute("job-cancel", std::move(arguments));     // it may be over

@@ -63,6 +63,7 @@ class Life {
   void live_session() {
     SessionPlan plan;
     plan.steps = plan_.steps;
+    plan.cancels = plan_.cancels;
     plan.workings = plan_.workings;
     plan.trace = trace_;
     plan.after_crash = crashed_;

@@ -16,6 +16,7 @@ struct LifePlan {
   std::uint64_t gap = 12;                          // operations between two that are crashed at, on average
   std::uint64_t fates = 2;                         // power cuts at each
   bool faults = true;                              // in some sessions
+  std::uint64_t cancels = 6;                       // one backup of so many
   Workings workings = {Rule::none, 16 * KiB, 192 * KiB};
   std::function<void(std::string_view)> trace{};   // takes what happens, where one case is asked for
 };

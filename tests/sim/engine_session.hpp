@@ -23,6 +23,7 @@ struct SessionPlan {
   bool after_crash = false;                        // of the machine: what is seen is durable
   bool after_kill = false;
   bool work = true;
+  std::uint64_t cancels = 6;                       // one backup of so many
   bool finish = false;                             // take chains on, compare all backups, leave nothing behind
   Workings workings{};
   std::function<void(std::string_view)> trace{};
