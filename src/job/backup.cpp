@@ -149,9 +149,11 @@ Task<> BackupJob::run(JobContext& context) {
 Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
   if (point().broken()) broken.set();
   co_await broken.wait(token);
-  co_await filter_node_->reactor().sleep(target_patience, token);
   BlockNode& target = filter_->target().node();
-  co_await target.graph().cancel_in_flight(target);
+  for (;;) {                                     // the job's end may make new requests, a flush for one
+    co_await filter_node_->reactor().sleep(target_patience, token);
+    co_await target.graph().cancel_in_flight(target);
+  }
 }
 
 Task<> BackupJob::copy_and_flush(JobContext& context, CopyEngine& engine) {
