@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "control/node_commands.hpp"
+#include "control/node_opener.hpp"
 #include "control/transaction_commands.hpp"
 #include "io/sim/backend.hpp"
 #include "storage/file.hpp"
@@ -35,8 +35,8 @@ class Machine {
     options.driver = schema::BlockdevDriver::file;
     options.node_name = "disk";
     options.branch = std::move(file);
-    NodeCommandHandler nodes(homes);
-    run(nodes.blockdev_add(std::move(options)));
+    NodeOpener opener(homes.main().graph);
+    run(add(opener, std::move(options)));
     schema::BlockDirtyBitmapAdd add;
     add.node = "disk";
     add.name = "b";
@@ -50,6 +50,7 @@ class Machine {
     guest.reset();
     (void)reactor.run(homes.close_all());
   }
+  static Task<> add(NodeOpener& opener, schema::BlockdevOptions options) { (void)co_await opener.add(std::move(options)); }
   void run(Task<> task) {
     const Result<> done = reactor.run(std::move(task));
     EXPECT_TRUE(done.ok()) << (done ? "" : done.error().message());

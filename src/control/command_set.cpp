@@ -5,7 +5,7 @@ namespace tidemark {
 CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, EventSink& events,
                        schema::VersionInfo version, std::function<void()> quit)
     : self(std::move(version), std::move(quit)),
-      nodes(homes),
+      nodes(homes, manager),
       bitmaps(homes),
       jobs(manager),
       backups(homes, manager),

@@ -68,7 +68,9 @@ Task<> BackupJob::attach() {
   NodeOptions node;
   node.name = options_.filter_node_name;
   node.read_only = source.read_only();
-  filter_node_ = co_await graph.add(std::move(node), std::move(driver));
+  auto added = co_await graph.add(std::move(node), std::move(driver)).result();
+  if (!added) co_await added.error().with_context("Could not create node");
+  filter_node_ = *added;
   filter_ = &opened;
   cancellation_->job = this;
   warning_ = opened.warning();
