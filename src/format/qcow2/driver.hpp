@@ -159,7 +159,6 @@ class Qcow2Driver final : public MappedDriver {
   Task<> show_snapshot(std::string id_or_name);
   Task<> claim_metadata();
   Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
-  Task<> repair_refcounts();
   Task<> end_lazily();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
