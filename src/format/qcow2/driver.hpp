@@ -130,7 +130,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
   Task<> flush() override;
-  bool supports_compression() const noexcept override { return true; }
+  bool supports_compression() const noexcept override { return !header_.geometry.external_data; }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> truncate(std::uint64_t size) override;
   Task<ImageInfo> info() override;
