@@ -1,7 +1,7 @@
 // NodeOpener: makes nodes of what blockdev-add and --blockdev describe, children first.
 //
 // It is the gate for names inside images: a backing file that nobody described is looked for beside
-// the image, as a plain file of the format that the image says, and only read.  What was opened for a
+// the image, as a plain file of the format that the image says or its content shows, and only read.  What was opened for a
 // node that then fails is closed again.
 #pragma once
 
@@ -39,6 +39,7 @@ class NodeOpener {
     schema::BlockdevCacheOptions cache;
     const ChainLink* chain = nullptr;
     unsigned depth = 0;                        // of backing files that nobody described
+    bool guessed = false;                      // its format was told by its content, not by who names it
     std::vector<std::string>* opened = nullptr;    // names of nodes, to be closed if this fails
   };
 
@@ -63,7 +64,7 @@ class NodeOpener {
                                              std::string image, Inherited own);
   Task<std::unique_ptr<Edge>> open_backing(std::optional<schema::BlockdevRefOrNull>& given, const Qcow2Driver& driver,
                                            std::string image, Inherited own);
-  static Result<schema::BlockdevOptions> describe_backing(const Qcow2Driver& driver, const std::string& image);
+  Task<bool> looks_like_qcow2(schema::BlockdevOptions described, Inherited own);
 
   Graph& graph_;
 };

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "block/node.hpp"
+#include "control/backing_names.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -86,43 +87,6 @@ bool same_file(const std::string& a, const std::string& b) {
   return a == b || (std::filesystem::equivalent(a, b, error) && !error);
 }
 
-// What an image may have opened by describing it: files and devices, of formats that are known to be safe.
-bool is_plain(const schema::BlockdevRef& reference);
-
-struct Plainness {
-  bool operator()(const schema::BlockdevOptionsFile&) const { return true; }
-  bool operator()(const schema::BlockdevOptionsRaw& raw) const { return is_plain(raw.file); }
-  bool operator()(const schema::BlockdevOptionsQcow2& image) const {
-    return is_plain(image.file) && !image.backing && !image.data_file;
-  }
-  template <class Other>
-  bool operator()(const Other&) const {
-    return false;
-  }
-};
-
-bool is_plain(const BlockdevOptions& options) {
-  return !options.node_name && !options.tracking && std::visit(Plainness{}, options.branch);
-}
-bool is_plain(const schema::BlockdevRef& reference) {
-  const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&reference.value);
-  return inlined && is_plain(**inlined);
-}
-
-Result<BlockdevOptions> described_in_json(const std::string& name, const std::string& image) {
-  constexpr std::string_view prefix = "json:";
-  const auto wrong = [&](const std::string& why) {
-    return Error(Errc::invalid_format, fmt::format("'{}': backing file '{}': {}", image, name, why));
-  };
-  auto json = parse_json(std::string_view(name).substr(prefix.size()));
-  if (!json) return wrong(json.error().message());
-  auto options = schema::from_json<BlockdevOptions>(*json);
-  if (!options) return wrong(options.error().message());
-  if (!is_plain(*options)) return wrong("it is not made of plain files; give the backing node with 'backing'");
-  options->read_only.reset();
-  return options;
-}
-
 }  // namespace
 
 Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own) {
@@ -142,7 +106,11 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOption
   co_return std::unique_ptr<BlockDriver>(std::move(driver));
 }
 
+// An image that only looks like one may be what a guest wrote to a raw disk: nothing is opened because it says so.
 Task<> NodeOpener::open_others(schema::BlockdevOptionsQcow2& qcow2, Qcow2Driver& driver, std::string image, Inherited own) {
+  if (own.guessed && (driver.needs_data_file() || !driver.backing_file().empty()))
+    co_await Error(Errc::invalid_format, fmt::format("'{}': the image above does not say that it is qcow2, so the files that it names "
+                                                     "are not opened; give the backing node with 'backing'", image));
   if (driver.needs_data_file()) driver.set_data_file(co_await open_data_file(qcow2.data_file, driver, image, own));
   else if (qcow2.data_file)
     co_await Error(Errc::invalid_argument, "'data-file' can only be set for images with an external data file");
@@ -177,6 +145,8 @@ Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::Block
                                                      std::string image, Inherited own) {
   own.read_only = true;
   own.auto_read_only = false;
+  const ChainLink here{image, own.chain};
+  own.chain = &here;
   if (given && std::holds_alternative<std::nullptr_t>(given->value)) co_return nullptr;
   schema::BlockdevRef reference;
   if (given) {
@@ -185,52 +155,40 @@ Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::Block
     co_return co_await attach(std::move(reference), Role::backing, own);
   }
   if (driver.backing_file().empty()) co_return nullptr;
-  reference.value = schema::Box<BlockdevOptions>(co_await unwrap(describe_backing(driver, image)));
   if (own.depth >= chain_depth_max)
     co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain has more than {} layers", image, chain_depth_max));
+  const std::string& name = driver.backing_file();
+  const bool said = !driver.backing_format().empty() || name.starts_with("json:");
+  const std::string format = said ? driver.backing_format() : "raw";
+  BlockdevOptions described = co_await unwrap(describe_backing(image, name, format));
+  // Before it is opened: one that is being written is locked, which says nothing of chains.
+  const std::string below = file_of(described);
   for (const ChainLink* above = own.chain; above; above = above->above)
-    if (same_file(above->file, image))
-      co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain loops: it is below itself", image));
-  const ChainLink here{image, own.chain};
-  own.chain = &here;
+    if (same_file(above->file, below))
+      co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain loops: '{}' is below itself", image, below));
   ++own.depth;
+  if (!said) {
+    own.guessed = true;
+    const bool qcow2 = co_await looks_like_qcow2(described, own);
+    if (qcow2) described = co_await unwrap(describe_backing(image, name, "qcow2"));
+  }
+  reference.value = schema::Box<BlockdevOptions>(std::move(described));
   auto edge = co_await attach(std::move(reference), Role::backing, own).result();
   if (!edge) co_await edge.error().with_context(fmt::format("Could not open backing file of '{}'", image));
   co_return *std::move(edge);
 }
 
-Result<BlockdevOptions> NodeOpener::describe_backing(const Qcow2Driver& driver, const std::string& image) {
-  if (driver.backing_file().starts_with("json:")) return described_in_json(driver.backing_file(), image);
-  const auto path = Qcow2Driver::backing_path(image, driver.backing_file());
-  if (!path)
-    return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with "
-                                                "'backing'", image, driver.backing_file()));
-  const std::string& name = *path;
-  std::error_code error;
-  BlockdevOptions file;
-  file.driver = std::filesystem::is_block_file(name, error) ? BlockdevDriver::host_device : BlockdevDriver::file;
-  schema::BlockdevOptionsFile where;
-  where.filename = name;
-  file.branch = where;
-  BlockdevOptions node;
-  schema::BlockdevRef below;
-  below.value = schema::Box<BlockdevOptions>(std::move(file));
-  if (driver.backing_format() == "qcow2") {
-    node.driver = BlockdevDriver::qcow2;
-    schema::BlockdevOptionsQcow2 format;
-    format.file = std::move(below);
-    node.branch = std::move(format);
-  } else if (driver.backing_format() == "raw") {
-    node.driver = BlockdevDriver::raw;
-    schema::BlockdevOptionsRaw format;
-    format.file = std::move(below);
-    node.branch = std::move(format);
-  } else {
-    // Guessing by content would let a guest that writes a header choose what is opened.
-    return Error(Errc::unsupported, fmt::format("'{}': the format of backing file '{}' is {}; give the backing node with 'backing'", image,
-                                                name, driver.backing_format().empty() ? "not said" : "'" + driver.backing_format() + "'"));
-  }
-  return node;
+Task<bool> NodeOpener::looks_like_qcow2(BlockdevOptions described, Inherited own) {
+  schema::BlockdevRef reference;
+  reference.value = schema::Box<BlockdevOptions>(std::move(described));
+  auto edge = co_await attach(std::move(reference), Role::backing, own);
+  BlockNode& node = edge->node();
+  AlignedBuffer start(std::min<std::uint64_t>(edge->size(), sector_size));
+  const Result<> read = co_await edge->read(0, start.bytes()).result();
+  edge.reset();
+  co_await graph_.release(node);
+  co_await unwrap(read);
+  co_return qcow2::first_cluster_size(start.bytes()).ok();
 }
 
 }  // namespace tidemark

@@ -1,7 +1,7 @@
 // Changes qcow2 images where it matters: entries of tables that the header leads to get values that some other
 // table has, that lie just beside the right ones, or that mean something.
 //
-// An input is a byte (0: an image follows) and the image; other inputs are changed as bytes.
+// An input is a byte (0 or 255: an image follows) and the image; other inputs are changed as bytes.
 #include <algorithm>
 #include <array>
 #include <vector>
@@ -10,10 +10,11 @@
 #include "base/random.hpp"
 #include "base/units.hpp"
 #include "tests/fuzz/fuzz.hpp"
-
-namespace {
+#include "tests/fuzz/qcow2_mutator.hpp"
 
 using namespace tidemark;
+
+namespace {
 
 // docs/interop/qcow2.rst, "Header": place and width of each field.
 struct Field {
@@ -30,14 +31,15 @@ class Image {
 
   bool change() {
     if (bytes_.size() < 104) return false;
-    switch (random_.below(8)) {
+    switch (random_.below(10)) {
       case 0: return header();
       case 1: return entry(field(40), std::min<std::uint64_t>(field32(36), 64));                    // L1
       case 2:
       case 3: return below(field(40), std::min<std::uint64_t>(field32(36), 64), cluster() / 8);      // L2
       case 4: return entry(field(48), std::min<std::uint64_t>(field32(56), 8) * cluster() / 8);      // refcount table
       case 5: return below(field(48), 4, cluster() / 8);                                             // refcount block
-      case 6: return entry(field(64), 12);                                                           // snapshots
+      case 6:
+      case 7: return snapshot();
       default: return extension();
     }
   }
@@ -84,10 +86,36 @@ class Image {
     }
     return false;
   }
+  // An entry of the table of snapshots, their L1 tables, their L2 tables: fields are not all of eight bytes.
+  bool snapshot() {
+    std::uint64_t at = field(64);
+    for (std::uint64_t left = random_.below(4); left != 0 && fits(at, 40, bytes_.size()); --left)
+      at += align_up(40 + field32(at + 36) + (field32(at + 12) >> 16) + (field32(at + 12) & 0xffff), 8);
+    if (field(64) == 0 || !fits(at, 40, bytes_.size())) return false;
+    const std::uint64_t l1 = field(at), entries = std::min<std::uint64_t>(field32(at + 8), 64);
+    switch (random_.below(4)) {
+      case 0: return set(at + 4 * random_.below(14));
+      case 1: return entry(l1, entries);
+      case 2: return below(l1, entries, cluster() / 8);
+      default: bytes_[at + random_.below(40)] = static_cast<std::byte>(random_()); return true;
+    }
+  }
+  // The directory's entries, the tables that they lead to.
+  bool bitmap(std::uint64_t directory) {
+    std::uint64_t at = directory;
+    for (std::uint64_t left = random_.below(3); left != 0 && fits(at, 24, bytes_.size()); --left)
+      at += align_up(24 + std::uint64_t{field32(at + 20)} + (field32(at + 16) & 0xffff), 8);
+    if (!fits(at, 24, bytes_.size())) return false;
+    switch (random_.below(3)) {
+      case 0: return set(at + 4 * random_.below(6));
+      case 1: bytes_[at + random_.below(24)] = static_cast<std::byte>(random_()); return true;
+      default: return entry(field(at), std::min<std::uint64_t>(field32(at + 8), 64));
+    }
+  }
   bool extension() {
     std::uint64_t at = std::min<std::uint64_t>(field32(100), 4096);
     for (int i = 0; i < 8 && fits(at, 24, bytes_.size()); ++i) {
-      if (field32(at) == bitmaps_extension && random_.chance(1, 2)) return entry(field(at + 16), 8);   // the directory
+      if (field32(at) == bitmaps_extension && random_.chance(3, 4)) return bitmap(field(at + 24));
       if (random_.chance(1, 3)) return set(at + 4 * random_.below(5));
       at += 8 + align_up(std::uint64_t{field32(at + 4)}, 8);
     }
@@ -100,9 +128,11 @@ class Image {
 
 }  // namespace
 
+bool tidemark::change_image(MutableBytes image, Prng& random) { return Image(image, random).change(); }
+
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max, unsigned seed) {
   Prng random(seed);
-  if (size < 2 || data[0] != 0 || random.chance(1, 5)) return LLVMFuzzerMutate(data, size, max);
+  if (size < 2 || (data[0] != 0 && data[0] != 0xff) || random.chance(1, 5)) return LLVMFuzzerMutate(data, size, max);
   Image image(std::as_writable_bytes(std::span(data + 1, size - 1)), random);
   return image.change() ? size : LLVMFuzzerMutate(data, size, max);
 }

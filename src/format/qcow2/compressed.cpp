@@ -54,6 +54,7 @@ Task<> Qcow2Driver::read_compressed_from(L2Entry entry, std::uint64_t offset, Bu
 
 Task<> Qcow2Driver::write_compressed(std::uint64_t offset, Buffers from) {
   const Geometry& g = header_.geometry;
+  if (g.external_data) co_await Error(Errc::unsupported, "qcow2: an image with an external data file holds no compressed data");
   const bool to_end = offset + from.size() == size();
   if (!g.cluster_aligned(offset) || (!g.cluster_aligned(from.size()) && !to_end))
     co_await Error(Errc::invalid_argument, "qcow2: compressed writes must be aligned to clusters");

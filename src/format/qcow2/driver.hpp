@@ -130,7 +130,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
   Task<> flush() override;
-  bool supports_compression() const noexcept override { return true; }
+  bool supports_compression() const noexcept override { return !header_.geometry.external_data; }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> truncate(std::uint64_t size) override;
   Task<ImageInfo> info() override;
@@ -159,7 +159,6 @@ class Qcow2Driver final : public MappedDriver {
   Task<> show_snapshot(std::string id_or_name);
   Task<> claim_metadata();
   Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
-  Task<> repair_refcounts();
   Task<> end_lazily();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }

@@ -49,6 +49,12 @@ class FreeList {
   bool pressed() const noexcept { return added_.size() > runs_max; }
   bool empty() const noexcept { return added_.empty() && taken_.empty() && durable_.empty(); }
 
+  // Other counts took the place of those that were to go down; nothing is in flight.
+  void forget() noexcept {
+    added_.clear();
+    durable_.clear();
+  }
+
   // Begins and ends one round of the Committer: what was added before take() has become durable.
   void take() { taken_ = std::exchange(added_, {}); }
   void settle(bool durable) {

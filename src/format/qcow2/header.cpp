@@ -332,8 +332,10 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
   if (!h.data_file.empty() && !w.extension(at, ExtensionType::data_file, h.data_file)) return too_long;
   for (const auto& more : h.more_extensions)
     if (!w.extension(at, static_cast<ExtensionType>(more.type), more.data)) return too_long;
+  // Where room is scarce it is left to what may come: bitmaps, longer names.
+  constexpr std::uint64_t roomy = 4096;
   const std::size_t names_end = at + 8 + feature_table().size() + 8 + h.backing_name.size();
-  if (g.version >= 3 && names_end <= g.cluster_size())
+  if (g.version >= 3 && g.cluster_size() >= roomy && names_end <= g.cluster_size())
     (void)w.extension(at, ExtensionType::feature_names, feature_table());
   if (!h.backing_name.empty()) {
     at += 8;                                     // the end marker: zeroes

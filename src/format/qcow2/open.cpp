@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "block/node.hpp"
+#include "format/qcow2/check.hpp"
 #include "format/qcow2/driver.hpp"
-#include "format/qcow2/recount.hpp"
 
 namespace tidemark {
 
@@ -18,6 +18,16 @@ std::size_t slices(std::uint64_t cache_bytes, std::uint64_t slice_bytes) {
 Header with_slices(Header header, const Qcow2OpenOptions& options) {
   header.geometry.l2_slice_max = options.l2_slice_bytes.value_or(header.geometry.l2_slice_max);
   return header;
+}
+
+// Of an image that was not closed: what its tables use is what counts.
+Task<> repair_dirty(Edge& file) {
+  CheckOptions options;
+  options.repair = Repair::all;
+  const CheckReport report = co_await check_image(file, std::move(options));
+  if (report.corruptions + report.check_errors == 0) co_return;
+  const std::string why = report.messages.empty() ? "it has too many references" : report.messages.front();
+  co_await Error(Errc::corrupt, "qcow2: it was not closed and cannot be repaired: " + why);
 }
 
 }  // namespace
@@ -86,6 +96,10 @@ Task<std::unique_ptr<Qcow2Driver>> Qcow2Driver::open(std::unique_ptr<Edge> file,
   Header header = co_await read_header(*file);
   co_await unwrap(check_supported(header, options.read_only));
   co_await unwrap(check_options(header, options));
+  if (header.has(Incompatible::dirty) && !options.read_only) {
+    co_await repair_dirty(*file);
+    header = co_await read_header(*file);
+  }
   std::unique_ptr<Qcow2Driver> driver(new Qcow2Driver(std::move(file), std::move(header), options));
   co_await driver->load(options.snapshot);
   co_return driver;
@@ -103,7 +117,6 @@ Task<> Qcow2Driver::load(std::string snapshot) {
 Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
   co_await claim_metadata();
-  if (header_.has(Incompatible::dirty)) co_await watch(repair_refcounts());
   std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if (keeps_content_ && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
   if (header_.autoclear & ~kept) co_await header_writer_.set_autoclear(header_.autoclear & kept);
@@ -145,15 +158,6 @@ Task<> Qcow2Driver::show_snapshot(std::string id_or_name) {
   header_.l1_at = shown.l1_at;
   header_.l1_entries = shown.l1_entries;
   header_.size = shown.disk_size;
-}
-
-// Of an image that was not closed: what its tables use is what counts.
-Task<> Qcow2Driver::repair_refcounts() {
-  Recount recount(image_, refcounts_, committer_, header_);
-  co_await recount.run();
-  co_await committer_.write_back();
-  co_await committer_.flush();
-  co_await header_writer_.set(Incompatible::dirty, false);
 }
 
 }  // namespace tidemark

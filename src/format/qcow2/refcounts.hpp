@@ -41,13 +41,14 @@ class Refcounts {
 
   // One reference less each, once no durable table and no request uses them.
   void free_later(HostRun run, DiscardCause cause = DiscardCause::other) { frees_.add(run, cause); }
+  void forget_frees() noexcept { frees_.forget(); }
   // Lowers the counts of what has become free since.
   Task<> apply_frees();
 
   Task<std::uint64_t> count(HostCluster cluster);
 
-  // For counts made anew: nothing that this block counts is used; the run is used once more.
-  Task<> clear_block(std::uint64_t block);
+  // For a second set of counts of the same file, whose clusters come from `other`: the run is used once more.
+  void take_space_from(Refcounts& other) noexcept { space_ = &other; }
   Task<> raise(HostRun run);
   // The run is used once less; what nobody uses any more is added to `freed`.
   Task<> lower_now(HostRun run, std::vector<HostRun>& freed);
@@ -56,9 +57,6 @@ class Refcounts {
   // How wide the counts of the table that is loaded next are.
   void set_order(std::uint32_t order) noexcept { geometry_.refcount_order = order; }
   const Geometry& geometry() const noexcept { return geometry_; }
-
-  // For a second set of counts of the same file: clusters come from the first.
-  void take_space_from(Refcounts& other) noexcept { space_ = &other; }
   void adopt_table(HostOffset at, std::vector<std::uint64_t> entries) noexcept { table_.replace(at, std::move(entries)); }
 
  private:
@@ -76,8 +74,7 @@ class Refcounts {
   std::optional<Allocation> allocate_now(std::uint64_t want);
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);
-  Task<> add_block_behind(std::uint64_t block);
-  Task<HostRun> place_of_new_block(std::uint64_t block);
+  Task<> add_block_elsewhere(std::uint64_t block);
   Task<> grow_table(std::uint64_t block);
   Task<bool> write_new_blocks(HostRun used, std::uint64_t blocks);
   Task<Allocation> allocate_with_blocks(std::uint64_t count);

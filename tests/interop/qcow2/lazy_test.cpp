@@ -92,6 +92,30 @@ TEST_F(Lazy, AnImageThatQemuLeftIsRepaired) {
   expect_content("a.qcow2", content);
 }
 
+// An entry leads out of the file: where the data is nobody knows.
+TEST_F(Lazy, WhatCannotBeRepairedIsOnlyRead) {
+  create("a.qcow2", lazy());
+  write(open("a.qcow2"), 0, std::vector<std::byte>(MiB, std::byte{1}));
+  run(roots_.front()->flush());
+  cut_off("a.qcow2", "b.qcow2");
+  close_all();
+  std::FILE* file = std::fopen(path("b.qcow2").c_str(), "r+b");
+  std::byte entry[8];
+  store_be(entry, std::uint64_t{1} << 40 | std::uint64_t{1} << 63);
+  const auto read_at = [&](std::uint64_t at) {
+    std::byte bytes[8];
+    std::fseek(file, static_cast<long>(at), SEEK_SET);
+    EXPECT_EQ(std::fread(bytes, 1, 8, file), 8u);
+    return load_be<std::uint64_t>(bytes) & 0x00fffffffffffe00;
+  };
+  std::fseek(file, static_cast<long>(read_at(read_at(40)) + 8), SEEK_SET);
+  EXPECT_EQ(std::fwrite(entry, 1, 8, file), 8u);
+  std::fclose(file);
+  EXPECT_NE(open_failure("b.qcow2").find("it was not closed and cannot be repaired: ERROR"), std::string::npos);
+  EXPECT_TRUE(is_dirty("b.qcow2"));
+  EXPECT_EQ(read(open_read_only("b.qcow2"), 0, 64 * KiB), std::vector<std::byte>(64 * KiB, std::byte{1}));
+}
+
 TEST_F(Lazy, CanBeSwitchedOnAndOffWhenOpened) {
   Qcow2CreateOptions plain;
   plain.size = MiB;

@@ -179,5 +179,20 @@ TEST_F(Refusal, CreateOptions) {
             std::string::npos);
 }
 
+// Such an entry would be an error of the image.
+TEST_F(Refusal, CompressedDataBesideADataFile) {
+  Qcow2CreateOptions options;
+  options.size = MiB;
+  options.data_file = "a.data";
+  create("a.qcow2", options);
+  Edge& image = open("a.qcow2");
+  EXPECT_FALSE(image.node().driver().supports_compression());
+  AlignedBuffer data(64 * KiB);
+  Buffers(data.bytes()).fill_zero();
+  EXPECT_NE(failure(image.write_compressed(0, data.bytes())).find("holds no compressed data"), std::string::npos);
+  close_all();
+  expect_clean("a.qcow2");
+}
+
 }  // namespace
 }  // namespace tidemark::test

@@ -211,5 +211,35 @@ TEST_F(Snapshots, ATableThatLiesIsRefused) {
   EXPECT_EQ(patch(0, 0, 8), "Snapshot L1 table offset invalid");
 }
 
+// What is found piecemeal and given back, while room in one piece is looked for, is free already in the next refcounts.
+TEST_F(Snapshots, OfFragmentedImages) {
+  constexpr std::uint64_t size = 32 * MiB, piece = 4096;
+  const auto fragment = [this](Edge& image) {
+    const std::vector<std::byte> data(2 * MiB, std::byte{3});
+    write(image, 0, data);
+    run(image.flush());
+    for (std::uint64_t at = 0; at < data.size(); at += 2 * piece) run(image.discard({at, piece}));
+    run(image.flush());
+  };
+  Qcow2CreateOptions options;
+  options.size = size;
+  options.cluster_size = 512;
+  create("a.qcow2", options);
+  Edge& image = open("a.qcow2");
+  fragment(image);
+  run(driver(image).create_snapshot(named("one")));
+  run(image.flush());
+  write(image, 16 * MiB, std::vector<std::byte>(2 * MiB, std::byte{4}));
+  run(image.flush());
+  fragment(image);
+  run(driver(image).apply_snapshot("one"));
+  run(image.flush());
+  run(driver(image).delete_snapshot("one"));
+  write(image, 16 * MiB, std::vector<std::byte>(2 * MiB, std::byte{4}));
+  run(image.flush());
+  close_all();
+  expect_clean("a.qcow2");
+}
+
 }  // namespace
 }  // namespace tidemark::test

@@ -1,30 +1,17 @@
-// Counts made anew, where those of the image are not to be trusted.
+// Counts of a second set, which takes the place of an image's own (next_tables.hpp).
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "format/qcow2/refcounts.hpp"
 
 namespace tidemark::qcow2 {
 
-Task<> Refcounts::clear_block(std::uint64_t block) {
-  const Geometry& g = geometry_;
-  for (std::uint64_t i = 0; i < g.block_entries(); i += g.block_slice_entries()) {
-    const Place place = place_of({block * g.block_entries() + i});
-    if (place.slice_at.value == 0) co_return;
-    const TableCache::Pin slice = co_await slice_of(place);
-    std::memset(slice->writable(), 0, g.block_slice_size());
-    blocks_.changed(*slice);
-  }
-  next_ = {};
-}
-
-// Counts the run once more, where need be in new blocks behind all that is there.
+// Counts the run once more, where need be in new blocks.
 Task<> Refcounts::raise(HostRun run) {
   while (run.count != 0) {
     const Place place = place_of(run.first);
     if (place.slice_at.value == 0) {
-      co_await add_block_behind(place.block);
+      co_await add_block_elsewhere(place.block);
       continue;
     }
     const TableCache::Pin slice = co_await slice_of(place);
@@ -46,7 +33,7 @@ Task<> Refcounts::assign(HostCluster cluster, std::uint64_t count) {
     co_await Error(Errc::out_of_range, "Cannot decrease refcount entry width to " + std::to_string(g.refcount_bits()) +
                                            " bits: Cluster at offset " + std::to_string(g.offset_of(cluster).value) +
                                            " has a refcount of " + std::to_string(count), ERANGE);
-  while (place_of(cluster).slice_at.value == 0) co_await add_block_behind(place_of(cluster).block);
+  while (place_of(cluster).slice_at.value == 0) co_await add_block_elsewhere(place_of(cluster).block);
   const Place place = place_of(cluster);
   const TableCache::Pin slice = co_await slice_of(place);
   put(*slice, place.entry, count);
@@ -65,19 +52,11 @@ Task<> Refcounts::lower_now(HostRun run, std::vector<HostRun>& freed) {
   }
 }
 
-Task<HostRun> Refcounts::place_of_new_block(std::uint64_t block) {
-  if (space_) co_return (co_await space_->allocate(1)).run;
-  const Geometry& g = geometry_;
-  const HostRun self{{std::max(file_.used_end() >> g.cluster_bits, block * g.block_entries())}, 1};
-  co_await file_.grow(g.bytes_of(self).end());
-  (void)file_.take(self);
-  co_return self;
-}
-
-Task<> Refcounts::add_block_behind(std::uint64_t block) {
+Task<> Refcounts::add_block_elsewhere(std::uint64_t block) {
   const Geometry& g = geometry_;
   if (block >= table_.size()) co_await file_.corrupt("the refcount table does not reach the end of the file");
-  const HostRun self = co_await place_of_new_block(block);
+  TM_ASSERT(space_);
+  const HostRun self = (co_await space_->allocate(1)).run;
   AlignedBuffer zeroes(g.cluster_size());
   Buffers(zeroes.bytes()).fill_zero();
   co_await file_.write(g.offset_of(self.first), zeroes.bytes());

@@ -1,0 +1,16 @@
+// What an image's name of its backing file leads to, and whether it may: files and devices, of formats that are known
+// to be safe.  Nothing is opened here.
+#pragma once
+
+#include "schema/node.hpp"
+
+namespace tidemark {
+
+// A node of the format, for the name in `image`: a path, from the image's directory, or QEMU's `json:{...}`, where a key
+// may be a path (`file.filename`) and `format`, where it is not empty, is the driver whatever the object says.
+Result<schema::BlockdevOptions> describe_backing(const std::string& image, const std::string& name, const std::string& format);
+
+// The file or device at the bottom of what describe_backing() has returned.
+const std::string& file_of(const schema::BlockdevOptions& described);
+
+}  // namespace tidemark
