@@ -22,9 +22,7 @@ Task<> Recount::run() {
   }
   co_await use_tree(header_.l1_at, header_.l1_entries);
   co_await use_snapshots();
-  for (const auto& extension : header_.more_extensions)
-    if (extension.type == static_cast<std::uint32_t>(ExtensionType::bitmaps) && header_.has(Autoclear::bitmaps))
-      co_await use_bitmaps(as_bytes(extension.data));
+  if (header_.has_bitmaps && header_.has(Autoclear::bitmaps)) co_await use_bitmaps();
 }
 
 Task<> Recount::use(Range host, const char* what) {
@@ -76,20 +74,18 @@ Task<> Recount::use_snapshots() {
   for (const SnapshotEntry& entry : table) co_await use_tree(entry.l1_at, entry.l1_entries);
 }
 
-// [count u32][reserved u32][directory size u64][directory offset u64]; its entries begin with table offset u64, table
-// entries u32, and say how long they are at 18 (name, u16) and 20 (extra data, u32).
-Task<> Recount::use_bitmaps(Bytes extension) {
-  constexpr std::size_t extension_bytes = 24, entry_fixed = 24, directory_bytes_max = 128 * MiB;
-  if (extension.size() < extension_bytes) co_return;
-  const auto bitmaps = load_be<std::uint32_t>(extension.data());
-  const Range directory{load_be<std::uint64_t>(extension.data() + 16), load_be<std::uint64_t>(extension.data() + 8)};
+// An entry begins with table offset u64, table entries u32, and says how long it is at 18 (name, u16) and 20 (extra
+// data, u32).
+Task<> Recount::use_bitmaps() {
+  constexpr std::size_t entry_fixed = 24, directory_bytes_max = 128 * MiB;
+  const Range directory{header_.bitmap_directory_at.value, header_.bitmap_directory_bytes};
   if (directory.length > directory_bytes_max) co_await file_.corrupt("its bitmap directory is too large");
   co_await use(directory, "bitmap directory");
   AlignedBuffer bytes(directory.length);
   const HostOffset at{directory.offset};
   co_await file_.read(at, bytes.bytes());
   std::size_t next = 0;
-  for (std::uint32_t i = 0; i < bitmaps; ++i) {
+  for (std::uint32_t i = 0; i < header_.bitmaps; ++i) {
     if (!fits(next, entry_fixed, bytes.size())) co_await file_.corrupt("its bitmap directory is cut short");
     const std::byte* const entry = bytes.data() + next;
     const HostOffset table_at{load_be<std::uint64_t>(entry)};

@@ -21,7 +21,7 @@ class Recount {
   Task<> use_tree(HostOffset l1_at, std::uint64_t l1_entries);
   Task<> use_l2_table(HostOffset at);
   Task<> use_snapshots();
-  Task<> use_bitmaps(Bytes extension);
+  Task<> use_bitmaps();
   Task<> use_bitmap(HostOffset table_at, std::uint64_t entries);
   Task<std::vector<std::uint64_t>> read_table(HostOffset at, std::uint64_t entries, const char* what);
 
