@@ -95,10 +95,10 @@ TEST_P(BrokenEngine, IsFoundOut) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Engine, BrokenEngine,
-                         testing::Values(Rule::wait_for_log, Rule::end_zones, Rule::flush_before_loss, Rule::recover_frozen,
-                                         Rule::data_before_tables, Rule::refcounts_before_tables, Rule::preserve_before_write,
-                                         Rule::flush_target, Rule::reclaim_on_failure, Rule::drain_together,
-                                         Rule::save_before_reply));
+                         testing::Values(Rule::wait_for_log, Rule::end_zones, Rule::flush_before_loss, Rule::mark_image,
+                                         Rule::recover_frozen, Rule::data_before_tables, Rule::refcounts_before_tables,
+                                         Rule::preserve_before_write, Rule::flush_target, Rule::reclaim_on_failure,
+                                         Rule::drain_together, Rule::save_before_reply));
 
 }  // namespace
 }  // namespace tidemark::sim
