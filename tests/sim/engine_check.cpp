@@ -84,6 +84,8 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
   for (auto& [name, model] : disk.bitmaps) {
     const NodeBitmap* bitmap = node.bitmaps().find(name);
     if (disk.tracking_ended && (!bitmap || bitmap->inconsistent())) continue;
+    // Of a store that is gone the image knows what it had.
+    if (disk.store_failed && disk.plan.format == "qcow2" && bitmap && bitmap->inconsistent()) continue;
     if (bitmap && bitmap->inconsistent())
       return Error(Errc::corrupt, "bitmap " + name + " is inconsistent: " + bitmap->inconsistent_reason());
     std::optional<std::uint64_t> lost;
