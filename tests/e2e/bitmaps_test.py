@@ -184,9 +184,10 @@ class FromQemu(Bitmaps):
 
 class ToQemu(Bitmaps):
     def test_an_orderly_end_stores_them(self):
-        for cluster in ("512", "4096", "65536", "2097152"):
-            with self.subTest(cluster=cluster):
-                self.image(options=["-o", f"cluster_size={cluster}"])
+        for options in ("cluster_size=512", "cluster_size=4096", "cluster_size=65536", "cluster_size=2097152", "extended_l2=on",
+                        "data_file=data.raw,data_file_raw=on", "refcount_bits=1", "lazy_refcounts=on"):
+            with self.subTest(options=options):
+                self.image(options=["-o", options])
                 self.start()
                 self.add("a")
                 self.add("fine", granularity=512)
@@ -194,11 +195,11 @@ class ToQemu(Bitmaps):
                 self.client.execute("block-dirty-bitmap-add", node="disk", name="here")
                 self.write(0, 3 * MiB, DISK - 4096)
                 digests = {name: self.sha(name) for name in ("a", "fine", "off")}
-                if cluster == "4096":
+                if "4096" in options:
                     self.client.execute("block-export-del", id="disk")
                     self.client.execute("blockdev-del", node_name="disk")
                     self.check()
-                if cluster == "512":
+                if "512" in options:
                     self.client.execute("quit")
                     self.daemon.wait(timeout=20)
                 self.stop()
@@ -308,18 +309,20 @@ class ToQemu(Bitmaps):
 
 class Killed(Bitmaps):
     def test_the_store_rules(self):
-        self.image(["a"])
-        self.start()
-        self.write(1 * MiB)
-        self.kill()
-        self.assertIn("in-use", self.info()["a"])
-        self.start()
-        found = self.bitmaps()["a"]
-        self.assertNotIn("inconsistent", found)
-        self.assertGreaterEqual(found["count"], GRANULE)
-        self.stop()
-        self.check()
-        self.assertIn(16, self.dirty("a"))
+        for options in ("lazy_refcounts=off", "lazy_refcounts=on"):
+            with self.subTest(options=options):
+                self.image(["a"], options=["-o", options])
+                self.start()
+                self.write(1 * MiB)
+                self.kill()
+                self.assertIn("in-use", self.info()["a"])
+                self.start()
+                found = self.bitmaps()["a"]
+                self.assertNotIn("inconsistent", found)
+                self.assertGreaterEqual(found["count"], GRANULE)
+                self.stop()
+                self.check()
+                self.assertIn(16, self.dirty("a"))
 
     def test_qemu_after_a_kill_is_noticed(self):
         self.image(["a"])

@@ -145,6 +145,7 @@ Result<> Qcow2Driver::check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) con
 Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
   co_await unwrap(check_writable());
   co_await unwrap(check_bitmaps(bitmaps));
+  co_await before_change();
   const std::vector<BitmapEntry> old = co_await bitmap_entries();
   const HostOffset old_at = header_.bitmap_directory_at;
   const std::uint64_t old_length = header_.bitmap_directory_bytes;

@@ -248,6 +248,20 @@ TEST_F(Crash, BitmapsBeingPutInUseTellTheTruth) {
   EXPECT_EQ(in_use, names.size());
 }
 
+// Nothing else is changed that would have their refcounts written.
+TEST_F(Crash, BitmapsOfALazyImageAreCounted) {
+  Content content;
+  Work create = [](Edge& file) -> Task<> {
+    Qcow2CreateOptions options;
+    options.size = 4 * MiB;
+    options.lazy_refcounts = true;
+    co_await Qcow2Driver::create(file, options);
+  };
+  run(content, create);
+  run(content, with_image(store({"one"})));
+  EXPECT_TRUE(check(content).clean());
+}
+
 // What the header says and what memory has of it are the same after any write that failed.
 TEST_F(Crash, BitmapsAreStoredAfterAWriteFailed) {
   const std::vector<std::string> old{"one", "two"}, now{"two", "three", "four"};
