@@ -2,7 +2,7 @@
 
 #include <ranges>
 
-#include "block/status.hpp"
+#include "block/node.hpp"
 
 namespace tidemark {
 namespace {
@@ -49,11 +49,17 @@ schema::ImageInfo to_schema(const ImageInfo& info) {
   return image;
 }
 
+// QEMU counts filters as layers.
+BlockNode* layer_below(BlockNode& node) {
+  BlockNode* filtered = node.filtered();
+  return filtered ? filtered : node.backing();
+}
+
 // Chains are bound when they are opened, so this recursion is.
 Task<schema::ImageInfo> describe_chain(BlockNode& node, bool flat) {
   schema::ImageInfo image = to_schema(co_await node.driver().info());
   image.virtual_size = to_int(node.size());
-  BlockNode* below = skip_filters(node).backing();
+  BlockNode* below = layer_below(node);
   if (!flat && below) {
     schema::ImageInfo backing = co_await describe_chain(*below, flat);
     image.backing_image = std::move(backing);
@@ -72,7 +78,7 @@ schema::BlockdevDetectZeroesOptions describe(DetectZeroes option) {
 
 std::int64_t layers_below(BlockNode& node) {
   std::int64_t depth = 0;
-  for (BlockNode* at = skip_filters(node).backing(); at; at = skip_filters(*at).backing()) ++depth;
+  for (BlockNode* at = layer_below(node); at; at = layer_below(*at)) ++depth;
   return depth;
 }
 

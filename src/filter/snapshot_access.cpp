@@ -40,6 +40,7 @@ class SnapshotAccess final : public BlockDriver {
   Task<ImageInfo> info() override {
     ImageInfo info = co_await file_->node().driver().info();
     info.format = name();
+    info.dirty.reset();
     co_return info;
   }
   Task<> close() override {

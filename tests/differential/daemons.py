@@ -55,17 +55,17 @@ class Daemon:
         make_image(self._lab, self._path, statement.words)
 
     def start(self):
-        log = open(self._path / "stderr.log", "wb")                      # noqa: SIM115
-        self._process = self._lab.start(self._program, "--chardev", "socket,id=c,path=q.sock,server=on,wait=off", "--monitor", "c",
-                                        cwd=self._path, stderr=log)
-        log.close()
+        with open(self._path / "daemon.log", "wb") as log:
+            self._process = self._lab.start(self._program, "--chardev", "socket,id=c,path=q.sock,server=on,wait=off", "--monitor", "c",
+                                            "--pidfile", "daemon.pid", cwd=self._path, stdout=log, stderr=log)
+        # Debian's greets twice who comes before it is ready, which is when it has written its pid.
         end = time.monotonic() + PATIENCE
-        while self._qmp is None:
-            with contextlib.suppress(OSError):
-                self._qmp = Qmp(self._path / "q.sock", timeout=PATIENCE)
+        pidfile = self._path / "daemon.pid"
+        while not pidfile.exists() or not pidfile.read_text(encoding="ascii"):
             if time.monotonic() > end or self._process.poll() is not None:
                 raise processes.Failure(f"'{self._program}' does not come up")
             time.sleep(0.01)
+        self._qmp = Qmp(self._path / "q.sock", timeout=PATIENCE)
         return self._qmp.execute("query-qmp-schema")
 
     def command(self, command, arguments):
@@ -78,21 +78,24 @@ class Daemon:
     def wait(self, words):
         what, name, *rest = words
         if what == "job":
-            return self._wait_job(name)
+            return self._wait_job(name, ("concluded",))
+        if what == "status":
+            self._wait_job(name, rest)
+            return None
         data = dict(word.split("=", 1) for word in rest)
         self._qmp.wait_event(name, **data)
         return None
 
-    def _wait_job(self, job):
-        """Until it has concluded, or is gone; its last entry of query-jobs."""
+    def _wait_job(self, job, statuses):
+        """Until it has one of them, or is gone; its last entry of query-jobs."""
         end, last = time.monotonic() + PATIENCE, None
         while time.monotonic() < end:
             found = [entry for entry in self._qmp.execute("query-jobs") if entry["id"] == job]
-            if not found or found[0]["status"] == "concluded":
+            if not found or found[0]["status"] in statuses:
                 return found[0] if found else None
             last = found[0]
             time.sleep(0.005)
-        raise processes.Failure(f"job '{job}' does not end: {last}")
+        raise processes.Failure(f"job '{job}' does not come to be {' or '.join(statuses)}: {last}")
 
     def _export(self, name):
         handle = nbd.NBD()
@@ -126,7 +129,7 @@ class Daemon:
         self._qmp.close()
         left = {"exit status": status}
         for path in sorted(self._path.iterdir()):
-            if path.is_file() and path.name != "stderr.log" and not path.name.endswith(".tidemark"):
+            if path.is_file() and path.name not in ("daemon.log", "daemon.pid") and not path.name.endswith(".tidemark"):
                 left[path.name] = self._seen(path)
         return left
 

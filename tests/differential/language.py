@@ -8,7 +8,7 @@
     worse "WHY" COMMAND ARGUMENTS         the same, where Debian's is right
     ours COMMAND ARGUMENTS                one that Debian's daemon does not know: held against QEMU 11's schema (also with !)
     without NAME ...                      members of objects, events and files that are not compared in this script
-    wait job ID | wait event NAME [KEY=VALUE ...]
+    wait job ID | wait status ID STATUS | wait event NAME [KEY=VALUE ...]
     write EXPORT OFFSET LENGTH BYTE       as a guest, through the NBD server at nbd.sock
     read EXPORT                           its content is compared
 

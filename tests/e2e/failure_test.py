@@ -10,6 +10,7 @@ import time
 import unittest
 
 from bed import DAMAGED, DONE, FAILED, INTERRUPTED, KiB, MiB, USAGE, Bed, first_difference, flip, processes
+from lab.qmp import Qmp
 
 
 class Interrupted(Bed):
@@ -451,6 +452,17 @@ class Daemon(Bed):
         self.assertEqual(done.returncode, expect, done.stderr)
         self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
         return done.stderr
+
+    def test_who_finds_a_pid_can_connect(self):
+        for i in range(5):
+            daemon = self.lab.start(self.tidemarkd, "--pidfile", f"{i}.pid", "--chardev", f"socket,id=c,path={i}.qmp,server=on,wait=off",
+                                    "--monitor", "c")
+            pidfile = self.path / f"{i}.pid"
+            while not pidfile.exists() or not pidfile.read_text(encoding="ascii"):
+                self.assertIsNone(daemon.poll())
+            Qmp(self.path / f"{i}.qmp").close()
+            self.lab.stop(daemon)
+            self.assertFalse(pidfile.exists())
 
     def test_second_instance_on_a_pidfile(self):
         first = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--chardev", "socket,id=c,path=a.qmp,server=on,wait=off",

@@ -47,9 +47,10 @@ Result<> printed() {
   return Error::from_errno(errno, "write to standard output");
 }
 
-Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& background) {
+Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Pidfile& pidfile, Background& background) {
   co_await daemon.start(options);
   if (daemon.quits()) co_return;
+  co_await unwrap(pidfile.write_pid());
   if (options.announce) {
     announce(daemon.uris(), options.json);
     co_await unwrap(printed());
@@ -58,13 +59,13 @@ Task<> start_and_wait(Daemon& daemon, const DaemonOptions& options, Background& 
   co_await daemon.wait_for_quit();
 }
 
-Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options, Background& background) {
+Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options, Pidfile& pidfile, Background& background) {
   const auto one_more = [&options](const ThreadOptions& how) { return make_backend(options.aio, how); };
   auto body = [&](TaskGroup& group) -> Task<> {
     Daemon daemon(reactor, group, one_more);
     auto watched = [&](TaskGroup& watchers) -> Task<> {
       watchers.spawn(watch_signals(signals, daemon, watchers.token()));
-      auto served = co_await start_and_wait(daemon, options, background).result();
+      auto served = co_await start_and_wait(daemon, options, pidfile, background).result();
       auto ended = co_await daemon.end().result();
       if (!served) co_await served.error();
       if (!ended) co_await ended.error();
@@ -94,7 +95,7 @@ int run_daemon(const DaemonOptions& options) {
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(signals.error(), options.json);
-  auto outcome = reactor.run(run(reactor, *signals, options, background));
+  auto outcome = reactor.run(run(reactor, *signals, options, pidfile, background));
   (void)reactor.run(signals->close());
   return outcome ? done : fail(outcome.error(), options.json);
 }

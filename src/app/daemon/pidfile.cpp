@@ -17,11 +17,16 @@ Result<Pidfile> Pidfile::create(std::string path) {
     ::close(std::exchange(file.fd_, -1));
     return Error(Errc::busy, "PID file '" + path + "' is held by a running tidemarkd");
   }
-  const std::string text = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(file.fd_, 0) != 0 || ::write(file.fd_, text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return Error::from_errno(errno, "cannot write PID file '" + path + "'");
+  if (::ftruncate(file.fd_, 0) != 0) return Error::from_errno(errno, "cannot write PID file '" + path + "'");
   file.path_ = std::move(path);
   return file;
+}
+
+Result<> Pidfile::write_pid() {
+  if (fd_ < 0) return {};
+  const std::string text = std::to_string(::getpid()) + "\n";
+  if (::write(fd_, text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
+  return Error::from_errno(errno, "cannot write PID file '" + path_ + "'");
 }
 
 Pidfile::~Pidfile() {

@@ -1,4 +1,4 @@
-// The pid file: says who runs, and by its lock that it still does.
+// The pid file: by its lock says that somebody runs, and by its content who, once all is served.
 #pragma once
 
 #include <string>
@@ -9,8 +9,10 @@ namespace tidemark {
 
 class Pidfile {
  public:
-  // Errc::busy when another process holds it.
+  // Empty.  Errc::busy when another process holds it.
   static Result<Pidfile> create(std::string path);
+  // Whoever waits for the pid can connect.
+  Result<> write_pid();
   Pidfile() = default;
   Pidfile(Pidfile&& o) noexcept : path_(std::move(o.path_)), fd_(std::exchange(o.fd_, -1)) {}
   Pidfile& operator=(Pidfile&& o) noexcept {
