@@ -99,6 +99,8 @@ Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use) {
   if (bitmap.busy())
     return Error(Errc::busy, "Bitmap '" + bitmap.name() +
                                  "' is currently in use by another operation and cannot be used");
+  if (use != BitmapUse::read && bitmap.read_only())
+    return Error(Errc::permission, "Bitmap '" + bitmap.name() + "' is readonly and cannot be modified");
   if (use != BitmapUse::allow_inconsistent && bitmap.inconsistent())
     return Error(Errc::corrupt, "Bitmap '" + bitmap.name() + "' is inconsistent and cannot be used");
   return {};

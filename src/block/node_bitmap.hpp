@@ -27,6 +27,7 @@ class NodeBitmap {
   bool has_successor() const noexcept { return successor_ != nullptr; }
   bool recording() const noexcept { return !inconsistent() && (successor_ ? true : enabled_); }
   bool persistent() const noexcept { return persistent_; }
+  bool read_only() const noexcept { return read_only_; }        // shown with a node that is only read
   bool inconsistent() const noexcept { return !inconsistent_.empty(); }
   const std::string& inconsistent_reason() const noexcept { return inconsistent_; }
   // Dirty bytes, those recorded since a job froze it included.
@@ -38,6 +39,7 @@ class NodeBitmap {
   void set_enabled(bool enabled) noexcept { enabled_ = enabled; }
   void set_busy(bool busy) noexcept { busy_ = busy; }
   void set_persistent(bool persistent) noexcept { persistent_ = persistent; }
+  void set_read_only() noexcept { read_only_ = true; }
   void set_inconsistent(std::string reason) { inconsistent_ = std::move(reason); }
 
   void mark(Range range) {
@@ -93,14 +95,14 @@ class NodeBitmap {
   std::uint64_t kept_version_ = 0;
   std::unique_ptr<DirtyBitmap> suspected_;
   std::string inconsistent_;                     // why
-  bool enabled_ = true, busy_ = false, persistent_ = false, leaving_ = false;
+  bool enabled_ = true, busy_ = false, persistent_ = false, read_only_ = false, leaving_ = false;
 };
 
 // What a command needs of a bitmap; QEMU's bdrv_dirty_bitmap_check() conditions and messages.
 enum class BitmapUse : std::uint8_t {
   read,          // not busy, not inconsistent
-  modify,
-  allow_inconsistent,   // removal
+  modify,        // nor read-only
+  allow_inconsistent,   // removal: not busy, not read-only
 };
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use);
 

@@ -54,6 +54,16 @@ TEST_F(NodeBitmapTest, ReclaimIsTheUnion) {
   EXPECT_EQ(bitmap.dirty_bytes(), 2 * granule);
 }
 
+TEST_F(NodeBitmapTest, AReadOnlyOneIsRead) {
+  bitmap.set_read_only();
+  EXPECT_TRUE(check_bitmap(bitmap, BitmapUse::read).ok());
+  for (const BitmapUse use : {BitmapUse::modify, BitmapUse::allow_inconsistent}) {
+    const Result<> refused = check_bitmap(bitmap, use);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().message(), "Bitmap '" + bitmap.name() + "' is readonly and cannot be modified");
+  }
+}
+
 TEST_F(NodeBitmapTest, ADisabledBitmapStaysDisabledThroughAJob) {
   bitmap.mark({0, granule});
   bitmap.set_enabled(false);

@@ -21,6 +21,7 @@ enum class Rule : std::uint8_t {
   turn_if_none_passed,       // a snapshot of before writes began to pass does not become the root
   say_lost,                  // a store that cannot log says so on the disk before it lets writes pass
   recover_both_epochs,       // what was logged while a checkpoint was under way counts, too
+  mark_image,                // a store that was not closed counts only while its image carries the mark
   recover_frozen,            // a job's frozen bits and the successor's are both dirty after a crash
   // format/qcow2
   data_before_tables,        // a table points at data that is there

@@ -4,6 +4,9 @@
 
 #include <fmt/format.h>
 
+#include "control/image_bitmaps.hpp"
+#include "control/tracking_stores.hpp"
+
 namespace tidemark {
 
 Error no_such_node(const std::string& node) { return Error(Errc::not_found, fmt::format("Node '{}' not found", node)); }
@@ -26,6 +29,11 @@ Task<std::uint32_t> default_granularity(BlockNode& node) {
   auto info = co_await node.driver().info().result();
   if (!info || !info->cluster_size) co_return 64 * KiB;
   co_return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(*info->cluster_size, 4 * KiB, 64 * KiB));
+}
+
+Task<> prepare_persistent(BlockNode& node, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity) {
+  co_await unwrap(check_storable(node, arguments.name, arguments.granularity.value_or(granularity)));
+  co_await ensure_tracking(node);
 }
 
 Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity,

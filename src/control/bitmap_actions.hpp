@@ -39,6 +39,9 @@ Task<ForeignBits> copy_foreign_sources(Homes& homes, const schema::BlockDirtyBit
 // The node of a source that is not the target's; null when it is the target's.
 const std::string* source_node(const schema::BlockDirtyBitmapOrStr& source);
 
+// Of a bitmap that is to be persistent: its node has tracking, and can keep it.
+Task<> prepare_persistent(BlockNode& node, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity);
+
 // QEMU's default: the image's cluster size, between 4 KiB and 64 KiB; 64 KiB where there is none.
 Task<std::uint32_t> default_granularity(BlockNode& node);
 

@@ -34,7 +34,7 @@ Task<> carry_out(Graph& graph, const std::string& name, Saving saving, Action ac
 Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
   BlockNode* node = co_await unwrap(graph.lookup(arguments.node));
   const std::uint32_t granularity = co_await default_granularity(*node);
-  if (arguments.persistent) co_await ensure_tracking(*node);
+  if (arguments.persistent) co_await prepare_persistent(*node, arguments, granularity);
   bool there = false;
   const auto action = [&](Transaction& transaction) {
     const Result<> added = add_bitmap(graph, arguments, granularity, transaction);

@@ -5,12 +5,14 @@
 
 #include <fmt/format.h>
 
-#include "tracking/store.hpp"
+#include "control/image_bitmaps.hpp"
+#include "control/image_tracking.hpp"
 
 namespace tidemark {
 namespace {
 
 namespace files = std::filesystem;
+using tracking::ImageRecord;
 using tracking::StoreOptions;
 using tracking::TrackingStore;
 
@@ -64,27 +66,117 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   co_return std::move(options);
 }
 
-Task<> open_store(BlockNode& node, BlockNode& storage, StoreOptions options) {
-  const bool there = co_await fs::exists(node.reactor(), options.path);
-  if (!there) co_return;
+Error with_way_out(const Error& error, const StoreOptions& options) {
+  if (error.code() == Errc::busy) return error;
+  return Error(error.code(), fmt::format("{}; remove '{}' to go on without its bitmaps", error.message(), options.path));
+}
+
+Task<bool> is_there(BlockNode& node, std::string path) {
+  if (path.empty()) co_return false;
+  co_return co_await fs::exists(node.reactor(), path);
+}
+
+// Null when there is none.
+Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& storage, StoreOptions options, ImageRecord& record) {
+  const bool there = co_await is_there(node, options.path);
+  if (!there) co_return nullptr;
   if (is_window(node, storage))
     co_await Error(Errc::unsupported, fmt::format("'{}' has a tracking store for all of it, and the node shows a part; remove '{}' "
                                                   "to go on without its bitmaps", options.image, options.path));
   auto image = co_await tracking::identify(node.reactor(), options.image, options.stable_id);
-  const std::string path = options.path;
-  auto store = co_await TrackingStore::open(node, std::move(options), std::move(image)).result();
-  if (!store && store.error().code() != Errc::busy)
-    co_await Error(store.error().code(), fmt::format("{}; remove '{}' to go on without its bitmaps", store.error().message(), path));
-  node.set_tracking(co_await unwrap(std::move(store)));
+  auto store = co_await TrackingStore::open(node, options, std::move(image), record).result();
+  if (!store) co_await with_way_out(store.error(), options);
+  co_return *std::move(store);
+}
+
+void show_bitmaps(BlockNode& node, ImageRecord& record) {
+  for (auto& bitmap : record.bitmaps) node.bitmaps().insert(std::move(bitmap));
+  record.bitmaps.clear();
+}
+
+// What cannot be read is not shown.
+Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
+  if (storage && !is_window(node, *storage)) {
+    StoreOptions options = co_await options_of(node, *storage);
+    const bool there = co_await is_there(node, options.path);
+    if (there) {
+      auto image = co_await tracking::identify(node.reactor(), options.image, options.stable_id);
+      const auto shown = co_await TrackingStore::show(node, options, std::move(image), record).result();
+      const TrackingReport report{TrackingReport::Kind::damaged, shown ? "" : shown.error().message()};
+      if (!shown) node.graph().tell_tracking(node.name(), report);
+    }
+  }
+  show_bitmaps(node, record);
+  for (const auto& bitmap : node.bitmaps().all()) bitmap->set_read_only();
+}
+
+// Bitmaps that the image says nothing sensible of are lost.
+Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
+  if (!image) co_return ImageRecord();
+  auto record = co_await read_image_bitmaps(*image).result();
+  if (record) co_return *std::move(record);
+  if (record.error().code() != Errc::corrupt) co_await record.error();
+  const TrackingReport report{TrackingReport::Kind::damaged, record.error().message() + ": its bitmaps are gone"};
+  node.graph().tell_tracking(node.name(), report);
+  if (!node.read_only()) co_await image->drop_bitmaps();
+  ImageRecord none;
+  none.can_mark = true;
+  none.marked = image->tracked();
+  none.dead = true;
+  co_return std::move(none);
+}
+
+// A store for bitmaps that the image has and that were not ours so far; null, and told, when it cannot have one.
+Task<std::unique_ptr<TrackingStore>> store_for_found(BlockNode& node, BlockNode* storage) {
+  Result<std::unique_ptr<TrackingStore>> store = Error(Errc::unsupported, "it is no image in a file or on a block device");
+  if (storage) {
+    StoreOptions options = co_await options_of(node, *storage);
+    if (options.path.empty()) store = Error(Errc::unsupported, "its device has no identity in /dev/disk/by-id");
+    else store = co_await TrackingStore::create(node, std::move(options), true).result();
+  }
+  if (store) co_return *std::move(store);
+  const TrackingReport report{TrackingReport::Kind::failed, fmt::format("the bitmaps of node '{}' will be inconsistent after a crash: {}",
+                                                                        node.name(), store.error().message())};
+  node.graph().tell_tracking(node.name(), report);
+  co_return nullptr;
+}
+
+// For a node in use, which goes on without it if it fails.
+Task<> begin_tracking_image(BlockNode& node, Qcow2Driver& image, std::unique_ptr<TrackingStore> store) {
+  auto tracking = std::make_unique<ImageTracking>(node, image, std::move(store));
+  const Result<> taken = co_await tracking->take_over().result();
+  if (!taken) {
+    (void)co_await tracking->before_close().result();
+    (void)co_await tracking->after_close().result();
+    co_await taken.error();
+  }
+  node.set_tracking(std::move(tracking));
 }
 
 }  // namespace
 
 Task<> open_tracking(BlockNode& node) {
   BlockNode* storage = storage_of(node);
-  if (!storage || node.read_only()) co_return;
-  StoreOptions options = co_await options_of(node, *storage);
-  if (!options.path.empty()) co_await open_store(node, *storage, std::move(options));
+  Qcow2Driver* image = image_with_bitmaps(node);
+  if (!storage && !image) co_return;
+  ImageRecord record = co_await record_of(node, image);
+  if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record));
+  std::unique_ptr<TrackingStore> store;
+  if (storage) {
+    StoreOptions options = co_await options_of(node, *storage);
+    store = co_await open_store(node, *storage, std::move(options), record);
+  }
+  show_bitmaps(node, record);
+  const bool found = image && !node.bitmaps().empty();
+  if (!store && found) store = co_await store_for_found(node, storage);
+  if (image && (store || found)) {
+    auto owned = std::make_unique<ImageTracking>(node, *image, std::move(store));
+    ImageTracking& tracking = *owned;
+    node.set_tracking(std::move(owned));
+    co_return co_await tracking.take_over();
+  }
+  if (image && image->tracked()) co_await image->set_tracked(false);
+  node.set_tracking(std::move(store));
 }
 
 Task<> ensure_tracking(BlockNode& node) {
@@ -92,9 +184,12 @@ Task<> ensure_tracking(BlockNode& node) {
   const auto refuse = [&](std::string_view why) {
     return Error(Errc::unsupported, fmt::format("bitmaps on node '{}' cannot be persistent: {}", node.name(), why));
   };
-  BlockNode* storage = storage_of(node);
-  if (!storage) co_await refuse("it is no image in a file or on a block device");
   if (node.read_only()) co_await refuse("it is read-only");
+  BlockNode* storage = storage_of(node);
+  Qcow2Driver* image = image_with_bitmaps(node);
+  const bool at_ends_only = image && node.options().tracking.mode == TrackingMode::off;
+  if (!storage && at_ends_only) co_return co_await begin_tracking_image(node, *image, nullptr);
+  if (!storage) co_await refuse("it is no image in a file or on a block device");
   if (is_window(node, *storage)) co_await refuse("it shows a part of its image only");
   StoreOptions options = co_await options_of(node, *storage);
   if (options.path.empty()) co_await refuse("its device has no identity in /dev/disk/by-id; name a 'store' in its 'tracking'");
@@ -102,9 +197,10 @@ Task<> ensure_tracking(BlockNode& node) {
     std::error_code error;
     files::create_directories(device_stores, error);
   }
-  auto store = co_await TrackingStore::create(node, std::move(options)).result();
+  auto store = co_await TrackingStore::create(node, std::move(options), image != nullptr).result();
   if (!store) co_await refuse(store.error().message());
-  node.set_tracking(*std::move(store));
+  if (image) co_await begin_tracking_image(node, *image, *std::move(store));
+  else node.set_tracking(*std::move(store));
 }
 
 Task<> save_tracking(BlockNode& node) {

@@ -8,8 +8,9 @@
 
 namespace tidemark {
 
-// Of a node that was just added and that nobody has written to: opens its store, if it has one, and brings
-// its bitmaps back.  On error the node must not be used.
+// Of a node that was just added and that nobody has written to: brings back the bitmaps that its store or its image has,
+// and opens or makes the store.  Those of a node that is read-only are shown, and nothing is written.  On error the node
+// must not be used, and is to be removed.
 Task<> open_tracking(BlockNode& node);
 // Of a node that is to have a persistent bitmap: makes a store, unless it has one.  The error says why its
 // bitmaps cannot be persistent.

@@ -59,7 +59,7 @@ Task<> act_on_bitmap(Graph& graph, const schema::TransactionAction& action, cons
     BlockNode* node = co_await unwrap(graph.lookup(*node_of(action)));
     granularity = co_await default_granularity(*node);
     const auto& add = std::get<schema::BlockDirtyBitmapAddWrapper>(action.branch).data;
-    if (add.persistent) co_await ensure_tracking(*node);
+    if (add.persistent) co_await prepare_persistent(*node, add, granularity);
   }
   co_await unwrap(change_bitmap(graph, action, granularity, foreign, undo));
 }

@@ -23,7 +23,8 @@ Result<NodeBitmap*> check_bitmap_options(BackupOptions& options) {
   NodeBitmap* bitmap = options.source->bitmaps().find(*options.bitmap);
   if (!bitmap) return Error(Errc::not_found, "Bitmap '" + *options.bitmap + "' could not be found");
   if (!options.bitmap_mode) return refuse("Bitmap sync mode must be given when providing a bitmap");
-  if (auto ok = check_bitmap(*bitmap, BitmapUse::read); !ok) return ok.error();
+  const auto use = options.bitmap_mode == BitmapMode::never ? BitmapUse::read : BitmapUse::modify;
+  if (auto ok = check_bitmap(*bitmap, use); !ok) return ok.error();
   if (options.sync == SyncMode::none)
     return refuse("sync mode 'none' does not produce meaningful bitmap outputs");
   if (!by_bitmap && options.bitmap_mode == BitmapMode::never)

@@ -27,6 +27,8 @@ Superblock some_root() {
   root.image.change_time_ns = -5;
   root.image.birth_time_ns = 4;
   root.image.canaries = {{4096, 8}};
+  root.marked = true;
+  root.digest = 6;
   return root;
 }
 
@@ -36,7 +38,8 @@ TEST(Superblock, IsReadAsWritten) {
   ASSERT_TRUE(read.ok() && read->has_value());
   EXPECT_EQ((*read)->encode(), root.encode());
   EXPECT_EQ((*read)->image, root.image);
-  EXPECT_TRUE((*read)->clean);
+  EXPECT_TRUE((*read)->clean && (*read)->marked);
+  EXPECT_EQ((*read)->digest, 6u);
 }
 
 TEST(Superblock, AnyDamagedByteIsNoSuperblock) {

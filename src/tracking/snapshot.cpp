@@ -59,6 +59,13 @@ Losses released_losses(const NodeBitmaps& bitmaps) {
   return losses;
 }
 
+void forget(NodeBitmaps& bitmaps, const Losses& losses) noexcept {
+  for (const Loss& loss : losses) {
+    if (loss.all) bitmaps.bury(*loss.bitmap);
+    else loss.bitmap->forget_kept(loss.version);
+  }
+}
+
 Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space) : space_(space) {
   const auto stored = to_store(bitmaps, plan.losses);
   for (const NodeBitmap* bitmap : stored) grain_ = smallest_granule(*bitmap, grain_);

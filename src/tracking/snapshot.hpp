@@ -18,6 +18,8 @@ struct Loss {
 using Losses = std::vector<Loss>;
 // What is released now.
 Losses released_losses(const NodeBitmaps& bitmaps);
+// It is gone from where it was kept: what was not dropped anew since.
+void forget(NodeBitmaps& bitmaps, const Losses& losses) noexcept;
 
 // What every recording bitmap that no job holds has, in granules of the smallest of them; nothing when none records.
 std::optional<DirtyBitmap> common_of(const NodeBitmaps& bitmaps);

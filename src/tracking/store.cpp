@@ -120,6 +120,7 @@ Task<> TrackingStore::after_close() {
     if (image) {
       root.image = *std::move(image);
       root.clean = true;
+      root.digest = digest_;
       root.version = ++version_;
       ended = co_await file_.write_root(root, true).result();
     }

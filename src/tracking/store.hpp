@@ -13,7 +13,7 @@
 
 #include "block/node.hpp"
 #include "io/home.hpp"
-#include "tracking/load.hpp"
+#include "tracking/image_record.hpp"
 #include "tracking/log.hpp"
 #include "tracking/snapshot.hpp"
 #include "tracking/store_file.hpp"
@@ -36,12 +36,16 @@ struct StoreOptions {
 
 class TrackingStore final : public NodeTracking, LogOwner {
  public:
-  // A new store, with no bitmaps, over what may be left of one that was never whole.
-  static Task<std::unique_ptr<TrackingStore>> create(BlockNode& node, StoreOptions options);
-  // The node's store, its bitmaps recovered and added to the node; null when it has none.  `image` is how
-  // the image was before anybody could write to it.  Errors mean that the node must not be used: marks
-  // would be missing from a store that somebody may believe later.
-  static Task<std::unique_ptr<TrackingStore>> open(BlockNode& node, StoreOptions options, ImageIdentity image);
+  // A new store, with the node's bitmaps, over what may be left of one that was never whole.  `marks`: the image will
+  // be marked before a bitmap is added and before anything is written.
+  static Task<std::unique_ptr<TrackingStore>> create(BlockNode& node, StoreOptions options, bool marks = false);
+  // The node's store, its bitmaps recovered and added to the node; null when it has none.  `image` and `record` are how
+  // the image was before anybody could write to it; bitmaps of the record that count are added, too.  Errors mean that
+  // the node must not be used: marks would be missing from a store that somebody may believe later.
+  static Task<std::unique_ptr<TrackingStore>> open(BlockNode& node, StoreOptions options, ImageIdentity image,
+                                                   ImageRecord& record);
+  // The same bitmaps for a node that is only read; nothing is written.  False: there is no store, or it is in use.
+  static Task<bool> show(BlockNode& node, StoreOptions options, ImageIdentity image, ImageRecord& record);
 
   TrackingStore(BlockNode& node, StoreOptions options);    // the two above make them
   ~TrackingStore() override;
@@ -55,6 +59,11 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle() override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
+
+  // The image carries the mark from here on.
+  void rely_on_mark() noexcept { marked_ = true; }
+  // Before after_close(): what the image holds by itself.
+  void closed_with(std::uint64_t digest) noexcept { digest_ = digest; }
 
   const StoreOptions& options() const noexcept { return options_; }
   bool failed() const noexcept { return root_.lost || gone_; }
@@ -81,9 +90,13 @@ class TrackingStore final : public NodeTracking, LogOwner {
 
   // store_open.cpp
   Task<> make();
-  Task<bool> recover(ImageIdentity image);
-  Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image);
-  Task<LoadedBitmaps> load(const Superblock& root, ImageIdentity image);
+  Task<bool> find(StoreFile::Use use);
+  Task<bool> recover(ImageIdentity image, ImageRecord& record);
+  Task<> bring_back(ImageIdentity image, ImageRecord& record);
+  Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image, const ImageRecord& record);
+  Task<LoadedBitmaps> load(const Superblock& root, ImageIdentity image, ImageRecord& record);
+  void say_inconsistent(NodeBitmap& bitmap, const std::string& why);
+  LoadedBitmaps give_way(LoadedBitmaps ours, const Superblock& root, const std::string& why, ImageRecord& record);
 
   // store_checkpoint.cpp
   Task<> resume();
@@ -96,7 +109,6 @@ class TrackingStore final : public NodeTracking, LogOwner {
   void begin(Superblock& root) const;
   Task<> write(Snapshot& snapshot, Superblock& root);
   Task<> turn(Superblock root, std::uint64_t failures);
-  void forget(const Losses& losses) noexcept;
   void free_unused();
 
   // store_failure.cpp
@@ -124,6 +136,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   bool passing_ = true;                   // writes are not held: the disk claims nothing of them
   bool as_stored_ = false;                // what was loaded is what the root names, and the disk is as it was
   bool anew_ = true;                      // the next root needs neither half of the log
+  bool marked_ = false;                   // without the image's mark what roots say from here on does not count
+  std::uint64_t digest_ = 0;              // of the bitmaps that the image is closed with
   std::uint64_t failures_ = 0;            // times that writes began to pass
   bool gone_ = false;                     // the file was removed, being of no use
   bool told_failed_ = false;

@@ -47,7 +47,7 @@ Task<> TrackingStore::checkpoint_locked(Depth depth) {
   co_await turn(std::move(root), failures);
   catalogue_ = std::move(snapshot.catalogue);                            // (e)
   cover(snapshot.common);
-  forget(losses);
+  forget(node_.bitmaps(), losses);
 }
 
 // After a clean close: the root names what memory has, and only says that the store is in use.
@@ -67,6 +67,8 @@ void TrackingStore::begin(Superblock& root) const {
   root.generation = root_.generation + 1;
   root.log_epoch = log_.epoch();
   root.lost = root.clean = false;
+  root.marked = marked_;
+  root.digest = 0;
   root.mode = options_.mode;
 }
 
@@ -139,13 +141,6 @@ Task<> TrackingStore::turn(Superblock root, std::uint64_t failures) {
   }
   root_ = std::move(root);
   anew_ = false;
-}
-
-void TrackingStore::forget(const Losses& losses) noexcept {
-  for (const Loss& loss : losses) {
-    if (loss.all) node_.bitmaps().bury(*loss.bitmap);
-    else loss.bitmap->forget_kept(loss.version);
-  }
 }
 
 void TrackingStore::free_unused() {

@@ -13,10 +13,11 @@ constexpr std::size_t piece_bytes = 256 * KiB;
 // What a process had under way when it was killed holds its lock until it has ended.
 constexpr Duration lock_patience = std::chrono::seconds(2), lock_pause = std::chrono::milliseconds(10);
 
-Task<> lock(File& file) {
+Task<> lock(File& file, bool reading) {
   LockRequest request;
-  request.mode = LockRequest::Mode::exclusive;
+  request.mode = reading ? LockRequest::Mode::shared : LockRequest::Mode::exclusive;
   request.length = 1;
+  if (reading) co_return co_await file.lock(request);
   const Instant until = file.reactor().now() + lock_patience;
   while (file.reactor().now() < until) {
     const Result<> locked = co_await file.lock(request).result();
@@ -29,10 +30,10 @@ Task<> lock(File& file) {
 
 }  // namespace
 
-Task<> StoreFile::open(Reactor& reactor, std::string path, bool make) {
+Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
   path_ = std::move(path);
   for (;;) {
-    co_await open_locked(reactor, make);
+    co_await open_locked(reactor, use);
     // The one who had the lock before may have removed the file meanwhile.
     const bool current = co_await named(reactor);
     if (current) co_return;
@@ -40,10 +41,11 @@ Task<> StoreFile::open(Reactor& reactor, std::string path, bool make) {
   }
 }
 
-Task<> StoreFile::open_locked(Reactor& reactor, bool make) {
+Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
   OpenFlags flags;
-  flags.write = flags.direct = true;
-  flags.create = make;
+  flags.direct = true;
+  flags.write = use != Use::read;
+  flags.create = use == Use::make;
   Result<File> opened = co_await File::open(reactor, path_, flags).result();
   if (!opened && opened.error().os_errno() == EINVAL) {      // a file system without direct I/O
     flags.direct = false;
@@ -51,7 +53,7 @@ Task<> StoreFile::open_locked(Reactor& reactor, bool make) {
   }
   if (!opened) co_await opened.error();
   file_ = *std::move(opened);
-  const Result<> locked = co_await lock(file_).result();
+  const Result<> locked = co_await lock(file_, use == Use::read).result();
   if (locked) co_return;
   co_await close();
   co_await locked.error();

@@ -15,8 +15,10 @@ namespace tidemark::tracking {
 class StoreFile {
  public:
   StoreFile() = default;
-  // Locked.  Without `make` Errc::not_found when there is none.  Errc::busy when another has it.
-  Task<> open(Reactor& reactor, std::string path, bool make);
+  // Locked; shared with other readers to be read, and then not waited for.  Errc::not_found when there is none, unless
+  // it is to be made.  Errc::busy when another has it.
+  enum class Use : std::uint8_t { read, write, make };
+  Task<> open(Reactor& reactor, std::string path, Use use);
   Task<> close();
   File& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
@@ -33,7 +35,7 @@ class StoreFile {
   Task<> unlink();
 
  private:
-  Task<> open_locked(Reactor& reactor, bool make);
+  Task<> open_locked(Reactor& reactor, Use use);
   Task<bool> named(Reactor& reactor);
   std::string directory() const;
 

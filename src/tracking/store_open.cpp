@@ -3,8 +3,9 @@
 
 namespace tidemark::tracking {
 
-Task<std::unique_ptr<TrackingStore>> TrackingStore::create(BlockNode& node, StoreOptions options) {
+Task<std::unique_ptr<TrackingStore>> TrackingStore::create(BlockNode& node, StoreOptions options, bool marks) {
   auto store = std::make_unique<TrackingStore>(node, std::move(options));
+  store->marked_ = marks;
   Result<> made = co_await store->make().result();
   if (made) {
     store->free_unused();
@@ -27,7 +28,7 @@ Task<> TrackingStore::make() {
   root.boot_id = co_await boot_id(home_.reactor());
   root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
   root.lost = true;
-  co_await file_.open(home_.reactor(), options_.path, true);
+  co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make);
   const auto there = co_await file_.read_root();
   if (there && there->layer != root.layer)
     co_await Error(Errc::busy, "tracking store '" + options_.path + "' belongs to the '" + there->layer + "' node of the image");
@@ -40,18 +41,31 @@ Task<> TrackingStore::make() {
   catalogue_ = {};
 }
 
-Task<std::unique_ptr<TrackingStore>> TrackingStore::open(BlockNode& node, StoreOptions options, ImageIdentity image) {
+Task<std::unique_ptr<TrackingStore>> TrackingStore::open(BlockNode& node, StoreOptions options, ImageIdentity image,
+                                                         ImageRecord& record) {
   auto store = std::make_unique<TrackingStore>(node, std::move(options));
-  const Result<bool> found = co_await store->recover(std::move(image)).result();
+  const Result<bool> found = co_await store->recover(std::move(image), record).result();
   if (found && *found) co_return std::move(store);
   co_await store->file_.close();
   if (!found) co_await found.error();
   co_return nullptr;
 }
 
+Task<bool> TrackingStore::show(BlockNode& node, StoreOptions options, ImageIdentity image, ImageRecord& record) {
+  TrackingStore store(node, std::move(options));
+  const Result<bool> found = co_await store.find(StoreFile::Use::read).result();
+  Result<> shown;
+  if (found && *found) shown = co_await store.bring_back(std::move(image), record).result();
+  co_await store.file_.close();
+  if (!found && found.error().code() == Errc::busy) co_return false;
+  if (!found) co_await found.error();
+  co_await unwrap(shown);
+  co_return *found;
+}
+
 // False: there is no store of this node that could be read.
-Task<bool> TrackingStore::recover(ImageIdentity image) {
-  const Result<> opened = co_await file_.open(home_.reactor(), options_.path, false).result();
+Task<bool> TrackingStore::find(StoreFile::Use use) {
+  const Result<> opened = co_await file_.open(home_.reactor(), options_.path, use).result();
   if (!opened && opened.error().code() == Errc::not_found) co_return false;
   co_await unwrap(opened);
   std::optional<Superblock> root = co_await file_.read_root();
@@ -64,11 +78,15 @@ Task<bool> TrackingStore::recover(ImageIdentity image) {
   }
   catalogue_ = co_await unwrap(std::move(catalogue));
   root_ = *std::move(root);
+  co_return true;
+}
+
+Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
+  const bool found = co_await find(StoreFile::Use::write);
+  if (!found) co_return false;
   version_ = root_.version;
   epoch_last_ = root_.log_epoch + 1;
-  LoadedBitmaps bitmaps = co_await load(root_, image);
-  for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
-  for (auto& bitmap : bitmaps) node_.bitmaps().insert(std::move(bitmap));
+  co_await bring_back(image, record);
   root_.image = std::move(image);
   root_.boot_id = co_await boot_id(home_.reactor());
   free_unused();
@@ -79,30 +97,66 @@ Task<bool> TrackingStore::recover(ImageIdentity image) {
   co_return true;
 }
 
-Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image) {
+Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
+  LoadedBitmaps bitmaps = co_await load(root_, std::move(image), record);
+  for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
+  for (auto& bitmap : bitmaps) node_.bitmaps().insert(std::move(bitmap));
+}
+
+Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image, ImageRecord& record) {
   LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, catalogue_, options_.broken, as_stored_);
   as_stored_ = as_stored_ && root.clean;
-  std::optional<std::string> why = co_await judge(root, std::move(image));
-  if (!why && !root.clean) {
+  const std::optional<std::string> why = co_await judge(root, std::move(image), record);
+  // What the image holds says the same where this root comes to count before the mark is there.
+  marked_ = record.can_mark && (why || (root.clean ? root.digest != 0 : root.marked));
+  if (why) co_return give_way(std::move(bitmaps), root, *why, record);
+  record.bitmaps.clear();
+  if (!root.clean) {
     const CrashTraces traces = co_await read_crash_traces(file_, root, options_.broken);
     mark_traces(bitmaps, traces, node_.size());
   }
   for (auto& bitmap : bitmaps) {
-    std::optional<std::string> reason = why;
-    if (!reason && bitmap->bits().size() != node_.size()) reason = "the disk's size changed while the store was closed";
-    if (!reason || bitmap->inconsistent()) continue;
-    as_stored_ = false;
-    report(StoreReport::Kind::inconsistent, "bitmap '" + bitmap->name() + "' is inconsistent: " + *reason);
-    bitmap->set_inconsistent(*reason);
+    if (bitmap->bits().size() == node_.size() || bitmap->inconsistent()) continue;
+    say_inconsistent(*bitmap, "the disk's size changed while the store was closed");
   }
   for (auto& bitmap : bitmaps) bitmap->truncate(node_.size());
   co_return std::move(bitmaps);
 }
 
+void TrackingStore::say_inconsistent(NodeBitmap& bitmap, const std::string& why) {
+  as_stored_ = false;
+  report(StoreReport::Kind::inconsistent, "bitmap '" + bitmap.name() + "' is inconsistent: " + why);
+  bitmap.set_inconsistent(why);
+}
+
+// What the image holds counts.  Who closed it after us kept what it held, so what is gone was removed; else nobody knows.
+LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root, const std::string& why, ImageRecord& record) {
+  as_stored_ = false;
+  const bool kept = root.clean && root.digest != 0 && !record.dead;
+  LoadedBitmaps bitmaps;
+  for (auto& bitmap : ours) {
+    const auto held = record.find(bitmap->name());
+    const bool there = held != record.bitmaps.end();
+    if (there ? !(*held)->inconsistent() : kept) continue;
+    if (there) record.bitmaps.erase(held);
+    if (!bitmap->inconsistent()) say_inconsistent(*bitmap, why);
+    bitmap->truncate(node_.size());
+    bitmaps.push_back(std::move(bitmap));
+  }
+  for (auto& bitmap : record.bitmaps) bitmaps.push_back(std::move(bitmap));
+  record.bitmaps.clear();
+  return bitmaps;
+}
+
 // Why the bitmaps cannot be believed.
-Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image) {
+Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image, const ImageRecord& record) {
   if (auto why = difference(root.image, image, root.clean)) co_return why;
-  if (root.clean || root.mode == Mode::power) co_return std::nullopt;
+  if (root.clean && root.digest != 0 && root.digest != record.digest)
+    co_return "the image's own bitmaps are not those that it was closed with";
+  if (root.clean) co_return std::nullopt;
+  const bool visited = root.marked ? !record.marked : record.closed();
+  if (visited && keeps(Rule::mark_image)) co_return "another program has opened the image for writing since";
+  if (root.mode == Mode::power) co_return std::nullopt;
   if (root.mode == Mode::off) co_return "the image was not closed, and its tracking was off";
   const std::string boot = co_await boot_id(home_.reactor());
   if (boot.empty() || boot != root.boot_id) co_return "the host went down, and tracking was to survive the daemon's death only";

@@ -27,11 +27,12 @@ std::vector<std::byte> Superblock::encode() const {
   Encoder to;
   to.put(as_bytes(magic)).put(format).put(std::uint32_t{0});
   to.put(store_id).put(version).put(generation);
-  to.put(static_cast<std::uint8_t>(mode)).put(std::uint8_t{clean}).put(std::uint8_t{lost}).put(std::uint8_t{0});
+  to.put(static_cast<std::uint8_t>(mode)).put(std::uint8_t{clean}).put(std::uint8_t{lost}).put(std::uint8_t{marked});
   to.put(log_bytes).put(log_epoch);
   to.put(catalogue[0]).put(catalogue[1]).put(catalogue_bytes).put(catalogue_sum);
   to.text(boot_id.substr(0, 64)).text(layer.substr(0, 64));
   image.encode(to);
+  to.put(digest);
   std::vector<std::byte> block = to.bytes();
   TM_ASSERT(block.size() <= sum_at);
   block.resize(bytes);
@@ -54,7 +55,7 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   root.mode = static_cast<Mode>(from.get<std::uint8_t>());
   root.clean = from.get<std::uint8_t>() != 0;
   root.lost = from.get<std::uint8_t>() != 0;
-  (void)from.get<std::uint8_t>();
+  root.marked = from.get<std::uint8_t>() != 0;
   root.log_bytes = from.get<std::uint64_t>();
   root.log_epoch = from.get<std::uint64_t>();
   for (auto& at : root.catalogue) at = from.get<std::uint64_t>();
@@ -63,6 +64,7 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   root.boot_id = from.text();
   root.layer = from.text();
   root.image = ImageIdentity::decode(from);
+  root.digest = from.get<std::uint64_t>();
   if (!from.ok() || !possible(root)) return Error(Errc::corrupt, "superblock of a tracking store makes no sense");
   return std::optional<Superblock>(std::move(root));
 }

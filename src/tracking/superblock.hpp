@@ -25,6 +25,7 @@ struct Superblock {
   Mode mode = Mode::power;
   bool clean = false;                     // closed well: the log says nothing
   bool lost = false;                      // marks are missing: every recording bitmap is wholly dirty
+  bool marked = false;                    // it counts, not being clean, only while the image carries the mark
   std::uint64_t log_bytes = 0;            // of each half
   std::uint64_t log_epoch = 0;            // the first whose records the snapshot does not have
   std::array<std::uint64_t, copies> catalogue{};    // where its two copies are
@@ -33,6 +34,7 @@ struct Superblock {
   std::string boot_id;
   std::string layer;                      // driver of the node whose bitmaps these are
   ImageIdentity image;
+  std::uint64_t digest = 0;               // clean: of the bitmaps that the image was closed with; 0: it holds none
 
   std::uint64_t half_start(std::uint64_t epoch) const noexcept { return log_start + epoch % 2 * log_bytes; }
   std::uint64_t data_start() const noexcept { return log_start + 2 * log_bytes; }

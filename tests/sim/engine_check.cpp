@@ -7,13 +7,21 @@ namespace tidemark::sim {
 namespace {
 
 // The first sector that is not what it was at the point and is not dirty.
-std::optional<std::uint64_t> missing(const NodeBitmap& bitmap, const Stamps& now, const Point& point) {
+bool is_dirty(const NodeBitmap& bitmap, std::uint64_t offset) { return bitmap.bits().test(offset); }
+bool is_dirty(const StoredBitmap& bitmap, std::uint64_t offset) {
+  const std::uint64_t granule = offset / bitmap.granularity;
+  return granule < bitmap.granules.size() && bitmap.granules[granule];
+}
+
+template <class Bitmap>
+std::optional<std::uint64_t> missing(const Bitmap& bitmap, const Stamps& now, const Point& point) {
   for (std::size_t i = 0; i < now.size(); ++i)
-    if (!point.allows(i, now[i]) && !bitmap.bits().test(i * sector)) return i * sector;
+    if (!point.allows(i, now[i]) && !is_dirty(bitmap, i * sector)) return i * sector;
   return std::nullopt;
 }
 
-std::optional<std::uint64_t> missing(const NodeBitmap& bitmap, const Stamps& now, const BitmapState& state) {
+template <class Bitmap>
+std::optional<std::uint64_t> missing(const Bitmap& bitmap, const Stamps& now, const BitmapState& state) {
   for (const PointPtr& point : state.since)
     if (const auto at = missing(bitmap, now, *point)) return at;
   return std::nullopt;
@@ -76,6 +84,8 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
   for (auto& [name, model] : disk.bitmaps) {
     const NodeBitmap* bitmap = node.bitmaps().find(name);
     if (disk.tracking_ended && (!bitmap || bitmap->inconsistent())) continue;
+    // Of a store that is gone the image knows what it had.
+    if (disk.store_failed && disk.plan.format == "qcow2" && bitmap && bitmap->inconsistent()) continue;
     if (bitmap && bitmap->inconsistent())
       return Error(Errc::corrupt, "bitmap " + name + " is inconsistent: " + bitmap->inconsistent_reason());
     std::optional<std::uint64_t> lost;
@@ -97,6 +107,29 @@ Result<> Session::check_bitmaps(MachineDisk& disk, BlockNode& node) {
     if (!bitmap->inconsistent() && !disk.bitmaps.contains(bitmap->name()))
       return Error(Errc::corrupt, "bitmap " + bitmap->name() + " was left behind");
   return {};
+}
+
+// After an orderly end the image has all bitmaps itself, for others to believe.
+Result<> Session::check_stored(const MachineDisk& disk) {
+  if (disk.plan.format != "qcow2") return {};
+  const SparseContent& file = world_.disk().file(disk.plan.path)->visible();
+  const auto stored = bitmaps_in_qcow2(file);
+  if (!stored) return stored.error();
+  if (autoclear_of_qcow2(file) > 1) return Error(Errc::corrupt, "the image is closed and still marked");
+  const auto& all = *stored;
+  for (const auto& [name, model] : disk.bitmaps) {
+    const auto found = std::ranges::find(all, name, &StoredBitmap::name);
+    const StoredBitmap* bitmap = found == all.end() ? nullptr : &*found;
+    const bool right = std::ranges::any_of(model.may_be, [&](const BitmapState& state) {
+      if (!bitmap || !state.there) return (bitmap != nullptr) == state.there;
+      return !bitmap->in_use && bitmap->enabled == state.recording && !missing(*bitmap, disk.content.visible(), state);
+    });
+    if (!right) return Error(Errc::corrupt, "bitmap " + name + (bitmap ? " is not in the image as it should be" : " is not in the image"));
+  }
+  for (const StoredBitmap& bitmap : all)
+    if (!bitmap.in_use && !disk.bitmaps.contains(bitmap.name))
+      return Error(Errc::corrupt, "bitmap " + bitmap.name + " was left behind in the image");
+  return check_qcow2(file);
 }
 
 bool Session::present(const MachineDisk& disk, const std::string& bitmap) {

@@ -56,8 +56,7 @@ LifeReport live_many(std::uint64_t first, std::uint64_t lives, const LifePlan& p
 
 // TM_SIM_SEEDS=1000 in the environment lives that many lives, from TM_SIM_FIRST on; TM_SIM_SEED, TM_SIM_OP and
 // TM_SIM_FATE are one crash, told with the last TM_SIM_STORY things that happened.
-TEST(Engine, SurvivesItsLives) {
-  LifePlan plan;
+void survive(LifePlan plan, std::uint64_t first, std::uint64_t lives) {
   LifeReport sum;
   const std::uint64_t lines = from_environment("TM_SIM_STORY", 400);
   if (std::getenv("TM_SIM_SEED")) {
@@ -69,12 +68,25 @@ TEST(Engine, SurvivesItsLives) {
     std::signal(SIGABRT, say_where);
     sum = live(only, plan, under_way);
   } else {
-    sum = live_many(from_environment("TM_SIM_FIRST", 1), from_environment("TM_SIM_SEEDS", 12), plan);
+    sum = live_many(from_environment("TM_SIM_FIRST", first), from_environment("TM_SIM_SEEDS", lives), plan);
   }
   if (sum.failure) tell_story();
   std::printf("%llu crashes at %llu of %llu operations\n", static_cast<unsigned long long>(sum.crashes),
               static_cast<unsigned long long>(sum.places), static_cast<unsigned long long>(sum.ops));
   EXPECT_FALSE(sum.failure) << sum.failure->message() << "\nto see it again: " << reproduction(under_way);
+}
+
+TEST(Engine, SurvivesItsLives) { survive(LifePlan(), 1, 12); }
+
+// Power cuts at every operation, or every second one: of opening and closing, too.
+TEST(Engine, SurvivesEveryMoment) {
+  LifePlan plan;
+  plan.sessions = 2;
+  plan.steps = 2;
+  plan.gap = 1;
+  plan.fates = 1;
+  plan.faults = false;
+  survive(plan, 101, 4);
 }
 
 // A rule that is broken is found out.
@@ -95,10 +107,10 @@ TEST_P(BrokenEngine, IsFoundOut) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Engine, BrokenEngine,
-                         testing::Values(Rule::wait_for_log, Rule::end_zones, Rule::flush_before_loss, Rule::recover_frozen,
-                                         Rule::data_before_tables, Rule::refcounts_before_tables, Rule::preserve_before_write,
-                                         Rule::flush_target, Rule::reclaim_on_failure, Rule::drain_together,
-                                         Rule::save_before_reply));
+                         testing::Values(Rule::wait_for_log, Rule::end_zones, Rule::flush_before_loss, Rule::mark_image,
+                                         Rule::recover_frozen, Rule::data_before_tables, Rule::refcounts_before_tables,
+                                         Rule::preserve_before_write, Rule::flush_target, Rule::reclaim_on_failure,
+                                         Rule::drain_together, Rule::save_before_reply));
 
 }  // namespace
 }  // namespace tidemark::sim

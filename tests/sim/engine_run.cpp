@@ -69,7 +69,12 @@ class Life {
     plan.after_crash = crashed_;
     plan.after_kill = killed_;
     if (crashed_) boot(world_, world_.crashes());
+    Prng meanwhile(only_.seed ^ world_.ops());
+    if (stored_ && meanwhile.chance(1, 3)) ruin_stores();
+    if (meanwhile.chance(1, 4)) visit(world_, machine_, stored_, meanwhile);
+    if (report_.failure) return;
     const bool must_crash = plan_.faults && break_something();
+    const bool stores_failed = machine_.stores_fail;
     const std::uint64_t end = random_.below(4);
     if (end == 0) plan.kill_at = 500 + random_.below(30'000);
     if (end == 1) world_.crash_after_ops(20 + random_.below(600));
@@ -82,7 +87,17 @@ class Life {
     if (must_crash && world_.crashes() == crashes) world_.crash();
     crashed_ = world_.crashes() != crashes;
     killed_ = !crashed_ && !session.ended_well();
+    stored_ = session.ended_well() && !crashed_ && !stores_failed;
     if (!lived && !report_.failure) report_.failure = lived.error();
+  }
+
+  // What qcow2 images were closed with is in them, too.
+  void ruin_stores() {
+    for (const MachineDisk& disk : machine_.disks) {
+      const std::string store = disk.plan.path + ".tidemark";
+      if (disk.plan.format == "qcow2" && world_.disk().exists(store)) world_.disk().import_file(store, {});
+    }
+    world_.disk().sync_all();
   }
 
   // True when what is visible afterwards may be other than what will ever be durable: Linux forgets what it could
@@ -155,6 +170,7 @@ class Life {
     left->trace_to(trace_);
     Prng random(only_.seed ^ op ^ (fate << 32));
     under_way_ = {only_.seed, op, fate};
+    if (random.chance(1, 4)) visit(*left, machine, false, random);
     if (random.chance(1, 3)) {
       left->crash_after_ops(1 + random.below(30));
       restart(*left, machine, random);
@@ -164,6 +180,11 @@ class Life {
     ++report_.crashes;
     if (!report_.failure) restart(*left, machine, random);
     if (!report_.failure) under_way_ = {only_.seed, 0, 0};
+  }
+
+  void visit(SimWorld& world, Machine& machine, bool closed, Prng& random) {
+    const Result<> visited = visit_images(world, machine, closed, random);
+    if (!visited && !report_.failure) report_.failure = visited.error();
   }
 
   void restart(SimWorld& world, Machine& machine, Prng& random) {
@@ -189,7 +210,7 @@ class Life {
   LifeReport report_;
   std::function<void(std::string_view)> trace_;
   std::uint64_t next_ = 0;
-  bool crashed_ = false, killed_ = false;
+  bool crashed_ = false, killed_ = false, stored_ = false;
 };
 
 }  // namespace

@@ -36,6 +36,8 @@ struct LifeReport {
 // The kernel starts, for the `number`th time.
 void boot(SimWorld& world, std::uint64_t number);
 Result<Machine> make_machine(SimWorld& world, Prng& random);
+// Others have their turn on qcow2 images while no daemon runs; `closed`: the last one ended well.
+Result<> visit_images(SimWorld& world, Machine& machine, bool closed, Prng& random);
 
 // To the first failure, or to the end; with all crashes of a life, or with `only` one when it names an operation.
 // `under_way` is always what is being tried, or what failed.

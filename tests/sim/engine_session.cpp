@@ -45,6 +45,7 @@ Task<> Session::run() {
     if (ended && !disk.may_fail) disk.content.all_durable();     // what failed once does so in silence when it is closed
     std::erase_if(disk.bitmaps, [](const auto& entry) { return !entry.second.persistent; });
     if (!ended && !disk.may_fail && !machine_.targets_fail && !machine_.stores_fail) co_await unwrap(ended);
+    if (ended && !machine_.stores_fail) co_await unwrap(check_stored(disk));
   }
   if (plan_.finish) co_await check_nothing_left();
 }

@@ -158,6 +158,7 @@ class Session final : JobEvents {
   Task<> check_after_start();
   Task<> check_content(Guest& guest);
   Result<> check_bitmaps(MachineDisk& disk, BlockNode& node);
+  Result<> check_stored(const MachineDisk& disk);
   Task<> remove_inconsistent(MachineDisk& disk, BlockNode& node);
   Task<> clean_up_chain(MachineDisk& disk);
   bool is_under_way(const std::string& target) const;

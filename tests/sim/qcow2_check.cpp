@@ -29,12 +29,24 @@ class Image {
       if (const std::uint64_t block = number<std::uint64_t>(table + i * 8)) count_block(i, block);
     for (std::uint64_t i = 0; i < l1_entries; ++i)
       if (const std::uint64_t entry = number<std::uint64_t>(l1 + i * 8)) look_at_l2(entry);
+    if (autoclear() & 1) look_at_bitmaps();
     for (const auto& [at, times] : used_) compare(at, times);
+    return outcome();
+  }
+
+  Result<std::vector<StoredBitmap>> bitmaps() {
+    cluster_bits_ = number<std::uint32_t>(20);
+    if (autoclear() & 1) look_at_bitmaps();
+    if (auto ok = outcome(); !ok) return ok.error();
+    return std::move(bitmaps_);
+  }
+  std::uint64_t autoclear() { return number<std::uint32_t>(4) < 3 ? 0 : number<std::uint64_t>(88); }
+
+ private:
+  Result<> outcome() const {
     if (wrong_.empty()) return {};
     return Error(Errc::corrupt, "qcow2: " + wrong_);
   }
-
- private:
   std::uint64_t cluster() const { return std::uint64_t{1} << cluster_bits_; }
 
   // What is behind the end reads as zeroes.
@@ -88,6 +100,48 @@ class Image {
     if (entry & copied) singly_[data] = true;
   }
 
+  void look_at_bitmaps() {
+    std::uint64_t at = number<std::uint32_t>(100);
+    while (const auto type = number<std::uint32_t>(at)) {
+      if (at > cluster()) return complain("the header's extensions have no end");
+      if (type == 0x23852875) return look_at_directory(at + 8);
+      at += 8 + align_up(number<std::uint32_t>(at + 4), 8);
+    }
+    complain("there are no bitmaps, and the header says so");
+  }
+
+  void look_at_directory(std::uint64_t extension) {
+    const std::uint64_t bytes = number<std::uint64_t>(extension + 8), directory = number<std::uint64_t>(extension + 16);
+    use(directory, bytes);
+    std::uint64_t at = directory;
+    for (auto left = number<std::uint32_t>(extension); left > 0; --left) {
+      if (at + 24 > directory + bytes) return complain("the bitmap directory is too short");
+      at += look_at_bitmap(at);
+    }
+  }
+
+  std::uint64_t look_at_bitmap(std::uint64_t at) {
+    StoredBitmap bitmap;
+    const std::uint64_t table = number<std::uint64_t>(at), entries = number<std::uint32_t>(at + 8);
+    const auto flags = number<std::uint32_t>(at + 12);
+    bitmap.in_use = flags & 1;
+    bitmap.enabled = flags & 2;
+    bitmap.granularity = std::uint64_t{1} << number<std::uint8_t>(at + 17);
+    const std::uint64_t name = number<std::uint16_t>(at + 18);
+    for (std::uint64_t i = 0; i < name; ++i) bitmap.name.push_back(static_cast<char>(number<std::uint8_t>(at + 24 + i)));
+    use(table, entries * 8);
+    for (std::uint64_t i = 0; i < entries; ++i) {
+      const auto entry = number<std::uint64_t>(table + i * 8), data = entry & offset_mask;
+      if (data != 0) use(data, cluster());
+      for (std::uint64_t byte = 0; byte < cluster(); ++byte) {
+        const std::uint8_t bits = data != 0 ? number<std::uint8_t>(data + byte) : entry & 1 ? 0xff : 0;
+        for (unsigned bit = 0; bit < 8; ++bit) bitmap.granules.push_back(bits >> bit & 1);
+      }
+    }
+    bitmaps_.push_back(std::move(bitmap));
+    return align_up(24 + name, 8);
+  }
+
   void compare(std::uint64_t at, std::uint64_t times) {
     const auto found = counted_.find(at);
     const std::uint64_t count = found == counted_.end() ? 0 : found->second;
@@ -102,11 +156,14 @@ class Image {
   std::uint32_t cluster_bits_ = 16;
   std::map<std::uint64_t, std::uint64_t> used_, counted_;
   std::map<std::uint64_t, bool> singly_;
+  std::vector<StoredBitmap> bitmaps_;
   std::string wrong_;
 };
 
 }  // namespace
 
 Result<> check_qcow2(const SparseContent& file) { return Image(file).check(); }
+Result<std::vector<StoredBitmap>> bitmaps_in_qcow2(const SparseContent& file) { return Image(file).bitmaps(); }
+std::uint64_t autoclear_of_qcow2(const SparseContent& file) { return Image(file).autoclear(); }
 
 }  // namespace tidemark::sim

@@ -11,4 +11,14 @@ namespace tidemark::sim {
 
 Result<> check_qcow2(const SparseContent& file);
 
+// The bitmaps that the image holds and that count.
+struct StoredBitmap {
+  std::string name{};
+  bool in_use = false, enabled = false;
+  std::uint64_t granularity = 0;
+  std::vector<bool> granules{};                    // and what the last cluster has behind the disk's end
+};
+Result<std::vector<StoredBitmap>> bitmaps_in_qcow2(const SparseContent& file);
+std::uint64_t autoclear_of_qcow2(const SparseContent& file);
+
 }  // namespace tidemark::sim

@@ -147,7 +147,7 @@ TEST_F(TrackingStoreTest, TwoCannotOpenOne) {
     SimProcess other(world, "other");
     auto open = [&]() -> Task<> {
       tracking::StoreFile file;
-      co_await file.open(other.reactor(), store, true);
+      co_await file.open(other.reactor(), store, tracking::StoreFile::Use::make);
       co_await file.close();
     };
     const Result<> opened = other.run(open());

@@ -41,7 +41,8 @@ Task<> TrackedNode::open() {
   named.name = "disk";
   named.monitor_owned = true;
   node_ = co_await graph_.add(named, std::move(driver));
-  auto store = co_await tracking::TrackingStore::open(*node_, options(), std::move(before)).result();
+  tracking::ImageRecord none;
+  auto store = co_await tracking::TrackingStore::open(*node_, options(), std::move(before), none).result();
   if (!store) {
     (void)co_await graph_.close_all().result();
     co_await store.error();

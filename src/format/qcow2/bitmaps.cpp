@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "format/qcow2/driver.hpp"
-#include "format/qcow2/header_edit.hpp"
 
 namespace tidemark {
 
@@ -19,8 +18,7 @@ Error bad_table(const BitmapEntry& entry) {
 
 }  // namespace
 
-Task<std::vector<BitmapEntry>> Qcow2Driver::bitmap_entries() {
-  if (!has_bitmaps()) co_return std::vector<BitmapEntry>();
+Task<AlignedBuffer> Qcow2Driver::bitmap_directory() {
   const HostOffset at = header_.bitmap_directory_at;
   const std::uint64_t length = header_.bitmap_directory_bytes;
   if (!header_.geometry.cluster_aligned(at.value) || at.value == 0 || length > bitmap_directory_bytes_max ||
@@ -28,6 +26,12 @@ Task<std::vector<BitmapEntry>> Qcow2Driver::bitmap_entries() {
     co_await Error(Errc::corrupt, "qcow2: the bitmap directory cannot be where the header says");
   AlignedBuffer directory(length);
   co_await image_.read(at, directory.bytes());
+  co_return std::move(directory);
+}
+
+Task<std::vector<BitmapEntry>> Qcow2Driver::bitmap_entries() {
+  if (!has_bitmaps()) co_return std::vector<BitmapEntry>();
+  const AlignedBuffer directory = co_await bitmap_directory();
   co_return co_await unwrap(parse_bitmap_directory(directory.bytes(), header_.bitmaps, header_.geometry, size()));
 }
 
@@ -118,26 +122,9 @@ Task<> Qcow2Driver::free_bitmap(const BitmapEntry& entry) {
 }
 
 Task<> Qcow2Driver::point_at_directory(HostOffset at, std::uint64_t length, std::size_t bitmaps) {
-  constexpr auto bit = static_cast<std::uint64_t>(Autoclear::bitmaps);
-  if (header_.has(Autoclear::bitmaps)) co_await header_writer_.set_autoclear(header_.autoclear & ~bit);
-  HeaderEdit edit = co_await HeaderEdit::read(*file_);
-  std::optional<std::vector<std::byte>> extension;
-  if (bitmaps != 0) {
-    extension.emplace(24);
-    store_be(extension->data(), static_cast<std::uint32_t>(bitmaps));
-    store_be(extension->data() + 8, length);
-    store_be(extension->data() + 16, at.value);
-  }
-  constexpr auto type = static_cast<std::uint32_t>(ExtensionType::bitmaps);
-  std::erase_if(header_.more_extensions, [](const Header::Extension& e) { return e.type == type; });
-  if (extension) header_.more_extensions.push_back({type, std::string(as_text(*extension))});
-  edit.set_extension(ExtensionType::bitmaps, std::move(extension));
-  co_await edit.write(*file_);
-  header_.has_bitmaps = bitmaps != 0;
-  header_.bitmaps = static_cast<std::uint32_t>(bitmaps);
-  header_.bitmap_directory_at = at;
-  header_.bitmap_directory_bytes = length;
-  if (bitmaps != 0) co_await header_writer_.set_autoclear(header_.autoclear | bit);
+  co_await header_writer_.set(Autoclear::bitmaps, false);
+  co_await header_writer_.set_bitmap_directory(at, length, static_cast<std::uint32_t>(bitmaps));
+  if (bitmaps != 0) co_await header_writer_.set(Autoclear::bitmaps, true);
 }
 
 Result<> Qcow2Driver::check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const {
@@ -158,6 +145,7 @@ Result<> Qcow2Driver::check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) con
 Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
   co_await unwrap(check_writable());
   co_await unwrap(check_bitmaps(bitmaps));
+  co_await before_change();
   const std::vector<BitmapEntry> old = co_await bitmap_entries();
   const HostOffset old_at = header_.bitmap_directory_at;
   const std::uint64_t old_length = header_.bitmap_directory_bytes;
@@ -185,5 +173,22 @@ Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
   }
   co_await flush();
 }
+
+// In place: only flags change, so that each sector says what is true, old or new.
+Task<> Qcow2Driver::use_bitmaps() {
+  std::vector<BitmapEntry> entries = co_await bitmap_entries();
+  if (std::all_of(entries.begin(), entries.end(), [](const BitmapEntry& entry) { return entry.in_use(); })) co_return;
+  for (BitmapEntry& entry : entries) entry.flags |= BitmapEntry::in_use_flag;
+  std::vector<std::byte> directory = serialise_bitmap_directory(entries);
+  if (directory.size() > align_up(header_.bitmap_directory_bytes, 8))
+    co_await Error(Errc::corrupt, "qcow2: the bitmap directory is damaged: it is shorter than its entries");
+  directory.resize(header_.bitmap_directory_bytes);
+  co_await image_.write(header_.bitmap_directory_at, Buffers(MutableBytes(directory)));
+  co_await image_.flush();
+}
+
+Task<> Qcow2Driver::drop_bitmaps() { return header_writer_.set(Autoclear::bitmaps, false); }
+
+Task<> Qcow2Driver::set_tracked(bool tracked) { return header_writer_.set(Autoclear::tracked, tracked); }
 
 }  // namespace tidemark

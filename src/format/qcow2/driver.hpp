@@ -28,6 +28,7 @@ namespace tidemark {
 struct Qcow2OpenOptions {
   bool read_only = false;
   bool keeps_content = false;           // what the disk reads as will not be changed: its bitmaps stay true
+  bool bitmaps_follow = false;          // the caller sees to the bitmaps before anything is written
   // When freed clusters are discarded in the file.
   qcow2::DiscardCauses pass_discards = qcow2::causes(qcow2::DiscardCause::request, qcow2::DiscardCause::snapshot);
   std::string snapshot;                 // id or name of one to show instead of the present; only read
@@ -117,10 +118,19 @@ class Qcow2Driver final : public MappedDriver {
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
 
   // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.
+  bool can_have_bitmaps() const noexcept { return header_.geometry.version >= 3; }
   bool has_bitmaps() const noexcept { return header_.has_bitmaps && header_.has(qcow2::Autoclear::bitmaps); }
+  // It held some, and was written by a program that knows nothing of them.
+  bool has_dead_bitmaps() const noexcept { return header_.has_bitmaps && !header_.has(qcow2::Autoclear::bitmaps); }
   Task<std::vector<qcow2::BitmapEntry>> bitmap_entries();
   Task<DirtyBitmap> load_bitmap(qcow2::BitmapEntry entry);
   Task<> store_bitmaps(std::vector<Qcow2Bitmap> bitmaps);
+  // Durably, each.  In use: nobody believes them if this image is not closed well.
+  Task<> use_bitmaps();
+  Task<> drop_bitmaps();
+  // Nobody but who has the image's tracking store has opened it for writing since that was said.
+  bool tracked() const noexcept { return header_.has(qcow2::Autoclear::tracked); }
+  Task<> set_tracked(bool tracked);
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
@@ -202,6 +212,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
   Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);
   Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;
+  Task<AlignedBuffer> bitmap_directory();
   Task<std::vector<std::uint64_t>> bitmap_table(const qcow2::BitmapEntry& entry);
   Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits);
   Task<qcow2::HostOffset> write_clusters(Bytes content);
@@ -215,7 +226,7 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;
   qcow2::SnapshotTable snapshots_;
-  const bool read_only_, keeps_content_;
+  const bool read_only_, keeps_content_, bitmaps_follow_;
   const bool keeps_discarded_;
   const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
   const qcow2::DiscardCauses pass_discards_;

@@ -124,11 +124,10 @@ Result<> parse_extension(Header& h, Fields f, ExtensionType type, std::size_t at
     case ExtensionType::feature_names: parse_feature_names(h, f, at, length); break;
     case ExtensionType::bitmaps:
       h.has_bitmaps = true;
-      if (length < 24) return invalid("bitmaps_ext: Invalid extension length");
+      if (length < bitmaps_extension_bytes) return invalid("bitmaps_ext: Invalid extension length");
       h.bitmaps = f.u32(at);
       h.bitmap_directory_bytes = f.u64(at + 8);
       h.bitmap_directory_at = {f.u64(at + 16)};
-      keep();
       break;
     case ExtensionType::encryption:
       if (length < 16) return invalid("Encryption header extension too short");
@@ -192,16 +191,18 @@ std::string feature_names_of(const Header& h, std::uint64_t features) {
 }  // namespace
 
 HostRun Header::bitmap_directory() const noexcept {
-  constexpr std::size_t size_at = 8, offset_at = 16, extension_bytes = 24;
-  for (const Extension& extension : more_extensions) {
-    const Bytes bytes = as_bytes(extension.data);
-    if (extension.type != static_cast<std::uint32_t>(ExtensionType::bitmaps) || bytes.size() < extension_bytes) continue;
-    const HostOffset at{load_be<std::uint64_t>(bytes.data() + offset_at)};
-    const auto length = load_be<std::uint64_t>(bytes.data() + size_at);
-    if (!has(Autoclear::bitmaps) || length > offset_limit || !geometry.cluster_aligned(at.value)) continue;
-    return {geometry.cluster_of(at), geometry.clusters_for(length)};
-  }
-  return {};
+  const bool holds = has_bitmaps && has(Autoclear::bitmaps) && bitmap_directory_bytes <= offset_limit &&
+                     geometry.cluster_aligned(bitmap_directory_at.value);
+  if (!holds) return {};
+  return {geometry.cluster_of(bitmap_directory_at), geometry.clusters_for(bitmap_directory_bytes)};
+}
+
+std::vector<std::byte> bitmaps_extension(const Header& header) {
+  std::vector<std::byte> bytes(bitmaps_extension_bytes);
+  store_be(bytes.data(), header.bitmaps);
+  store_be(bytes.data() + 8, header.bitmap_directory_bytes);
+  store_be(bytes.data() + 16, header.bitmap_directory_at.value);
+  return bytes;
 }
 
 std::string_view to_string(CompressionType type) noexcept {
@@ -330,6 +331,7 @@ Result<std::vector<std::byte>> serialise_header(const Header& h) {
   const Error too_long(Errc::invalid_argument, "Backing file name and format do not fit into the first cluster");
   if (!h.backing_format.empty() && !w.extension(at, ExtensionType::backing_format, h.backing_format)) return too_long;
   if (!h.data_file.empty() && !w.extension(at, ExtensionType::data_file, h.data_file)) return too_long;
+  if (h.has_bitmaps && !w.extension(at, ExtensionType::bitmaps, as_text(bitmaps_extension(h)))) return too_long;
   for (const auto& more : h.more_extensions)
     if (!w.extension(at, static_cast<ExtensionType>(more.type), more.data)) return too_long;
   // Where room is scarce it is left to what may come: bitmaps, longer names.

@@ -26,7 +26,9 @@ enum class Incompatible : std::uint64_t {
   dirty = 1, corrupt = 2, data_file = 4, compression = 8, extended_l2 = 16,
 };
 enum class Compatible : std::uint64_t { lazy_refcounts = 1 };
-enum class Autoclear : std::uint64_t { bitmaps = 1, data_file_raw = 2 };
+// `tracked` is ours: who keeps a tracking store for the image has it open, or had when it died, and nobody else has opened
+// it for writing since: all others clear the bits that they do not know (docs/decisions/0007-bitmaps-in-qcow2.md).
+enum class Autoclear : std::uint64_t { bitmaps = 1, data_file_raw = 2, tracked = std::uint64_t{1} << 63 };
 
 enum class CompressionType : std::uint8_t { zlib = 0, zstd = 1 };
 std::string_view to_string(CompressionType type) noexcept;
@@ -63,7 +65,10 @@ struct Header {
   std::string backing_name;               // empty: none
   std::string backing_format;
   std::string data_file;
-  bool has_bitmaps = false;
+  bool has_bitmaps = false;               // the bitmaps extension is there; whether it counts, Autoclear::bitmaps says
+  std::uint32_t bitmaps = 0;              // that it says, unchecked
+  HostOffset bitmap_directory_at;
+  std::uint64_t bitmap_directory_bytes = 0;
   // What is kept as it is when the header is written anew: fields behind those above, and unknown extensions.
   std::vector<std::byte> more_fields;
   struct Extension {
@@ -71,9 +76,6 @@ struct Header {
     std::string data;
   };
   std::vector<Extension> more_extensions;
-  std::uint32_t bitmaps = 0;              // of the bitmaps extension, unchecked
-  HostOffset bitmap_directory_at;
-  std::uint64_t bitmap_directory_bytes = 0;
   Range encryption_header;                // bytes of the image file, unchecked
   std::vector<FeatureName> feature_names;
 
@@ -109,6 +111,10 @@ Result<Header> parse_header(Bytes cluster, std::uint64_t file_size);
 
 // Errors with the names of features that are legal but not done here.
 Result<> check_supported(const Header& header, bool read_only);
+
+// What the header says of its bitmaps, as the extension's content.
+inline constexpr std::size_t bitmaps_extension_bytes = 24;
+std::vector<std::byte> bitmaps_extension(const Header& header);
 
 // The first cluster of a new image; the names and extensions must fit.
 Result<std::vector<std::byte>> serialise_header(const Header& header);

@@ -20,6 +20,7 @@ Task<HeaderEdit> HeaderEdit::read(Edge& file) {
   const std::uint64_t there = std::min<std::uint64_t>(file.size(), all.size());
   co_await file.read(0, all.first(there));
   edit.header_ = co_await unwrap(parse_header(Bytes(edit.cluster_).first(there), file.size()));
+  edit.before_ = edit.cluster_;
   edit.parse();
   co_return std::move(edit);
 }
@@ -115,6 +116,11 @@ Task<> HeaderEdit::write(Edge& file) {
   store_be(cluster_.data() + 16, static_cast<std::uint32_t>(name_.size()));
   if (header_.geometry.version >= 3) store_be(cluster_.data() + HeaderField::autoclear, autoclear_);
   co_await write_cluster(file);
+}
+
+Task<> HeaderEdit::restore(Edge& file) {
+  const Buffers all{MutableBytes(before_)};
+  co_await file.write(0, all);
 }
 
 }  // namespace tidemark::qcow2

@@ -25,6 +25,8 @@ class HeaderEdit {
   void set_autoclear(std::uint64_t features) noexcept { autoclear_ = features; }
 
   Task<> write(Edge& file);
+  // After a write that failed: what was read is there again, durable with the next flush.
+  Task<> restore(Edge& file);
 
  private:
   struct Extension {
@@ -38,7 +40,7 @@ class HeaderEdit {
   Task<> write_cluster(Edge& file);
 
   Header header_;
-  std::vector<std::byte> cluster_;
+  std::vector<std::byte> cluster_, before_;
   std::vector<Extension> extensions_;
   std::string name_;
   Range old_name_;

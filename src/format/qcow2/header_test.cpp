@@ -74,6 +74,25 @@ std::string refusal(const std::vector<std::byte>& bytes) {
   return parsed ? "parsed" : parsed.error().message();
 }
 
+TEST(Header, BitmapsAreItsFields) {
+  Header h = sample();
+  h.has_bitmaps = true;
+  h.bitmaps = 3;
+  h.bitmap_directory_at = {5 * h.geometry.cluster_size()};
+  h.bitmap_directory_bytes = 100;
+  h.set(Autoclear::bitmaps, true);
+  const auto bytes = serialise_header(h);
+  ASSERT_TRUE(bytes.ok());
+  auto read = parse_header(*bytes, 100 * MiB);
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  EXPECT_EQ(bitmaps_extension(*read), bitmaps_extension(h));
+  EXPECT_TRUE(read->more_extensions.empty());
+  EXPECT_EQ(read->bitmap_directory().first.index, 5u);
+  EXPECT_EQ(read->bitmap_directory().count, 1u);
+  read->set(Autoclear::bitmaps, false);
+  EXPECT_EQ(read->bitmap_directory().count, 0u);
+}
+
 TEST(Header, ExtensionsAreBounded) {
   Header h = sample();
   auto bytes = *serialise_header(h);

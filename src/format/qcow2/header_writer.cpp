@@ -110,16 +110,53 @@ Task<> HeaderWriter::set_size(std::uint64_t size) {
 Task<> HeaderWriter::set(Incompatible feature, bool on) {
   const auto turn = co_await one_.lock();
   const auto flag = static_cast<std::uint64_t>(feature);
-  const std::uint64_t features = on ? header_.incompatible | flag : header_.incompatible & ~flag;
-  std::byte bytes[8];
-  store_be(bytes, features);
-  co_await write_alone(HeaderField::incompatible, bytes);
-  header_.incompatible = features;
+  const std::uint64_t next = on ? header_.incompatible | flag : header_.incompatible & ~flag;
+  co_await write_features(HeaderField::incompatible, header_.incompatible, next);
 }
 
-Task<> HeaderWriter::set_autoclear(std::uint64_t features) {
-  co_await write_u64(HeaderField::autoclear, features);
-  header_.autoclear = features;
+Task<> HeaderWriter::set(Autoclear feature, bool on) {
+  const auto turn = co_await one_.lock();
+  const auto flag = static_cast<std::uint64_t>(feature);
+  const std::uint64_t next = on ? header_.autoclear | flag : header_.autoclear & ~flag;
+  co_await write_features(HeaderField::autoclear, header_.autoclear, next);
+}
+
+Task<> HeaderWriter::keep_autoclear(std::uint64_t features) {
+  const auto turn = co_await one_.lock();
+  co_await write_features(HeaderField::autoclear, header_.autoclear, header_.autoclear & features);
+}
+
+Task<> HeaderWriter::write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next) {
+  if (present == next) co_return;
+  std::byte bytes[8];
+  store_be(bytes, next);
+  co_await write_alone(at, bytes);
+  present = next;
+}
+
+Task<> HeaderWriter::set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps) {
+  const auto turn = co_await one_.lock();
+  Header next = header_;
+  next.has_bitmaps = bitmaps != 0;
+  next.bitmaps = bitmaps;
+  next.bitmap_directory_at = at;
+  next.bitmap_directory_bytes = bytes;
+  HeaderEdit edit = co_await HeaderEdit::read(file_.edge());
+  std::optional<std::vector<std::byte>> extension;
+  if (next.has_bitmaps) extension = bitmaps_extension(next);
+  edit.set_extension(ExtensionType::bitmaps, std::move(extension));
+  co_await write_edit(std::move(edit));
+  header_ = std::move(next);
+}
+
+Task<> HeaderWriter::write_edit(HeaderEdit edit) {
+  const Result<> written = co_await edit.write(file_.edge()).result();
+  if (written) co_return;
+  const Result<> restored = co_await edit.restore(file_.edge()).result();
+  if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());
+  unsettled_ = true;
+  (void)co_await flush().result();
+  co_await written.error();
 }
 
 }  // namespace tidemark::qcow2

@@ -1,8 +1,8 @@
-// HeaderWriter: changes single fields of an open image's header in place, one change at a time, so
-// that what it does not know of the header stays as it was.
+// HeaderWriter: changes an open image's header in place, one change at a time, so that what it does not know of the
+// header stays as it was.  All that writes the header of an open image does it here; extensions it changes by HeaderEdit.
 #pragma once
 
-#include "format/qcow2/header.hpp"
+#include "format/qcow2/header_edit.hpp"
 #include "format/qcow2/image_file.hpp"
 #include "task/sync.hpp"
 
@@ -24,7 +24,11 @@ class HeaderWriter {
   // refcounts, by one write within a sector.
   Task<> set_tables(Header next);
   Task<> set(Incompatible feature, bool on);
-  Task<> set_autoclear(std::uint64_t features);
+  Task<> set(Autoclear feature, bool on);
+  // The others are switched off.
+  Task<> keep_autoclear(std::uint64_t features);
+  // The bitmaps extension becomes what this says; without bitmaps it goes.
+  Task<> set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps);
   // What a change that failed would have made the header point at is not used by it from here on.
   Task<> settle();
 
@@ -36,6 +40,8 @@ class HeaderWriter {
   Task<> flush();
   Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
+  Task<> write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next);
+  Task<> write_edit(HeaderEdit edit);
 
   ImageFile& file_;
   Header& header_;

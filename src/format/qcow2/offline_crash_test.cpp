@@ -22,10 +22,12 @@ struct Event {
   Content bytes;
 };
 
-// A file in memory that remembers what was done to it.
+// A file in memory that remembers what was done to it.  One write fails, with `fails` of them to go, its first sector
+// written.
 class Recorder final : public BlockDriver {
  public:
-  Recorder(Reactor& reactor, Content& content, std::vector<Event>& log) : BlockDriver(reactor), content_(content), log_(log) {}
+  Recorder(Reactor& reactor, Content& content, std::vector<Event>& log, std::optional<std::size_t>& fails)
+      : BlockDriver(reactor), content_(content), log_(log), fails_(fails) {}
   std::string_view name() const noexcept override { return "recorder"; }
   std::uint64_t size() const noexcept override { return content_.size(); }
   Task<Extent> map(Range wanted) override { co_return Extent{wanted, Mapping::data, wanted.offset}; }
@@ -36,12 +38,17 @@ class Recorder final : public BlockDriver {
     co_return;
   }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags) override {
+    const bool fails = fails_ && (*fails_)-- == 0;
+    if (fails) {
+      fails_.reset();
+      from = from.first(std::min<std::size_t>(from.size(), sector_size));
+    }
     Content bytes(from.size());
     from.copy_to(MutableBytes(bytes));
     if (content_.size() < offset + bytes.size()) content_.resize(offset + bytes.size());
     std::copy(bytes.begin(), bytes.end(), content_.begin() + static_cast<std::ptrdiff_t>(offset));
     log_.push_back({Event::Kind::write, offset, std::move(bytes)});
-    co_return;
+    if (fails) co_await Error(Errc::io, "the disk is out of order");
   }
   Task<> flush() override {
     log_.push_back({Event::Kind::flush, 0, {}});
@@ -58,6 +65,7 @@ class Recorder final : public BlockDriver {
  private:
   Content& content_;
   std::vector<Event>& log_;
+  std::optional<std::size_t>& fails_;
 };
 
 void put(Content& content, const Event& event, Prng* tear) {
@@ -89,7 +97,7 @@ class Crash : public ::testing::Test {
     auto all = [&]() -> Task<> {
       Graph graph(reactor_);
       NodeOptions options;
-      BlockNode* node = co_await graph.add(options, std::make_unique<Recorder>(reactor_, content, log));
+      BlockNode* node = co_await graph.add(options, std::make_unique<Recorder>(reactor_, content, log, fails_));
       auto edge = co_await unwrap(Edge::attach(*node, Role::root, writing, "test"));
       auto done = co_await work(*edge).result();
       edge.reset();
@@ -162,6 +170,7 @@ class Crash : public ::testing::Test {
 
   std::unique_ptr<IoBackend> backend_ = *make_threads_backend();
   Reactor reactor_{*backend_};
+  std::optional<std::size_t> fails_;
 };
 
 std::vector<std::string> names_of(const std::vector<BitmapEntry>& entries) {
@@ -207,6 +216,82 @@ TEST_F(Crash, BitmapsAreTheOldTheNewOrNone) {
   EXPECT_TRUE(check(last).clean());
   run(last, with_image(store(none)));
   EXPECT_TRUE(check(last).clean());
+}
+
+// Cut off anywhere, one that is not in use is what was stored.
+TEST_F(Crash, BitmapsBeingPutInUseTellTheTruth) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 40; ++i) names.push_back("a-bitmap-with-a-name-that-makes-the-directory-long-" + std::to_string(i));
+  Content content = image();
+  run(content, with_image(store(names)));
+  auto use = [](Qcow2Driver& driver) -> Task<> { return driver.use_bitmaps(); };
+  std::size_t in_use = 0;
+  auto judge = [&](Content& crashed) {
+    EXPECT_TRUE(check(crashed).clean());
+    auto look = [&](Qcow2Driver& driver) -> Task<> {
+      const auto entries = co_await driver.bitmap_entries();
+      EXPECT_EQ(names_of(entries), names);
+      for (const BitmapEntry& entry : entries) {
+        in_use += entry.in_use();
+        if (entry.in_use()) continue;
+        const DirtyBitmap bits = co_await driver.load_bitmap(entry);
+        EXPECT_EQ(bits.dirty_bytes(), 1 * MiB);
+      }
+    };
+    run(crashed, with_image(look));
+  };
+  cut(content, with_image(use), judge);
+  EXPECT_GT(in_use, 0u);
+  run(content, with_image(use));
+  in_use = 0;
+  judge(content);
+  EXPECT_EQ(in_use, names.size());
+}
+
+// Nothing else is changed that would have their refcounts written.
+TEST_F(Crash, BitmapsOfALazyImageAreCounted) {
+  Content content;
+  Work create = [](Edge& file) -> Task<> {
+    Qcow2CreateOptions options;
+    options.size = 4 * MiB;
+    options.lazy_refcounts = true;
+    co_await Qcow2Driver::create(file, options);
+  };
+  run(content, create);
+  run(content, with_image(store({"one"})));
+  EXPECT_TRUE(check(content).clean());
+}
+
+// What the header says and what memory has of it are the same after any write that failed.
+TEST_F(Crash, BitmapsAreStoredAfterAWriteFailed) {
+  const std::vector<std::string> old{"one", "two"}, now{"two", "three", "four"};
+  Content content = image();
+  run(content, with_image(store(old)));
+  std::size_t failures = 0;
+  for (std::size_t n = 0; failures == n; ++n) {
+    SCOPED_TRACE(n);
+    Content failed = content;
+    const auto change = store(now);
+    auto twice = [&](Qcow2Driver& driver) -> Task<> {
+      fails_ = n;
+      const Result<> first = co_await change(driver).result();
+      failures += !first.ok();
+      fails_.reset();
+      co_await change(driver);
+      const auto entries = co_await driver.bitmap_entries();
+      EXPECT_EQ(names_of(entries), now);
+    };
+    run(failed, with_image(twice));
+    EXPECT_EQ(check(failed).corruptions, 0u);
+    auto look = [&](Qcow2Driver& driver) -> Task<> {
+      const auto entries = co_await driver.bitmap_entries();
+      EXPECT_EQ(names_of(entries), now);
+      EXPECT_EQ(driver.backing_file(), "a-name.raw");
+    };
+    run(failed, with_image(look));
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(failures, 8u);
 }
 
 TEST_F(Crash, TheBackingNameIsTheOldOrTheNew) {

@@ -38,6 +38,7 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       header_(with_slices(std::move(header), options)),
       read_only_(options.read_only),
       keeps_content_(options.keeps_content),
+      bitmaps_follow_(options.bitmaps_follow),
       keeps_discarded_(options.discard_no_unref),
       lazy_(options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3),
       pass_discards_(options.pass_discards),
@@ -118,8 +119,9 @@ Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
   co_await claim_metadata();
   std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
-  if (keeps_content_ && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
-  if (header_.autoclear & ~kept) co_await header_writer_.set_autoclear(header_.autoclear & kept);
+  if ((keeps_content_ || bitmaps_follow_) && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
+  if (bitmaps_follow_) kept |= static_cast<std::uint64_t>(Autoclear::tracked);
+  co_await header_writer_.keep_autoclear(kept);
 }
 
 Task<> Qcow2Driver::claim_metadata() {

@@ -1,0 +1,71 @@
+#include "control/image_tracking.hpp"
+
+#include <fmt/format.h>
+
+#include "block/graph.hpp"
+#include "control/image_bitmaps.hpp"
+
+namespace tidemark {
+
+Task<> ImageTracking::take_over() {
+  if (store_) {
+    co_await image_.set_tracked(true);
+    store_->rely_on_mark();
+  }
+  co_await image_.use_bitmaps();
+}
+
+Task<> ImageTracking::admit(Range range) {
+  if (store_) co_await store_->admit(range);
+}
+
+void ImageTracking::resized(std::uint64_t size) noexcept {
+  if (store_) store_->resized(size);
+}
+
+Task<> ImageTracking::save() {
+  if (store_) co_return co_await store_->save();
+  const tracking::Losses losses = tracking::released_losses(node_.bitmaps());
+  co_await node_.driver().flush();
+  tracking::forget(node_.bitmaps(), losses);
+}
+
+Task<> ImageTracking::before_close() {
+  Result<> kept;
+  if (store_) kept = co_await store_->before_close().result();
+  else kept = co_await save().result();
+  const Result<> handed = co_await hand_back().result();
+  if (!handed) {
+    const std::string message = fmt::format("the bitmaps of node '{}' could not be stored in its image: {}", node_.name(),
+                                            handed.error().message());
+    const TrackingReport report{TrackingReport::Kind::failed, message};
+    node_.graph().tell_tracking(node_.name(), report);
+    co_await Error(handed.error().code(), message);
+  }
+  co_await unwrap(kept);
+}
+
+// The mark goes last: until then the store counts, whatever has become of this.
+Task<> ImageTracking::hand_back() {
+  const std::uint64_t digest = co_await store_image_bitmaps(node_, image_);
+  if (image_.tracked()) co_await image_.set_tracked(false);
+  if (store_) store_->closed_with(digest);
+}
+
+Task<> ImageTracking::after_close() {
+  if (store_) co_await store_->after_close();
+}
+
+Task<> ImageTracking::settle() {
+  if (store_) co_await store_->settle();
+}
+
+void ImageTracking::leave() noexcept {
+  if (store_) store_->leave();
+}
+
+void ImageTracking::arrive(Reactor& reactor) noexcept {
+  if (store_) store_->arrive(reactor);
+}
+
+}  // namespace tidemark
