@@ -1,4 +1,4 @@
-"""`tidemark image` against qemu-img: conversions (compressed ones of a quarter as much), until the target is durable,
+"""`tidemark image` against qemu-img: conversions (compressed ones of an eighth as much), until the target is durable,
 and the check of a large image."""
 import json
 import time
@@ -26,7 +26,7 @@ class ImageCases:
         self.convert("qcow2 to qcow2", qcow2, "qcow2")
 
     def run_compress(self):
-        raw = prose(self.lab.path / "prose.raw", self.bench.file_size // 4)
+        raw = prose(self.lab.path / "prose.raw", self.bench.file_size // 8)
         qcow2 = self.lab.path / "prose.qcow2"
         self.make(raw, qcow2)
         for type in ("zlib", "zstd"):

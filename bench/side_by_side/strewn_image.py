@@ -1,6 +1,7 @@
 """A large qcow2 image of which a share is allocated, strewn: the tables are written, the data is a hole of the file.
 
-Each L2 table has as many entries as every other, at random; where their clusters lie in the file is random, too."""
+Each L2 table has as many entries as every other, at random; their clusters lie in the file as in the guest's disk, which
+is what is easiest for a check: when these lie at random, too, qemu-img takes more than a minute."""
 import array
 import random
 import struct
@@ -36,8 +37,7 @@ def write(path, size, share):
     first_table = 3 + blocks
     total = first_table + tables + data
     strewn = random.Random(1)
-    places = list(range(first_table + tables, total))
-    strewn.shuffle(places)
+    places = iter(range(first_table + tables, total))
     header = struct.pack(">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, BITS, size, 0, tables, 2 * CLUSTER, CLUSTER, 1,
                          0, 0, 0, 0, 0, 4, 104)
     with open(path, "wb") as file:
@@ -48,7 +48,7 @@ def write(path, size, share):
             file.write(refcount_block(min(COUNTS, total - block * COUNTS)))
         for _ in range(tables):
             entries = [0] * ENTRIES
-            for i in strewn.sample(range(ENTRIES), each):
-                entries[i] = places.pop() << BITS | COPIED
+            for i in sorted(strewn.sample(range(ENTRIES), each)):
+                entries[i] = next(places) << BITS | COPIED
             file.write(words(entries))
         file.truncate(total * CLUSTER)
