@@ -80,10 +80,11 @@ class Qcow2Cases:
         random.Random(1).shuffle(clusters)
         for layer in range(LAYERS):
             path = self.lab.path / f"layer-{layer}.qcow2"
-            below = ("-F", "qcow2", "-b", f"layer-{layer - 1}.qcow2") if layer else ()
-            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *below, path, size)
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", path, size)
             writes = [word for i in clusters[layer::LAYERS] for word in ("-c", f"write -q -P {layer + 1} {i * CLUSTER} {CLUSTER}")]
             self.lab.run("qemu-io", "-f", "qcow2", *writes, path)
+            if layer:                         # only now: nobody opens the whole chain for each layer
+                self.lab.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"layer-{layer - 1}.qcow2", path)
         single = self.lab.path / "single.qcow2"
         self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", path, single)
         settle(single)
