@@ -11,8 +11,7 @@ namespace {
 
 constexpr std::uint64_t piece_max = 1 * MiB;
 
-// So much is made durable at a time while the rest is copied: the disk does not wait for the end, and the kernel does not
-// hold back who writes much faster than the disk.
+// So much is made durable at a time while the rest is copied: the disk does not wait for the end.
 constexpr std::uint64_t flush_step = 64 * MiB;
 
 class Copy {
