@@ -1,4 +1,4 @@
-"""Random 4 KiB and sequential 1 MiB over NBD: from the page cache, with direct I/O, on tmpfs; raw and qcow2."""
+"""Random 4 KiB and sequential 1 MiB over NBD: from the page cache, with direct I/O, on tmpfs."""
 import contextlib
 import json
 import os
@@ -10,13 +10,13 @@ QSD, NBDKIT, FIO = "qemu-storage-daemon", "nbdkit file", "fio io_uring"
 BARE = "bare pair"          # the least that a server behind a socket has to do: what is left of fio's rate then
 
 
-def fill(path, size):
-    """A file of random bytes that is all allocated, written out and in the page cache."""
+def fill(path, size, block=None):
+    """A file of random bytes, or of `block`, that is all allocated, written out and in the page cache."""
     if path.exists() and path.stat().st_size == size:
         return
-    block = os.urandom(MiB)
+    block = block or os.urandom(MiB)
     with open(path, "wb") as file:
-        for _ in range(size // MiB):
+        for _ in range(size // len(block)):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
@@ -80,11 +80,11 @@ class NbdCases:
             rounds(self.bench.rounds, contenders, measure)
         self.bench.report(case)
 
-    def load(self, case, server, mode, size, depth):
+    def load(self, case, server, mode, size, depth, contender=None):
         before = server.processor_seconds()
         done = json.loads(self.lab.run(self.peers.load, server.socket, "disk", mode, size, depth, self.bench.seconds).stdout)
         processor = (server.processor_seconds() - before) * 1e6 / done["operations"]
-        case.add(server.name, done["per-second"] * (size / MiB if size == MiB else 1), processor)
+        case.add(contender or server.name, done["per-second"] * (size / MiB if size == MiB else 1), processor)
 
     def fio(self, mode, depth, *words):
         """Requests a second by fio, with one of its engines."""
@@ -108,30 +108,3 @@ class NbdCases:
 
                 rounds(self.bench.rounds, servers, measure)
             self.bench.report(case)
-
-    def run_qcow2(self):
-        for name, prepare in (("overwrite of allocated clusters", self.allocated), ("allocating writes", self.empty)):
-            for depth in (1, 32):
-                case = Case(f"4 KiB random {name}, depth {depth}", "/s").against(QSD, 1.2)
-
-                def measure(contender):
-                    path = prepare()
-                    with self.peers.start(contender, path, driver="qcow2") as server:
-                        self.load(case, server, "randwrite", 4096, depth)
-                    settle(path)
-
-                rounds(self.bench.rounds, [OURS, QSD], measure)
-                self.bench.report(case)
-
-    def allocated(self):
-        path = self.lab.path / "allocated.qcow2"
-        if not path.exists():
-            self.lab.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.file("cache"), path)
-            settle(path)
-        return path
-
-    def empty(self):
-        path = self.lab.path / "empty.qcow2"
-        path.unlink(missing_ok=True)
-        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", path, "64G")
-        return path

@@ -1,7 +1,9 @@
 #include "block/mapped_driver.hpp"
 
 #include <algorithm>
+#include <typeinfo>
 
+#include "block/node.hpp"
 #include "block/status.hpp"
 #include "task/group.hpp"
 
@@ -51,10 +53,26 @@ Task<> MappedDriver::read_extent(Extent extent, Buffers into) {
   else into.fill_zero();
 }
 
-// What is below may be shorter: it reads as zeroes from its end on.
+// What is below may be shorter: it reads as zeroes from its end on.  Layers that leave it all to their own backing file,
+// and know so from memory, are passed by: a long chain costs a look at each.  The last one passed owns the edge that is
+// read through, and stays while that is under way.
 Task<> MappedDriver::read_below(std::uint64_t offset, Buffers into) {
-  const Range there = Range{offset, into.size()}.intersect({0, below()->size()});
-  if (!there.empty()) co_await below()->read(offset, into.first(there.length));
+  const Range wanted{offset, into.size()};
+  Edge* edge = below();
+  BlockNode* owner = nullptr;
+  for (;;) {
+    BlockDriver& driver = edge->node().driver();
+    if (typeid(driver) != typeid(*this)) break;
+    auto& layer = static_cast<MappedDriver&>(driver);
+    if (!layer.below() || !fits(wanted.offset, wanted.length, layer.size())) break;
+    const auto known = layer.map_now(wanted);
+    if (!known || known->mapping != Mapping::below || known->range.length != wanted.length) break;
+    owner = &edge->node();
+    edge = layer.below();
+  }
+  const auto stays = owner ? std::optional<InFlight>(std::in_place, *owner) : std::nullopt;
+  const Range there = wanted.intersect({0, edge->size()});
+  if (!there.empty()) co_await edge->read(offset, into.first(there.length));
   into.from(there.length).fill_zero();
 }
 

@@ -1,7 +1,7 @@
 // Copying a disk's content to another disk: what `image convert` and `image commit` are made of.
 //
 // Invariant: when it returns without an error, the target's area reads as the source's does, but for what comes from
-// `base`, which is left alone.  Nothing is flushed.
+// `base`, which is left alone.  The end of it is not flushed.
 #pragma once
 
 #include "block/edge.hpp"

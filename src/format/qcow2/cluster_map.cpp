@@ -3,6 +3,12 @@
 #include <algorithm>
 
 namespace tidemark::qcow2 {
+namespace {
+
+// Of an L2 table's entries.  Each layer of a chain is asked for each request: there are no divisions on that way.
+std::uint32_t table_bits(const Geometry& g) noexcept { return g.cluster_bits - (g.extended_l2 ? 4 : 3); }
+
+}  // namespace
 
 Task<> ClusterMap::load(const Header& header) {
   co_await l1_.load(header.l1_at, header.l1_entries);
@@ -22,18 +28,20 @@ Result<> ClusterMap::claim_tables() {
 }
 
 std::uint64_t ClusterMap::l1_raw(std::uint64_t guest) const noexcept {
-  const std::uint64_t i = guest / file_.geometry().l2_span();
+  const Geometry& g = file_.geometry();
+  const std::uint64_t i = guest >> (g.cluster_bits + table_bits(g));
   return i < l1_.size() ? l1_[i] : 0;
 }
 
 HostOffset ClusterMap::slice_at(std::uint64_t table, std::uint64_t guest) const noexcept {
   const Geometry& g = file_.geometry();
-  return HostOffset{table} + guest % g.l2_span() / g.slice_span() * g.slice_size();
+  const std::uint64_t in_table = ((guest >> g.cluster_bits) & (g.l2_entries() - 1)) * entry_bytes * g.l2_entry_words();
+  return HostOffset{table} + (in_table & ~(g.slice_size() - 1));
 }
 
 Range ClusterMap::within_slice(Range wanted) const noexcept {
   const std::uint64_t span = file_.geometry().slice_span();
-  return {wanted.offset, std::min(wanted.length, span - wanted.offset % span)};
+  return {wanted.offset, std::min(wanted.length, span - (wanted.offset & (span - 1)))};
 }
 
 bool ClusterMap::valid(std::uint64_t guest, L2Entry entry) const noexcept {
@@ -61,7 +69,7 @@ Extent ClusterMap::unmapped(Range wanted) const noexcept {
 std::optional<Extent> ClusterMap::extent_of(const TableCache::Slice& slice, Range wanted) const noexcept {
   const Geometry& g = file_.geometry();
   wanted = within_slice(wanted);
-  std::uint64_t i = (wanted.offset >> g.cluster_bits) % g.slice_entries();
+  std::uint64_t i = (wanted.offset >> g.cluster_bits) & (g.slice_entries() - 1);
   const std::uint64_t start = align_down(wanted.offset, g.cluster_size());
   const L2Entry first = read_entry(g, slice, i);
   if (!valid(start, first)) return {};

@@ -43,8 +43,11 @@ Task<> Qcow2Driver::read_compressed_from(L2Entry entry, std::uint64_t offset, Bu
   AlignedBuffer scratch(whole ? 0 : g.cluster_size());
   const MutableBytes cluster = whole ? into.as_contiguous() : scratch.bytes();
   bool good = false;
-  std::function<void()> work = [&] { good = decompress(header_.compression, data.bytes(), cluster); };
-  co_await run_work(home().reactor(), g.cluster_size(), std::move(work));
+  {
+    const Codecs::Lease codec = co_await codecs_.take();
+    std::function<void()> work = [&] { good = codec->decompress(data.bytes(), cluster); };
+    co_await run_work(home().reactor(), g.cluster_size(), std::move(work));
+  }
   if (!good)
     co_await Error(Errc::corrupt, "qcow2: the compressed cluster of guest offset " +
                                       std::to_string(align_down(offset, g.cluster_size())) +
@@ -67,6 +70,14 @@ Task<> Qcow2Driver::write_compressed(std::uint64_t offset, Buffers from) {
   }
 }
 
+Task<std::size_t> Qcow2Driver::compressed(Bytes cluster, MutableBytes out) {
+  std::size_t length = 0;
+  const Codecs::Lease codec = co_await codecs_.take();
+  std::function<void()> work = [&] { length = codec->compress(cluster, out); };
+  co_await run_work(home().reactor(), cluster.size(), std::move(work));
+  co_return length;
+}
+
 // What does not get smaller is written as it is.
 Task<> Qcow2Driver::write_compressed_cluster(std::uint64_t offset, Buffers from) {
   const std::uint64_t cluster_size = header_.geometry.cluster_size();
@@ -77,11 +88,7 @@ Task<> Qcow2Driver::write_compressed_cluster(std::uint64_t offset, Buffers from)
   }
   const Bytes cluster = copy.size() != 0 ? copy.bytes() : Bytes(from.as_contiguous());
   AlignedBuffer out(cluster_size);
-  std::size_t length = 0;
-  std::function<void()> work = [&] {
-    length = compress(header_.compression, cluster, out.bytes().first(cluster_size - 1));
-  };
-  co_await run_work(home().reactor(), cluster_size, std::move(work));
+  const std::size_t length = co_await compressed(cluster, out.bytes().first(cluster_size - 1));
   if (length == 0) co_return co_await write(offset, from, WriteFlags::none);
   co_await watch(store_compressed(offset, out.bytes().first(length)));
 }

@@ -18,6 +18,7 @@
 #include "format/qcow2/bitmaps.hpp"
 #include "format/qcow2/cache_sizes.hpp"
 #include "format/qcow2/cluster_map.hpp"
+#include "format/qcow2/codec.hpp"
 #include "format/qcow2/committer.hpp"
 #include "format/qcow2/snapshot_table.hpp"
 #include "io/reactor.hpp"
@@ -196,6 +197,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::L2Entry zeroed(qcow2::L2Entry entry, qcow2::Subclusters part, Zeroing how) const noexcept;
   Task<> pass_discard(Range cluster, qcow2::L2Entry old, qcow2::L2Entry now);
 
+  Task<std::size_t> compressed(Bytes cluster, MutableBytes out);
   Task<> write_compressed_cluster(std::uint64_t offset, Buffers from);
   Task<> store_compressed(std::uint64_t offset, Bytes compressed);
   Task<> read_compressed_from(qcow2::L2Entry entry, std::uint64_t offset, Buffers into);
@@ -238,6 +240,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Refcounts refcounts_;
   qcow2::ClusterMap map_;
   qcow2::Committer committer_;
+  qcow2::Codecs codecs_;
   RangeLock changing_;                  // guest ranges whose mapping a request is about to change
   bool marked_corrupt_ = false;
 };

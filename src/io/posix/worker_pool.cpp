@@ -82,6 +82,7 @@ WorkerPool::~WorkerPool() {
 
 void WorkerPool::submit(IoOp& op, bool takes_turns) noexcept {
   ++in_flight_;
+  work_in_flight_ += op.kind == IoOp::Kind::work;
   op.backend_data[0] = takes_turns ? wants_turn : 0;
   op.backend_data[1] = 0;
   (op.kind == IoOp::Kind::work ? fresh_work_ : fresh_io_).push(op);
@@ -108,12 +109,12 @@ bool WorkerPool::cancel(IoOp& op) noexcept {
   std::lock_guard lock(mutex_);
   for (Queue* queue : {&fresh_io_, &fresh_work_, &io_, &work_}) {
     if (!queue->remove(op)) continue;
-    --in_flight_;
+    has_ended(op);
     return true;
   }
   for (auto& [file, waiting] : turns_) {
     if (!waiting.remove(op)) continue;
-    --in_flight_;
+    has_ended(op);
     return true;
   }
   request_cancel(op);
@@ -122,9 +123,14 @@ bool WorkerPool::cancel(IoOp& op) noexcept {
 
 void WorkerPool::take(std::vector<IoOp*>& completed) {
   std::lock_guard lock(mutex_);
-  in_flight_ -= done_.size();
+  for (const IoOp* op : done_) has_ended(*op);
   completed.insert(completed.end(), done_.begin(), done_.end());
   done_.clear();
+}
+
+void WorkerPool::has_ended(const IoOp& op) noexcept {
+  --in_flight_;
+  work_in_flight_ -= op.kind == IoOp::Kind::work;
 }
 
 bool WorkerPool::runnable() const {

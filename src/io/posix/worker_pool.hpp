@@ -35,6 +35,8 @@ class WorkerPool {
   void take(std::vector<IoOp*>& completed);
 
   bool idle() const noexcept { return in_flight_ == 0; }
+  // There is work for every processor.
+  bool wants_all_processors() const noexcept { return work_in_flight_ >= work_max_; }
 
  private:
   struct Queue {                                 // FIFO through IoOp::next
@@ -48,6 +50,7 @@ class WorkerPool {
   };
 
   void run();
+  void has_ended(const IoOp& op) noexcept;
   IoOp* next_op();                               // under mutex_
   IoOp* next_io();                               // under mutex_
   void done(IoOp& op);                           // under mutex_
@@ -57,7 +60,7 @@ class WorkerPool {
 
   Wakeup& wakeup_;
   const unsigned workers_max_, work_max_;
-  std::uint64_t in_flight_ = 0;                  // the reactor's
+  std::uint64_t in_flight_ = 0, work_in_flight_ = 0;             // the reactor's
   Queue fresh_io_, fresh_work_;                  // the reactor's, not yet flushed
 
   std::mutex mutex_;

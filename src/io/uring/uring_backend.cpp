@@ -310,7 +310,7 @@ bool UringBackend::look_for_events(Instant until) {
 void UringBackend::wait_for_event(Instant deadline) {
   const Instant from = now();
   const bool many = batches_ && writes_ >= many_writes;
-  const bool look = !many && busy_wait_.window() != Duration::zero();
+  const bool look = !many && !pool_.wants_all_processors() && busy_wait_.window() != Duration::zero();
   if (look && look_for_events(std::min(from + busy_wait_.window(), deadline))) return busy_wait_.found();
   if (!wakeup_.begin_sleep()) return;
   if (many) sleep_for_many(deadline);

@@ -75,6 +75,34 @@ TEST_F(QemuImages, ReadsAcrossAChain) {
   EXPECT_TRUE(std::equal(base.begin(), base.end(), read(mid, 0, base.size()).begin()));
 }
 
+// Layers with their tables in memory are passed by: what is read the second time is what was read the first.
+TEST_F(QemuImages, ReadsAcrossManyLayers) {
+  Prng prng(4);
+  write_file("layer-0", patchwork(4, 2 * MiB));
+  for (int layer = 1; layer < 12; ++layer) {
+    const std::string name = "layer-" + std::to_string(layer), below = "layer-" + std::to_string(layer - 1);
+    const std::string cluster_size = layer % 3 == 0 ? "4k" : "64k";
+    const std::uint64_t size = (2 + prng.below(4)) * MiB;                // some are shorter than what is below
+    qemu_img("create -q -f qcow2 -o cluster_size=" + cluster_size + " -b " + below + (layer == 1 ? " -F raw " : " -F qcow2 ") + name +
+             " " + std::to_string(size));
+    Edge& image = open(name);
+    for (int i = 0; i < 6; ++i)
+      write(image, prng.below(size / 4096 - 16) * 4096, random_bytes(prng, 4096 * (1 + prng.below(16)), true));
+    run(image.write_zeroes({prng.below(size / 4096 - 16) * 4096, 8 * KiB}));
+    close_all();
+  }
+  Edge& image = open_read_only("layer-11");
+  const auto content = read(image, 0, image.size());
+  for (int i = 0; i < 500; ++i) {
+    const std::uint64_t at = prng.below(content.size() / 512) * 512;
+    const std::uint64_t length = std::min<std::uint64_t>(512 * (1 + prng.below(64)), content.size() - at);
+    const auto piece = read(image, at, length);
+    ASSERT_TRUE(std::equal(piece.begin(), piece.end(), content.begin() + static_cast<std::ptrdiff_t>(at))) << at;
+  }
+  close_all();
+  expect_content("layer-11", content);
+}
+
 TEST_F(QemuImages, CopiesOnWriteOnlyWhatIsNeeded) {
   write_file("base.raw", patchwork(2, 1 * MiB));
   qemu_img("create -q -f qcow2 -b base.raw -F raw top.qcow2");
