@@ -104,15 +104,19 @@ class Bitmaps(ImageBed):
         self.qemu_check("b.qcow2")
         self.fails("image", "convert", "--bitmaps", "-O", "raw", "a.qcow2", "b.raw")
 
-    def test_an_inconsistent_one(self):
-        name = self.make("a.qcow2")
-        self.qemu_img("bitmap", "--add", name, "b")
+    def break_bitmaps(self, name):
+        """As a crash of who writes to the image does."""
         process = self.lab.start("qemu-io", "-f", "qcow2", name, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         process.stdin.write("write 0 64k\nflush\n")
         process.stdin.flush()
         self.until(lambda: "wrote" in process.stdout.readline(), "a write")
         process.kill()
         self.end_of(process)
+
+    def test_an_inconsistent_one(self):
+        name = self.make("a.qcow2")
+        self.qemu_img("bitmap", "--add", name, "b")
+        self.break_bitmaps(name)
         self.assertEqual(self.bitmaps(name), {"b": ["auto", "in-use"]})
         self.assertIn("inconsistent", self.fails("image", "bitmap", "--clear", name, "b"))
         self.image("bitmap", "--add", name, "other")
@@ -121,6 +125,67 @@ class Bitmaps(ImageBed):
         self.assertEqual(self.dirty(name, "b"), [(0, 64 * MiB)])
         self.image("check", "-r", "all", name)
         self.qemu_check(name)
+        self.break_bitmaps(name)
+        self.image("bitmap", "--rebuild", "--clear", "--disable", name, "b")
+        self.image("bitmap", "--remove", name, "other")
+        self.assertEqual(self.bitmaps(name), {"b": []})
+        self.assertEqual(self.dirty(name, "b"), [])
+
+    def test_broken_ones_converted(self):
+        name = self.make("a.qcow2")
+        self.image("bitmap", "--add", name, "broken")
+        self.break_bitmaps(name)
+        self.image("bitmap", "--add", name, "good")
+        for words in ([], ["-n"]):
+            if words:
+                self.make("b.qcow2", seed=4)
+            message = self.fails("image", "convert", "--bitmaps", *words, "-O", "qcow2", name, "b.qcow2")
+            self.assertIn("'broken'", message)
+            self.image("convert", "--bitmaps", "--skip-broken-bitmaps", *words, "-O", "qcow2", name, "b.qcow2")
+            self.assertEqual(self.bitmaps("b.qcow2"), {"good": ["auto"]})
+            self.qemu_check("b.qcow2")
+            (self.path / "b.qcow2").unlink()
+
+    def test_an_image_that_is_written_over_keeps_its_own(self):
+        """Those that record mark all that was written; the others are as they were; none is silently wrong."""
+        self.make("t.qcow2", size="10M", writes=0)
+        for words in (("on",), ("--disable", "off")):
+            self.image("bitmap", "--add", "-g", "64K", *words[:-1], "t.qcow2", words[-1])
+        self.qemu_io("t.qcow2", "write -P 1 0 64k")
+        self.make("a.qcow2", size="10M", writes=0)
+        self.qemu_io("a.qcow2", "write -P 2 4M 2M")
+        self.image("convert", "-n", "-O", "qcow2", "--target-is-zero", "a.qcow2", "t.qcow2")
+        self.assertEqual(self.bitmaps("t.qcow2"), {"on": ["auto"], "off": []})
+        self.assertEqual(self.dirty("t.qcow2", "on")[-1], (4 * MiB, 2 * MiB))
+        self.image("convert", "-n", "-O", "qcow2", "a.qcow2", "t.qcow2")
+        self.assertEqual(self.dirty("t.qcow2", "on"), [(0, 10 * MiB)])
+        self.assertEqual(self.dirty("t.qcow2", "off"), [])
+        self.assertIn("identical", self.qemu_img("compare", "a.qcow2", "t.qcow2").stdout)
+        self.image("bitmap", "--add", "a.qcow2", "more")
+        self.qemu_io("a.qcow2", "write -P 3 1M 64k")
+        self.image("convert", "-n", "--bitmaps", "-O", "qcow2", "a.qcow2", "t.qcow2")
+        self.assertEqual(self.bitmaps("t.qcow2"), {"on": ["auto"], "off": [], "more": ["auto"]})
+        self.assertEqual(self.dirty("t.qcow2", "more"), [(MiB, 64 * KiB)])
+        self.qemu_check("t.qcow2")
+        before = (self.path / "t.qcow2").read_bytes()
+        self.assertIn("already exists", self.fails("image", "convert", "-n", "--bitmaps", "-O", "qcow2", "a.qcow2", "t.qcow2"))
+        self.assertEqual((self.path / "t.qcow2").read_bytes(), before)
+        self.make("large.qcow2", size="12M", writes=0)
+        self.assertIn("another size", self.fails("image", "convert", "-n", "--bitmaps", "-O", "qcow2", "a.qcow2", "large.qcow2"))
+        self.make("old.qcow2", "-o", "compat=0.10", size="10M", writes=0)
+        self.assertIn("v2", self.fails("image", "convert", "-n", "--bitmaps", "-O", "qcow2", "a.qcow2", "old.qcow2"))
+
+    def test_one_that_is_killed_over_does_not_count(self):
+        self.make("t.qcow2")
+        self.image("bitmap", "--add", "t.qcow2", "b")
+        self.raw("a.raw", size=64 * MiB)
+        process = self.lab.start(self.tidemark, "image", "convert", "-r", "1M", "-m", "1", "-n", "-O", "qcow2", "a.raw", "t.qcow2",
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        autoclear = lambda: (self.path / "t.qcow2").read_bytes()[88:96]
+        self.until(lambda: autoclear() == bytes(8), "an image that is written to")
+        process.kill()
+        self.end_of(process)
+        self.assertEqual(self.bitmaps("t.qcow2"), {})
 
     def test_verbs_that_write_keep_them(self):
         self.make("base.qcow2", size="8M", writes=0)
