@@ -94,7 +94,7 @@ struct ImageInfo {
   std::uint64_t virtual_size = 0;
   std::optional<std::uint64_t> actual_size;
   std::optional<std::uint64_t> cluster_size;
-  bool dirty = false;
+  std::optional<bool> dirty = false;      // none: the driver knows of no such thing
   bool compressed = false;
   bool encrypted = false;
   std::string backing_filename;           // as the image says it; empty for none

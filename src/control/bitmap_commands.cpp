@@ -13,8 +13,12 @@ constexpr Duration drain_max = std::chrono::seconds(30);
 // On the node's thread.  Nothing happens between an action and its commit, and what is under way marks
 // bitmaps that begin meanwhile when it ends, so without persistent bitmaps no drain is needed; with them,
 // what is not recorded must be on the disk when the bitmaps' store is saved.
+//
+// What only loses marks has happened then, whether or not the store can forget them yet: that does no harm.
+enum class Saving : std::uint8_t { needed, tried };
+
 template <class Action>
-Task<> carry_out(Graph& graph, const std::string& name, Action action) {
+Task<> carry_out(Graph& graph, const std::string& name, Saving saving, Action action) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
   {
     std::vector<Graph::DrainGuard> drained;
@@ -23,7 +27,8 @@ Task<> carry_out(Graph& graph, const std::string& name, Action action) {
     co_await unwrap(action(transaction));
     transaction.commit();
   }
-  co_await save_tracking(*node);
+  if (saving == Saving::needed) co_await save_tracking(*node);
+  else co_await forget_dropped(*node);
 }
 
 Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
@@ -36,29 +41,35 @@ Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
     there = added.ok();
     return added;
   };
-  const Result<> saved = co_await carry_out(graph, arguments.node, action).result();
+  const Result<> saved = co_await carry_out(graph, arguments.node, Saving::needed, action).result();
   if (!saved && there) (void)node->bitmaps().remove(*node->bitmaps().find(arguments.name));
   co_await unwrap(saved);
 }
 
 Task<> remove(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const auto action = [&](Transaction& transaction) { return remove_bitmap(graph, arguments, transaction); };
-  co_await carry_out(graph, arguments.node, action);
+  co_await carry_out(graph, arguments.node, Saving::tried, action);
 }
 
 Task<> clear(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const auto action = [&](Transaction& transaction) { return clear_bitmap(graph, arguments, transaction); };
-  co_await carry_out(graph, arguments.node, action);
+  co_await carry_out(graph, arguments.node, Saving::tried, action);
 }
 
 Task<> set_enabled(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled) {
+  const auto before = find_bitmap(graph, arguments.node, arguments.name);
+  const bool begins = enabled && before && !before->bitmap->enabled();
   const auto action = [&](Transaction& transaction) { return enable_bitmap(graph, arguments, enabled, transaction); };
-  co_await carry_out(graph, arguments.node, action);
+  const Saving saving = enabled ? Saving::needed : Saving::tried;
+  const Result<> done = co_await carry_out(graph, arguments.node, saving, action).result();
+  const auto there = find_bitmap(graph, arguments.node, arguments.name);
+  if (!done && begins && there) there->bitmap->set_enabled(false);
+  co_await unwrap(done);
 }
 
 Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign) {
   const auto action = [&](Transaction& transaction) { return merge_bitmaps(graph, arguments, foreign, transaction); };
-  co_await carry_out(graph, arguments.node, action);
+  co_await carry_out(graph, arguments.node, Saving::needed, action);
 }
 
 Task<std::string> sha256(Graph& graph, const schema::BlockDirtyBitmap& arguments) {

@@ -25,9 +25,9 @@ class CreateJob final : public Job {
   JobProgress progress() const noexcept override { return {done_ ? 1u : 0u, 1}; }
   Task<> run(JobContext&) override {
     auto made = co_await create_image(graph_, std::move(options_)).result();
+    done_ = true;                                // as QEMU counts: tried, however it ended
     // A job that has an error number is told by that alone, as QEMU's copying jobs are; QEMU's of this type say all.
     if (!made) co_await Error(made.error().code(), made.error().message());
-    done_ = true;
   }
 
  private:

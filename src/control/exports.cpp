@@ -93,10 +93,9 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
   if (exports_.contains(arguments.id))
     co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
-  if (!server_) {
-    co_await homes_.lookup(arguments.node_name);
-    co_await Error(Errc::not_found, "NBD server not running");
-  }
+  Place* there = co_await homes_.find(arguments.node_name);
+  if (!there) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", arguments.node_name));
+  if (!server_) co_await Error(Errc::not_found, "NBD server not running");
   Place* place = co_await choose_place(arguments);
   BlockNode* node = co_await homes_.at(*place, find_node(place->graph, arguments.node_name));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
@@ -111,6 +110,7 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
   Entry entry;
   entry.nbd = co_await server_->add_export_at(place->reactor, *node, std::move(options));
+  entry.number = ++added_;
   exports_.emplace(arguments.id, std::move(entry));
 }
 
@@ -206,7 +206,9 @@ Task<> Exports::stop() {
 
 Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
   std::vector<schema::BlockExportInfo> all;
-  const auto exports = exports_;                 // they may go while one is asked
+  // The newest first.  They may go while one is asked.
+  std::vector<std::pair<std::string, Entry>> exports(exports_.begin(), exports_.end());
+  std::ranges::sort(exports, std::ranges::greater(), [](const auto& one) { return one.second.number; });
   for (const auto& [id, entry] : exports) {
     const auto node = co_await visit(homes_.main().reactor, entry.nbd->home(), node_of(*entry.nbd));
     if (!node) continue;                         // gone meanwhile

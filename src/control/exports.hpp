@@ -40,6 +40,7 @@ class Exports final : public ExportCommands {
  private:
   struct Entry {
     std::shared_ptr<NbdExport> nbd;
+    std::uint64_t number = 0;                        // in the order in which they were added
     bool shutting_down = false;
   };
   Task<> start_server(NbdServerOptions options);
@@ -52,6 +53,7 @@ class Exports final : public ExportCommands {
   EventSink& events_;
   std::unique_ptr<NbdServer> server_;
   std::map<std::string, Entry> exports_;             // by id
+  std::uint64_t added_ = 0;
 };
 
 }  // namespace tidemark

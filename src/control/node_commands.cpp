@@ -17,13 +17,21 @@ Task<> open(Graph& graph, schema::BlockdevOptions options) {
   co_await opener.add(std::move(options));
 }
 
-Task<> remove(Graph& graph, const std::string& name) {
+// QEMU looks for users that are no nodes first, then for jobs, then for nodes, and has another word for each.
+Task<BlockNode*> find_without_roots(Graph& graph, const std::string& name) {
   BlockNode* node = graph.find(name);
   if (!node) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name));
-  // QEMU looks for users that are no nodes first, and has another word for them.
   const auto root = [](const Edge* user) { return user->is_root(); };
   if (std::any_of(node->parents().begin(), node->parents().end(), root))
     co_await Error(Errc::busy, fmt::format("Node {} is in use", name));
+  co_return node;
+}
+
+Task<> remove(Graph& graph, const std::string& name) {
+  BlockNode* node = co_await find_without_roots(graph, name);
+  for (const Edge* user : node->parents())
+    if (user->role() == Role::backing)
+      co_await Error(Errc::busy, fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", name, user->parent()->name()));
   if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
   if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
   co_await graph.remove(*node);
@@ -52,6 +60,8 @@ Task<> NodeCommandHandler::blockdev_add(schema::BlockdevOptions arguments) {
 Task<> NodeCommandHandler::blockdev_del(schema::BlockdevDelArguments arguments) {
   Place* place = co_await homes_.find(arguments.node_name);
   if (!place) place = &homes_.main();
+  const BlockNode* node = co_await homes_.at(*place, find_without_roots(place->graph, arguments.node_name));
+  co_await jobs_.check_unused(*node, place->reactor);
   co_await homes_.at(*place, remove(place->graph, arguments.node_name));
 }
 

@@ -5,12 +5,13 @@
 #include "control/commands/node.hpp"
 #include "control/homes.hpp"
 #include "control/node_opener.hpp"
+#include "job/job_manager.hpp"
 
 namespace tidemark {
 
 class NodeCommandHandler final : public NodeCommands, public InfoCommands {
  public:
-  explicit NodeCommandHandler(Homes& homes) : homes_(homes) {}
+  NodeCommandHandler(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
   Task<> blockdev_add(schema::BlockdevOptions arguments) override;
   Task<> blockdev_del(schema::BlockdevDelArguments arguments) override;
   Task<std::vector<schema::BlockDeviceInfo>> query_named_block_nodes(
@@ -18,6 +19,7 @@ class NodeCommandHandler final : public NodeCommands, public InfoCommands {
 
  private:
   Homes& homes_;
+  JobManager& jobs_;
 };
 
 }  // namespace tidemark

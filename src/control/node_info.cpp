@@ -1,5 +1,7 @@
 #include "control/node_info.hpp"
 
+#include <ranges>
+
 #include "block/status.hpp"
 
 namespace tidemark {
@@ -37,7 +39,7 @@ schema::ImageInfo to_schema(const ImageInfo& info) {
   image.virtual_size = to_int(info.virtual_size);
   if (info.actual_size) image.actual_size = to_int(*info.actual_size);
   if (info.cluster_size) image.cluster_size = to_int(*info.cluster_size);
-  image.dirty_flag = info.dirty;
+  if (info.dirty) image.dirty_flag = *info.dirty;
   if (info.encrypted) image.encrypted = true;
   if (info.compressed) image.compressed = true;
   if (!info.backing_filename.empty()) image.backing_filename = info.backing_filename;
@@ -80,7 +82,7 @@ Task<schema::ImageInfo> describe_image(BlockNode& node, bool flat) { return desc
 
 std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps) {
   std::vector<schema::BlockDirtyInfo> all;
-  for (const auto& bitmap : bitmaps.all()) {
+  for (const auto& bitmap : bitmaps.all() | std::views::reverse) {     // the newest first, as QEMU tells them
     schema::BlockDirtyInfo info;
     info.name = bitmap->name();
     info.count = to_int(bitmap->dirty_bytes());
@@ -107,7 +109,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.ro = node.read_only();
   info.drv = node.driver().name();
   if (BlockNode* backing = node.backing()) info.backing_file = (co_await backing->driver().info()).filename;
-  info.backing_file_depth = layers_below(node);
+  info.backing_file_depth = flat ? 0 : layers_below(node);      // as QEMU has it: of what is told
   for (const Edge* edge : node.driver().edges()) {
     schema::BlockdevChild child;
     child.child = to_string(edge->role());

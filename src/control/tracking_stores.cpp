@@ -111,4 +111,11 @@ Task<> save_tracking(BlockNode& node) {
   if (node.tracking() && node.graph().keeps(Rule::save_before_reply)) co_await node.tracking()->save();
 }
 
+Task<> forget_dropped(BlockNode& node) {
+  const Result<> saved = co_await save_tracking(node).result();
+  if (!saved)
+    node.graph().tell_tracking(node.name(), {TrackingReport::Kind::failed,
+                                             "what bitmaps have dropped comes back after a crash: " + saved.error().message()});
+}
+
 }  // namespace tidemark

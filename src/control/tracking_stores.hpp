@@ -16,5 +16,8 @@ Task<> open_tracking(BlockNode& node);
 Task<> ensure_tracking(BlockNode& node);
 // What changed of the node's persistent bitmaps is durable afterwards.
 Task<> save_tracking(BlockNode& node);
+// The same when bitmaps have dropped something: that has happened, so a failure is an event and no error.  The store has
+// more marks than the bitmaps then, until its next checkpoint.
+Task<> forget_dropped(BlockNode& node);
 
 }  // namespace tidemark

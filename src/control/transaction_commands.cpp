@@ -64,9 +64,11 @@ Task<> act_on_bitmap(Graph& graph, const schema::TransactionAction& action, cons
   co_await unwrap(change_bitmap(graph, action, granularity, foreign, undo));
 }
 
-Task<> save_node(Graph& graph, const std::string& name) {
+Task<> save_node(Graph& graph, const std::string& name, bool committed) {
   BlockNode* node = graph.find(name);
-  if (node) co_await save_tracking(*node);
+  if (!node) co_return;
+  if (committed) co_await forget_dropped(*node);
+  else co_await save_tracking(*node);
 }
 
 Task<> end(Transaction& undo, bool well) {
@@ -100,19 +102,19 @@ Task<> TransactionCommandHandler::bring_together(const schema::TransactionArgume
 Task<> TransactionCommandHandler::carry_out(schema::TransactionArguments& arguments) {
   Made made{{}, {}, {}, DriveImages(homes_)};
   auto prepared = co_await prepare_all(arguments, made).result();
-  if (prepared) prepared = co_await save(made).result();
+  if (prepared) prepared = co_await save(made, false).result();
   if (prepared) prepared = co_await made.images.overwrite_all().result();
   if (prepared) {
     co_await commit(made);
-    co_return co_await save(made);
+    co_return co_await save(made, true);
   }
   co_await abort(made);
   co_await prepared.error();
 }
 
 // Before the commit, what was added becomes durable; after it, what was dropped is forgotten.
-Task<> TransactionCommandHandler::save(Made& made) {
-  for (const auto& [node, place] : made.changed) co_await homes_.at(*place, save_node(place->graph, node));
+Task<> TransactionCommandHandler::save(Made& made, bool committed) {
+  for (const auto& [node, place] : made.changed) co_await homes_.at(*place, save_node(place->graph, node, committed));
 }
 
 Task<> TransactionCommandHandler::commit(Made& made) {

@@ -29,7 +29,7 @@ class TransactionCommandHandler final : public TransactionCommands {
   };
   Task<> bring_together(const schema::TransactionArguments& arguments);
   Task<> carry_out(schema::TransactionArguments& arguments);
-  Task<> save(Made& made);
+  Task<> save(Made& made, bool committed);
   Task<> commit(Made& made);
   Task<> abort(Made& made);
   Task<> prepare_all(schema::TransactionArguments& arguments, Made& made);

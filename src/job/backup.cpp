@@ -68,7 +68,9 @@ Task<> BackupJob::attach() {
   NodeOptions node;
   node.name = options_.filter_node_name;
   node.read_only = source.read_only();
-  filter_node_ = co_await graph.add(std::move(node), std::move(driver));
+  auto added = co_await graph.add(std::move(node), std::move(driver)).result();
+  if (!added) co_await added.error().with_context("Could not create node");
+  filter_node_ = *added;
   filter_ = &opened;
   cancellation_->job = this;
   warning_ = opened.warning();
@@ -149,9 +151,11 @@ Task<> BackupJob::run(JobContext& context) {
 Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
   if (point().broken()) broken.set();
   co_await broken.wait(token);
-  co_await filter_node_->reactor().sleep(target_patience, token);
   BlockNode& target = filter_->target().node();
-  co_await target.graph().cancel_in_flight(target);
+  for (;;) {                                     // the job's end may make new requests, a flush for one
+    co_await filter_node_->reactor().sleep(target_patience, token);
+    co_await target.graph().cancel_in_flight(target);
+  }
 }
 
 Task<> BackupJob::copy_and_flush(JobContext& context, CopyEngine& engine) {

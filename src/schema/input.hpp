@@ -120,6 +120,7 @@ requires(sizeof(T) < sizeof(std::int64_t) && !std::is_same_v<T, bool>) void read
                                                                                  T& out) {
   using Wide = std::int64_t;
   Wide wide = 0;
+  if (std::is_unsigned_v<T> && !in.keyval() && !in.value().to_int64(wide)) return in.fail_value("uint64");
   read(in, wide);
   if (!in.ok()) return;
   if (wide < Wide{std::numeric_limits<T>::min()} || wide > Wide{std::numeric_limits<T>::max()})

@@ -157,6 +157,8 @@ TEST(SchemaInput, ValuesOutOfRange) {
             "Parameter 'driver' does not accept value 'zzz'");
   EXPECT_EQ(refusal<BlockDirtyBitmapAdd>("{'node':'a','name':'b','granularity':4294967296}"),
             "Parameter 'granularity' expects uint32_t");
+  EXPECT_EQ(refusal<BlockDirtyBitmapAdd>("{'node':'a','name':'b','granularity':'x'}"),
+            "Parameter 'granularity' expects uint64");
   EXPECT_EQ(refusal<BlockDirtyBitmapAdd>("{'node':'a','name':'b','granularity':-1}"),
             "Parameter 'granularity' expects uint32_t");
   EXPECT_EQ(

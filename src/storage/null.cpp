@@ -25,6 +25,7 @@ class NullDriver final : public BlockDriver {
   Task<ImageInfo> info() override {
     ImageInfo info;
     info.filename = "null-co://";
+    info.dirty.reset();
     info.format = name();
     info.virtual_size = align_up(options_.size, sector_size);
     info.actual_size = 0;

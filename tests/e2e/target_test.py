@@ -67,11 +67,11 @@ class Target(Bed):
         self.client.execute("job-dismiss", id="j")
         return job
 
-    def hang_in_a_backup(self, **options):
+    def hang_in_a_backup(self, reconnect_delay=0, **options):
         self.serve_target("--filter=rate", "rate=64M", "burstiness=0.1")
-        self.add_target(**options)
+        self.add_target(reconnect_delay=reconnect_delay)
         # Else all of this small disk would be with the server before it hangs.
-        self.start_backup(x_perf={"max-workers": 2})
+        self.start_backup(x_perf={"max-workers": 2}, **options)
         self.until_copied(1 * MiB)
         self.server.send_signal(signal.SIGSTOP)
         time.sleep(0.2)                          # so that requests are with a server that has stopped
@@ -109,6 +109,16 @@ class Target(Bed):
                 self.assert_disk_works()
                 self.client.execute("blockdev-del", node_name="target")
                 self.lose_server()
+
+    def test_cancelled_while_it_hangs_with_a_bitmap_that_would_tell_what_it_has(self):
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
+        self.hang_in_a_backup(reconnect_delay=600, bitmap="b", bitmap_mode="always")
+        begin = time.monotonic()
+        self.client.execute("job-cancel", id="j")
+        self.assertEqual(self.concluded(20)["error"], "Operation canceled")
+        self.assertLess(time.monotonic() - begin, 10)
+        self.assert_disk_works()
+        self.client.execute("blockdev-del", node_name="target")
 
     def test_a_guest_goes_on_while_it_hangs(self):
         self.hang_in_a_backup(reconnect_delay=600)

@@ -57,7 +57,7 @@ Task<> Session::carry_out(std::vector<Change> changes, std::vector<Action> actio
     Change& change = changes[i];
     taken_.erase({change.disk->plan.node, change.name});
     change.disk->content.forget(moments[i]);
-    if (!answer) continue;
+    if (!answer || change.disk->store_fails) continue;
     if (change.after.there) change.disk->bitmaps.at(change.name).settle(std::move(change.after));
     else change.disk->bitmaps.erase(change.name);
   }

@@ -1,17 +1,7 @@
 // The daemon without its sockets: QMP's commands, as their table has them, on a simulated process.
 #pragma once
 
-#include "control/backup_commands.hpp"
-#include "control/bitmap_commands.hpp"
-#include "control/command_lock.hpp"
-#include "control/command_table.hpp"
-#include "control/create_commands.hpp"
-#include "control/exports.hpp"
-#include "control/job_commands.hpp"
-#include "control/node_commands.hpp"
-#include "control/object_commands.hpp"
-#include "control/self_commands.hpp"
-#include "control/transaction_commands.hpp"
+#include "control/command_set.hpp"
 
 namespace tidemark::sim {
 
@@ -24,7 +14,7 @@ class SimDaemon {
   // As a client's: in turn with all others.
   Task<Json> execute(std::string command, Json arguments = Json::object());
   Graph& graph() noexcept { return homes_.main().graph; }
-  Task<> end();
+  Task<> end() { return command_set_.end(lock_); }
 
  private:
   class NoEvents final : public EventSink {
@@ -34,15 +24,7 @@ class SimDaemon {
   Homes homes_;
   CommandLock lock_;
   JobManager jobs_;
-  SelfCommands self_commands_;
-  NodeCommandHandler node_commands_;
-  BitmapCommandHandler bitmap_commands_;
-  JobCommandHandler job_commands_;
-  BackupCommandHandler backup_commands_;
-  CreateCommandHandler create_commands_;
-  TransactionCommandHandler transaction_commands_;
-  ObjectCommandHandler object_commands_;
-  Exports exports_;
+  CommandSet command_set_;
   CommandTable commands_;
 };
 

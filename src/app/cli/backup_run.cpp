@@ -113,6 +113,7 @@ Task<> BackupRun::choose_disks(const Json& nodes) {
     }
     if (options_.disks.empty())
       co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
+    std::ranges::sort(options_.disks, {}, &DiskChoice::node);
   }
   for (const DiskChoice& choice : options_.disks) {
     RunDisk disk;

@@ -16,32 +16,13 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       job_events_(qmp_),
       jobs_(reactor, group, job_events_),
       monitors_(reactor, group, qmp_),
-      self_commands_(qmp_version(version_text), [this] { quit(); }),
-      node_commands_(homes_),
-      bitmap_commands_(homes_),
-      job_commands_(jobs_),
-      backup_commands_(homes_, jobs_),
-      create_commands_(homes_, jobs_),
-      transaction_commands_(homes_, jobs_),
-      object_commands_(homes_, jobs_),
-      exports_(homes_, group, qmp_) {
+      command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }) {
   const auto send = send_tracking_events(reactor, qmp_);
   homes_.main().graph.listen_to_tracking([send](const std::string& node, const TrackingReport& report) {
     fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, report.message);
     send(node, report);
   });
-  commands_ = command_table({.job = job_commands_,
-                             .block_job = job_commands_,
-                             .bitmap = bitmap_commands_,
-                             .node = node_commands_,
-                             .backup = backup_commands_,
-                             .control = self_commands_,
-                             .create = create_commands_,
-                             .export_ = exports_,
-                             .info = node_commands_,
-                             .introspect = self_commands_,
-                             .object = object_commands_,
-                             .transaction = transaction_commands_});
+  commands_ = command_set_.table();
 }
 
 QmpOptions Daemon::qmp_options() {
@@ -59,7 +40,7 @@ Task<> Daemon::start(const DaemonOptions& options) {
   // Clients of the monitors and of the NBD server that are there already wait until all is there.
   const Mutex::Guard turn = co_await qmp_.command_lock().enter();
   auto done = co_await carry_out_all(options).result();
-  exports_.serve();
+  command_set_.exports.serve();
   co_await unwrap(std::move(done));
 }
 
@@ -76,10 +57,10 @@ Task<> Daemon::carry_out(const DaemonAction& action) {
   if (const auto* chardev = std::get_if<schema::ChardevOptions>(&action)) co_await unwrap(monitors_.add_chardev(*chardev));
   if (const auto* monitor = std::get_if<schema::MonitorOptions>(&action))
     co_return co_await monitors_.add_monitor(*monitor, stopping_.token());
-  if (const auto* node = std::get_if<schema::BlockdevOptions>(&action)) co_await node_commands_.blockdev_add(*node);
-  if (const auto* server = std::get_if<schema::NbdServerOptions>(&action)) co_await exports_.start(*server);
-  if (const auto* object = std::get_if<schema::ObjectOptions>(&action)) co_await object_commands_.object_add(*object);
-  if (const auto* served = std::get_if<schema::BlockExportOptions>(&action)) co_await exports_.block_export_add(*served);
+  if (const auto* node = std::get_if<schema::BlockdevOptions>(&action)) co_await command_set_.nodes.blockdev_add(*node);
+  if (const auto* server = std::get_if<schema::NbdServerOptions>(&action)) co_await command_set_.exports.start(*server);
+  if (const auto* object = std::get_if<schema::ObjectOptions>(&action)) co_await command_set_.objects.object_add(*object);
+  if (const auto* served = std::get_if<schema::BlockExportOptions>(&action)) co_await command_set_.exports.block_export_add(*served);
 }
 
 Task<> Daemon::end() {
@@ -87,7 +68,7 @@ Task<> Daemon::end() {
   co_await monitors_.stop();
   const auto patiently = [this](TaskGroup& group) -> Task<> {
     group.spawn(lose_patience(group.token()));
-    co_await end_all();
+    co_await command_set_.end(qmp_.command_lock());
   };
   co_await with_group(homes_.main().reactor, patiently);
 }
@@ -98,16 +79,6 @@ Task<> Daemon::lose_patience(CancelToken token) {
     co_await homes_.main().reactor.sleep(patience, token);
     for (Place* place : homes_.all()) co_await homes_.at(*place, place->graph.cancel_all_in_flight());
   }
-}
-
-// Each step is taken whatever the one before it said; the first error is told.
-Task<> Daemon::end_all() {
-  co_await qmp_.command_lock().close();
-  co_await jobs_.cancel_all();
-  auto served = co_await exports_.stop().result();
-  auto closed = co_await homes_.close_all().result();
-  if (!served) co_await served.error();
-  if (!closed) co_await closed.error();
 }
 
 }  // namespace tidemark

@@ -8,16 +8,7 @@
 
 #include "app/daemon/monitors.hpp"
 #include "app/daemon/options.hpp"
-#include "control/backup_commands.hpp"
-#include "control/bitmap_commands.hpp"
-#include "control/command_table.hpp"
-#include "control/create_commands.hpp"
-#include "control/exports.hpp"
-#include "control/job_commands.hpp"
-#include "control/node_commands.hpp"
-#include "control/object_commands.hpp"
-#include "control/self_commands.hpp"
-#include "control/transaction_commands.hpp"
+#include "control/command_set.hpp"
 
 namespace tidemark {
 
@@ -34,12 +25,11 @@ class Daemon {
   bool quits() const noexcept { return stopping_.requested(); }
   Task<> end();
 
-  std::vector<std::string> uris() const { return exports_.uris(); }
+  std::vector<std::string> uris() const { return command_set_.exports.uris(); }
 
  private:
   Task<> carry_out_all(const DaemonOptions& options);
   Task<> carry_out(const DaemonAction& action);
-  Task<> end_all();
   Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
 
@@ -51,15 +41,7 @@ class Daemon {
   JobEventSender job_events_;
   JobManager jobs_;
   Monitors monitors_;
-  SelfCommands self_commands_;
-  NodeCommandHandler node_commands_;
-  BitmapCommandHandler bitmap_commands_;
-  JobCommandHandler job_commands_;
-  BackupCommandHandler backup_commands_;
-  CreateCommandHandler create_commands_;
-  TransactionCommandHandler transaction_commands_;
-  ObjectCommandHandler object_commands_;
-  Exports exports_;
+  CommandSet command_set_;
 };
 
 }  // namespace tidemark

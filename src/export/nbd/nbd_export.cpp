@@ -36,6 +36,7 @@ Result<NodeBitmap*> find_bitmap(BlockNode& exported, const NbdExportOptions::Bit
     auto node = exported.graph().lookup(wanted.node);
     if (!node) return node.error();
     bitmap = (*node)->bitmaps().find(wanted.name);
+    if (!bitmap) return Error(Errc::not_found, "Dirty bitmap '" + wanted.name + "' not found");
   }
   if (!bitmap) return Error(Errc::not_found, "Bitmap '" + wanted.name + "' is not found");
   return bitmap;

@@ -33,7 +33,7 @@ Result<> check_backing(const Qcow2CreateOptions& o) {
   if (o.backing_file.empty()) return {};
   if (o.data_file_raw) return bad_option("Backing file and data-file-raw cannot be used at the same time");
   if (o.preallocation != Qcow2Preallocation::off && !o.extended_l2)
-    return bad_option("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
+    return bad_option("Backing file and preallocation can only be used at the same time if extended_l2 is on");
   return {};
 }
 

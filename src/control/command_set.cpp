@@ -1,0 +1,43 @@
+#include "control/command_set.hpp"
+
+namespace tidemark {
+
+CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, EventSink& events,
+                       schema::VersionInfo version, std::function<void()> quit)
+    : self(std::move(version), std::move(quit)),
+      nodes(homes, manager),
+      bitmaps(homes),
+      jobs(manager),
+      backups(homes, manager),
+      images(homes, manager),
+      transactions(homes, manager),
+      objects(homes, manager),
+      exports(homes, group, events),
+      homes_(homes),
+      manager_(manager) {}
+
+CommandTable CommandSet::table() {
+  return command_table({.job = jobs,
+                        .block_job = jobs,
+                        .bitmap = bitmaps,
+                        .node = nodes,
+                        .backup = backups,
+                        .control = self,
+                        .create = images,
+                        .export_ = exports,
+                        .info = nodes,
+                        .introspect = self,
+                        .object = objects,
+                        .transaction = transactions});
+}
+
+Task<> CommandSet::end(CommandLock& lock) {
+  co_await lock.close();
+  co_await manager_.cancel_all();
+  auto served = co_await exports.stop().result();
+  auto closed = co_await homes_.close_all().result();
+  if (!served) co_await served.error();
+  if (!closed) co_await closed.error();
+}
+
+}  // namespace tidemark

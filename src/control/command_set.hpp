@@ -1,0 +1,46 @@
+// CommandSet: who carries out QMP's commands, over one set of homes and jobs.  The one list of them, and the one order
+// in which they end: a daemon has it behind its sockets, a simulation without.
+#pragma once
+
+#include "control/backup_commands.hpp"
+#include "control/bitmap_commands.hpp"
+#include "control/command_lock.hpp"
+#include "control/command_table.hpp"
+#include "control/create_commands.hpp"
+#include "control/exports.hpp"
+#include "control/job_commands.hpp"
+#include "control/node_commands.hpp"
+#include "control/object_commands.hpp"
+#include "control/self_commands.hpp"
+#include "control/transaction_commands.hpp"
+
+namespace tidemark {
+
+// Homes, jobs, group and events outlive it; end() is awaited before it goes.
+struct CommandSet {
+  CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, EventSink& events, schema::VersionInfo version,
+             std::function<void()> quit);
+  CommandSet(const CommandSet&) = delete;
+
+  CommandTable table();                          // of what they answer; not longer than they are there
+
+  // No command comes any more, jobs are cancelled, clients go, nodes are closed.  Each step is taken whatever the one
+  // before it said; the first error is told.
+  Task<> end(CommandLock& lock);
+
+  SelfCommands self;
+  NodeCommandHandler nodes;
+  BitmapCommandHandler bitmaps;
+  JobCommandHandler jobs;
+  BackupCommandHandler backups;
+  CreateCommandHandler images;
+  TransactionCommandHandler transactions;
+  ObjectCommandHandler objects;
+  Exports exports;
+
+ private:
+  Homes& homes_;
+  JobManager& manager_;
+};
+
+}  // namespace tidemark
