@@ -125,10 +125,12 @@ Task<std::unique_ptr<Edge>> NodeOpener::open_data_file(std::optional<schema::Blo
                                                        std::string image, Inherited own) {
   if (given) co_return co_await attach(std::move(*given), Role::data_file, own);
   if (driver.data_file().empty()) co_await Error(Errc::invalid_argument, "'data-file' is required for this image");
-  const std::filesystem::path directory = std::filesystem::path(image).parent_path();
-  const std::filesystem::path path = (directory / driver.data_file()).lexically_normal();
   std::error_code error;
-  const bool beside = path.parent_path() == directory.lexically_normal() && !std::filesystem::is_symlink(path, error);
+  const auto directory_of = [&error](const std::filesystem::path& file) {
+    return std::filesystem::absolute(file, error).lexically_normal().parent_path();
+  };
+  const std::filesystem::path path = (std::filesystem::path(image).parent_path() / driver.data_file()).lexically_normal();
+  const bool beside = directory_of(path) == directory_of(image) && !error && !std::filesystem::is_symlink(path, error);
   if (!beside)
     co_await Error(Errc::invalid_argument, fmt::format("'{}': its data file '{}' does not lie beside it; give the node with 'data-file'",
                                                        image, driver.data_file()));

@@ -223,7 +223,7 @@ Error interruption(const Error& error) {
 Task<Exit> run_command(Reactor& reactor, const Options& options, SignalWatch& signals) {
   CancelSource interrupted;
   Context context{reactor, interrupted.token(), options.json,
-                  !options.json && !options.quiet && ::isatty(STDERR_FILENO) == 1, options.qmp_socket};
+                  !options.json && !options.quiet && (options.progress || ::isatty(STDERR_FILENO) == 1), options.qmp_socket};
   auto body = [&](TaskGroup& group) -> Task<Exit> {
     group.spawn(watch_signals(signals, interrupted, group.token()));
     co_return co_await options.command(context);

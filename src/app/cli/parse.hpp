@@ -14,7 +14,7 @@ namespace tidemark::cli {
 using Command = std::function<Task<Exit>(const Context&)>;
 
 struct Options {
-  bool json = false, quiet = false;
+  bool json = false, quiet = false, progress = false;
   std::string qmp_socket, aio;
   Command command;                       // of the subcommand that was given
   std::function<Exit()> immediate;       // serve: needs no reactor

@@ -71,7 +71,7 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
   co_await unwrap(check_amended(wanted, options));
   co_await before_change();
   co_await flush();
-  if (downgrade) co_await watch(forget_zeroes());
+  if (downgrade) co_await watch(forget_zeroes(options.progress));
   if (lazy_ && downgrade) co_await end_lazily();
   Header next = amended(header_, options);
   if (downgrade) next.compatible = next.autoclear = 0;
@@ -79,12 +79,12 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
   next.geometry.refcount_order = header_.geometry.refcount_order;
   co_await header_writer_.rewrite(next);
   image_.set_geometry(header_.geometry);
-  if (order != header_.geometry.refcount_order) co_await change_refcount_order(order);
+  if (order != header_.geometry.refcount_order) co_await change_refcount_order(order, options.progress);
   if (options.size && *options.size != size()) co_await truncate(*options.size);
 }
 
 // Version 2 cannot say that a cluster reads as zeroes: it is written so, or left out where nothing shows from below.
-Task<> Qcow2Driver::forget_zeroes() {
+Task<> Qcow2Driver::forget_zeroes(Progress progress) {
   constexpr std::uint64_t piece_max = 1 * MiB;
   AlignedBuffer zeroes(std::max<std::uint64_t>(piece_max, header_.geometry.cluster_size()));
   Buffers(zeroes.bytes()).fill_zero();
@@ -100,13 +100,15 @@ Task<> Qcow2Driver::forget_zeroes() {
       co_await zero_clusters(clusters, Zeroing::forget);
     }
     rest = {extent.range.end(), rest.end() - extent.range.end()};
+    if (progress) progress(rest.offset, size());
   }
   co_await flush();
 }
 
-Task<> Qcow2Driver::change_refcount_order(std::uint32_t order) {
+Task<> Qcow2Driver::change_refcount_order(std::uint32_t order, Progress progress) {
   NextTables::Image image{home(), image_, refcounts_, committer_, header_writer_};
   NextTables next(image, order);
+  next.set_progress(std::move(progress));
   Header header = header_;
   header.geometry.refcount_order = order;
   const Result<> changed = co_await watch(convert_refcounts(next, header)).result();
@@ -131,12 +133,17 @@ Task<> Qcow2Driver::resize(std::uint64_t new_size, Qcow2Preallocation preallocat
   if (backing_ && preallocation != Qcow2Preallocation::off && !header_.geometry.extended_l2)
     co_await refused("Preallocation can't be used for images with a backing file");
   co_await truncate(new_size);
-  if (preallocation == Qcow2Preallocation::off || new_size <= old_size) co_return;
-  Range rest{align_up(old_size, header_.geometry.cluster_size()), 0};
-  rest.length = align_up(new_size, header_.geometry.cluster_size()) - rest.offset;
+  if (preallocation != Qcow2Preallocation::off && new_size > old_size) co_await reserve(old_size, preallocation);
+}
+
+Task<> Qcow2Driver::reserve(std::uint64_t from, Qcow2Preallocation preallocation) {
+  const std::uint64_t cluster_size = header_.geometry.cluster_size();
+  Range rest{align_up(from, cluster_size), 0};
+  if (align_up(size(), cluster_size) <= rest.offset) co_return;
+  rest.length = align_up(size(), cluster_size) - rest.offset;
   if (header_.geometry.external_data) {
-    const Range outside = rest.intersect({0, align_up(new_size, sector_size)});
-    if (!outside.empty()) co_await reserve(image_.data(), outside, preallocation);
+    const Range outside = rest.intersect({0, size()});
+    if (!outside.empty()) co_await qcow2::reserve(image_.data(), outside, preallocation);
   }
   while (!rest.empty()) {
     const std::uint64_t done = co_await watch(preallocate(rest, preallocation));
@@ -163,7 +170,7 @@ Task<std::uint64_t> Qcow2Driver::preallocate(Range range, Qcow2Preallocation how
   pending.after = {pending.range.end(), 0};
   Result<> zeroed;
   if (!g.external_data && !pending.reads_as_zero) zeroed = co_await image_.write_zeroes(place).result();
-  if (zeroed && !g.external_data) zeroed = co_await reserve(image_.data(), place, how).result();
+  if (zeroed && !g.external_data) zeroed = co_await qcow2::reserve(image_.data(), place, how).result();
   if (zeroed) pending.commit();
   else pending.abort();
   co_await unwrap(zeroed);

@@ -129,7 +129,7 @@ Task<> Qcow2Driver::create(Edge& file, Qcow2CreateOptions options, Edge* data_fi
   co_await prepare_file(file, layout.total() << g.cluster_bits);
   if (data_file) co_await prepare_data_file(*data_file, header.size, options.preallocation);
   const Range data{layout.first_data() << g.cluster_bits, layout.data << g.cluster_bits};
-  if (!data.empty()) co_await reserve(file, data, options.preallocation);
+  if (!data.empty()) co_await qcow2::reserve(file, data, options.preallocation);
   co_await write_refcounts(file, g, layout);
   if (layout.l2 != 0) co_await write_map(file, header, layout);
   co_await file.flush();

@@ -82,6 +82,7 @@ struct Qcow2AmendOptions {
   std::optional<bool> lazy_refcounts, data_file_raw;
   std::optional<std::string> backing_file, backing_format, data_file;
   std::optional<std::uint64_t> size;
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress;     // of what takes long; begins again with each
 };
 
 class Qcow2Driver final : public MappedDriver {
@@ -117,6 +118,10 @@ class Qcow2Driver final : public MappedDriver {
   Task<> amend(Qcow2AmendOptions options);
   // truncate(), with space for what the disk grows by.
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
+  // Space for all from there on, where nothing has any yet.
+  Task<> reserve(std::uint64_t from, Qcow2Preallocation preallocation);
+  // Gives up all that the disk has here: it reads as what is below.  The node is drained by the caller.
+  Task<> empty();
 
   // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.
   bool can_have_bitmaps() const noexcept { return header_.geometry.version >= 3; }
@@ -159,8 +164,8 @@ class Qcow2Driver final : public MappedDriver {
  private:
   class PendingClusters;
   // `forget` makes nothing of what reads as zeroes, where nothing is below; `cut_off` of what is stored, where nothing
-  // of the disk is.
-  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off };
+  // of the disk is; `uncover` of anything, for what is below to show.
+  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off, uncover };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);
@@ -209,8 +214,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);
   Task<> reload_tables();
 
-  Task<> forget_zeroes();
-  Task<> change_refcount_order(std::uint32_t order);
+  using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
+  Task<> forget_zeroes(Progress progress);
+  Task<> change_refcount_order(std::uint32_t order, Progress progress);
   Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
   Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);
   Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;

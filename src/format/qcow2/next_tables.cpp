@@ -61,6 +61,7 @@ Task<> NextTables::copy_counts() {
 
 Task<> NextTables::convert_counts() {
   const std::uint64_t per_block = present_.geometry().block_entries();
+  const std::uint64_t file_bytes = file_.used_end();
   for (std::uint64_t block = 0; block < present_.table().size(); ++block) {
     if (present_.table()[block] == 0) continue;
     for (std::uint64_t i = 0; i < per_block; ++i) {
@@ -69,6 +70,8 @@ Task<> NextTables::convert_counts() {
       if (users != 0) co_await next_.assign(cluster, users);
       if (next_.blocks().pressed()) co_await write_out();
     }
+    const std::uint64_t done = (block + 1) * per_block << present_.geometry().cluster_bits;
+    if (progress_) progress_(std::min(done, file_bytes), file_bytes);
   }
 }
 
@@ -81,10 +84,12 @@ Task<> NextTables::copy_block(HostOffset from, HostRun to) {
 
 // In use by both: the present refcounts keep it from being handed out again, the next ones will count it.
 Task<HostRun> NextTables::allocate(std::uint64_t clusters) {
-  const Refcounts::Allocation found = co_await present_.allocate_exactly(clusters);
-  taken_.push_back(found.run);
   // The table itself is counted with all that is there when it is made.
-  if (next_.table().size() != 0) co_await next_.raise(found.run);
+  const bool counted_with_all = next_.table().size() == 0;
+  std::vector<HostRun>* const too_short = counted_with_all ? nullptr : &taken_;
+  const Refcounts::Allocation found = co_await present_.allocate_exactly(clusters, too_short);
+  taken_.push_back(found.run);
+  if (!counted_with_all) co_await next_.raise(found.run);
   co_return found.run;
 }
 

@@ -6,6 +6,8 @@
 // The node is drained meanwhile.  What fails before commit() gives its clusters back.
 #pragma once
 
+#include <functional>
+
 #include "format/qcow2/cluster_map.hpp"
 #include "format/qcow2/committer.hpp"
 
@@ -28,6 +30,8 @@ class NextTables {
   };
   // Refcounts as wide as now, or of another order.
   explicit NextTables(Image image, std::optional<std::uint32_t> refcount_order = {});
+
+  void set_progress(std::function<void(std::uint64_t done, std::uint64_t total)> progress) { progress_ = std::move(progress); }
 
   // First: copies the refcounts.  `tables`: how many more clusters will be needed, about.
   Task<> begin(std::uint64_t tables);
@@ -74,6 +78,7 @@ class NextTables {
   FreeList no_frees_;
   Refcounts next_;
   std::vector<HostRun> taken_, freed_;
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress_;    // of converting counts: bytes of the file
 };
 
 }  // namespace tidemark::qcow2

@@ -117,21 +117,25 @@ Task<> Refcounts::make_ready(std::uint64_t want) {
   }
 }
 
-Task<Refcounts::Allocation> Refcounts::allocate_exactly(std::uint64_t count) {
+Task<Refcounts::Allocation> Refcounts::allocate_exactly(std::uint64_t count, std::vector<HostRun>* too_short) {
   // What one refcount block counts, itself not among it, is free in one piece sooner or later; more never is.
   if (count >= file_.geometry().block_entries()) co_return co_await allocate_with_blocks(count);
+  const auto leave = [&](HostRun run) {
+    if (too_short) too_short->push_back(run);
+    else free_later(run);
+  };
   Allocation all = co_await allocate(count);
   while (all.run.count < count) {
     const Result<Allocation> more = co_await allocate(count - all.run.count).result();
     if (!more) {
-      free_later(all.run);
+      leave(all.run);
       co_await more.error();
     }
     if (more->run.first.index == all.run.first.index + all.run.count) {
       all.run.count += more->run.count;
       all.reads_as_zero = all.reads_as_zero && more->reads_as_zero;
     } else {
-      free_later(all.run);
+      leave(all.run);
       all = *more;
     }
   }

@@ -33,8 +33,8 @@ class Refcounts {
     bool reads_as_zero = false;
   };
   Task<Allocation> allocate(std::uint64_t want);
-  // The same for exactly `count` adjacent clusters.
-  Task<Allocation> allocate_exactly(std::uint64_t count);
+  // The same for exactly `count` adjacent clusters.  What was too short on the way is freed later, or the caller's.
+  Task<Allocation> allocate_exactly(std::uint64_t count, std::vector<HostRun>* too_short = nullptr);
   // Room for `length` bytes (at most a cluster) of compressed data; the clusters they touch count
   // one reference more.
   Task<HostOffset> allocate_bytes(std::uint64_t length);

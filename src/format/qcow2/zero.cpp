@@ -32,6 +32,12 @@ Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
   co_await data_file_->write_zeroes(range, flags);
 }
 
+Task<> Qcow2Driver::empty() {
+  const Range all{0, align_up(size(), header_.geometry.cluster_size())};
+  co_await watch(zero_clusters(all, Zeroing::uncover));
+  co_await flush();
+}
+
 // The range is aligned to subclusters.
 Task<> Qcow2Driver::zero_clusters(Range range, Zeroing how) {
   const Geometry& g = header_.geometry;
@@ -90,6 +96,7 @@ L2Entry Qcow2Driver::zeroed(L2Entry entry, Subclusters part, Zeroing how) const 
   // What is not stored reads as zeroes already, unless something shows from below.
   if (how == Zeroing::cut_off && !stored) return entry;
   if (how == Zeroing::discard && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
+  if (how == Zeroing::uncover) return L2Entry();
   if (how == Zeroing::forget) return entry.zeroes() != 0 ? L2Entry() : entry;
   if (g.version < 3) return L2Entry();
   if (!entry.has_cluster() && part == all) return L2Entry::of_zeroes(all);

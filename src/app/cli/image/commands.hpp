@@ -55,7 +55,8 @@ Task<Exit> image_compare(const Context& context, ImageCompareOptions options);
 
 struct ImageConvertOptions {
   std::vector<std::string> sources;      // one after the other, as one disk
-  std::string source_format, target, target_format = "raw", format_options;
+  std::string source_format, snapshot;   // of the one source
+  std::string target, target_format = "raw", format_options;
   std::string backing, backing_format;   // the target's; what the source has from there is not copied
   bool bitmaps = false, skip_broken_bitmaps = false;
   bool compress = false, target_exists = false, target_is_zero = false, force_share = false, direct = false;
@@ -77,6 +78,7 @@ struct ImageResizeOptions {
   ImageName image;
   std::string size;                      // SIZE, +SIZE, -SIZE
   bool shrink = false;
+  std::string preallocation = "off";     // of what it grows by: off, metadata, falloc, full
 };
 Task<Exit> image_resize(const Context& context, ImageResizeOptions options);
 
@@ -93,6 +95,20 @@ struct ImageCommitOptions {
   bool keep = false;                     // the image is not emptied afterwards
 };
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options);
+
+struct ImageAmendOptions {
+  ImageName image;
+  std::string format_options;            // -o: KEY=VALUE,...
+};
+Task<Exit> image_amend(const Context& context, ImageAmendOptions options);
+
+struct ImageSnapshotOptions {
+  enum class Action : std::uint8_t { list, create, apply, remove } action = Action::list;
+  ImageName image;
+  std::string name;                      // of all but list: an id or a name
+  bool force_share = false;              // of list
+};
+Task<Exit> image_snapshot(const Context& context, ImageSnapshotOptions options);
 
 struct ImageBitmapOptions {
   enum class Action : std::uint8_t { add, remove, clear, enable, disable, merge, rebuild };

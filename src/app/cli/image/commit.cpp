@@ -63,7 +63,26 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
   co_return co_await unwrap(std::move(copied));
 }
 
+// One whose data lies in another file cannot be emptied by its tables alone.
+Task<> empty_slowly(const Context& context, std::string path) {
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, path);
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    ImageAccess access;
+    access.write = true;
+    access.below = false;
+    ImageName image{path, "qcow2"};
+    Edge* top = co_await session.open(std::move(image), access);
+    co_await static_cast<Qcow2Driver&>(top->node().driver()).empty();
+  };
+  auto emptied = co_await in_session<void>(context.reactor, body).result();
+  auto stored = co_await kept.store().result();
+  co_await unwrap(emptied);
+  co_await unwrap(stored);
+}
+
 Task<> empty(const Context& context, std::string path) {
+  const qcow2::Header header = co_await read_header(context.reactor, path);
+  if (header.geometry.external_data) co_return co_await empty_slowly(context, path);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/data_file.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
@@ -36,7 +37,7 @@ class Convert {
     access.force_share = options_.force_share;
     access.direct = options_.direct;
     for (const std::string& name : options_.sources) {
-      ImageName source{name, options_.source_format};
+      ImageName source{name, options_.source_format, options_.snapshot};
       Edge* disk = co_await session_.open(std::move(source), access);
       sources_.push_back({disk, size_});
       size_ += disk->size();
@@ -58,23 +59,37 @@ class Convert {
     if (!base_) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
   }
 
-  Task<> copy_to(ImageName name, bool is_zero, bool in_place) {
+  struct Target {
+    ImageName name;
+    bool is_zero = false, in_place = false;
+    std::string data_file = {};
+    KeptBitmaps* bitmaps = nullptr;        // its own
+  };
+  Task<> copy_to(Target into) {
     ImageAccess access;
     access.write = true;
     access.direct = options_.direct;
-    Edge* target = co_await session_.open(std::move(name), access);
+    access.data_file = into.data_file;
+    Edge* target = co_await session_.open(std::move(into.name), access);
     if (target->size() < size_)
       co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the source has {}", options_.target, target->size(), size_));
     if (options_.compress && !target->node().driver().supports_compression())
       co_await Error(Errc::invalid_argument, "Compression not supported for this file format");
-    const Range all{0, size_};
-    if (in_place) co_await copy_in_place(*target, is_zero);
-    else co_await copy(*target, all, is_zero);
-    co_await target->flush();
+    if (into.bitmaps) into.bitmaps->attach(target->node());
+    const auto copied = co_await fill(*target, into).result();
+    if (into.bitmaps) into.bitmaps->collect(target->node());
+    co_await unwrap(copied);
     co_await session_.release(target);
   }
 
  private:
+  Task<> fill(Edge& target, const Target& into) {
+    const Range all{0, size_};
+    if (into.in_place) co_await copy_in_place(target, into.is_zero);
+    else co_await copy(target, all, into.is_zero);
+    co_await target.flush();
+  }
+
   Task<> copy_in_place(Edge& target, bool is_zero) {
     const Range start{0, std::min(start_bytes, size_)};
     if (!is_zero) co_await target.write_zeroes(start);
@@ -118,10 +133,13 @@ class Convert {
   CopyReport report_;
 };
 
+// Those of the source, into a new image.
 Task<> copy_bitmaps(Reactor& reactor, const ImageConvertOptions& options, std::string target) {
   if (!options.bitmaps) co_return;
-  KeptBitmaps bitmaps = co_await KeptBitmaps::load(reactor, *local_path(options.sources[0]));
-  co_await bitmaps.copy_to(std::move(target), options.skip_broken_bitmaps);
+  KeptBitmaps from = co_await KeptBitmaps::load(reactor, *local_path(options.sources[0]));
+  KeptBitmaps to = co_await KeptBitmaps::load(reactor, std::move(target));
+  co_await unwrap(to.add(std::move(from), options.skip_broken_bitmaps));
+  co_await to.store();
 }
 
 Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
@@ -129,25 +147,30 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
     co_await make_image_on(reactor, options.target, options.target_format, format);
-    ImageName target{options.target, options.target_format};
-    co_await convert.copy_to(std::move(target), options.target_format == "qcow2" || options.target_is_zero, true);
+    Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
+    co_await convert.copy_to(std::move(target));
     co_return co_await copy_bitmaps(reactor, options, options.target);
   }
+  const DataFile data = co_await place_data_file(reactor, options.target, format.qcow2.data_file);
+  format.qcow2.data_file = data.stored;
   const bool below = !format.qcow2.backing_file.empty();
-  auto into = [&](std::string partial) -> Task<> {
-    co_await make_image(reactor, partial, options.target_format, format);
-    ImageName target{partial, options.target_format};
-    co_await convert.copy_to(std::move(target), !below, false);
+  std::function<Task<>(std::string, std::string)> both = [&](std::string partial, std::string partial_data) -> Task<> {
+    co_await make_image(reactor, partial, options.target_format, format, partial_data);
+    Convert::Target target{{partial, options.target_format}, !below, false, std::move(partial_data)};
+    co_await convert.copy_to(std::move(target));
     co_await copy_bitmaps(reactor, options, std::move(partial));
   };
-  co_await make_file(reactor, *local_path(options.target), into);
+  auto one = [&](std::string partial) -> Task<> { return both(std::move(partial), {}); };
+  if (data.path.empty()) co_await make_file(reactor, *local_path(options.target), one);
+  else co_await make_with_data_file(reactor, *local_path(options.target), data, both);
 }
 
-Task<> run_convert(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
+Task<> run_convert(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert,
+                   KeptBitmaps* kept) {
   co_await convert.open_sources();
   if (options.target_exists) {
-    ImageName target{options.target, options.target_format};
-    co_return co_await convert.copy_to(std::move(target), options.target_is_zero, true);
+    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, {}, kept};
+    co_return co_await convert.copy_to(std::move(target));
   }
   format.qcow2.size = align_up(convert.size(), sector_size);
   if (!format.qcow2.backing_file.empty()) {
@@ -158,6 +181,24 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
   co_await into_new(context, options, std::move(format), convert);
 }
 
+// A target that is there keeps its bitmaps, which record what is written, and gets the source's if they are wanted.
+Task<> with_bitmaps(const Context& context, const ImageConvertOptions& options, std::function<Task<>(KeptBitmaps*)> convert) {
+  const auto target = local_path(options.target);
+  if (!options.target_exists || options.target_format != "qcow2" || !target) co_return co_await convert(nullptr);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, *target);
+  std::optional<KeptBitmaps> more;
+  if (options.bitmaps) {
+    KeptBitmaps loaded = co_await KeptBitmaps::load(context.reactor, *local_path(options.sources[0]));
+    more = std::move(loaded);
+    co_await unwrap(kept.check_room_for(*more, options.skip_broken_bitmaps));
+  }
+  auto converted = co_await convert(&kept).result();
+  if (converted && more) converted = kept.add(*std::move(more), options.skip_broken_bitmaps);
+  const auto stored = co_await kept.store().result();
+  co_await unwrap(converted);
+  co_await unwrap(stored);
+}
+
 Result<FormatOptions> format_options(const ImageConvertOptions& options) {
   auto format = parse_format_options(options.target_format, options.format_options);
   if (!format) return format;
@@ -165,11 +206,18 @@ Result<FormatOptions> format_options(const ImageConvertOptions& options) {
   if (!options.backing_format.empty()) format->qcow2.backing_format = options.backing_format;
   if (options.target_format == "raw" && !format->qcow2.backing_file.empty())
     return Error(Errc::invalid_argument, "Backing file not supported for file format 'raw'");
+  if (!options.snapshot.empty() && options.sources.size() != 1)
+    return Error(Errc::invalid_argument, "No support for concatenating multiple snapshot");
+  if (!options.snapshot.empty() && options.bitmaps)
+    return Error(Errc::invalid_argument, "--bitmaps are those of the disk as it is, not of a snapshot");
   if (options.target_format == "raw" && options.compress)
     return Error(Errc::invalid_argument, "Compression not supported for this file format");
-  if (options.bitmaps && (options.target_format != "qcow2" || options.target_exists || options.sources.size() != 1 ||
-                          !local_path(options.sources[0])))
-    return Error(Errc::invalid_argument, "--bitmaps is for one qcow2 file that becomes a new qcow2 image");
+  if (options.bitmaps && (options.target_format != "qcow2" || options.sources.size() != 1 || !local_path(options.sources[0])))
+    return Error(Errc::invalid_argument, "--bitmaps is for one qcow2 file that becomes a qcow2 image");
+  if (options.compress && format->qcow2.preallocation != Qcow2Preallocation::off)
+    return Error(Errc::invalid_argument, "Compression and preallocation not supported at the same time");
+  if (options.compress && !format->qcow2.data_file.empty())
+    return Error(Errc::invalid_argument, "Compression is not supported with an external data file");
   if (options.target_exists && (!options.format_options.empty() || !options.backing.empty()))
     return Error(Errc::invalid_argument, "options of a new image make no sense with --existing");
   return format;
@@ -188,14 +236,19 @@ Task<Exit> image_convert(const Context& context, ImageConvertOptions options) {
   const Instant started = context.reactor.now();
   CopyReport report;
   std::uint64_t size = 0;
+  KeptBitmaps* bitmaps = nullptr;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     Convert convert(context, options, session);
-    co_await run_convert(context, options, format, convert);
+    co_await run_convert(context, options, format, convert, bitmaps);
     report = convert.report();
     size = convert.size();
   };
+  std::function<Task<>(KeptBitmaps*)> run = [&](KeptBitmaps* kept) -> Task<> {
+    bitmaps = kept;
+    return in_session<void>(context.reactor, body);
+  };
   const bool file = co_await is_file_name(context.reactor, options.target);
-  auto converted = co_await in_session<void>(context.reactor, body).result();
+  auto converted = co_await with_bitmaps(context, options, std::move(run)).result();
   if (!converted) co_await explained(converted.error(), options, file);
   const double seconds = std::chrono::duration<double>(context.reactor.now() - started).count();
   if (context.json)

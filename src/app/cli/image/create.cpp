@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/data_file.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
 #include "app/cli/text.hpp"
@@ -40,10 +41,14 @@ Task<std::uint64_t> decide_size(const Context& context, const ImageCreateOptions
 Task<> make(const Context& context, const ImageCreateOptions& options, FormatOptions format_options) {
   const bool file = co_await is_file_name(context.reactor, options.file);
   if (!file) co_return co_await make_image_on(context.reactor, options.file, options.format, std::move(format_options));
-  auto into = [&](std::string partial) -> Task<> {
-    return make_image(context.reactor, std::move(partial), options.format, std::move(format_options));
+  const DataFile data = co_await place_data_file(context.reactor, options.file, format_options.qcow2.data_file);
+  format_options.qcow2.data_file = data.stored;
+  std::function<Task<>(std::string, std::string)> both = [&](std::string partial, std::string partial_data) -> Task<> {
+    return make_image(context.reactor, std::move(partial), options.format, format_options, std::move(partial_data));
   };
-  co_await make_file(context.reactor, *local_path(options.file), into);
+  auto one = [&](std::string partial) -> Task<> { return both(std::move(partial), {}); };
+  if (data.path.empty()) co_await make_file(context.reactor, *local_path(options.file), one);
+  else co_await make_with_data_file(context.reactor, *local_path(options.file), data, both);
 }
 
 }  // namespace

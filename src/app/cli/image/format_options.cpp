@@ -40,15 +40,20 @@ Result<> assign(Result<T> value, To& to) {
   return {};
 }
 
-Error not_done(std::string_view key, const std::string& value) {
-  return Error(Errc::unsupported, fmt::format("qcow2: {}={} is not supported", key, value));
+Result<std::uint32_t> version_of(const std::string& value) {
+  if (value == "0.10" || value == "v2") return 2u;
+  if (value == "1.1" || value == "v3") return 3u;
+  return Error(Errc::invalid_argument, fmt::format("Invalid compatibility level: '{}'", value));
 }
 
-Result<> set_version(const std::string& value, Qcow2CreateOptions& to) {
-  if (value == "0.10" || value == "v2") to.version = 2;
-  else if (value == "1.1" || value == "v3") to.version = 3;
-  else return Error(Errc::invalid_argument, fmt::format("Invalid compatibility level: '{}'", value));
-  return {};
+// What QEMU takes and nothing here does.
+Result<> check_known(const std::string& key, const Json& value) {
+  const bool off = value.is_string() && (value.as_string() == "off" || value.as_string() == "no" || value.as_string() == "false");
+  if (key == "nocow" && !off)
+    return Error(Errc::unsupported, "nocow is not supported; set it for the directory with chattr +C, and new files have it");
+  if ((key == "encryption" && !off) || key == "encrypt") return Error(Errc::unsupported, "encryption is not supported");
+  if (key == "nocow" || key == "encryption") return {};
+  return Error(Errc::invalid_argument, fmt::format("Invalid parameter '{}'", key));
 }
 
 Result<> set_compression(const std::string& value, Qcow2CreateOptions& to) {
@@ -62,25 +67,22 @@ Result<> set_qcow2(const std::string& key, const std::string& value, FormatOptio
   Qcow2CreateOptions& to = out.qcow2;
   if (key == "size") return assign(size_of(key, value), to.size);
   if (key == "cluster_size") return assign(size_of(key, value), to.cluster_size);
-  if (key == "compat") return set_version(value, to);
+  if (key == "compat") return assign(version_of(value), to.version);
   if (key == "refcount_bits") return assign(number_of(key, value), to.refcount_bits);
   if (key == "lazy_refcounts") return assign(flag_of(key, value), to.lazy_refcounts);
   if (key == "compression_type") return set_compression(value, to);
   if (key == "backing_file") return assign(Result<std::string>(value), to.backing_file);
   if (key == "backing_fmt") return assign(Result<std::string>(value), to.backing_format);
-  if (key == "preallocation" && value == "off") return {};
-  if (key == "extended_l2") {
-    const auto on = flag_of(key, value);
-    if (!on) return on.error();
-    return *on ? Result<>(not_done(key, value)) : Result<>();
-  }
-  if (key == "preallocation" || key == "data_file" || key == "data_file_raw") return not_done(key, value);
-  return Error(Errc::invalid_argument, fmt::format("Invalid parameter '{}'", key));
+  if (key == "preallocation") return assign(parse_preallocation(value), to.preallocation);
+  if (key == "extended_l2") return assign(flag_of(key, value), to.extended_l2);
+  if (key == "data_file") return assign(Result<std::string>(value), to.data_file);
+  if (key == "data_file_raw") return assign(flag_of(key, value), to.data_file_raw);
+  return check_known(key, value);
 }
 
 Result<> set_raw(const std::string& key, const std::string& value, FormatOptions& out) {
   if (key == "size") return assign(size_of(key, value), out.qcow2.size);
-  if (key != "preallocation") return Error(Errc::invalid_argument, fmt::format("Invalid parameter '{}'", key));
+  if (key != "preallocation") return check_known(key, value);
   if (value == "off") out.preallocation = FilePreallocation::off;
   else if (value == "falloc") out.preallocation = FilePreallocation::falloc;
   else if (value == "full") out.preallocation = FilePreallocation::full;
@@ -88,7 +90,47 @@ Result<> set_raw(const std::string& key, const std::string& value, FormatOptions
   return {};
 }
 
+template <class T>
+Result<> assign(Result<T> value, std::optional<T>& to) {
+  if (!value) return value.error();
+  to = *std::move(value);
+  return {};
+}
+
+Result<> set_amended(const std::string& key, const std::string& value, Qcow2AmendOptions& to) {
+  if (key == "compat") return assign(version_of(value), to.version);
+  if (key == "refcount_bits") return assign(number_of(key, value), to.refcount_bits);
+  if (key == "lazy_refcounts") return assign(flag_of(key, value), to.lazy_refcounts);
+  if (key == "backing_file") return assign(Result<std::string>(value), to.backing_file);
+  if (key == "backing_fmt") return assign(Result<std::string>(value), to.backing_format);
+  if (key == "data_file") return assign(Result<std::string>(value), to.data_file);
+  if (key == "data_file_raw") return assign(flag_of(key, value), to.data_file_raw);
+  if (key == "size") return Error(Errc::invalid_argument, "Parameter 'size' cannot be amended; use tidemark image resize");
+  FormatOptions made;
+  if (auto known = set_qcow2(key, value, made); !known) return known;
+  return Error(Errc::invalid_argument, fmt::format("Parameter '{}' cannot be amended; it is decided when an image is made", key));
+}
+
 }  // namespace
+
+Result<Qcow2Preallocation> parse_preallocation(const std::string& word) {
+  if (word == "off") return Qcow2Preallocation::off;
+  if (word == "metadata") return Qcow2Preallocation::metadata;
+  if (word == "falloc") return Qcow2Preallocation::falloc;
+  if (word == "full") return Qcow2Preallocation::full;
+  return bad("preallocation", "'off', 'metadata', 'falloc' or 'full'");
+}
+
+Result<Qcow2AmendOptions> parse_amend_options(const std::string& text) {
+  Qcow2AmendOptions options;
+  const auto parsed = schema::parse_keyval(text);
+  if (!parsed) return parsed.error();
+  for (const auto& [key, value] : parsed->as_object()) {
+    if (!value.is_string()) return check_known(key, value).error();
+    if (auto set = set_amended(key, value.as_string(), options); !set) return set.error();
+  }
+  return options;
+}
 
 Result<FormatOptions> parse_format_options(const std::string& format, const std::string& text) {
   FormatOptions options;
@@ -97,7 +139,7 @@ Result<FormatOptions> parse_format_options(const std::string& format, const std:
   const auto parsed = schema::parse_keyval(text);
   if (!parsed) return parsed.error();
   for (const auto& [key, value] : parsed->as_object()) {
-    if (!value.is_string()) return Error(Errc::invalid_argument, fmt::format("Invalid parameter '{}'", key));
+    if (!value.is_string()) return check_known(key, value).error();
     const Result<> set = format == "raw" ? set_raw(key, value.as_string(), options) : set_qcow2(key, value.as_string(), options);
     if (!set) return set.error();
   }

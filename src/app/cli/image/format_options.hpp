@@ -16,4 +16,10 @@ struct FormatOptions {
 // `text`: cluster_size=64k,compat=1.1,...  Errors name the option.
 Result<FormatOptions> parse_format_options(const std::string& format, const std::string& text);
 
+// What can change in a qcow2 image that exists.
+Result<Qcow2AmendOptions> parse_amend_options(const std::string& text);
+
+// off, metadata, falloc or full.
+Result<Qcow2Preallocation> parse_preallocation(const std::string& word);
+
 }  // namespace tidemark::cli

@@ -4,7 +4,7 @@
 
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
-#include "app/cli/image/session.hpp"
+#include "app/cli/image/snapshots.hpp"
 #include "app/cli/text.hpp"
 #include "control/node_info.hpp"
 #include "io/file.hpp"
@@ -53,8 +53,19 @@ std::string human(const Json& info) {
   }
   if (const std::string format = text(info, "backing-filename-format"); !format.empty())
     out += fmt::format("backing file format: {}\n", format);
+  if (const Json* snapshots = info.find("snapshots")) {
+    out += "Snapshots:\n";
+    for (const Json& snapshot : snapshots->as_array())
+      out += fmt::format("    {}: {}\n", text(snapshot, "id"), text(snapshot, "name"));
+  }
   if (const Json* specific = info.find("format-specific")) out += specific_text(*specific);
   return out;
+}
+
+Json snapshots_of(BlockNode& node) {
+  Json snapshots = Json::array();
+  for (const Qcow2Snapshot& snapshot : static_cast<Qcow2Driver&>(node.driver()).snapshots()) snapshots.push_back(to_json(snapshot));
+  return snapshots;
 }
 
 // A directory that is damaged shows none.
@@ -72,15 +83,28 @@ Task<Json> bitmaps_in(BlockNode& node) {
   co_return std::move(bitmaps);
 }
 
+// Nothing but the image's own file is looked at.
+Task<BlockNode*> open(Session& session, ImageName name, ImageAccess access) {
+  const auto path = local_path(name.name);
+  const std::string format = co_await format_of(session.reactor(), name, access.trust_content);
+  Qcow2OpenOptions reading;
+  reading.read_only = true;
+  if (path && format == "qcow2") co_return co_await session.open_qcow2_node(*path, reading, access.force_share);
+  const Edge* image = co_await session.open(std::move(name), access);
+  co_return &image->node();
+}
+
 Task<Json> info_of(Reactor& reactor, ImageName name, ImageAccess access) {
   std::function<Task<Json>(Session&)> body = [&](Session& session) -> Task<Json> {
-    Edge* image = co_await session.open(name, access);
-    const schema::ImageInfo described = co_await describe_image(image->node(), true);
+    BlockNode* image = co_await open(session, name, access);
+    const schema::ImageInfo described = co_await describe_image(*image, true);
     Json info = schema::to_json(described);
     const auto path = local_path(name.name);
     if (path) info.set("filename", *path);
-    if (image->node().driver().name() == "qcow2") {
-      Json bitmaps = co_await bitmaps_in(image->node());
+    if (image->driver().name() == "qcow2") {
+      Json snapshots = snapshots_of(*image);
+      if (!snapshots.as_array().empty()) info.set("snapshots", std::move(snapshots));
+      Json bitmaps = co_await bitmaps_in(*image);
       if (!bitmaps.as_array().empty()) info.find("format-specific")->find("data")->set("bitmaps", std::move(bitmaps));
     }
     co_return std::move(info);

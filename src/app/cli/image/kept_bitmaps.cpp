@@ -1,5 +1,7 @@
 #include "app/cli/image/kept_bitmaps.hpp"
 
+#include <algorithm>
+
 #include "format/qcow2/check.hpp"
 
 namespace tidemark::cli {
@@ -27,6 +29,10 @@ Task<std::vector<Qcow2Bitmap>> read_all(Session& session, std::string path) {
 Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, std::string path) {
   KeptBitmaps kept(reactor, std::move(path));
   const auto header = co_await read_header(reactor, kept.path_).result();
+  if (header) {
+    kept.version_ = header->geometry.version;
+    kept.disk_size_ = align_up(header->size, sector_size);
+  }
   if (!header || !header->has_bitmaps || !header->has(qcow2::Autoclear::bitmaps)) co_return std::move(kept);
   std::function<Task<std::vector<Qcow2Bitmap>>(Session&)> body = [&](Session& session) { return read_all(session, kept.path_); };
   std::vector<Qcow2Bitmap> bitmaps = co_await in_session<std::vector<Qcow2Bitmap>>(reactor, body);
@@ -50,19 +56,26 @@ void KeptBitmaps::collect(BlockNode& node) {
     if (const NodeBitmap* recorded = node.bitmaps().find(bitmap.entry.name)) bitmap.bits = recorded->bits().clone();
 }
 
-Task<> KeptBitmaps::copy_to(std::string path, bool skip_broken) {
-  for (const Qcow2Bitmap& bitmap : bitmaps_)
-    if (!bitmap.bits && !skip_broken)
-      co_await Error(Errc::invalid_argument, "Cannot copy inconsistent bitmap '" + bitmap.entry.name + "'; give --skip-broken-bitmaps");
-  std::erase_if(bitmaps_, [](const Qcow2Bitmap& bitmap) { return !bitmap.bits; });
-  if (bitmaps_.empty()) co_return;
-  std::function<Task<>(Session&)> write = [&](Session& session) -> Task<> {
-    Qcow2OpenOptions options;
-    options.keeps_content = true;
-    Qcow2Driver* image = co_await session.open_qcow2(path, options);
-    co_await image->store_bitmaps(std::move(bitmaps_));
-  };
-  co_await in_session<void>(*reactor_, write);
+Result<> KeptBitmaps::check_room_for(const KeptBitmaps& others, bool skip_broken) const {
+  for (const Qcow2Bitmap& other : others.bitmaps_) {
+    const std::string& name = other.entry.name;
+    if (!other.bits && skip_broken) continue;
+    if (!other.bits)
+      return Error(Errc::invalid_argument, "Cannot copy inconsistent bitmap '" + name + "'; give --skip-broken-bitmaps");
+    if (version_ < 3) return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
+    if (others.disk_size_ != disk_size_)
+      return Error(Errc::invalid_argument, "Bitmap '" + name + "' is of a disk of another size");
+    if (std::any_of(bitmaps_.begin(), bitmaps_.end(), [&](const Qcow2Bitmap& mine) { return mine.entry.name == name; }))
+      return Error(Errc::exists, "Bitmap already exists: " + name);
+  }
+  return {};
+}
+
+Result<> KeptBitmaps::add(KeptBitmaps others, bool skip_broken) {
+  if (auto ok = check_room_for(others, skip_broken); !ok) return ok;
+  for (Qcow2Bitmap& other : others.bitmaps_)
+    if (other.bits) bitmaps_.push_back(std::move(other));
+  return {};
 }
 
 // What they took before is not part of the image any more: it is given back, too.

@@ -20,14 +20,18 @@ class KeptBitmaps {
   void collect(BlockNode& node);
   Task<> store();
 
-  // To another image instead, which has none.  One that is inconsistent is an error, or left out.
-  Task<> copy_to(std::string path, bool skip_broken);
+  // Those of another image, too, to be stored.  One that is inconsistent is an error, or left out; so is a name that
+  // is taken, or another size of disk.
+  Result<> check_room_for(const KeptBitmaps& others, bool skip_broken) const;
+  Result<> add(KeptBitmaps others, bool skip_broken);
 
  private:
   KeptBitmaps(Reactor& reactor, std::string path) : reactor_(&reactor), path_(std::move(path)) {}
 
   Reactor* reactor_;
   std::string path_;
+  std::uint32_t version_ = 3;
+  std::uint64_t disk_size_ = 0;
   std::vector<Qcow2Bitmap> bitmaps_;
 };
 

@@ -8,10 +8,14 @@
 namespace tidemark::cli {
 namespace {
 
-Task<> write_header(Reactor& reactor, Json storage, Qcow2CreateOptions options) {
+Json file_at(const std::string& path) { return Json::object({{"driver", "file"}, {"filename", path}}); }
+
+Task<> write_header(Reactor& reactor, Json storage, Qcow2CreateOptions options, std::string data_path) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     Edge* file = co_await session.open(std::move(storage), true);
-    co_await Qcow2Driver::create(*file, options);
+    Edge* data = nullptr;
+    if (!data_path.empty()) data = co_await session.open(file_at(data_path), true);
+    co_await Qcow2Driver::create(*file, options, data);
     co_await file->flush();
   };
   co_await in_session<void>(reactor, body);
@@ -28,19 +32,21 @@ Task<> check_room(Reactor& reactor, std::string name, Json storage, std::uint64_
 
 }  // namespace
 
-Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options) {
+Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options, std::string data_path) {
   const bool is_raw = format == "raw";
   const std::uint64_t file_size = is_raw ? options.qcow2.size : 0;
   co_await create_file(reactor, path, file_size, options.preallocation);
   if (is_raw) co_return;
-  Json storage = Json::object({{"driver", "file"}, {"filename", path}});
-  co_await write_header(reactor, std::move(storage), std::move(options.qcow2));
+  if (!data_path.empty()) co_await create_file(reactor, data_path, 0, FilePreallocation::off);
+  co_await write_header(reactor, file_at(path), std::move(options.qcow2), std::move(data_path));
 }
 
 Task<> make_image_on(Reactor& reactor, std::string name, std::string format, FormatOptions options) {
   Json storage = co_await describe_storage(reactor, name);
   if (format == "raw") co_return co_await check_room(reactor, name, std::move(storage), options.qcow2.size);
-  co_await write_header(reactor, std::move(storage), std::move(options.qcow2));
+  if (!options.qcow2.data_file.empty())
+    co_await Error(Errc::unsupported, fmt::format("'{}': only an image that is a file can have an external data file", name));
+  co_await write_header(reactor, std::move(storage), std::move(options.qcow2), std::string());
 }
 
 Task<bool> is_file_name(Reactor& reactor, std::string name) {

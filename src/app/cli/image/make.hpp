@@ -6,8 +6,8 @@
 
 namespace tidemark::cli {
 
-// An empty image in a new file; what is there is overwritten.
-Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options);
+// An empty image in a new file, with its data in another one if that is named; what is there is overwritten.
+Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options, std::string data_path = {});
 
 // The same on a block device or a server's export, whose size it has to fit.
 Task<> make_image_on(Reactor& reactor, std::string name, std::string format, FormatOptions options);

@@ -49,6 +49,13 @@ Task<Entry> entry_at(BlockNode& top, Range wanted) {
   }
 }
 
+// Whose offsets are said: an external data file's, where there is one.
+BlockNode& bytes_of(BlockNode& layer) {
+  for (Edge* edge : layer.driver().edges())
+    if (edge->role() == Role::data_file) return edge->node();
+  return layer;
+}
+
 Json to_json(const Entry& entry) {
   Json json = Json::object({{"start", entry.range.offset}, {"length", entry.range.length}, {"depth", entry.depth},
                             {"present", entry.present}, {"zero", entry.zero}, {"data", entry.data}});
@@ -85,7 +92,7 @@ class Printer {
       row_ = (any_ ? " " : "[") + tidemark::to_text(to_json(entry));
       any_ = true;
     } else if (entry.data) {
-      const ImageInfo info = co_await entry.layer->driver().info();
+      const ImageInfo info = co_await bytes_of(*entry.layer).driver().info();
       const std::string place = entry.offset ? fmt::format("{:#x}", *entry.offset) : "compressed";
       print_line(fmt::format("{:<16}{:<16}{:<16}{}", fmt::format("{:#x}", entry.range.offset),
                              fmt::format("{:#x}", entry.range.length), place, info.filename));

@@ -13,7 +13,22 @@ namespace {
 
 struct Content {
   std::uint64_t size = 0, data = 0;        // data in whole clusters
+  std::optional<std::uint64_t> bitmaps;    // what its bitmaps would take, where they could be taken along
 };
+
+// In clusters, were all of it stored: each with its table, and the directory.
+Task<std::uint64_t> space_of_bitmaps(Qcow2Driver& image, std::uint64_t cluster_size) {
+  std::vector<qcow2::BitmapEntry> stored;
+  std::uint64_t space = 0;
+  const auto entries = co_await image.bitmap_entries();
+  for (const qcow2::BitmapEntry& entry : entries) {
+    if (!entry.usable()) continue;
+    const std::uint64_t clusters = div_up(qcow2::bitmap_bytes(image.size(), entry.granularity_bits), cluster_size);
+    space += clusters * cluster_size + align_up(clusters * qcow2::entry_bytes, cluster_size);
+    stored.push_back(entry);
+  }
+  co_return space + align_up(qcow2::serialise_bitmap_directory(stored).size(), cluster_size);
+}
 
 Task<std::uint64_t> data_in(const Context& context, Edge& image, std::uint64_t cluster_size) {
   std::uint64_t data = 0;
@@ -36,11 +51,26 @@ Task<Content> content_of(const Context& context, const ImageMeasureOptions& opti
     ImageAccess access;
     access.force_share = options.force_share;
     Edge* image = co_await session.open(options.image, access);
-    Content content{image->size(), 0};
+    Content content{image->size(), 0, {}};
     content.data = co_await data_in(context, *image, cluster_size);
+    const ImageInfo info = co_await image->node().driver().info();
+    if (options.target_format == "qcow2" && info.qcow2 && info.qcow2->compat != "0.10")
+      content.bitmaps = co_await space_of_bitmaps(static_cast<Qcow2Driver&>(image->node().driver()), cluster_size);
     co_return content;
   };
   co_return co_await in_session<Content>(context.reactor, body);
+}
+
+void print(const Context& context, const qcow2::Measured& measured, std::optional<std::uint64_t> bitmaps) {
+  if (context.json) {
+    Json json = Json::object({{"required", measured.required}, {"fully-allocated", measured.fully_allocated}});
+    if (bitmaps) json.set("bitmaps", *bitmaps);
+    print_json(json);
+    return;
+  }
+  std::string out = fmt::format("required size: {}\nfully allocated size: {}", measured.required, measured.fully_allocated);
+  if (bitmaps) out += fmt::format("\nbitmaps size: {}", *bitmaps);
+  print_line(out);
 }
 
 }  // namespace
@@ -58,14 +88,14 @@ Task<Exit> image_measure(const Context& context, ImageMeasureOptions options) {
   Content content;
   if (options.size) content.size = *options.size;
   else content = co_await content_of(context, options, cluster_size);
+  const std::uint64_t l2_entry = format.qcow2.extended_l2 ? 2 * qcow2::entry_bytes : qcow2::entry_bytes;
   qcow2::Measured measured{content.size, content.size};
-  if (!is_raw && div_up(content.size, cluster_size * (cluster_size / qcow2::entry_bytes)) * qcow2::entry_bytes > qcow2::l1_bytes_max)
+  if (!is_raw && div_up(content.size, cluster_size * (cluster_size / l2_entry)) * qcow2::entry_bytes > qcow2::l1_bytes_max)
     co_await Error(Errc::no_space, "The image size is too large (try using a larger cluster size)");
-  if (!is_raw) measured = qcow2::measure(content.size, content.data, cluster_size, format.qcow2.refcount_bits);
-  if (context.json)
-    print_json(Json::object({{"required", measured.required}, {"fully-allocated", measured.fully_allocated}}));
-  else
-    print_line(fmt::format("required size: {}\nfully allocated size: {}", measured.required, measured.fully_allocated));
+  if (!is_raw) measured = qcow2::measure(content.size, content.data, cluster_size, format.qcow2.refcount_bits, l2_entry);
+  const bool reserved = format.qcow2.preallocation == Qcow2Preallocation::falloc || format.qcow2.preallocation == Qcow2Preallocation::full;
+  if (reserved) measured.required = measured.fully_allocated;
+  print(context, measured, content.bitmaps);
   co_return Exit::ok;
 }
 

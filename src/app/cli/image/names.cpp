@@ -62,12 +62,6 @@ Task<qcow2::Header> header_in(File& file) {
   co_return co_await unwrap(qcow2::parse_header(cluster.bytes(), info.size));
 }
 
-void apply(Json& description, const ImageAccess& access) {
-  description.set("read-only", !access.write);
-  if (access.force_share) description.set("force-share", true);
-  if (access.direct) description.set("cache", Json::object({{"direct", true}}));
-}
-
 Json layer_of(const std::string& format, Json storage) {
   return Json::object({{"driver", format}, {"file", std::move(storage)}});
 }
@@ -76,6 +70,12 @@ Json layer_of(const std::string& format, Json storage) {
 using Identity = std::pair<std::uint64_t, std::uint64_t>;
 
 }  // namespace
+
+void apply(Json& description, const ImageAccess& access) {
+  description.set("read-only", !access.write);
+  if (access.force_share) description.set("force-share", true);
+  if (access.direct) description.set("cache", Json::object({{"direct", true}}));
+}
 
 std::optional<std::string> local_path(const std::string& name) {
   if (is_json(name) || is_nbd(name)) return std::nullopt;
@@ -192,6 +192,7 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
   const Json* driver = description.find("driver");
   const bool is_qcow2 = driver && driver->is_string() && driver->as_string() == "qcow2";
   if (!access.below && is_qcow2) description.set("backing", Json());
+  if (!access.data_file.empty()) description.set("data-file", Json::object({{"driver", "file"}, {"filename", access.data_file}}));
   apply(description, access);
   co_return std::move(description);
 }

@@ -19,10 +19,12 @@ namespace tidemark::cli {
 
 struct ImageName {
   std::string name, format;        // format empty: by name and content, which must agree
+  std::string snapshot = {};       // not empty: as it was then, to be read; as choose_snapshot() takes it
 };
 
 struct ImageAccess {
   bool write = false, force_share = false, direct = false;
+  std::string data_file = {};      // where its external data file is; empty: as the image says
   bool below = true;               // with its backing files; false: what is below reads as zeroes
   bool trust_content = false;      // a name that says otherwise does not matter: nothing but this file is opened
 };
@@ -35,6 +37,9 @@ Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers);
 
 // What opens the image, as JSON that blockdev-add takes.
 Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access);
+
+// Adds how it is opened to such a description.
+void apply(Json& description, const ImageAccess& access);
 
 // The part of it that opens the bytes alone, without a format.
 Task<Json> describe_storage(Reactor& reactor, std::string name);

@@ -31,6 +31,11 @@ void add_force_share(CLI::App* command, bool& to) {
   command->add_flag("--force-share,-U", to, "read although another program may be writing");
 }
 
+void add_snapshot_name(CLI::App* command, const char* names, std::string& to, const char* what = "as it was then: an id, a name, or "
+                                                                                         "snapshot.id=ID,snapshot.name=NAME") {
+  command->add_option(names, to, what)->type_name("SNAPSHOT")->check(not_empty());
+}
+
 void add_backing(CLI::App* command, std::string& name, std::string& format, const char* what) {
   command->add_option("--backing,-b", name, what)->type_name("FILE");
   command->add_option("--backing-format,-F", format, "the format of that file")->check(CLI::IsMember({"raw", "qcow2"}));
@@ -83,6 +88,7 @@ void add_map(CLI::App* group, Options& options) {
   auto length = std::make_shared<std::uint64_t>(0);
   add_image_name(command, chosen->image);
   command->add_option("--start-offset,-s", chosen->start, "where to begin")->transform(size_check());
+  add_snapshot_name(command, "--snapshot", chosen->image.snapshot);
   auto* limited = command->add_option("--max-length,-l", *length, "how far to go")->transform(size_check());
   add_force_share(command, chosen->force_share);
   command->callback([=, &options] {
@@ -98,6 +104,8 @@ void add_compare(CLI::App* group, Options& options) {
   command->add_option("SECOND", chosen->second.name, "another one")->required()->check(not_empty());
   add_format(command, chosen->first.format, "the first one's format (default: by name and content)");
   command->add_option("--second-format,-F", chosen->second.format, "the other's")->check(CLI::IsMember({"raw", "qcow2"}));
+  add_snapshot_name(command, "--snapshot", chosen->first.snapshot, "the first one as it was then: an id or a name");
+  add_snapshot_name(command, "--second-snapshot", chosen->second.snapshot, "the other as it was then");
   command->add_flag("--strict,-s", chosen->strict, "sizes, and what is allocated, have to be alike, too");
   add_force_share(command, chosen->force_share);
   command->footer("Exit codes: 0 they read alike; 1 they do not; 2 that could not be found out; 130 interrupted.");
@@ -115,6 +123,7 @@ void add_convert(CLI::App* group, Options& options) {
   command->add_option("FILE", *files, "images, one disk after the other, and last the target, which is made or replaced")
       ->required()->expected(2, -1)->check(not_empty());
   add_format(command, chosen->source_format, "the sources' format (default: by name and content)");
+  add_snapshot_name(command, "--snapshot,-l", chosen->snapshot);
   add_target_format(command, chosen->target_format);
   add_format_options(command, chosen->format_options);
   add_backing(command, chosen->backing, chosen->backing_format, "an image below the source that the target will stand on, too");
@@ -142,6 +151,7 @@ void add_measure(CLI::App* group, Options& options) {
   auto size = std::make_shared<std::uint64_t>(0);
   command->add_option("FILE", chosen->image.name, "what it will be converted from")->check(not_empty());
   add_format(command, chosen->image.format);
+  add_snapshot_name(command, "--snapshot,-l", chosen->image.snapshot);
   auto* sized = command->add_option("--size", *size, "of an empty disk, instead of FILE")->transform(size_check());
   add_target_format(command, chosen->target_format);
   add_format_options(command, chosen->format_options);
@@ -157,6 +167,8 @@ void add_resize(CLI::App* group, Options& options) {
   auto chosen = std::make_shared<ImageResizeOptions>();
   add_image_name(command, chosen->image);
   command->add_option("SIZE", chosen->size, "the new size, or +SIZE or -SIZE for a change")->required()->check(not_empty());
+  command->add_option("--preallocation", chosen->preallocation, "space for what it grows by (default: off)")
+      ->check(CLI::IsMember({"off", "metadata", "falloc", "full"}));
   command->add_flag("--shrink", chosen->shrink, "what lies behind the new end may be lost");
   runs(command, options, chosen, image_resize);
 }
@@ -179,6 +191,39 @@ void add_commit(CLI::App* group, Options& options) {
   command->add_option("--base,-b", chosen->base, "the image to write to (default: the one right below)")->type_name("FILE");
   command->add_flag("--keep,-d", chosen->keep, "do not empty the image afterwards");
   runs(command, options, chosen, image_commit);
+}
+
+void add_amend(CLI::App* group, Options& options) {
+  auto* command = group->add_subcommand("amend", "change the options of a qcow2 image that exists");
+  auto chosen = std::make_shared<ImageAmendOptions>();
+  add_image_name(command, chosen->image);
+  add_format_options(command, chosen->format_options);
+  command->get_option("--options")->required();
+  runs(command, options, chosen, image_amend);
+}
+
+void add_snapshot_verb(CLI::App* group, Options& options) {
+  using Action = ImageSnapshotOptions::Action;
+  auto* command = group->add_subcommand("snapshot", "the internal snapshots of a qcow2 image");
+  auto chosen = std::make_shared<ImageSnapshotOptions>();
+  add_image_name(command, chosen->image);
+  std::vector<CLI::Option*> actions;
+  auto list = [=] { chosen->action = Action::list; };
+  actions.push_back(command->add_flag_callback("--list,-l", list, "what there are; so it does when nothing else is asked for"));
+  auto action = [&](const char* names, Action which, const char* what) {
+    auto take = [=](const std::string& name) {
+      chosen->action = which;
+      chosen->name = name;
+    };
+    actions.push_back(command->add_option_function<std::string>(names, take, what)->type_name("SNAPSHOT")->check(not_empty()));
+  };
+  action("--create,-c", Action::create, "keep the disk as it is now, under this name");
+  action("--apply,-a", Action::apply, "the disk becomes what it was: an id or a name");
+  action("--delete,-d", Action::remove, "forget one: an id or a name");
+  for (std::size_t i = 0; i < actions.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j) actions[i]->excludes(actions[j]);
+  add_force_share(command, chosen->force_share);
+  runs(command, options, chosen, image_snapshot);
 }
 
 void add_bitmap_verb(CLI::App* group, Options& options) {
@@ -209,6 +254,7 @@ void add_bitmap_verb(CLI::App* group, Options& options) {
 void add_image(CLI::App& app, Options& options) {
   app.get_formatter()->column_width(40);                 // its options have long names
   auto* group = app.add_subcommand("image", "work on disk images that no program has open")->require_subcommand(1);
+  group->add_flag("--progress,-p", options.progress, "a progress bar although standard error is no terminal");
   add_info(group, options);
   add_create(group, options);
   add_check(group, options);
@@ -219,6 +265,8 @@ void add_image(CLI::App& app, Options& options) {
   add_resize(group, options);
   add_rebase(group, options);
   add_commit(group, options);
+  add_amend(group, options);
+  add_snapshot_verb(group, options);
   add_bitmap_verb(group, options);
 }
 

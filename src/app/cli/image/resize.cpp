@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/format_options.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/text.hpp"
+#include "block/node.hpp"
+#include "format/qcow2/preallocate.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -21,9 +24,30 @@ Result<std::uint64_t> new_size(const std::string& word, std::uint64_t now) {
   return align_up(size, sector_size);
 }
 
+// Space for what the disk has grown by.
+Task<> reserve(Edge& image, std::uint64_t from, Qcow2Preallocation how) {
+  BlockDriver& driver = image.node().driver();
+  if (driver.name() == "qcow2") co_return co_await static_cast<Qcow2Driver&>(driver).reserve(from, how);
+  const Range grown{from, image.size() - from};
+  co_await qcow2::reserve(image, grown, how);
+}
+
+Task<> check_preallocation(Edge& image, std::uint64_t after, Qcow2Preallocation how) {
+  if (how == Qcow2Preallocation::off) co_return;
+  if (after < image.size()) co_await Error(Errc::invalid_argument, "Preallocation can't be used for shrinking an image");
+  if (image.node().driver().name() != "qcow2") {
+    if (how == Qcow2Preallocation::metadata) co_await Error(Errc::unsupported, "Unsupported preallocation mode 'metadata'");
+    co_return;
+  }
+  const ImageInfo info = co_await image.node().driver().info();
+  if (!info.backing_filename.empty() && !info.qcow2->extended_l2)
+    co_await Error(Errc::invalid_argument, "Preallocation can't be used for images with a backing file");
+}
+
 }  // namespace
 
 Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
+  const Qcow2Preallocation preallocation = co_await unwrap(parse_preallocation(options.preallocation));
   std::uint64_t before = 0, after = 0;
   KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, local_path(options.image.name).value_or(std::string()));
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
@@ -35,8 +59,11 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
     if (after < before && !options.shrink)
       co_await Error(Errc::invalid_argument,
                      fmt::format("'{}' would lose all data beyond {} bytes; give --shrink if that is wanted", options.image.name, after));
+    co_await check_preallocation(*image, after, preallocation);
     kept.attach(image->node());
     auto resized = co_await image->truncate(after).result();
+    const bool reserves = preallocation != Qcow2Preallocation::off && after > before;
+    if (resized && reserves) resized = co_await reserve(*image, before, preallocation).result();
     kept.collect(image->node());
     co_await unwrap(resized);
     co_await image->flush();

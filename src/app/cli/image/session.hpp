@@ -22,7 +22,8 @@ class Session {
   Task<Edge*> open(ImageName name, ImageAccess access);
   Task<Edge*> open(Json description, bool write);
   // A qcow2 image without anything below it, for what is not a disk's content.
-  Task<Qcow2Driver*> open_qcow2(std::string name, Qcow2OpenOptions options);
+  Task<BlockNode*> open_qcow2_node(std::string name, Qcow2OpenOptions options, bool force_share = false);
+  Task<Qcow2Driver*> open_qcow2(std::string name, Qcow2OpenOptions options, bool force_share = false);
   Task<> close();
 
   // Lets go of one before the others, and closes its nodes.
@@ -33,6 +34,9 @@ class Session {
 
  private:
   Task<BlockNode*> resolve(Json description);
+  Task<Edge*> open_snapshot(ImageName name, ImageAccess access);
+  Task<Edge*> keep(BlockNode& node, bool write);
+  Task<std::unique_ptr<Qcow2Driver>> load_qcow2(std::string name, Qcow2OpenOptions options, ImageAccess access);
 
   Graph graph_;
   std::vector<std::unique_ptr<Edge>> edges_;

@@ -1,0 +1,21 @@
+// Internal snapshots of a qcow2 image, as the verbs show and choose them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/cli/image/session.hpp"
+
+namespace tidemark::cli {
+
+// As QEMU's SnapshotInfo has it.
+Json to_json(const Qcow2Snapshot& snapshot);
+std::string snapshot_table(const std::vector<Qcow2Snapshot>& snapshots);
+
+// Those of an image, which is qcow2.
+Task<std::vector<Qcow2Snapshot>> snapshots_in(Reactor& reactor, ImageName image, bool force_share);
+
+// The id of the one that is meant by an id, a name, or snapshot.id=ID,snapshot.name=NAME.
+Result<std::string> choose_snapshot(const std::vector<Qcow2Snapshot>& snapshots, const std::string& wanted);
+
+}  // namespace tidemark::cli

@@ -1,0 +1,233 @@
+"""tidemark image, ended by a kill, a full disk or another program's lock: what is there reads as before or as asked for."""
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import unittest
+
+from bed import DONE, FAILED, INTERRUPTED, MiB, processes
+from image_bed import ImageBed
+
+
+class Killed(ImageBed):
+    """Each verb that writes, killed again and again at some moment of its run; what holds, holds at each."""
+
+    def setUp(self):
+        super().setUp()
+        self.rng = random.Random(7)
+
+    def killed(self, *words):
+        """Whether it came to its end before."""
+        process = self.lab.start(self.tidemark, "image", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(self.rng.random() * 0.12)
+        process.kill()
+        process.wait(timeout=30)
+        return self.lab.ended(process) == DONE
+
+    def raw_of(self, name, *words):
+        self.qemu_img("convert", "-O", "raw", *words, name, "out.raw")
+        data = (self.path / "out.raw").read_bytes()
+        (self.path / "out.raw").unlink()
+        return data
+
+    def assert_sound(self, name):
+        """Nothing is wrong with it but leaks."""
+        done = self.qemu_img("check", "--output=json", name, ok=None)
+        self.assertIn(done.returncode, (0, 3), done.stdout + done.stderr)
+        self.assertNotIn("corruptions", json.loads(done.stdout))
+        self.assertFalse(self.qemu_info(name)["format-specific"]["data"].get("corrupt"))
+
+    def test_snapshots(self):
+        self.make("a.qcow2", "-o", "cluster_size=4k")
+        now = self.raw_of("a.qcow2")
+        for n in range(12):
+            for words in (["-c", "x"], ["-a", "x"], ["-d", "x"]):
+                self.killed("snapshot", *words, "a.qcow2")
+                self.assert_sound("a.qcow2")
+                self.assertEqual(self.raw_of("a.qcow2") == now, True)
+        self.image("check", "-r", "all", "a.qcow2")
+        self.qemu_check("a.qcow2")
+
+    def test_amend_and_bitmap(self):
+        self.make("a.qcow2", "-o", "cluster_size=4k")
+        now = self.raw_of("a.qcow2")
+        for n in range(10):
+            self.killed("amend", "-o", f"refcount_bits={self.rng.choice([1, 8, 64])}", "a.qcow2")
+            self.killed("bitmap", "--add", "a.qcow2", f"b{n}")
+            self.assert_sound("a.qcow2")
+            self.assertEqual(self.raw_of("a.qcow2") == now, True)
+        self.image("check", "-r", "all", "a.qcow2")
+        self.qemu_check("a.qcow2")
+
+    def test_resize(self):
+        self.make("a.qcow2", "-o", "cluster_size=4k")
+        size, now = 64 * MiB, self.raw_of("a.qcow2")
+        for n in range(10):
+            self.killed("resize", "--preallocation=metadata", "a.qcow2", f"{65 + n}M")
+            self.assert_sound("a.qcow2")
+            data = self.raw_of("a.qcow2")
+            self.assertTrue(data.startswith(now) and not any(data[size:]))
+            self.image("resize", "--shrink", "a.qcow2", "64M")
+
+    def test_commit_and_rebase(self):
+        self.make("base.qcow2", seed=1)
+        self.make("other.qcow2", seed=2)
+        for n in range(8):
+            self.qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+            self.scribble("top.qcow2", seed=n + 3)
+            now = self.raw_of("top.qcow2")
+            for words in (["rebase", "-b", "other.qcow2", "-F", "qcow2"], ["rebase", "-b", "base.qcow2", "-F", "qcow2"], ["commit"]):
+                done = self.killed(*words, "top.qcow2")
+                for name in ("top.qcow2", "base.qcow2", "other.qcow2"):
+                    self.assert_sound(name)
+                self.assertEqual(self.raw_of("top.qcow2") == now, True, (n, words, done))
+            self.image("commit", "top.qcow2")
+            self.assertEqual(self.raw_of("top.qcow2") == now, True)
+
+    def test_new_files(self):
+        """A name appears with what is whole, or not at all; its data file never without."""
+        self.raw("a.raw", size=16 * MiB)
+        for n in range(16):
+            words, name = (((["-O", "qcow2"], "t.qcow2"), (["-O", "raw"], "t.raw"), (["-O", "qcow2", "-c"], "t.qcow2"),
+                            (["-O", "qcow2", "-o", f"data_file=d{n}.raw,data_file_raw=on"], "t.qcow2"))[n % 4])
+            (self.path / name).unlink(missing_ok=True)
+            self.killed("convert", *words, "a.raw", name)
+            if name in self.names():
+                self.assertIn("identical", self.qemu_img("compare", "-F", words[1], "-f", "raw", "a.raw", name).stdout)
+            if f"d{n}.raw" in self.names():
+                self.assertIn("identical", self.qemu_img("compare", "-F", "raw", "-f", "raw", "a.raw", f"d{n}.raw").stdout)
+        for n in range(6):
+            (self.path / "c.qcow2").unlink(missing_ok=True)
+            self.killed("create", "-f", "qcow2", "-o", f"preallocation=full,data_file=e{n}.raw", "c.qcow2", "8M")
+            if "c.qcow2" in self.names():
+                self.qemu_check("c.qcow2")
+
+    def test_ctrl_c(self):
+        self.raw("a.raw", size=64 * MiB)
+        process = self.lab.start(self.tidemark, "image", "convert", "-r", "1M", "-m", "1", "-O", "qcow2", "-o", "data_file=d.raw", "a.raw",
+                                 "t.qcow2", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.until(lambda: (self.path / "d.raw.tidemark-partial").exists() and self.catches(process, signal.SIGINT), "a file under way")
+        process.send_signal(signal.SIGINT)
+        status, _, err = self.end_of(process)
+        self.assertEqual((status, err), (INTERRUPTED, "tidemark: interrupted; nothing was left behind\n"))
+        self.assertEqual(self.names(), ["a.raw"])
+
+
+class FullDisk(ImageBed):
+    def setUp(self):
+        super().setUp()
+        self.small = self.path / "small"
+        self.small.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", self.small], capture_output=True, text=True)
+        if done.returncode != 0:
+            self.skipTest(f"a small volume cannot be mounted here: {done.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", self.small], check=True)
+
+    def left(self):
+        return sorted(os.listdir(self.small))
+
+    def no_space(self, *words):
+        self.assertIn("No space left", self.fails("image", *words))
+
+    def test_new_files_are_gone(self):
+        self.raw("a.raw", size=16 * MiB)
+        for words in (["-O", "raw"], ["-O", "qcow2"], ["-O", "qcow2", "-c"], ["-O", "qcow2", "-o", "data_file=d.raw"],
+                      ["-O", "qcow2", "-o", "preallocation=full"]):
+            self.no_space("convert", *words, "a.raw", "small/t")
+            self.assertEqual(self.left(), [], words)
+        self.no_space("create", "-f", "qcow2", "-o", "preallocation=falloc", "small/t", "16M")
+        self.no_space("create", "-o", "preallocation=full", "small/t", "16M")
+        self.assertEqual(self.left(), [])
+
+    def test_what_is_there_reads_as_before(self):
+        self.make("base.qcow2", size="16M", writes=0)
+        self.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "small/a.qcow2", "16M")
+        self.qemu_io("small/a.qcow2", "write -P 1 0 3M", "write -P 2 8M 300k")
+        self.qemu_img("convert", "-O", "raw", "small/a.qcow2", "before.raw")
+        self.raw("random.raw", size=16 * MiB)
+        for words in (["rebase", "-b", self.path / "random.raw", "-F", "raw"],):
+            self.image("rebase", "-u", "-b", self.path / "random.raw", "-F", "raw", "small/a.qcow2")
+            self.qemu_img("convert", "-O", "raw", "small/a.qcow2", "over.raw")
+            self.no_space("rebase", "-b", "", "small/a.qcow2")
+            self.assertIn("identical", self.qemu_img("compare", "-F", "raw", "small/a.qcow2", "over.raw").stdout)
+            self.image("rebase", "-u", "-b", "", "small/a.qcow2")
+        self.image("check", "-r", "all", "small/a.qcow2")
+        self.no_space("resize", "--preallocation=full", "small/a.qcow2", "32M")
+        self.image("resize", "--shrink", "small/a.qcow2", "16M")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "small/a.qcow2", "-F", "qcow2", "top.qcow2")
+        self.qemu_io("top.qcow2", "write -P 3 0 16M")
+        self.no_space("commit", "top.qcow2")
+        self.assertEqual(set(self.raw_bytes("top.qcow2")), {3})
+        self.assertIn(self.lab.run("qemu-img", "check", "small/a.qcow2", ok=None).returncode, (0, 3))
+
+    def raw_bytes(self, name):
+        self.qemu_img("convert", "-O", "raw", name, "out.raw")
+        return (self.path / "out.raw").read_bytes()
+
+
+class Locks(ImageBed):
+    """Beside a qemu-storage-daemon that has the image open."""
+
+    def qsd(self, name, read_only):
+        flag = "on" if read_only else "off"
+        process = self.lab.start("qemu-storage-daemon", "--blockdev", f"file,node-name=f,filename={name},read-only={flag}",
+                                 "--blockdev", f"qcow2,node-name=q,file=f,read-only={flag}",
+                                 "--nbd-server", f"addr.type=unix,addr.path={self.path}/qsd.sock",
+                                 "--export", f"nbd,id=e,node-name=q,name=q,writable={'off' if read_only else 'on'}")
+        processes.wait_for_socket(self.path / "qsd.sock", process)
+        return process
+
+    def test_one_that_is_written_to(self):
+        self.make("a.qcow2")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
+        self.raw("x.raw")
+        process = self.qsd("a.qcow2", False)
+        reading = (["info"], ["check"], ["map"], ["measure", "-O", "raw"], ["snapshot", "-l"])
+        for words in reading:
+            self.assertIn("lock", self.fails("image", *words, "a.qcow2"), words)
+            self.image(words[0], "-U", *words[1:], "a.qcow2", expect=DONE)
+        self.assertIn("lock", self.fails("image", "convert", "a.qcow2", "out.raw"))
+        self.image("convert", "-U", "a.qcow2", "out.raw")
+        self.assertIn("lock", self.fails("image", "compare", "a.qcow2", "out.raw", expect=2))
+        self.image("compare", "-U", "a.qcow2", "out.raw")
+        for words in (["create", "-f", "qcow2", "a.qcow2", "1M"], ["convert", "-O", "qcow2", "x.raw", "a.qcow2"],
+                      ["convert", "-n", "-O", "qcow2", "x.raw", "a.qcow2"], ["check", "-r", "all", "a.qcow2"], ["resize", "a.qcow2", "+1M"],
+                      ["rebase", "-u", "-b", "", "a.qcow2"], ["commit", "top.qcow2"], ["amend", "-o", "compat=0.10", "a.qcow2"],
+                      ["snapshot", "-c", "x", "a.qcow2"], ["bitmap", "--add", "a.qcow2", "b"]):
+            self.assertIn("lock", self.fails("image", *words), words)
+        process.terminate()
+        self.end_of(process)
+        self.qemu_check("a.qcow2")
+        self.assertEqual([name for name in self.names() if "partial" in name], [])
+
+    def test_one_that_is_read(self):
+        self.make("a.qcow2")
+        process = self.qsd("a.qcow2", True)
+        for words in (["info"], ["check"], ["map"], ["snapshot", "-l"]):
+            self.image(*words, "a.qcow2")
+        for words in (["resize", "a.qcow2", "+1M"], ["snapshot", "-c", "x", "a.qcow2"], ["amend", "-o", "lazy_refcounts=on", "a.qcow2"],
+                      ["check", "-r", "all", "a.qcow2"], ["bitmap", "--add", "a.qcow2", "b"]):
+            self.assertIn("lock", self.fails("image", *words), words)
+        process.terminate()
+        self.end_of(process)
+
+    def test_qemu_finds_ours(self):
+        """A verb under way keeps QEMU from writing, and from reading what is written to."""
+        self.raw("a.raw", size=64 * MiB)
+        self.make("t.qcow2")
+        process = self.lab.start(self.tidemark, "image", "convert", "-r", "1M", "-m", "1", "-n", "-O", "qcow2", "a.raw", "t.qcow2",
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.until(lambda: self.qemu_img("info", "t.qcow2", ok=None).returncode == FAILED, "a lock of ours")
+        self.assertIn("lock", self.qemu_img("info", "t.qcow2", ok=None).stderr)
+        self.qemu_img("info", "-U", "t.qcow2")
+        done = self.lab.run("qemu-io", "-f", "raw", "-c", "write 0 4k", "a.raw", ok=None)
+        self.assertIn("lock", done.stderr + done.stdout)
+        self.qemu_img("info", "a.raw")
+        process.kill()
+        self.end_of(process)
+
+
+if __name__ == "__main__":
+    unittest.main()
