@@ -181,11 +181,11 @@ class Bitmaps(ImageBed):
         self.raw("a.raw", size=64 * MiB)
         process = self.lab.start(self.tidemark, "image", "convert", "-r", "1M", "-m", "1", "-n", "-O", "qcow2", "a.raw", "t.qcow2",
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        autoclear = lambda: (self.path / "t.qcow2").read_bytes()[88:96]
-        self.until(lambda: autoclear() == bytes(8), "an image that is written to")
+        tracked = lambda: (self.path / "t.qcow2").read_bytes()[88] & 0x80
+        self.until(tracked, "an image that is written to")
         process.kill()
         self.end_of(process)
-        self.assertEqual(self.bitmaps("t.qcow2"), {})
+        self.assertIn("in-use", self.bitmaps("t.qcow2")["b"])
 
     def test_verbs_that_write_keep_them(self):
         self.make("base.qcow2", size="8M", writes=0)
