@@ -198,6 +198,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> reload_tables();
 
   Task<> forget_zeroes();
+  Task<> write_zeroes_out(Range range);
   Task<> change_refcount_order(std::uint32_t order);
   Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
   Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);
