@@ -157,10 +157,12 @@ Task<FuzzImage> FuzzBench::content() {
 }
 
 const FuzzImage& good_image(FuzzKind kind) {
-  static std::array<FuzzImage, fuzz_kinds> images;
-  FuzzImage& files = images[static_cast<std::size_t>(kind)];
-  if (files.image.empty()) files = made(kind);
-  return files;
+  static const std::vector<FuzzImage> images = [] {
+    std::vector<FuzzImage> all;
+    for (std::size_t i = 0; i < fuzz_kinds; ++i) all.push_back(made(static_cast<FuzzKind>(i)));
+    return all;
+  }();
+  return images[static_cast<std::size_t>(kind)];
 }
 
 Qcow2Snapshot fuzz_snapshot(std::string name) {

@@ -102,7 +102,22 @@ Task<> Qcow2Driver::forget_zeroes(Progress progress) {
     rest = {extent.range.end(), rest.end() - extent.range.end()};
     if (progress) progress(rest.offset, size());
   }
+  const std::uint64_t end = align_up(size(), header_.geometry.cluster_size());
+  const Range left_over{end, map_.reach() - std::min(map_.reach(), end)};      // of a disk that was longer
+  co_await zero_clusters(left_over, Zeroing::forget);
   co_await flush();
+}
+
+// Of clusters that nothing shows yet.
+Task<> Qcow2Driver::write_zeroes_out(Range range) {
+  constexpr std::uint64_t piece_max = 1 * MiB;
+  AlignedBuffer zeroes(std::min(range.length, std::max(piece_max, header_.geometry.cluster_size())));
+  Buffers(zeroes.bytes()).fill_zero();
+  while (!range.empty()) {
+    const std::uint64_t length = std::min<std::uint64_t>(range.length, zeroes.size());
+    co_await write(range.offset, zeroes.bytes().first(length), WriteFlags::none);
+    range = {range.offset + length, range.length - length};
+  }
 }
 
 Task<> Qcow2Driver::change_refcount_order(std::uint32_t order, Progress progress) {

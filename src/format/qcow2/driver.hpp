@@ -216,6 +216,7 @@ class Qcow2Driver final : public MappedDriver {
 
   using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
   Task<> forget_zeroes(Progress progress);
+  Task<> write_zeroes_out(Range range);
   Task<> change_refcount_order(std::uint32_t order, Progress progress);
   Task<> convert_refcounts(qcow2::NextTables& next, qcow2::Header header);
   Task<std::uint64_t> preallocate(Range range, Qcow2Preallocation how);

@@ -29,14 +29,13 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t first = align_up(old_size, cluster_size), end = align_up(new_size, cluster_size);
   const std::uint64_t shown = backing_ ? std::min(end, align_up(backing_->size(), cluster_size)) : 0;
   const std::uint64_t mapped = std::min(end, map_.reach());
-  if (shown > first && header_.geometry.version < 3)
-    co_await Error(Errc::unsupported, "qcow2: growing over a longer backing file needs version 3");
   if (data_file_) co_await data_file_->truncate(new_size);
   co_await map_.grow_l1(end, committer_);
   co_await zero_to_cluster_end(old_size);
   if (shown > first) {
     const Range appearing{first, shown - first};
-    co_await zero_clusters(appearing, Zeroing::free_clusters);
+    if (header_.geometry.version < 3) co_await write_zeroes_out(appearing);
+    else co_await zero_clusters(appearing, Zeroing::free_clusters);
   }
   const std::uint64_t beyond = std::max(first, shown);
   if (mapped > beyond) {
@@ -50,13 +49,15 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
 Task<> Qcow2Driver::zero_to_cluster_end(std::uint64_t from) {
   const Geometry& g = header_.geometry;
   if (g.cluster_aligned(from)) co_return;
-  const Range tail{from, g.cluster_size() - g.in_cluster(from)};
-  const Extent present = co_await map(tail);
-  const bool below_shows = present.mapping == Mapping::below && backing_ && backing_->size() > from;
-  if (present.mapping != Mapping::data && present.mapping != Mapping::compressed && !below_shows) co_return;
-  AlignedBuffer zeroes(tail.length);
-  Buffers(zeroes.bytes()).fill_zero();
-  co_await write(from, zeroes.bytes(), WriteFlags::none);
+  // Subclusters differ.
+  Range tail{from, g.cluster_size() - g.in_cluster(from)};
+  while (!tail.empty()) {
+    const Extent present = co_await map(tail);
+    const bool below_shows = present.mapping == Mapping::below && backing_ && backing_->size() > tail.offset;
+    if (present.mapping == Mapping::data || present.mapping == Mapping::compressed || below_shows)
+      co_await write_zeroes_out(present.range);
+    tail = {present.range.end(), tail.end() - present.range.end()};
+  }
 }
 
 Task<> Qcow2Driver::shrink(std::uint64_t new_size) {

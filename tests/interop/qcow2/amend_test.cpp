@@ -174,5 +174,28 @@ TEST_F(Amend, SizesInEveryLayout) {
   EXPECT_EQ(failure(driver(open("a.qcow2")).resize(0, off)), "no error");
 }
 
+// Entries behind the end say that they read as zeroes, which version 2 does not know.
+TEST_F(Amend, ToVersion2WhatWasLonger) {
+  Qcow2CreateOptions options;
+  options.size = disk_size;
+  create("a.qcow2", options);
+  Edge& image = open("a.qcow2");
+  const std::vector<std::byte> data(64 * KiB, std::byte{1});
+  write(image, 0, data);
+  write(image, disk_size - data.size(), data);
+  run(image.truncate(disk_size / 2));
+  Qcow2AmendOptions old;
+  old.version = 2;
+  run(driver(image).amend(old));
+  close_all();
+  expect_clean("a.qcow2");
+  Edge& longer = open("a.qcow2");
+  run(longer.truncate(disk_size));
+  EXPECT_TRUE(is_zero(read(longer, data.size(), disk_size - data.size())));
+  write(longer, disk_size - data.size(), data);
+  close_all();
+  expect_clean("a.qcow2");
+}
+
 }  // namespace
 }  // namespace tidemark::test

@@ -86,7 +86,8 @@ class Matrix : public ImageTest {
         test_.write_file("base.raw", content_);
       }
       if (c_[maker] == 0) {
-        test_.qemu_img(fmt::format("create -q -f qcow2 -o {} {} a.qcow2 {}", name_of(c_), c_[below] ? "-b base.raw -F raw" : "", content_.size()));
+        test_.qemu_img(fmt::format("create -q -f qcow2 -o {} {} a.qcow2 {}", name_of(c_), c_[below] ? "-b base.raw -F raw" : "",
+                                   content_.size()));
         return;
       }
       Qcow2CreateOptions options;
@@ -188,6 +189,7 @@ TEST_F(Matrix, EveryCombinationInTurns) {
     Life life(*this, c, ++seed);
     life.run();
     if (HasFailure()) return;
+    if (full && seed % 100 == 0) std::printf("%lu of %zu\n", static_cast<unsigned long>(seed), combinations.size()), std::fflush(stdout);
   }
   std::printf("%zu combinations\n", combinations.size());
 }

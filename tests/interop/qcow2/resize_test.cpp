@@ -105,7 +105,7 @@ TEST_F(Resize, GrowsFromNothing) {
 
 TEST_F(Resize, ALongerBackingFileStaysHidden) {
   write_file("base.raw", std::vector<std::byte>(4 * MiB, std::byte{9}));
-  for (const char* size : {"1M", "1536", "3M"}) {
+  for (const char* size : {"1M", "1536", "3M", "1M -o compat=0.10", "1536 -o compat=0.10"}) {
     qemu_img(std::string("create -q -f qcow2 -b base.raw -F raw a.qcow2 ") + size);
     Edge& image = open("a.qcow2");
     const std::uint64_t before = image.size();
@@ -116,6 +116,21 @@ TEST_F(Resize, ALongerBackingFileStaysHidden) {
     content.resize(8 * MiB);
     expect_content("a.qcow2", content);
   }
+}
+
+// The new end lies in a subcluster of zeroes, behind which others of the cluster hold data.
+TEST_F(Resize, SubclustersBehindTheEndDoNotComeBack) {
+  Qcow2CreateOptions options = sized(MiB, 64 * KiB);
+  options.extended_l2 = true;
+  create("a.qcow2", options);
+  Edge& image = open("a.qcow2");
+  write(image, 0, std::vector<std::byte>(64 * KiB, std::byte{1}));
+  run(image.write_zeroes({2048, 2048}));
+  run(image.truncate(2560));
+  run(image.truncate(MiB));
+  EXPECT_TRUE(is_zero(read(image, 2560, MiB - 2560)));
+  close_all();
+  expect_clean("a.qcow2");
 }
 
 TEST_F(Resize, RefusesWhatCannotBe) {
