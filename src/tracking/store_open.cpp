@@ -143,6 +143,7 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
     bitmap->truncate(node_.size());
     bitmaps.push_back(std::move(bitmap));
   }
+  if (!record.bitmaps.empty()) node_.remember_size(max_disk_size);      // nobody knows how large the disk has been
   for (auto& bitmap : record.bitmaps) bitmaps.push_back(std::move(bitmap));
   record.bitmaps.clear();
   return bitmaps;
