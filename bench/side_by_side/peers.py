@@ -77,5 +77,6 @@ class Peers:
         if name == "qemu-storage-daemon":
             program = name
             file["aio"] = "io_uring"
-        node = {"driver": driver, "node-name": "disk", "file": file}
+        # Of the node, too: files below it that nobody described do as it does.
+        node = {"driver": driver, "node-name": "disk", "cache": {"direct": direct}, "file": file}
         return Server(self.lab, name, lambda nbd, qmp: (program, *daemon_options(node, nbd, qmp)), monitor=True)
