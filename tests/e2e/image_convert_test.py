@@ -41,7 +41,7 @@ class Convert(ImageBed):
         self.make("base.qcow2")
         self.qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
         self.scribble("top.qcow2", seed=4, writes=10)
-        self.image("convert", "-O", "qcow2", "-o", "cluster_size=128k", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2", "out.qcow2")
+        self.image("convert", "-O", "qcow2", "-o", "cluster_size=128k", "-B", "base.qcow2", "-F", "qcow2", "top.qcow2", "out.qcow2")
         self.assertIn("identical", self.qemu_img("compare", "top.qcow2", "out.qcow2").stdout)
         self.assertEqual(self.qemu_info("out.qcow2")["backing-filename"], "base.qcow2")
         self.assertLess((self.path / "out.qcow2").stat().st_blocks, (self.path / "base.qcow2").stat().st_blocks)

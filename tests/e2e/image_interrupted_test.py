@@ -147,12 +147,11 @@ class FullDisk(ImageBed):
         self.qemu_io("small/a.qcow2", "write -P 1 0 3M", "write -P 2 8M 300k")
         self.qemu_img("convert", "-O", "raw", "small/a.qcow2", "before.raw")
         self.raw("random.raw", size=16 * MiB)
-        for words in (["rebase", "-b", self.path / "random.raw", "-F", "raw"],):
-            self.image("rebase", "-u", "-b", self.path / "random.raw", "-F", "raw", "small/a.qcow2")
-            self.qemu_img("convert", "-O", "raw", "small/a.qcow2", "over.raw")
-            self.no_space("rebase", "-b", "", "small/a.qcow2")
-            self.assertIn("identical", self.qemu_img("compare", "-F", "raw", "small/a.qcow2", "over.raw").stdout)
-            self.image("rebase", "-u", "-b", "", "small/a.qcow2")
+        self.image("rebase", "-u", "-b", self.path / "random.raw", "-F", "raw", "small/a.qcow2")
+        self.qemu_img("convert", "-O", "raw", "small/a.qcow2", "over.raw")
+        self.no_space("rebase", "-b", "", "small/a.qcow2")
+        self.assertIn("identical", self.qemu_img("compare", "-F", "raw", "small/a.qcow2", "over.raw").stdout)
+        self.image("rebase", "-u", "-b", "", "small/a.qcow2")
         self.image("check", "-r", "all", "small/a.qcow2")
         self.no_space("resize", "--preallocation=full", "small/a.qcow2", "32M")
         self.image("resize", "--shrink", "small/a.qcow2", "16M")
@@ -161,6 +160,24 @@ class FullDisk(ImageBed):
         self.no_space("commit", "top.qcow2")
         self.assertEqual(set(self.raw_bytes("top.qcow2")), {3})
         self.assertIn(self.lab.run("qemu-img", "check", "small/a.qcow2", ok=None).returncode, (0, 3))
+
+    def test_new_tables_that_do_not_fit(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "small/a.qcow2", "64M")
+        self.qemu_io("small/a.qcow2", *(f"write -P 1 {n * 2}M 64k" for n in range(30)))
+        self.image("bitmap", "--add", "small/a.qcow2", "b")
+        before = self.raw_bytes("small/a.qcow2")
+        with open(self.small / "filler", "wb", buffering=0) as file, self.assertRaises(OSError):
+            while True:
+                file.write(bytes(4096))
+        for words in (["snapshot", "-c", "x"], ["amend", "-o", "refcount_bits=64"]):
+            self.no_space(*words, "small/a.qcow2")
+            self.assertIn(self.qemu_img("check", "small/a.qcow2", ok=None).returncode, (0, 3))
+        self.lab.run(self.tidemark, "image", "bitmap", "--add", "small/a.qcow2", "c", ok=(DONE, FAILED))
+        self.assertIn(self.qemu_img("check", "small/a.qcow2", ok=None).returncode, (0, 3))
+        self.assertTrue(self.raw_bytes("small/a.qcow2") == before)
+        info = self.json("image", "info", "small/a.qcow2")
+        self.assertNotIn("snapshots", info)
+        self.assertEqual(info["format-specific"]["data"]["refcount-bits"], 16)
 
     def raw_bytes(self, name):
         self.qemu_img("convert", "-O", "raw", name, "out.raw")

@@ -15,6 +15,11 @@ class Info(ImageBed):
             ours = self.json("image", "info", name)
             self.assertEqual(ours, theirs, options)
 
+    def test_output_as_qemu_img_s_users_ask_for_it(self):
+        self.make("a.qcow2", writes=0)
+        self.assertEqual(json.loads(self.image("info", "--output=json", "a.qcow2").stdout), self.qemu_info("a.qcow2"))
+        self.assertIn("file format: qcow2", self.image("info", "--output", "human", "a.qcow2").stdout)
+
     def test_chain(self):
         self.make("base.qcow2")
         self.qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "mid.qcow2")

@@ -36,8 +36,8 @@ void add_snapshot_name(CLI::App* command, const char* names, std::string& to, co
   command->add_option(names, to, what)->type_name("SNAPSHOT")->check(not_empty());
 }
 
-void add_backing(CLI::App* command, std::string& name, std::string& format, const char* what) {
-  command->add_option("--backing,-b", name, what)->type_name("FILE");
+void add_backing(CLI::App* command, std::string& name, std::string& format, const char* what, const char* names = "--backing,-b") {
+  command->add_option(names, name, what)->type_name("FILE");
   command->add_option("--backing-format,-F", format, "the format of that file")->check(CLI::IsMember({"raw", "qcow2"}));
 }
 
@@ -126,7 +126,8 @@ void add_convert(CLI::App* group, Options& options) {
   add_snapshot_name(command, "--snapshot,-l", chosen->snapshot);
   add_target_format(command, chosen->target_format);
   add_format_options(command, chosen->format_options);
-  add_backing(command, chosen->backing, chosen->backing_format, "an image below the source that the target will stand on, too");
+  add_backing(command, chosen->backing, chosen->backing_format, "an image below the source that the target will stand on, too",
+              "--backing,-b,-B");
   command->add_flag("--compress,-c", chosen->compress, "compress");
   command->add_flag("--existing,-n", chosen->target_exists, "write into an image that is there, in place");
   command->add_flag("--target-is-zero", chosen->target_is_zero, "the target reads as zeroes already");
@@ -254,6 +255,8 @@ void add_bitmap_verb(CLI::App* group, Options& options) {
 void add_image(CLI::App& app, Options& options) {
   app.get_formatter()->column_width(40);                 // its options have long names
   auto* group = app.add_subcommand("image", "work on disk images that no program has open")->require_subcommand(1);
+  auto output = [&options](const std::string& form) { options.json = form == "json"; };
+  group->add_option_function<std::string>("--output", output, "human, or json: as --json does")->check(CLI::IsMember({"human", "json"}));
   group->add_flag("--progress,-p", options.progress, "a progress bar although standard error is no terminal");
   add_info(group, options);
   add_create(group, options);
