@@ -14,7 +14,10 @@ class Qcow2Driver;
 
 class NodeOpener {
  public:
-  explicit NodeOpener(Graph& graph) : graph_(graph) {}
+  // What becomes of the bitmaps that qcow2 images hold: they are the nodes', or they do not count while an image is written.
+  enum class ImageBitmaps : std::uint8_t { followed, left_alone };
+  explicit NodeOpener(Graph& graph, ImageBitmaps bitmaps = ImageBitmaps::followed) : graph_(graph), image_bitmaps_(bitmaps) {}
+
 
   // As blockdev-add does: the node belongs to the monitor until blockdev-del.
   Task<BlockNode*> add(schema::BlockdevOptions options);
@@ -67,6 +70,7 @@ class NodeOpener {
   Task<bool> looks_like_qcow2(schema::BlockdevOptions described, Inherited own);
 
   Graph& graph_;
+  const ImageBitmaps image_bitmaps_;
 };
 
 }  // namespace tidemark

@@ -24,7 +24,7 @@ Task<BlockNode*> Session::resolve(Json description) {
   schema::BlockdevRef reference;
   reference.value = schema::Box<schema::BlockdevOptions>(
       co_await unwrap(schema::from_json<schema::BlockdevOptions>(description)));
-  NodeOpener opener(graph_);
+  NodeOpener opener(graph_, NodeOpener::ImageBitmaps::left_alone);     // KeptBitmaps keeps them
   co_return co_await opener.resolve(std::move(reference));
 }
 
