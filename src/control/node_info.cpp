@@ -1,7 +1,5 @@
 #include "control/node_info.hpp"
 
-#include <ranges>
-
 #include "block/node.hpp"
 
 namespace tidemark {
@@ -88,7 +86,9 @@ Task<schema::ImageInfo> describe_image(BlockNode& node, bool flat) { return desc
 
 std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps) {
   std::vector<schema::BlockDirtyInfo> all;
-  for (const auto& bitmap : bitmaps.all() | std::views::reverse) {     // the newest first, as QEMU tells them
+  // The newest first, as QEMU tells them.
+  for (auto each = bitmaps.all().rbegin(); each != bitmaps.all().rend(); ++each) {
+    const NodeBitmap* bitmap = each->get();
     schema::BlockDirtyInfo info;
     info.name = bitmap->name();
     info.count = to_int(bitmap->dirty_bytes());

@@ -122,7 +122,7 @@ class Crash : public ::testing::Test {
 
   // With the driver open on the file.
   Work with_image(std::function<Task<>(Qcow2Driver&)> body) {
-    return [this, body](Edge& file) -> Task<> {
+    return [body](Edge& file) -> Task<> {
       auto own = co_await unwrap(Edge::attach(file.node(), Role::file, writing, "an image"));
       Qcow2OpenOptions options;
       options.keeps_content = true;
