@@ -197,7 +197,6 @@ FuzzStart fuzz_start(FuzzInput& input) {
   }
   const auto kind = static_cast<FuzzKind>(choice / 8 % fuzz_kinds);
   start.files = good_image(kind);
-  start.has_bitmaps = kind == FuzzKind::storied;
   for (std::uint64_t changes = choice & changes_max; changes != 0; --changes) {
     Prng random(input.number(8));
     start.changed |= change_image(start.files.image, random);

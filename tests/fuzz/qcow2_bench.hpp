@@ -56,7 +56,7 @@ void fuzz_run(const std::function<Task<>(Reactor&)>& body);
 // first byte is 255, all that is left.  `changed`: it is no longer as it was made.
 struct FuzzStart {
   FuzzImage files;
-  bool changed = false, has_bitmaps = false;
+  bool changed = false;
 };
 FuzzStart fuzz_start(FuzzInput& input);
 
