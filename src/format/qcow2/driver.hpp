@@ -66,16 +66,6 @@ namespace qcow2 {
 class NextTables;
 }
 
-// An internal snapshot, as qemu-img shows it.
-struct Qcow2Snapshot {
-  std::string id, name;
-  std::uint32_t date_seconds = 0, date_nanoseconds = 0;
-  std::uint64_t vm_clock_ns = 0;
-  std::uint64_t vm_state_bytes = 0;
-  std::uint64_t disk_size = 0;
-  std::uint64_t icount = ~std::uint64_t{0};      // none
-};
-
 // What is to change; the rest stays.
 struct Qcow2AmendOptions {
   std::optional<std::uint32_t> version, refcount_bits;
@@ -110,7 +100,7 @@ class Qcow2Driver final : public MappedDriver {
   // applied: the disk's content and size are then the snapshot's.  A crash leaves the image as before or after.
   std::vector<Qcow2Snapshot> snapshots() const;
   Result<std::size_t> find_snapshot(std::string_view id_or_name) const;
-  Task<> create_snapshot(Qcow2Snapshot wanted);          // name, date and clock count; an empty id is chosen
+  Task<> create_snapshot(Qcow2Snapshot wanted);          // no state of a machine is kept; an empty id is chosen
   Task<> apply_snapshot(std::string id_or_name);
   Task<> delete_snapshot(std::string id_or_name);
 
@@ -208,7 +198,6 @@ class Qcow2Driver final : public MappedDriver {
   Task<> read_compressed_from(qcow2::L2Entry entry, std::uint64_t offset, Buffers into);
 
   using SnapshotChange = std::function<Task<>(qcow2::NextTables&, qcow2::Header&, qcow2::SnapshotTable&)>;
-  static void show_in(qcow2::SnapshotEntry& entry, const Qcow2Snapshot& from);
   Result<> check_new_snapshot(const Qcow2Snapshot& wanted) const;
   Task<> change_snapshots(const SnapshotChange& change);
   Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);

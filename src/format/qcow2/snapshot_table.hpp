@@ -9,17 +9,25 @@
 #include "format/qcow2/image_file.hpp"
 #include "task/task.hpp"
 
-namespace tidemark::qcow2 {
+namespace tidemark {
 
-struct SnapshotEntry {
-  HostOffset l1_at;
-  std::uint32_t l1_entries = 0;
+// An internal snapshot, as qemu-img shows it.
+struct Qcow2Snapshot {
   std::string id, name;
   std::uint32_t date_seconds = 0, date_nanoseconds = 0;
   std::uint64_t vm_clock_ns = 0;
   std::uint64_t vm_state_bytes = 0;
   std::uint64_t disk_size = 0;
   std::uint64_t icount = ~std::uint64_t{0};      // none
+};
+
+}  // namespace tidemark
+
+namespace tidemark::qcow2 {
+
+struct SnapshotEntry : Qcow2Snapshot {
+  HostOffset l1_at;
+  std::uint32_t l1_entries = 0;
   std::string more;                              // extra data behind that
   std::uint64_t stored_bytes = 0;                // in the table it was read from
 };

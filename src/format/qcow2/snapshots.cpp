@@ -30,12 +30,7 @@ std::uint64_t tables_in(const Geometry& g, Tree tree) { return tree.l1_entries +
 
 }  // namespace
 
-std::vector<Qcow2Snapshot> Qcow2Driver::snapshots() const {
-  std::vector<Qcow2Snapshot> list;
-  for (const SnapshotEntry& s : snapshots_)
-    list.push_back({s.id, s.name, s.date_seconds, s.date_nanoseconds, s.vm_clock_ns, s.vm_state_bytes, s.disk_size, s.icount});
-  return list;
-}
+std::vector<Qcow2Snapshot> Qcow2Driver::snapshots() const { return {snapshots_.begin(), snapshots_.end()}; }
 
 // An id counts more than a name that looks like one.
 Result<std::size_t> Qcow2Driver::find_snapshot(std::string_view id_or_name) const {
@@ -62,7 +57,8 @@ Task<> Qcow2Driver::create_snapshot(Qcow2Snapshot wanted) {
   if (wanted.id.empty()) wanted.id = std::to_string(last + 1);
   co_await unwrap(check_new_snapshot(wanted));
   SnapshotEntry entry;
-  show_in(entry, wanted);
+  static_cast<Qcow2Snapshot&>(entry) = std::move(wanted);
+  entry.vm_state_bytes = 0;
   entry.disk_size = size();
   const SnapshotChange change = [&entry](NextTables& next, Header& header, SnapshotTable& table) -> Task<> {
     // The snapshot takes the tables as they are.
@@ -74,14 +70,6 @@ Task<> Qcow2Driver::create_snapshot(Qcow2Snapshot wanted) {
     table.push_back(entry);
   };
   co_await change_snapshots(change);
-}
-
-void Qcow2Driver::show_in(SnapshotEntry& entry, const Qcow2Snapshot& from) {
-  entry.id = from.id;
-  entry.name = from.name;
-  entry.date_seconds = from.date_seconds;
-  entry.date_nanoseconds = from.date_nanoseconds;
-  entry.vm_clock_ns = from.vm_clock_ns;
 }
 
 Task<> Qcow2Driver::apply_snapshot(std::string id_or_name) {
