@@ -40,5 +40,6 @@ Task<> BlockDriver::write_compressed(std::uint64_t, Buffers) {
   return not_supported(*this, "compressed writes are");
 }
 Task<> BlockDriver::truncate(std::uint64_t) { return not_supported(*this, "resizing is"); }
+Task<> BlockDriver::write_backing_name(std::string, std::string) { return not_supported(*this, "a backing file is"); }
 
 }  // namespace tidemark

@@ -61,6 +61,12 @@ class BlockDriver {
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
   virtual Task<> truncate(std::uint64_t size);
+
+  // Where the edge to the backing file is, or would be; null where there can be none.  For Graph::set_backing.
+  virtual std::unique_ptr<Edge>* backing_place() noexcept { return nullptr; }
+  // What the image's own header says of its backing file; an empty name: that it has none.  Durable when it returns.
+  virtual Task<> write_backing_name(std::string name, std::string format);
+
   // Requests in flight that wait for a peer, which may never answer, end soon, with Errc::cancelled.
   virtual Task<> cancel_in_flight() { co_return; }
   virtual Task<ImageInfo> info() = 0;

@@ -182,27 +182,50 @@ Task<Graph::DrainGuard> Graph::drain_within(BlockNode& node, Duration limit) {
   co_return co_await unwrap(std::move(drained));
 }
 
-Result<> Graph::insert_filter(BlockNode& node, BlockNode& filter) {
+void Graph::refresh_limits(BlockNode& node) {
+  node.limits_ = node.driver_->limits();
+  for (const Edge* user : node.parents_)
+    if (user->parent_) refresh_limits(*user->parent_);
+}
+
+Result<> Graph::replace(BlockNode& from, BlockNode& to) {
   PermissionUpdate update;
-  const std::vector<Edge*> users = node.parents_;
+  const std::vector<Edge*> users = from.parents_;
   for (Edge* user : users)
-    // Not the filter's own edge, nor one of a node below the filter: that would close a loop.
-    if (!user->parent_ || !reaches(filter, *user->parent_)) update.move(*user, &filter);
-  if (auto ok = update.refresh(node); !ok) return ok;
-  if (auto ok = update.refresh(filter); !ok) return ok;
+    if (!user->parent_ || !reaches(to, *user->parent_)) update.move(*user, &to);   // else that would close a loop
+  if (auto ok = update.refresh(from); !ok) return ok;
+  if (auto ok = update.refresh(to); !ok) return ok;
   update.commit();
+  refresh_limits(to);
   shape_changed();
   return {};
 }
 
-Result<> Graph::remove_filter(BlockNode& filter) {
-  BlockNode& node = filter.child(Role::filtered)->node();
+Result<> Graph::set_backing(BlockNode& overlay, BlockNode* backing) {
+  std::unique_ptr<Edge>* const place = overlay.driver_->backing_place();
+  if (!place)
+    return Error(Errc::unsupported, "Driver '" + std::string(overlay.driver_->name()) + "' of node '" + overlay.name() +
+                                        "' does not support backing files");
+  if (backing && reaches(*backing, overlay))
+    return Error(Errc::invalid_argument, "Making '" + backing->name() + "' a backing child of '" + overlay.name() +
+                                             "' would create a cycle");
+  const Permissions nothing{0, Permissions::all};
+  std::unique_ptr<Edge> edge;
+  if (backing) {
+    auto attached = Edge::attach(*backing, Role::backing, nothing, {});
+    if (!attached) return attached.error();
+    edge = std::move(*attached);
+    edge->parent_ = &overlay;
+  }
+  std::swap(*place, edge);                               // the old one's users are fewer from here on, if all is well
   PermissionUpdate update;
-  const std::vector<Edge*> users = filter.parents_;
-  for (Edge* user : users) update.move(*user, &node);
-  if (auto ok = update.refresh(filter); !ok) return ok;
-  if (auto ok = update.refresh(node); !ok) return ok;
+  if (auto ok = update.refresh(overlay); !ok) {
+    std::swap(*place, edge);
+    return ok;
+  }
   update.commit();
+  edge.reset();
+  refresh_limits(overlay);
   shape_changed();
   return {};
 }

@@ -84,10 +84,12 @@ class Graph {
   Task<> cancel_in_flight(BlockNode& node);
   Task<> cancel_all_in_flight();
 
-  // Makes `filter` (whose Role::filtered child is `node`) the child of all other users of `node`.
-  // Both are drained by the caller.  Undone by remove_filter.
-  Result<> insert_filter(BlockNode& node, BlockNode& filter);
-  Result<> remove_filter(BlockNode& filter);
+  // Makes `to` what all users of `from` use instead, but for those that `to` stands on: a filter or an overlay goes
+  // in between so, and out again by the reverse.  Both are drained by the caller.  On error nothing has changed.
+  Result<> replace(BlockNode& from, BlockNode& to);
+  // What the overlay stands on from here on; null: nothing.  The file's header keeps its name, see
+  // BlockDriver::write_backing_name.  All of them are drained by the caller.  On error nothing has changed.
+  Result<> set_backing(BlockNode& overlay, BlockNode* backing);
 
   // To another graph, in the graph's own thread each: out of this one, with all that is connected to the
   // node, once nothing is in flight there; then into the other.  Errc::busy when anybody but nodes uses
@@ -105,6 +107,7 @@ class Graph {
       : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced
+  static void refresh_limits(BlockNode& node);      // and of what stands on it
   Task<> close_node(BlockNode& node);
 
   Reactor& reactor_;

@@ -153,14 +153,14 @@ TEST_F(GraphTest, AFilterTakesOverAllUsers) {
   add_parent("overlay", {{&node("file"), Role::file}, {&node("disk"), Role::backing}});
   Edge& guest = attach(node("disk"), {P::consistent_read, P::all});
   add_parent("filter", {{&node("disk"), Role::filtered}}, true);
-  ASSERT_TRUE(graph.insert_filter(node("disk"), node("filter")).ok());
+  ASSERT_TRUE(graph.replace(node("disk"), node("filter")).ok());
   EXPECT_EQ(&guest.node(), &node("filter"));
   EXPECT_EQ(node("overlay").backing(), &node("filter"));
   ASSERT_EQ(node("disk").parents().size(), 1u);
   EXPECT_EQ(node("disk").parents()[0]->parent(), &node("filter"));
   EXPECT_EQ(&skip_filters(node("filter")), &node("disk"));
 
-  ASSERT_TRUE(graph.remove_filter(node("filter")).ok());
+  ASSERT_TRUE(graph.replace(node("filter"), node("filter").child(Role::filtered)->node()).ok());
   EXPECT_EQ(&guest.node(), &node("disk"));
   EXPECT_EQ(node("overlay").backing(), &node("disk"));
   EXPECT_TRUE(node("filter").parents().empty());
@@ -174,10 +174,37 @@ TEST_F(GraphTest, AFilterDoesNotLoop) {
   add_parent("target", {{&node("file"), Role::file}, {&node("disk"), Role::backing}});
   add_parent("cbw", {{&node("disk"), Role::filtered}, {&node("target"), Role::target}}, true);
   Edge& guest = attach(node("disk"), {P::consistent_read, P::all});
-  ASSERT_TRUE(graph.insert_filter(node("disk"), node("cbw")).ok());
+  ASSERT_TRUE(graph.replace(node("disk"), node("cbw")).ok());
   EXPECT_EQ(&guest.node(), &node("cbw"));
   EXPECT_EQ(node("target").backing(), &node("disk"));
-  ASSERT_TRUE(graph.remove_filter(node("cbw")).ok());
+  ASSERT_TRUE(graph.replace(node("cbw"), node("cbw").child(Role::filtered)->node()).ok());
+}
+
+TEST_F(GraphTest, AnOverlayGetsAnotherBackingNodeOrNone) {
+  add_disk("old");
+  add_disk("new");
+  TestParent& overlay = add_parent("overlay", {{&node("old"), Role::backing}});
+  EXPECT_EQ(graph.set_backing(node("old"), &node("new")).error().code(), Errc::unsupported);
+  overlay.overlay = true;
+  attach(node("overlay"), {P::consistent_read, P::all});
+  ASSERT_TRUE(graph.set_backing(node("overlay"), &node("new")).ok());
+  EXPECT_EQ(node("overlay").backing(), &node("new"));
+  EXPECT_EQ(node("new").parents().at(0)->parent(), &node("overlay"));
+  EXPECT_TRUE(node("old").parents().empty());
+
+  // A user who lets nobody read it: all is as it was.
+  Edge& alone = attach(node("old"), {P::none, P::none});
+  EXPECT_EQ(graph.set_backing(node("overlay"), &node("old")).error().code(), Errc::busy);
+  EXPECT_EQ(node("overlay").backing(), &node("new"));
+  EXPECT_EQ(node("old").parents(), std::vector<Edge*>{&alone});
+
+  add_parent("top", {{&node("overlay"), Role::backing}});
+  const Error loop = graph.set_backing(node("overlay"), &node("top")).error();
+  EXPECT_EQ(loop.message(), "Making 'top' a backing child of 'overlay' would create a cycle");
+
+  ASSERT_TRUE(graph.set_backing(node("overlay"), nullptr).ok());
+  EXPECT_EQ(node("overlay").backing(), nullptr);
+  EXPECT_TRUE(node("new").parents().empty());
 }
 
 TEST_F(GraphTest, DrainWaitsForRequestsInFlight) {
@@ -271,7 +298,7 @@ TEST_F(GraphTest, AFilterInsertedUnderDrainGetsTheRequestsThatWaited) {
   run(drain_into(node("disk"), drained));
   Background read = start_read(edge);
   TestParent& filter = add_parent("filter", {{&node("disk"), Role::filtered}}, true);
-  ASSERT_TRUE(graph.insert_filter(node("disk"), node("filter")).ok());
+  ASSERT_TRUE(graph.replace(node("disk"), node("filter")).ok());
   settle();
   EXPECT_FALSE(read.done());
   drained.reset();
@@ -279,7 +306,7 @@ TEST_F(GraphTest, AFilterInsertedUnderDrainGetsTheRequestsThatWaited) {
   EXPECT_EQ(disk.count(Call::read), 1u);
   EXPECT_EQ(node("filter").stats().read.operations, 1u);
   EXPECT_TRUE(filter.is_filter());
-  ASSERT_TRUE(graph.remove_filter(node("filter")).ok());
+  ASSERT_TRUE(graph.replace(node("filter"), node("filter").child(Role::filtered)->node()).ok());
 }
 
 // A filter that is taken out and closed while requests wait that came through it.
@@ -289,7 +316,7 @@ TEST_F(GraphTest, AFilterRemovedUnderDrainLeavesItsWaitersAlive) {
   Edge& edge = attach(node("filter"), {P::consistent_read, P::all});
   run(drain_into(node("disk"), drained));
   Background read = start_read(edge);
-  ASSERT_TRUE(graph.remove_filter(node("filter")).ok());
+  ASSERT_TRUE(graph.replace(node("filter"), node("filter").child(Role::filtered)->node()).ok());
   run(graph.remove(node("filter")));
   EXPECT_FALSE(read.done());
   drained.reset();

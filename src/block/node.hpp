@@ -77,9 +77,6 @@ class BlockNode final {
   std::uint64_t in_flight() const noexcept { return in_flight_; }
   bool quiesced() const noexcept { return quiesced_; }
 
-  // Re-reads driver().limits(); after a driver changed its children.
-  void refresh_limits() noexcept { limits_ = driver_->limits(); }
-
  private:
   friend class Edge;
   friend class Graph;

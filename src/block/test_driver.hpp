@@ -139,9 +139,11 @@ class TestParent : public TestDriver {
   bool is_filter() const noexcept override { return filter; }
   std::vector<Edge*> edges() const override {
     std::vector<Edge*> all;
-    for (auto& edge : children) all.push_back(edge.get());
+    for (auto& edge : children)
+      if (edge) all.push_back(edge.get());
     return all;
   }
+  std::unique_ptr<Edge>* backing_place() noexcept override { return overlay ? &children.at(0) : nullptr; }
   Task<> read(std::uint64_t offset, Buffers into) override {
     return children.at(0)->read(offset, into);
   }
@@ -158,6 +160,7 @@ class TestParent : public TestDriver {
   }
 
   bool filter = false;
+  bool overlay = false;             // its first child is, or would be, what it stands on
   std::vector<std::unique_ptr<Edge>> children;
   std::function<Extent(Range)> mapping;
 

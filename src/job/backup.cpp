@@ -75,7 +75,7 @@ Task<> BackupJob::attach() {
   cancellation_->job = this;
   warning_ = opened.warning();
   co_await unwrap(check_chunk());
-  co_await unwrap(graph.insert_filter(source, *filter_node_));
+  co_await unwrap(graph.replace(source, *filter_node_));
   auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all},
                            "block job '" + options_.job.id + "'");
   if (!edge) co_await edge.error();
@@ -286,7 +286,7 @@ Task<> BackupJob::clean() {
   if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
   {
     const auto drained = co_await graph.drain(filter);
-    const Result<> removed = graph.remove_filter(filter);
+    const Result<> removed = graph.replace(filter, filter.child(Role::filtered)->node());
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   co_await graph.remove(filter);

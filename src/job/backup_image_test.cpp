@@ -314,7 +314,7 @@ TEST_F(BackupImageTest, Fleecing) {
       options.target = &fleece;
       BlockNode& filter = disks->add("cbw", disks->run(open_copy_before_write(options)));
       const auto drained = disks->run(disks->graph.drain(source));
-      ASSERT_TRUE(disks->graph.insert_filter(source, filter).ok());
+      ASSERT_TRUE(disks->graph.replace(source, filter).ok());
     }
     Guest guest(*disks, guest_edge, wanted);
     run([&]() -> Task<> {

@@ -83,6 +83,13 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
   if (options.size && *options.size != size()) co_await truncate(*options.size);
 }
 
+Task<> Qcow2Driver::write_backing_name(std::string name, std::string format) {
+  Qcow2AmendOptions options;
+  options.backing_file = std::move(name);
+  options.backing_format = std::move(format);
+  co_await amend(std::move(options));
+}
+
 // Version 2 cannot say that a cluster reads as zeroes: it is written so, or left out where nothing shows from below.
 Task<> Qcow2Driver::forget_zeroes(Progress progress) {
   constexpr std::uint64_t piece_max = 1 * MiB;

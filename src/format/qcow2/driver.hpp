@@ -90,7 +90,8 @@ class Qcow2Driver final : public MappedDriver {
   // As the image names it; empty: it has none.
   const std::string& backing_file() const noexcept { return header_.backing_name; }
   const std::string& backing_format() const noexcept { return header_.backing_format; }
-  void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }
+  void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
+  std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
   // The guest's data is in a file of its own, which must be set before the image is used.
   bool needs_data_file() const noexcept { return header_.geometry.external_data; }
   const std::string& data_file() const noexcept { return header_.data_file; }      // as the image names it, or empty
@@ -105,6 +106,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> delete_snapshot(std::string id_or_name);
 
   // Changes what the options say; the node is drained by the caller.  Names are only written down.
+  Task<> write_backing_name(std::string name, std::string format) override;
   Task<> amend(Qcow2AmendOptions options);
   // truncate(), with space for what the disk grows by.
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
