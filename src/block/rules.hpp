@@ -26,6 +26,8 @@ enum class Rule : std::uint8_t {
   // format/qcow2
   data_before_tables,        // a table points at data that is there
   refcounts_before_tables,   // ... and that is counted
+  tables_before_header,      // the header points at tables that are there
+  mark_before_tables,        // an image whose refcounts are not kept says so before that shows
   // filter, job
   preserve_before_write,     // what a guest overwrites is copied to the point first
   flush_target,              // a backup succeeds when its target is durable

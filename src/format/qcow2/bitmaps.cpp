@@ -159,7 +159,6 @@ Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
   if (!entries.empty()) at = co_await write_clusters(directory);
   image_.wrote(Stage::data);
   co_await committer_.flush();
-  co_await image_.flush();
   co_await point_at_directory(at, directory.size(), entries.size());
   for (const BitmapEntry& entry : old) {
     auto same = [&](const BitmapEntry& now) { return now.table_at == entry.table_at; };

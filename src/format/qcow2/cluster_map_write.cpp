@@ -73,13 +73,11 @@ Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {
   refcounts_.free_later(old);
 }
 
-// The round makes durable what the entries point at and that the new clusters are in use; the
-// table is durable before the header points at it.
+// The round makes durable what the entries point at and that the new clusters are in use.
 Task<> ClusterMap::write_longer_l1(HostOffset at, const std::vector<std::uint64_t>& entries,
                                    Committer& committer) {
   co_await committer.flush();
   co_await l1_.write_copy(at, entries);
-  co_await file_.flush();
   co_await header_.set_l1_table(at, static_cast<std::uint32_t>(entries.size()));
 }
 

@@ -65,7 +65,9 @@ TableSource* Committer::source(Stage stage) noexcept {
     case Stage::l2_tables: return &sources_.l2_tables;
     case Stage::l1_table: return &sources_.l1_table;
     case Stage::data:
-    case Stage::frees: break;
+    case Stage::frees:
+    case Stage::dirty_mark:
+    case Stage::header: break;
   }
   return nullptr;
 }

@@ -72,7 +72,7 @@ Task<> Qcow2Driver::mark_corrupt() {
 Task<> Qcow2Driver::before_change() {
   clean_caches();
   const bool can_be_dirty = header_.geometry.version >= 3;         // it may have been amended
-  if (lazy_ && can_be_dirty && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
+  if (lazy_ && can_be_dirty && marks_first_ && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
   if (map_.l2().pressed() || refcounts_.blocks().pressed()) {
     co_await committer_.write_back();
     co_await refcounts_.apply_frees();
@@ -104,7 +104,6 @@ Task<> Qcow2Driver::close() {
 
 // The refcounts have caught up: the image is clean once they are durable.
 Task<> Qcow2Driver::end_lazily() {
-  if (!header_.has(Incompatible::dirty)) co_return;
   committer_.postpone(0);
   co_await committer_.flush();
   co_await header_writer_.set(Incompatible::dirty, false);

@@ -228,6 +228,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::SnapshotTable snapshots_;
   const bool read_only_, keeps_content_, bitmaps_follow_;
   const bool keeps_discarded_;
+  const bool marks_first_;              // but in tests
   const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
   const qcow2::DiscardCauses pass_discards_;
   const Duration cache_clean_interval_;

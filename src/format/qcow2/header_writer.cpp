@@ -37,6 +37,10 @@ Task<> HeaderWriter::flush() {
   unsettled_ = false;
 }
 
+Task<> HeaderWriter::sync_first() {
+  if (syncs_first_) co_await file_.flush();
+}
+
 Task<> HeaderWriter::settle() {
   const auto turn = co_await one_.lock();
   if (unsettled_) co_await flush();
@@ -61,6 +65,7 @@ Task<> HeaderWriter::write_u64(std::uint64_t at, std::uint64_t value) {
 
 // The two fields of a table are adjacent: one write changes both.
 Task<> HeaderWriter::set_refcount_table(HostOffset at, std::uint32_t clusters) {
+  co_await sync_first();
   std::byte bytes[12];
   store_be(bytes, at.value);
   store_be(bytes + 8, clusters);
@@ -70,6 +75,7 @@ Task<> HeaderWriter::set_refcount_table(HostOffset at, std::uint32_t clusters) {
 }
 
 Task<> HeaderWriter::set_l1_table(HostOffset at, std::uint32_t entries) {
+  co_await sync_first();
   std::byte bytes[12];
   store_be(bytes, entries);
   store_be(bytes + 4, at.value);
@@ -79,6 +85,7 @@ Task<> HeaderWriter::set_l1_table(HostOffset at, std::uint32_t entries) {
 }
 
 Task<> HeaderWriter::set_tables(Header next) {
+  co_await sync_first();
   std::byte bytes[field_bytes_max];
   const auto put = [&bytes](std::uint64_t at, auto value) { store_be(bytes + (at - HeaderField::size), value); };
   put(HeaderField::size, next.size);
@@ -135,6 +142,7 @@ Task<> HeaderWriter::write_features(std::uint64_t at, std::uint64_t& present, st
 }
 
 Task<> HeaderWriter::set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps) {
+  co_await sync_first();
   const auto turn = co_await one_.lock();
   Header next = header_;
   next.has_bitmaps = bitmaps != 0;

@@ -10,11 +10,12 @@ namespace tidemark::qcow2 {
 
 class HeaderWriter {
  public:
-  HeaderWriter(Executor& executor, ImageFile& file, Header& header)
-      : file_(file), header_(header), one_(executor) {}
+  HeaderWriter(Executor& executor, ImageFile& file, Header& header, const WriteOrder& order)
+      : file_(file), header_(header), one_(executor), syncs_first_(order.must_precede(Stage::l1_table, Stage::header)) {}
 
   // Each writes and syncs, and changes the header in memory when that succeeded.  Else the file says what
   // it said before, durably once a sync succeeds; if it cannot be made to, the image is refused further writes.
+  // What it points at from then on has been written before the call, and is durable before the header is written.
   Task<> set_refcount_table(HostOffset at, std::uint32_t clusters);
   Task<> set_l1_table(HostOffset at, std::uint32_t entries);
   Task<> set_size(std::uint64_t size);
@@ -38,6 +39,7 @@ class HeaderWriter {
   Task<> write_durably(HostOffset at, MutableBytes bytes);
   Task<> write(std::uint64_t at, MutableBytes bytes);
   Task<> flush();
+  Task<> sync_first();
   Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
   Task<> write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next);
@@ -46,6 +48,7 @@ class HeaderWriter {
   ImageFile& file_;
   Header& header_;
   Mutex one_;
+  const bool syncs_first_;
   bool unsettled_ = false;                       // what the file says of late may not be durable
 };
 

@@ -242,7 +242,6 @@ Task<> NextTables::commit(Header next) {
   co_await write_out();
   const std::vector<std::uint64_t> table = next_.table().entries();
   co_await next_.table().write_copy(next_.table().at(), table);
-  co_await file_.flush();
   next.refcount_table_at = next_.table().at();
   next.refcount_table_clusters = static_cast<std::uint32_t>(file_.geometry().clusters_for(table.size() * entry_bytes));
   co_await header_writer_.set_tables(next);

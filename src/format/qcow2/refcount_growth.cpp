@@ -82,7 +82,6 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   for (std::uint64_t i = 0; i < blocks; ++i) larger[old_entries + i] = g.offset_of({used.first.index + i}).value;
   co_await file_.flush();
   co_await table_.write_copy(table_at, larger);
-  co_await file_.flush();
   co_await header_.set_refcount_table(table_at, static_cast<std::uint32_t>(table_clusters));
   file_.add_metadata(used, Metadata::refcount_table);
   table_.replace(table_at, std::move(larger));

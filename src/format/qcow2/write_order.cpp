@@ -14,6 +14,8 @@ constexpr Declared standard_rules[] = {
     {Stage::refcount_blocks, Stage::refcount_table},
     {Stage::refcount_table, Stage::l2_tables}, {Stage::refcount_table, Stage::l1_table},
     {Stage::l2_tables, Stage::frees},          {Stage::l1_table, Stage::frees},
+    {Stage::l2_tables, Stage::header},         {Stage::l1_table, Stage::header},
+    {Stage::dirty_mark, Stage::l2_tables},     {Stage::dirty_mark, Stage::l1_table},
 };
 // The sync after the refcounts would be the data's too, so they are not ordered either.
 constexpr Declared tables_before_data[] = {
@@ -35,6 +37,8 @@ WriteOrder WriteOrder::standard_but(Rule broken) {
   if (broken == Rule::refcounts_before_tables) rules = tables_before_refcounts;
   WriteOrder order;
   for (const Declared& rule : rules) {
+    if (broken == Rule::tables_before_header && rule.then == Stage::header) continue;
+    if (broken == Rule::mark_before_tables && rule.first == Stage::dirty_mark) continue;
     const bool acyclic = order.declare(rule.first, rule.then).ok();
     TM_ASSERT(acyclic);
   }

@@ -6,8 +6,11 @@
 //   data, refcount blocks, refcount table  before  L2 tables and the L1 table
 //   refcount blocks                        before  the refcount table that points at them
 //   L2 tables and the L1 table             before  what they no longer use is freed
+//   all of these                           before  a header that points at them
+//   the mark that refcounts are not kept   before  L2 tables and the L1 table, of an image with lazy refcounts
 //
-// Committer writes stages in sequence() and syncs the file between two that must_precede() says.
+// Committer writes stages in sequence() and syncs the file between two that must_precede() says; HeaderWriter syncs
+// before it writes; the mark is the driver's.
 #pragma once
 
 #include <array>
@@ -25,8 +28,10 @@ enum class Stage : std::uint8_t {
   l2_tables,
   l1_table,
   frees,
+  dirty_mark,          // in the header: refcounts are not kept from here on
+  header,              // what points at tables and directories
 };
-inline constexpr std::size_t stage_count = 6;
+inline constexpr std::size_t stage_count = 8;
 
 using StageSet = std::uint8_t;
 constexpr StageSet bit(Stage s) noexcept {
