@@ -142,7 +142,15 @@ bool Graph::reaches(const BlockNode& from, const BlockNode& to) const noexcept {
   return false;
 }
 
+void Graph::look_for_layers() noexcept {
+  ++chain_epoch_;
+  for (auto& node : nodes_) node->stood_on_ = false;
+  for (auto& node : nodes_)
+    for (BlockNode* layer = node->driver_ ? node->backing() : nullptr; layer; layer = layer->filtered()) layer->stood_on_ = true;
+}
+
 void Graph::shape_changed() noexcept {
+  look_for_layers();
   for (auto& node : nodes_) {
     node->quiesced_ = std::any_of(drained_.begin(), drained_.end(),
                                   [&](const BlockNode* target) { return reaches(*node, *target); });

@@ -45,6 +45,9 @@ class Graph {
   const Workings& workings() const noexcept { return workings_; }
   bool keeps(Rule rule) const noexcept { return workings_.broken != rule; }
 
+  // Another one when a layer of a backing chain, of any in this graph, may decide more than before; see ChainMemo.
+  std::uint64_t chain_epoch() const noexcept { return chain_epoch_; }
+
   BlockNode* find(std::string_view name) noexcept;
   // Errors as QEMU's: the message of bdrv_lookup_bs.
   Result<BlockNode*> lookup(std::string_view name);
@@ -106,7 +109,8 @@ class Graph {
   Graph(Reactor& reactor, std::shared_ptr<std::atomic<std::uint64_t>> next_generated)
       : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
-  void shape_changed() noexcept;                    // recomputes who is quiesced
+  void shape_changed() noexcept;                    // recomputes who is quiesced, and who is stood on
+  void look_for_layers() noexcept;
   static void refresh_limits(BlockNode& node);      // and of what stands on it
   Task<> close_node(BlockNode& node);
 
@@ -117,6 +121,7 @@ class Graph {
   Event idle_;                                      // a node has become idle
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
+  std::uint64_t chain_epoch_ = 1;
   TrackingListener tracking_listener_;
   Workings workings_;
 };

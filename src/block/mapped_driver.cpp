@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <typeinfo>
 
-#include "block/node.hpp"
+#include "block/graph.hpp"
 #include "block/status.hpp"
 #include "task/group.hpp"
 
@@ -53,26 +53,45 @@ Task<> MappedDriver::read_extent(Extent extent, Buffers into) {
   else into.fill_zero();
 }
 
-// What is below may be shorter: it reads as zeroes from its end on.  Layers that leave it all to their own backing file,
-// and know so from memory, are passed by: a long chain costs a look at each.  The last one passed owns the edge that is
-// read through, and stays while that is under way.
+// Layers that leave all of it to their own backing file, and know so from memory, are passed by: a long chain costs a
+// look at each.
+ChainMemo::Place MappedDriver::pass_layers(ChainMemo::Place place, Range wanted, unsigned* passed) const noexcept {
+  for (;;) {
+    BlockDriver& driver = place.edge->node().driver();
+    if (typeid(driver) != typeid(*this)) return place;
+    auto& layer = static_cast<MappedDriver&>(driver);
+    if (!layer.below() || !fits(wanted.offset, wanted.length, layer.size())) return place;
+    const auto known = layer.map_now(wanted);
+    if (!known || known->mapping != Mapping::below || known->range.length != wanted.length) return place;
+    place = {layer.below(), &place.edge->node()};
+    if (passed) ++*passed;
+  }
+}
+
+// From where `wanted` is read: what a piece of the disk has passed by is remembered.
+ChainMemo::Place MappedDriver::layer_of(Range wanted) {
+  constexpr unsigned worth_it = 4;                // layers
+  const std::uint64_t piece = wanted.offset / ChainMemo::piece_bytes;
+  const Range all{piece * ChainMemo::piece_bytes, ChainMemo::piece_bytes};
+  ChainMemo::Place place{below(), nullptr};
+  if (wanted.end() <= all.end()) {
+    const std::uint64_t epoch = below()->node().graph().chain_epoch();
+    if (const ChainMemo::Place known = memo_.find(piece, epoch); known.edge) return pass_layers(known, wanted);
+    unsigned passed = 0;
+    place = pass_layers(place, all, &passed);
+    if (passed >= worth_it) memo_.remember(piece, epoch, place);
+  }
+  return pass_layers(place, wanted);
+}
+
+// What is below may be shorter: it reads as zeroes from its end on.  The last layer passed owns the edge that is read
+// through, and stays while that is under way.
 Task<> MappedDriver::read_below(std::uint64_t offset, Buffers into) {
   const Range wanted{offset, into.size()};
-  Edge* edge = below();
-  BlockNode* owner = nullptr;
-  for (;;) {
-    BlockDriver& driver = edge->node().driver();
-    if (typeid(driver) != typeid(*this)) break;
-    auto& layer = static_cast<MappedDriver&>(driver);
-    if (!layer.below() || !fits(wanted.offset, wanted.length, layer.size())) break;
-    const auto known = layer.map_now(wanted);
-    if (!known || known->mapping != Mapping::below || known->range.length != wanted.length) break;
-    owner = &edge->node();
-    edge = layer.below();
-  }
-  const auto stays = owner ? std::optional<InFlight>(std::in_place, *owner) : std::nullopt;
-  const Range there = wanted.intersect({0, edge->size()});
-  if (!there.empty()) co_await edge->read(offset, into.first(there.length));
+  const ChainMemo::Place place = layer_of(wanted);
+  const auto stays = place.owner ? std::optional<InFlight>(std::in_place, *place.owner) : std::nullopt;
+  const Range there = wanted.intersect({0, place.edge->size()});
+  if (!there.empty()) co_await place.edge->read(offset, into.first(there.length));
   into.from(there.length).fill_zero();
 }
 

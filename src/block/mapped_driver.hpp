@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 
+#include "block/chain_memo.hpp"
 #include "block/driver.hpp"
 #include "block/mapped_pins.hpp"
 #include "io/aligned.hpp"
@@ -46,6 +47,7 @@ class MappedDriver : public BlockDriver {
   Task<Extent> map(Range wanted) final;
   Task<> read(std::uint64_t offset, Buffers into) final;
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) final;
+  void arrive() noexcept final { memo_.forget(); }
 
  protected:
   explicit MappedDriver(Reactor& reactor) noexcept : BlockDriver(reactor) {}
@@ -76,6 +78,8 @@ class MappedDriver : public BlockDriver {
   struct Pieces;
   Task<> read_extent(Extent extent, Buffers into);
   Task<> read_below(std::uint64_t offset, Buffers into);
+  ChainMemo::Place layer_of(Range wanted);
+  ChainMemo::Place pass_layers(ChainMemo::Place place, Range wanted, unsigned* passed = nullptr) const noexcept;
   Task<> read_pieces(Range wanted, Buffers into);
   Task<> read_worker(Pieces& job);
   Task<> side_by_side(Pieces& job, Task<> (MappedDriver::*worker)(Pieces&));
@@ -87,6 +91,7 @@ class MappedDriver : public BlockDriver {
   Task<bool> is_known_zero(Range range);
 
   ExtentPins pins_;
+  ChainMemo memo_;
 };
 
 }  // namespace tidemark

@@ -82,6 +82,7 @@ class BlockNode final {
   friend class Graph;
   friend class PermissionUpdate;
   friend class InFlight;
+  void layer_changed() noexcept;    // a request ends that may have put something into it
   class Timed;                      // counts a request in the statistics
   class Marks;                      // a request's marks in the bitmaps
 
@@ -128,6 +129,7 @@ class BlockNode final {
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;
+  bool stood_on_ = false;           // a backing file of others, or what a filter shows that is one
   bool closing_ = false;
   bool unflushed_ = false;          // something has changed since the last flush began
   const bool ignores_flush_;

@@ -15,6 +15,8 @@ Task<InFlight> BlockNode::enter(Edge& via) {
   co_return InFlight(*via.node_);
 }
 
+void BlockNode::layer_changed() noexcept { ++graph_->chain_epoch_; }
+
 bool BlockNode::simple(std::uint64_t offset, const Buffers& data) const noexcept {
   const std::uint64_t align = limits_.request_align;
   return ((offset | data.size()) & (align - 1)) == 0 &&
@@ -141,6 +143,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   }
   const Result<> resized = co_await node.driver_->truncate(size).result();
   node.unflushed_ = true;
+  if (node.stood_on_) node.layer_changed();
   co_await unwrap(resized);
   const std::uint64_t after = node.size();
   node.bitmaps_.truncate(after);

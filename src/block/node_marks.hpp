@@ -19,6 +19,7 @@ class BlockNode::Marks {
   Marks(const Marks&) = delete;
   ~Marks() {
     node_.unflushed_ = true;
+    if (node_.stood_on_) node_.layer_changed();
     if (beginnings_ == node_.bitmaps_.beginnings()) return;
     const Range there = range_.intersect({0, node_.size()});
     if (!there.empty()) node_.bitmaps_.mark(there);
