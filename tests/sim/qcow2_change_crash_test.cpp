@@ -65,6 +65,22 @@ class Amendments : public ImageWorkload {
   }
 };
 
+// Version 2 says nothing of how wide refcounts are: they are as it wants them before it is that.
+class Downgrade : public ImageWorkload {
+ public:
+  using ImageWorkload::ImageWorkload;
+
+ private:
+  Task<> work(SimProcess&, OpenImage& image) override {
+    Qcow2AmendOptions options;
+    options.refcount_bits = 64;
+    co_await image.driver().amend(options);
+    options.refcount_bits = 16;
+    options.version = 2;
+    co_await image.driver().amend(options);
+  }
+};
+
 // The disk becomes smaller, and as large as it was: what was cut off reads as zeroes, whatever lies below it.
 class Resizes : public ImageWorkload {
  public:
@@ -189,6 +205,14 @@ TEST(Qcow2ChangeCrash, SnapshotsOfSubclusters) { EXPECT_TRUE(survives<Snapshots>
 TEST(Qcow2ChangeCrash, Amendments) { EXPECT_TRUE(survives<Amendments>(few_steps())); }
 TEST(Qcow2ChangeCrash, AmendmentsAlone) { EXPECT_TRUE(survives<Amendments>(alone())); }
 TEST(Qcow2ChangeCrash, AmendmentsOfSmallClusters) { EXPECT_TRUE(survives<Amendments>(small_clusters())); }
+TEST(Qcow2ChangeCrash, ADowngradeWithWideRefcounts) {
+  Disk disk = alone();
+  disk.steps = 2;
+  CrashPlan plan = qcow2_crash_plan();
+  plan.seeds = 1;
+  plan.ops_max = 1000;
+  EXPECT_TRUE(survives_crashes([disk] { return std::make_unique<Downgrade>(disk); }, plan));
+}
 TEST(Qcow2ChangeCrash, Resizes) { EXPECT_TRUE(survives<Resizes>(few_steps())); }
 TEST(Qcow2ChangeCrash, ResizesAlone) { EXPECT_TRUE(survives<Resizes>(alone())); }
 TEST(Qcow2ChangeCrash, ResizesOfSubclusters) { EXPECT_TRUE(survives<Resizes>(subclusters())); }

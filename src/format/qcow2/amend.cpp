@@ -73,9 +73,11 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
   co_await flush();
   if (downgrade) co_await watch(forget_zeroes(options.progress));
   if (lazy_ && downgrade) co_await end_lazily();
+  // Version 2 says nothing of how wide they are.
+  const std::uint32_t order = wanted.geometry.refcount_order;
+  if (downgrade && order != header_.geometry.refcount_order) co_await change_refcount_order(order, options.progress);
   Header next = amended(header_, options);
   if (downgrade) next.compatible = next.autoclear = 0;
-  const std::uint32_t order = next.geometry.refcount_order;
   next.geometry.refcount_order = header_.geometry.refcount_order;
   co_await header_writer_.rewrite(next);
   image_.set_geometry(header_.geometry);

@@ -77,7 +77,8 @@ class Chain : public ImageTest, public ::testing::WithParamInterface<std::uint64
     auto file = co_await unwrap(Edge::attach(*storage, Role::file, file_permissions(false), "test"));
     const Qcow2OpenOptions options;
     auto driver = co_await Qcow2Driver::open(std::move(file), options);
-    if (below) driver->set_backing(co_await unwrap(Edge::attach(*below, Role::backing, {}, "test")));
+    const Permissions none;
+    if (below) driver->set_backing(co_await unwrap(Edge::attach(*below, Role::backing, none, "test")));
     NodeOptions node;
     BlockNode* added = co_await graph_->add(node, std::move(driver));
     roots_.push_back(co_await unwrap(Edge::attach(*added, Role::root, file_permissions(false), "test")));
