@@ -149,6 +149,14 @@ Task<std::vector<std::byte>> FuzzBench::content_of(BlockNode& file) {
   co_return bytes;
 }
 
+
+Task<std::vector<std::byte>> FuzzBench::header() {
+  auto edge = co_await unwrap(Edge::attach(*image_, Role::root, writes, "fuzz"));
+  std::vector<std::byte> bytes(sector_size);
+  co_await edge->read(0, MutableBytes(bytes));
+  co_return bytes;
+}
+
 Task<FuzzImage> FuzzBench::content() {
   FuzzImage files;
   files.image = co_await content_of(*image_);

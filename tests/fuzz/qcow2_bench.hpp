@@ -30,6 +30,7 @@ class FuzzBench {
   Task<qcow2::CheckReport> check(qcow2::Repair repair);
   Task<qcow2::CheckReport> check_good();   // nothing is wrong that matters
   Task<FuzzImage> content();
+  Task<std::vector<std::byte>> header();            // the image's first sector
   Task<> end() { return graph_.close_all(); }
 
  private:

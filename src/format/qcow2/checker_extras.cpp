@@ -94,7 +94,8 @@ Task<> Checker::count_bitmap_table(std::uint64_t at, std::uint64_t entries) {
     corrupt("ERROR bitmap table of {} entries at 0x{x} is invalid", entries, at);
     co_return;
   }
-  if (!count(at, entries * entry_bytes)) co_return;
+  // A disk of no size has a table of no entries, which takes a cluster all the same.
+  if (!count(at, std::max<std::uint64_t>(1, entries) * entry_bytes)) co_return;
   for (std::uint64_t done = 0; done < entries; done += piece_max) {
     co_await unwrap(going_on());
     const HostOffset from{at + done * entry_bytes};
