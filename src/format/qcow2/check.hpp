@@ -4,8 +4,9 @@
 // It works on the file, not through the driver: an image that cannot be opened for writing can be repaired.  Nobody
 // else uses the file meanwhile.
 //
-// Memory: two bytes for each cluster of the file that is referenced, a bit for each that is counted, and 24 bytes for
-// each L2 table.  Each L2 table is read once, however many snapshots share it.
+// Memory: two bytes and a bit for each cluster of the file, of which only pages with something referenced or counted are
+// used, for at most 2^31 clusters; and 24 bytes for each L2 table.  Each L2 table is read once, however many snapshots
+// share it; holes are not read: a file costs what is in it, not what it says.
 //
 // A repair may be cut off anywhere: refcounts are raised before flags say that a cluster is nobody else's, and a new
 // refcount structure is durable before the header points at it.

@@ -60,22 +60,32 @@ bool CheckRepair::l1_is_alone() const {
 
 // The active tables alone have flags that matter.
 Task<> CheckRepair::fix_flags() {
-  std::vector<std::uint64_t> l1 = checker_.active_l1();
   AlignedBuffer table(geometry_.cluster_size());
-  bool l1_changed = false;
+  for (const TableUse& use : checker_.tables()) {
+    if (use.active < 0 || !checker_.is_table_only(use.at.value)) continue;
+    co_await unwrap(checker_.going_on());
+    const Range place{use.at.value, table.size()};
+    const Range written = co_await checker_.next_written(place);
+    if (written.empty()) continue;
+    co_await checker_.read(place.offset, table.bytes());
+    if (fix_entries(table.bytes())) co_await file_.write(use.at.value, Buffers(table.bytes()));
+  }
+  std::vector<std::uint64_t> l1 = checker_.active_l1();
+  if (!fix_l1(l1) || !l1_is_alone()) co_return;
+  for (std::uint64_t& raw : l1) store_be(reinterpret_cast<std::byte*>(&raw), std::uint64_t{raw});
+  co_await file_.write(checker_.header().l1_at.value, Buffers(std::as_writable_bytes(std::span(l1))));
+}
+
+bool CheckRepair::fix_l1(std::vector<std::uint64_t>& l1) const {
+  bool changed = false;
   for (std::uint64_t& raw : l1) {
     const std::uint64_t at = raw & CheckEntry::offset_mask;
     if (raw == 0 || !checker_.is_table_only(at)) continue;
-    co_await unwrap(checker_.going_on());
     const std::uint64_t now = is_only_user(at) ? raw | CheckEntry::copied_flag : raw & ~CheckEntry::copied_flag;
-    l1_changed = l1_changed || now != raw;
+    changed = changed || now != raw;
     raw = now;
-    co_await checker_.read(at, table.bytes());
-    if (fix_entries(table.bytes())) co_await file_.write(at, Buffers(table.bytes()));
   }
-  if (!l1_changed || !l1_is_alone()) co_return;
-  for (std::uint64_t& raw : l1) store_be(reinterpret_cast<std::byte*>(&raw), std::uint64_t{raw});
-  co_await file_.write(checker_.header().l1_at.value, Buffers(std::as_writable_bytes(std::span(l1))));
+  return changed;
 }
 
 bool CheckRepair::fix_entries(MutableBytes table) {

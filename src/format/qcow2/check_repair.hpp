@@ -17,6 +17,7 @@ class CheckRepair {
   Task<> fix_counts();
   Task<bool> fix_block(MutableBytes block, std::uint64_t first);
   Task<> fix_flags();
+  bool fix_l1(std::vector<std::uint64_t>& l1) const;
   bool fix_entries(MutableBytes table);
   CheckEntry fixed(CheckEntry entry);
   bool is_only_user(std::uint64_t at) const;

@@ -57,6 +57,32 @@ Task<std::vector<std::uint64_t>> Checker::read_table(HostOffset at, std::uint64_
   co_return std::move(table);
 }
 
+bool Checker::alone(Range table) {
+  if (table.empty()) return true;
+  const auto next = long_tables_.lower_bound(table.end());
+  if (next != long_tables_.begin() && std::prev(next)->second > table.offset) return false;
+  long_tables_.emplace(table.offset, table.end());
+  return true;
+}
+
+// Tables begin at clusters, and entries do not cross pages: what is written begins at an entry.
+Task<Range> Checker::next_written(Range tables) {
+  constexpr std::uint64_t piece_max = 1 * MiB;
+  while (!tables.empty() && tables.offset < file_.size()) {
+    co_await unwrap(going_on());
+    if (!seen_.range.contains(tables.offset)) {
+      const Range rest{tables.offset, file_.size() - tables.offset};
+      seen_ = co_await file_.map(rest);
+    }
+    const bool zero = seen_.mapping == Mapping::zero || seen_.mapping == Mapping::zero_allocated;
+    const std::uint64_t alike = std::min(tables.length, seen_.range.end() - tables.offset);
+    const std::uint64_t passed = !zero ? 0 : alike == tables.length ? alike : align_down(alike, entry_bytes);
+    if (passed == 0) co_return Range{tables.offset, std::min({tables.length, piece_max, align_up(alike, entry_bytes)})};
+    tables = {tables.offset + passed, tables.length - passed};
+  }
+  co_return Range{tables.end(), 0};
+}
+
 // False: it is not in the file.
 bool Checker::count(std::uint64_t offset, std::uint64_t length, std::uint64_t times) {
   if (length == 0) return true;

@@ -37,6 +37,7 @@ class Checker {
   const std::vector<std::uint64_t>& refcount_table() const noexcept { return refcount_table_; }
   const std::vector<std::uint64_t>& active_l1() const noexcept { return active_l1_; }
   bool refcounts_need_rebuild() const noexcept { return rebuild_; }
+  const std::vector<TableUse>& tables() const noexcept { return tables_; }
   std::uint64_t end_cluster() const noexcept { return highest_ + 1; }
   bool extended() const noexcept { return header_.has(Incompatible::extended_l2); }
   bool external_data() const noexcept { return header_.has(Incompatible::data_file); }
@@ -47,6 +48,9 @@ class Checker {
   std::optional<std::uint64_t> block_at(std::uint64_t index) const noexcept;
   Task<> read(std::uint64_t at, MutableBytes into);
   Result<> going_on() const;
+  // The first piece of tables that the file has anything for, empty when there is none: what says nothing is not read, so
+  // that the time is bounded by what the file holds, not by its size.
+  Task<Range> next_written(Range tables);
 
  private:
   // checker.cpp
@@ -57,9 +61,11 @@ class Checker {
   bool count(std::uint64_t offset, std::uint64_t length, std::uint64_t times = 1);
   void advance(std::uint64_t bytes);
   Task<std::vector<std::uint64_t>> read_table(HostOffset at, std::uint64_t entries);
+  bool alone(Range table);                                     // at the place of no other
 
   // checker_tables.cpp
   Task<> count_l1(HostOffset at, std::uint64_t entries, std::uint64_t times, bool active);
+  void count_l1_entry(std::uint64_t raw, std::uint64_t times, std::int64_t active);
   void merge_tables();
   Task<> count_tables();
   void count_table(const TableUse& table, const std::byte* entries);
@@ -75,6 +81,7 @@ class Checker {
   Task<> count_extensions();
   Task<> count_bitmaps(std::uint64_t directory, std::uint64_t length, std::uint32_t bitmaps);
   Task<> count_bitmap_table(std::uint64_t at, std::uint64_t entries);
+  void count_bitmap_entry(std::uint64_t raw);
 
   // checker_refcounts.cpp
   Task<> load_refcounts();
@@ -95,7 +102,8 @@ class Checker {
   std::uint64_t contiguous_ = 0;           // where the next data cluster would lie if nothing was fragmented
   std::uint64_t highest_ = 0;              // cluster that is referenced or counted
   std::uint64_t done_ = 0, total_ = 1;     // bytes of tables
-  std::uint64_t snapshot_l1_bytes_ = 0;
+  std::map<std::uint64_t, std::uint64_t> long_tables_;         // start and end
+  Extent seen_;                            // of the file, where it was last looked at
   bool rebuild_ = false;
 };
 

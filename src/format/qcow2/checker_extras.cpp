@@ -15,7 +15,6 @@ constexpr std::uint64_t bitmap_table_entries_max = std::uint64_t{1} << 27;
 
 }  // namespace
 
-// Snapshots that do not overlap have L1 tables of no more bytes together than the file has.
 Task<> Checker::count_snapshots() {
   std::uint64_t at = header_.snapshots_at.value;
   for (std::uint64_t i = 0; i < header_.snapshots; ++i) {
@@ -47,11 +46,6 @@ Task<bool> Checker::count_snapshot(std::uint64_t index, std::uint64_t& at) {
     corrupt("ERROR snapshot {} l1_offset={x} l1_size={}: L1 table is not cluster aligned or too large; "
             "snapshot table entry corrupted", index, l1_at.value, l1_entries);
     co_return true;
-  }
-  snapshot_l1_bytes_ += l1_entries * entry_bytes;
-  if (snapshot_l1_bytes_ > file_size_) {
-    corrupt("ERROR the L1 tables of the snapshots overlap");
-    co_return false;
   }
   co_await count_l1(l1_at, l1_entries, 1, false);
   co_return true;
@@ -86,27 +80,32 @@ Task<> Checker::count_bitmaps(std::uint64_t directory, std::uint64_t length, std
   }
 }
 
-// A bitmap may be as long as a table of 1 GiB says; it is read in pieces.
 Task<> Checker::count_bitmap_table(std::uint64_t at, std::uint64_t entries) {
-  const Geometry& g = geometry();
-  constexpr std::uint64_t piece_max = 8192;
-  if (!g.cluster_aligned(at) || at == 0 || entries > bitmap_table_entries_max) {
+  const Range all{at, entries * entry_bytes};
+  if (!geometry().cluster_aligned(at) || at == 0 || entries > bitmap_table_entries_max) {
     corrupt("ERROR bitmap table of {} entries at 0x{x} is invalid", entries, at);
     co_return;
   }
   // A disk of no size has a table of no entries, which takes a cluster all the same.
   if (!count(at, std::max<std::uint64_t>(1, entries) * entry_bytes)) co_return;
-  for (std::uint64_t done = 0; done < entries; done += piece_max) {
-    co_await unwrap(going_on());
-    const HostOffset from{at + done * entry_bytes};
-    const auto table = co_await read_table(from, std::min(piece_max, entries - done));
-    for (const std::uint64_t raw : table) {
-      const std::uint64_t data = raw & CheckEntry::offset_mask;
-      if ((raw & bitmap_table_reserved) || (data != 0 && (raw & 1)) || !g.cluster_aligned(data))
-        corrupt("ERROR bitmap table entry {x} is invalid", raw);
-      else if (data != 0) count(data, g.cluster_size());
-    }
+  if (!alone(all)) {
+    corrupt("ERROR the bitmap table at 0x{x} overlaps another table", at);
+    co_return;
   }
+  for (Range left = all; !left.empty();) {
+    const Range piece = co_await next_written(left);
+    const auto table = co_await read_table({piece.offset}, piece.length / entry_bytes);
+    for (const std::uint64_t raw : table) count_bitmap_entry(raw);
+    left = {piece.end(), left.end() - piece.end()};
+  }
+}
+
+void Checker::count_bitmap_entry(std::uint64_t raw) {
+  const Geometry& g = geometry();
+  const std::uint64_t data = raw & CheckEntry::offset_mask;
+  if ((raw & bitmap_table_reserved) || (data != 0 && (raw & 1)) || !g.cluster_aligned(data))
+    corrupt("ERROR bitmap table entry {x} is invalid", raw);
+  else if (data != 0) count(data, g.cluster_size());
 }
 
 }  // namespace tidemark::qcow2

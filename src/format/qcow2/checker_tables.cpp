@@ -14,23 +14,33 @@ constexpr std::uint64_t read_max = 1 * MiB;              // of L2 tables that li
 
 // An active table is kept: its entries have flags of their own.
 Task<> Checker::count_l1(HostOffset at, std::uint64_t entries, std::uint64_t times, bool active) {
-  const Geometry& g = geometry();
-  if (!count(at.value, entries * entry_bytes, times)) co_return;
-  std::vector<std::uint64_t> table = co_await read_table(at, entries);
-  for (std::uint64_t i = 0; i < entries; ++i) {
-    const std::uint64_t raw = table[i], place = raw & CheckEntry::offset_mask;
-    if (raw == 0) continue;
-    if (raw & l1_reserved) corrupt("ERROR found L1 entry with reserved bits set: {x}", raw);
-    if (!g.cluster_aligned(place)) {
-      corrupt("ERROR l2_offset={x}: Table is not cluster aligned; L1 entry corrupted", place);
-      continue;
-    }
-    if (!count(place, g.cluster_size(), times)) continue;
-    if (active) check_copied(Level::l1, raw, {place});
-    tables_.push_back({{place}, times, active ? static_cast<std::int64_t>(i) : -1});
+  const Range all{at.value, entries * entry_bytes};
+  if (!count(all.offset, all.length, times)) co_return;
+  if (!alone(all)) {
+    corrupt("ERROR the L1 table at {x} overlaps another table", at.value);
+    co_return;
   }
-  if (active) active_l1_ = std::move(table);
+  if (active) active_l1_.resize(entries);
+  for (Range left = all; !left.empty();) {
+    const Range piece = co_await next_written(left);
+    const std::vector<std::uint64_t> table = co_await read_table({piece.offset}, piece.length / entry_bytes);
+    const std::uint64_t first = (piece.offset - all.offset) / entry_bytes;
+    for (std::uint64_t i = 0; i < table.size(); ++i)
+      if (table[i] != 0) count_l1_entry(table[i], times, active ? static_cast<std::int64_t>(first + i) : -1);
+    if (active) std::copy(table.begin(), table.end(), active_l1_.begin() + static_cast<std::ptrdiff_t>(first));
+    left = {piece.end(), left.end() - piece.end()};
+  }
   if (tables_.size() > 2 * merged_ + 65536) merge_tables();
+}
+
+void Checker::count_l1_entry(std::uint64_t raw, std::uint64_t times, std::int64_t active) {
+  const Geometry& g = geometry();
+  const std::uint64_t place = raw & CheckEntry::offset_mask;
+  if (raw & l1_reserved) corrupt("ERROR found L1 entry with reserved bits set: {x}", raw);
+  if (!g.cluster_aligned(place)) return corrupt("ERROR l2_offset={x}: Table is not cluster aligned; L1 entry corrupted", place);
+  if (!count(place, g.cluster_size(), times)) return;
+  if (active >= 0) check_copied(Level::l1, raw, {place});
+  tables_.push_back({{place}, times, active});
 }
 
 // The entry says that it is the only one to use a cluster, and the refcount something else; or the other way round.
@@ -75,8 +85,12 @@ Task<> Checker::count_tables() {
     co_await unwrap(going_on());
     std::size_t n = 1;
     while (n < at_once && i + n < tables_.size() && tables_[i + n].at.value == tables_[i].at.value + n * size) ++n;
-    co_await read(tables_[i].at.value, buffer.bytes().first(n * size));
-    for (std::size_t k = 0; k < n; ++k) count_table(tables_[i + k], buffer.data() + k * size);
+    const Range place{tables_[i].at.value, n * size};
+    const Range written = co_await next_written(place);        // what is not has no entries
+    if (!written.empty()) {
+      co_await read(place.offset, buffer.bytes().first(place.length));
+      for (std::size_t k = 0; k < n; ++k) count_table(tables_[i + k], buffer.data() + k * size);
+    }
     i += n;
     advance(n * size);
   }
