@@ -94,7 +94,8 @@ Task<> Checker::count_bitmap_table(std::uint64_t at, std::uint64_t entries) {
   }
   for (Range left = all; !left.empty();) {
     const Range piece = co_await next_written(left);
-    const auto table = co_await read_table({piece.offset}, piece.length / entry_bytes);
+    const HostOffset from{piece.offset};
+    const auto table = co_await read_table(from, piece.length / entry_bytes);
     for (const std::uint64_t raw : table) count_bitmap_entry(raw);
     left = {piece.end(), left.end() - piece.end()};
   }

@@ -23,7 +23,8 @@ Task<> Checker::count_l1(HostOffset at, std::uint64_t entries, std::uint64_t tim
   if (active) active_l1_.resize(entries);
   for (Range left = all; !left.empty();) {
     const Range piece = co_await next_written(left);
-    const std::vector<std::uint64_t> table = co_await read_table({piece.offset}, piece.length / entry_bytes);
+    const HostOffset from{piece.offset};
+    const std::vector<std::uint64_t> table = co_await read_table(from, piece.length / entry_bytes);
     const std::uint64_t first = (piece.offset - all.offset) / entry_bytes;
     for (std::uint64_t i = 0; i < table.size(); ++i)
       if (table[i] != 0) count_l1_entry(table[i], times, active ? static_cast<std::int64_t>(first + i) : -1);
