@@ -61,6 +61,9 @@ class BlockDriver {
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
   virtual Task<> truncate(std::uint64_t size);
+  // From now on it is only read, or written too, while nothing is in flight; what it stands on can be written then and until
+  // then (Graph::set_read_only).  On error it is as it was.
+  virtual Task<> set_read_only(bool) { co_return; }
 
   // Where the edge to the backing file is, or would be; null where there can be none.  For Graph::set_backing.
   virtual std::unique_ptr<Edge>* backing_place() noexcept { return nullptr; }

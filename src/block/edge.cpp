@@ -111,6 +111,7 @@ Result<> Edge::retarget(BlockNode& child) {
   if (auto ok = update.refresh(old); !ok) return ok;
   if (auto ok = update.refresh(child); !ok) return ok;
   update.commit();
+  Graph::refresh_limits(child);
   child.graph().shape_changed();
   return {};
 }

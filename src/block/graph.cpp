@@ -233,6 +233,7 @@ Result<> Graph::set_backing(BlockNode& overlay, BlockNode* backing) {
   }
   update.commit();
   edge.reset();
+  overlay.options_.backing_found = false;
   refresh_limits(overlay);
   shape_changed();
   return {};

@@ -28,6 +28,7 @@ class Graph {
   // One more of a set.
   Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {
     tracking_listener_ = other.tracking_listener_;
+    threshold_listener_ = other.threshold_listener_;
     workings_ = other.workings_;
   }
   Graph(const Graph&) = delete;
@@ -38,6 +39,13 @@ class Graph {
   void listen_to_tracking(TrackingListener listener) { tracking_listener_ = std::move(listener); }
   void tell_tracking(const std::string& node, const TrackingReport& report) const {
     if (tracking_listener_) tracking_listener_(node, report);
+  }
+
+  // A write has gone beyond a node's threshold, by so many bytes.  As listen_to_tracking().
+  using ThresholdListener = std::function<void(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded)>;
+  void listen_to_thresholds(ThresholdListener listener) { threshold_listener_ = std::move(listener); }
+  void tell_threshold(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded) const {
+    if (threshold_listener_) threshold_listener_(node, threshold, exceeded);
   }
 
   // Before it has nodes; graphs of the set that are made later have them, too.
@@ -94,6 +102,15 @@ class Graph {
   // BlockDriver::write_backing_name.  All of them are drained by the caller.  On error nothing has changed.
   Result<> set_backing(BlockNode& overlay, BlockNode* backing);
 
+  // Whether `node` is `below`, or stands on it.
+  bool stands_on(const BlockNode& node, const BlockNode& below) const noexcept { return reaches(node, below); }
+
+  // A node is only read from now on, or written too; drained by the caller.  What it has for itself, and stores its content
+  // in, follows.  On error all is as it was.  Who has tracking sees to that (control/read_only.hpp).
+  Task<> set_read_only(BlockNode& node, bool read_only);
+  // Whether it can be: nobody writes to it.
+  Result<> check_no_writer(const BlockNode& node) const;
+
   // To another graph, in the graph's own thread each: out of this one, with all that is connected to the
   // node, once nothing is in flight there; then into the other.  Errc::busy when anybody but nodes uses
   // one of them, or is about to: nothing has changed then.
@@ -113,6 +130,9 @@ class Graph {
   void look_for_layers() noexcept;
   static void refresh_limits(BlockNode& node);      // and of what stands on it
   Task<> close_node(BlockNode& node);
+  Task<> end_writing(BlockNode& node);
+  Task<> begin_writing(BlockNode& node);
+  Result<> show_read_only(BlockNode& node, bool read_only);
 
   Reactor& reactor_;
   NodeList nodes_;                                  // in the order they were added
@@ -123,6 +143,7 @@ class Graph {
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
   std::uint64_t chain_epoch_ = 1;
   TrackingListener tracking_listener_;
+  ThresholdListener threshold_listener_;
   Workings workings_;
 };
 

@@ -19,6 +19,11 @@ BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDri
 
 BlockNode::~BlockNode() { TM_ASSERT(parents_.empty() && in_flight_ == 0); }
 
+void BlockNode::tell_threshold(std::uint64_t end) noexcept {
+  const std::uint64_t threshold = std::exchange(write_threshold_, no_threshold);
+  graph_->tell_threshold(name(), threshold, end - threshold);
+}
+
 Reactor& BlockNode::reactor() const noexcept { return graph_->reactor(); }
 
 Edge* BlockNode::child(Role role) const noexcept {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.hpp"
 #include "block/driver.hpp"
 #include "block/edge.hpp"
 #include "block/node_bitmap.hpp"
@@ -29,6 +30,7 @@ struct BlockStats {
     std::uint64_t time_ns = 0;      // of root users' requests
   };
   Counter read, write, write_zeroes, discard, flush;
+  std::uint64_t write_highest = 0;  // the end of the furthest write
 };
 
 // What becomes of writes of nothing but zeroes (qapi: BlockdevDetectZeroesOptions).
@@ -37,9 +39,12 @@ enum class DetectZeroes : std::uint8_t { off, on, unmap };
 struct NodeOptions {
   std::string name;                 // empty: a generated "#block123"
   bool read_only = false;
+  bool read_only_fixed = false;     // read_only was asked for: it does not follow that of who uses it
   bool monitor_owned = false;       // made by blockdev-add: stays until blockdev-del
   bool discard = true;              // "unmap"; false: discards are ignored
   DetectZeroes detect_zeroes = DetectZeroes::off;
+  Json given{};                     // what it was opened with, as QMP has it; null: made by no user
+  bool backing_found = false;       // what is below is what the image itself names
   bool cache_direct = false;        // shown; the driver was opened so
   bool cache_no_flush = false;      // a storage's flushes do nothing: fast, and a crash may lose what was written
   TrackingOptions tracking{};
@@ -65,6 +70,22 @@ class BlockNode final {
   void set_tracking(std::unique_ptr<NodeTracking> tracking) noexcept {
     tracking_ = std::move(tracking);
     if (tracking_) tracking_->resized(size());
+  }
+  // A write that reaches beyond it is told to who listens to the graph, once; 0: none is.
+  std::uint64_t write_threshold() const noexcept { return write_threshold_ == no_threshold ? 0 : write_threshold_; }
+  void set_write_threshold(std::uint64_t offset) noexcept { write_threshold_ = offset == 0 ? no_threshold : offset; }
+  std::unique_ptr<NodeTracking> take_tracking() noexcept { return std::move(tracking_); }
+  // What requests become from now on; nothing is in flight.
+  void set_request_options(bool discard, DetectZeroes detect_zeroes, bool no_flush) noexcept {
+    options_.discard = discard;
+    options_.detect_zeroes = detect_zeroes;
+    options_.cache_no_flush = no_flush;
+    ignores_flush_ = no_flush && driver_->edges().empty();
+  }
+  // How it was described, when that has changed.
+  void set_given(Json given, bool read_only_fixed) {
+    options_.given = std::move(given);
+    options_.read_only_fixed = read_only_fixed;
   }
   // The largest size that the disk is known to have had.
   std::uint64_t size_largest() const noexcept { return size_largest_; }
@@ -106,6 +127,11 @@ class BlockNode final {
   bool admitted(Range range, WriteFlags flags) const noexcept {
     return !tracking_ || has(flags, WriteFlags::unchanged) || tracking_->admitted(range);
   }
+  void note_write(Range range) noexcept {
+    stats_.write_highest = std::max(stats_.write_highest, range.end());
+    if (range.end() > write_threshold_) tell_threshold(range.end());
+  }
+  void tell_threshold(std::uint64_t end) noexcept;
   Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);
@@ -122,6 +148,8 @@ class BlockNode final {
   std::unique_ptr<BlockDriver> driver_;
   BlockLimits limits_;
   BlockStats stats_;
+  static constexpr std::uint64_t no_threshold = ~std::uint64_t{0};
+  std::uint64_t write_threshold_ = no_threshold;
   NodeBitmaps bitmaps_;
   std::unique_ptr<NodeTracking> tracking_;
   std::vector<Edge*> parents_;
@@ -132,7 +160,7 @@ class BlockNode final {
   bool stood_on_ = false;           // a backing file of others, or what a filter shows that is one
   bool closing_ = false;
   bool unflushed_ = false;          // something has changed since the last flush began
-  const bool ignores_flush_;
+  bool ignores_flush_;
 };
 
 }  // namespace tidemark

@@ -43,6 +43,17 @@ void NodeBitmap::truncate(std::uint64_t disk_size) {
   if (suspected_) suspected_->truncate(disk_size);
 }
 
+void NodeBitmap::come_back(NodeBitmap stored) {
+  const bool fits = stored.bits_.size() == bits_.size() && stored.granularity() == granularity();
+  if (!read_only_ && fits) stored.bits_.merge(bits_);
+  bits_ = std::move(stored.bits_);
+  suspected_ = std::move(stored.suspected_);
+  inconsistent_ = std::move(stored.inconsistent_);
+  enabled_ = stored.enabled_;
+  persistent_ = true;
+  read_only_ = false;
+}
+
 void NodeBitmap::keep(const DirtyBitmap& bits) {
   if (!persistent_ || bits.empty()) return;
   if (!kept_) kept_ = std::make_unique<Kept>(Kept{DirtyBitmap(bits_.size(), bits_.granularity())});
@@ -122,6 +133,13 @@ Result<NodeBitmap*> NodeBitmaps::add(std::string name, std::uint64_t disk_size, 
                  "Granularity must be power of 2 and at least 512");
   insert(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
   return all_.back().get();
+}
+
+void NodeBitmaps::bring_back(std::unique_ptr<NodeBitmap> bitmap) {
+  NodeBitmap* present = find(bitmap->name());
+  if (!present) return insert(std::move(bitmap));
+  present->come_back(std::move(*bitmap));
+  begun();
 }
 
 std::unique_ptr<NodeBitmap> NodeBitmaps::remove(NodeBitmap& bitmap) noexcept {

@@ -40,6 +40,8 @@ class NodeBitmap {
   void set_busy(bool busy) noexcept { busy_ = busy; }
   void set_persistent(bool persistent) noexcept { persistent_ = persistent; }
   void set_read_only() noexcept { read_only_ = true; }
+  // Shown read-only so far, or left over: it is as it was stored, or more is dirty.
+  void come_back(NodeBitmap stored);
   void set_inconsistent(std::string reason) { inconsistent_ = std::move(reason); }
 
   void mark(Range range) {
@@ -115,6 +117,8 @@ class NodeBitmaps {
     all_.push_back(std::move(bitmap));
     begun();
   }
+  // One that was stored.  Where there is one of its name, that is it.
+  void bring_back(std::unique_ptr<NodeBitmap> bitmap);
   std::unique_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
   // A persistent bitmap goes out of sight and on recording, until it is revived, or buried when the store
   // does not have it any more.

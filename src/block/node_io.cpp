@@ -53,6 +53,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
+  node.note_write(range);
   const Marks marks(node, range, flags);
   if (!node.admitted(range, flags)) co_await node.wait_admitted(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
@@ -71,6 +72,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   Timed timed(via, node.stats_.write_zeroes, range.length);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
+  node.note_write(range);
   const Marks marks(node, range, flags);
   if (!node.admitted(range, flags)) co_await node.wait_admitted(range);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.ignores_flush_;
@@ -95,6 +97,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   Timed timed(via, node.stats_.write, from.size());
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
+  node.note_write(range);
   const Marks marks(node, range, WriteFlags::none);
   if (!node.admitted(range, WriteFlags::none)) co_await node.wait_admitted(range);
   co_await node.driver_->write_compressed(offset, from);

@@ -11,6 +11,10 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       backups(homes, manager),
       images(homes, manager),
       transactions(homes, manager),
+      snapshots(homes, manager),
+      graph(homes, manager),
+      reopening(homes, manager),
+      stats(homes, events),
       objects(homes, manager),
       exports(homes, group, events),
       homes_(homes),
@@ -25,9 +29,13 @@ CommandTable CommandSet::table() {
                         .control = self,
                         .create = images,
                         .export_ = exports,
+                        .graph = graph,
                         .info = nodes,
                         .introspect = self,
                         .object = objects,
+                        .reopen = reopening,
+                        .snapshot = snapshots,
+                        .stats = stats,
                         .transaction = transactions});
 }
 

@@ -8,10 +8,14 @@
 #include "control/command_table.hpp"
 #include "control/create_commands.hpp"
 #include "control/exports.hpp"
+#include "control/graph_commands.hpp"
 #include "control/job_commands.hpp"
 #include "control/node_commands.hpp"
 #include "control/object_commands.hpp"
+#include "control/reopen_commands.hpp"
 #include "control/self_commands.hpp"
+#include "control/snapshot_commands.hpp"
+#include "control/stats_commands.hpp"
 #include "control/transaction_commands.hpp"
 
 namespace tidemark {
@@ -35,6 +39,10 @@ struct CommandSet {
   BackupCommandHandler backups;
   CreateCommandHandler images;
   TransactionCommandHandler transactions;
+  SnapshotCommandHandler snapshots;
+  GraphCommandHandler graph;
+  ReopenCommandHandler reopening;
+  StatsCommandHandler stats;
   ObjectCommandHandler objects;
   Exports exports;
 

@@ -142,7 +142,14 @@ Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t s
 }
 
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
+  BackingName none;
+  return create_overlay_file(graph, std::move(path), std::move(format), size, std::move(none));
+}
+
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing) {
   const bool is_qcow2 = co_await unwrap(is_qcow2_not_raw(format));
+  if (!is_qcow2 && !backing.file.empty())
+    co_await Error(Errc::invalid_argument, fmt::format("Backing file not supported for file format '{}'", format));
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
   co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
   if (!is_qcow2) co_return;
@@ -154,6 +161,10 @@ Task<> create_image_file(Graph& graph, std::string path, std::string format, std
   schema::BlockdevCreateOptionsQcow2 options;
   options.file.value = schema::Box<schema::BlockdevOptions>(std::move(file));
   options.size = size;
+  if (!backing.file.empty()) {
+    options.backing_file = std::move(backing.file);
+    options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
+  }
   co_await create_qcow2(graph, std::move(options));
 }
 

@@ -11,6 +11,12 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options);
 // A new file `path` with an empty image of `format` ("raw", "qcow2") and `size`.
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size);
 
+// The same, of what can have a backing file, and says so.
+struct BackingName {
+  std::string file, format;
+};
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
+
 // A node like that of such a file, in memory and empty: what is right for it is right for the file.
 Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t size);
 

@@ -1,6 +1,9 @@
 #include "control/node_info.hpp"
 
 #include "block/node.hpp"
+#include "control/file_names.hpp"
+#include "control/internal_snapshot.hpp"
+#include "format/qcow2/driver.hpp"
 
 namespace tidemark {
 namespace {
@@ -47,6 +50,36 @@ schema::ImageInfo to_schema(const ImageInfo& info) {
   return image;
 }
 
+// What shows an image as it is shows its snapshots, too.
+void add_snapshots(const BlockNode& node, schema::ImageInfo& image) {
+  const bool passes = node.driver().is_filter() || node.driver().name() == "raw";
+  if (passes && !node.driver().edges().empty()) return add_snapshots(node.driver().edges().front()->node(), image);
+  if (node.driver().name() != "qcow2") return;
+  const std::vector<Qcow2Snapshot> snapshots = static_cast<const Qcow2Driver&>(node.driver()).snapshots();
+  if (snapshots.empty()) return;
+  image.snapshots.emplace();
+  for (const Qcow2Snapshot& snapshot : snapshots) image.snapshots->push_back(describe_snapshot(snapshot));
+}
+
+// As the image has them: those of a node that is written are in use there.
+Task<> add_stored_bitmaps(const BlockNode& node, schema::ImageInfo& image) {
+  if (node.driver().name() != "qcow2" || !image.format_specific) co_return;
+  auto& driver = static_cast<Qcow2Driver&>(node.driver());
+  if (!driver.has_bitmaps()) co_return;
+  const auto entries = co_await driver.bitmap_entries().result();
+  if (!entries) co_return;                               // who opened it was told
+  auto& specific = std::get<schema::ImageInfoSpecificQCow2Wrapper>(image.format_specific->branch).data;
+  specific.bitmaps.emplace();
+  for (const qcow2::BitmapEntry& entry : *entries) {
+    schema::Qcow2BitmapInfo info;
+    info.name = entry.name;
+    info.granularity = std::uint32_t{1} << entry.granularity_bits;
+    if (entry.in_use()) info.flags.push_back(schema::Qcow2BitmapInfoFlags::in_use);
+    if (entry.enabled()) info.flags.push_back(schema::Qcow2BitmapInfoFlags::auto_);
+    specific.bitmaps->push_back(std::move(info));
+  }
+}
+
 // QEMU counts filters as layers.
 BlockNode* layer_below(BlockNode& node) {
   BlockNode* filtered = node.filtered();
@@ -56,7 +89,10 @@ BlockNode* layer_below(BlockNode& node) {
 // Chains are bound when they are opened, so this recursion is.
 Task<schema::ImageInfo> describe_chain(BlockNode& node, bool flat) {
   schema::ImageInfo image = to_schema(co_await node.driver().info());
+  image.filename = co_await file_name_of(node);
   image.virtual_size = to_int(node.size());
+  add_snapshots(node, image);
+  co_await add_stored_bitmaps(node, image);
   BlockNode* below = layer_below(node);
   if (!flat && below) {
     schema::ImageInfo backing = co_await describe_chain(*below, flat);
@@ -114,7 +150,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.node_name = node.name();
   info.ro = node.read_only();
   info.drv = node.driver().name();
-  if (BlockNode* backing = node.backing()) info.backing_file = (co_await backing->driver().info()).filename;
+  if (BlockNode* backing = node.backing()) info.backing_file = co_await file_name_of(*backing);
   info.backing_file_depth = flat ? 0 : layers_below(node);      // as QEMU has it: of what is told
   for (const Edge* edge : node.driver().edges()) {
     schema::BlockdevChild child;
@@ -124,6 +160,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   }
   info.active = true;
   info.detect_zeroes = describe(node.options().detect_zeroes);
+  info.write_threshold = to_int(node.write_threshold());
   info.cache.writeback = true;
   info.cache.direct = node.options().cache_direct;
   info.cache.no_flush = node.options().cache_no_flush;

@@ -16,15 +16,6 @@ using schema::BlockdevOptions;
 
 namespace {
 
-DetectZeroes detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
-  switch (option) {
-    case schema::BlockdevDetectZeroesOptions::off: return DetectZeroes::off;
-    case schema::BlockdevDetectZeroesOptions::on: return DetectZeroes::on;
-    case schema::BlockdevDetectZeroesOptions::unmap: return DetectZeroes::unmap;
-  }
-  return DetectZeroes::off;
-}
-
 TrackingOptions tracking_options(const schema::BlockdevTracking& given) {
   TrackingOptions options;
   switch (given.mode) {
@@ -47,6 +38,15 @@ Permissions opening_permissions(Role role, bool read_only) {
 }
 
 }  // namespace
+
+DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
+  switch (option) {
+    case schema::BlockdevDetectZeroesOptions::off: return DetectZeroes::off;
+    case schema::BlockdevDetectZeroesOptions::on: return DetectZeroes::on;
+    case schema::BlockdevDetectZeroesOptions::unmap: return DetectZeroes::unmap;
+  }
+  return DetectZeroes::off;
+}
 
 Task<BlockNode*> NodeOpener::add(BlockdevOptions options) {
   if (!options.node_name) co_await Error(Errc::invalid_argument, "'node-name' must be specified for the root node");
@@ -88,13 +88,19 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
   if (own.force_share && !own.read_only)
     co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
+  Json given = schema::to_json(options);
+  const auto* image = std::get_if<schema::BlockdevOptionsQcow2>(&options.branch);
+  const bool found_below = image && !image->backing;
   auto driver = co_await open_driver(options, own);
   NodeOptions node;
   node.name = options.node_name.value_or("");
   node.read_only = own.read_only;
+  node.read_only_fixed = options.read_only.has_value();
+  node.given = std::move(given);
+  node.backing_found = found_below;
   node.monitor_owned = !parent.inlined;
   node.discard = own.unmap;
-  node.detect_zeroes = detect_zeroes(options.detect_zeroes);
+  node.detect_zeroes = to_detect_zeroes(options.detect_zeroes);
   node.cache_direct = own.cache.direct;
   node.cache_no_flush = own.cache.no_flush;
   if (node.detect_zeroes == DetectZeroes::unmap && !node.discard) {
@@ -194,7 +200,12 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsR
     co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
   if (raw.offset) given.offset = static_cast<std::uint64_t>(*raw.offset);
   if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
-  auto file = co_await attach(std::move(raw.file), Role::file, own);
+  // Nothing is looked at meanwhile: it needs what its users will.
+  BlockNode* storage = co_await resolve(std::move(raw.file), own);
+  if (storage->read_only() && !own.read_only)
+    co_await Error(Errc::permission, fmt::format("Block node '{}' is read-only", storage->name()), EROFS);
+  const Permissions none{Permissions::none, Permissions::all};
+  auto file = co_await unwrap(Edge::attach(*storage, Role::file, none, "an image being opened"));
   co_return co_await unwrap(RawDriver::open(std::move(file), given));
 }
 

@@ -11,6 +11,11 @@
 namespace tidemark {
 
 class Qcow2Driver;
+struct Qcow2OpenOptions;
+
+// From the schema's types to the drivers' own.
+DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option);
+Result<Qcow2OpenOptions> to_open_options(const schema::BlockdevOptionsQcow2& given, bool unmap);
 
 class NodeOpener {
  public:

@@ -61,6 +61,13 @@ Result<> take_bytes(const std::optional<std::int64_t>& given, const char* name, 
   return {};
 }
 
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code error;
+  return a == b || (std::filesystem::equivalent(a, b, error) && !error);
+}
+
+}  // namespace
+
 Result<Qcow2OpenOptions> to_open_options(const schema::BlockdevOptionsQcow2& q, bool unmap) {
   Qcow2OpenOptions options;
   options.data_file_follows = true;
@@ -81,13 +88,6 @@ Result<Qcow2OpenOptions> to_open_options(const schema::BlockdevOptionsQcow2& q, 
   options.cache_clean_interval = std::chrono::seconds(interval);
   return options;
 }
-
-bool same_file(const std::string& a, const std::string& b) {
-  std::error_code error;
-  return a == b || (std::filesystem::equivalent(a, b, error) && !error);
-}
-
-}  // namespace
 
 Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own) {
   auto file = co_await attach(std::move(qcow2.file), Role::file, own);

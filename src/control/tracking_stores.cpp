@@ -92,7 +92,7 @@ Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& stor
 // An image does not say how large its disk has been: whatever is added to it is marked.
 void show_bitmaps(BlockNode& node, ImageRecord& record) {
   if (!record.bitmaps.empty()) node.remember_size(max_disk_size);
-  for (auto& bitmap : record.bitmaps) node.bitmaps().insert(std::move(bitmap));
+  for (auto& bitmap : record.bitmaps) node.bitmaps().bring_back(std::move(bitmap));
   record.bitmaps.clear();
 }
 

@@ -5,10 +5,6 @@
 // between.  When one of them does not come to rest in time, nothing has changed.
 #pragma once
 
-#include "block/transaction.hpp"
-#include <map>
-
-#include "control/backup_actions.hpp"
 #include "control/commands/transaction.hpp"
 #include "control/homes.hpp"
 #include "job/job_manager.hpp"
@@ -21,21 +17,6 @@ class TransactionCommandHandler final : public TransactionCommands {
   Task<> transaction(schema::TransactionArguments arguments) override;
 
  private:
-  struct Made {
-    std::map<Place*, Transaction> undo;          // each on its thread
-    std::map<std::string, Place*> changed;       // nodes whose bitmaps were
-    std::vector<ManagedJob*> jobs;
-    DriveImages images;
-  };
-  Task<> bring_together(const schema::TransactionArguments& arguments);
-  Task<> carry_out(schema::TransactionArguments& arguments);
-  Task<> save(Made& made, bool committed);
-  Task<> commit(Made& made);
-  Task<> abort(Made& made);
-  Task<> prepare_all(schema::TransactionArguments& arguments, Made& made);
-  Task<> prepare(schema::TransactionAction& action, Made& made, std::shared_ptr<JobTransaction> group);
-  Task<> prepare_bitmap(const schema::TransactionAction& action, Made& made);
-
   Homes& homes_;
   JobManager& jobs_;
 };

@@ -33,6 +33,8 @@ const std::set<std::string> extensions = {
     "drive-backup(checksums",
     "blockdev-add(driver=memory)",
     "blockdev-add(driver=fault)",
+    "query-blockstats:[](driver-specific.driver=memory)",
+    "query-blockstats:[](driver-specific.driver=fault)",
     "blockdev-add(tracking",
     "block-dirty-bitmap-clear-suspected",
     "TRACKING_STORE_STATUS",

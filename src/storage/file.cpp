@@ -12,14 +12,6 @@ namespace {
 using P = Permissions;
 using Type = FileInfo::Type;
 
-// A writer lets nobody else write or resize, and neither does a reader, whose image must not change
-// under it; force_share says it does not mind.
-Permissions lock_permissions(const FileOptions& options) {
-  constexpr P::Set others_read = P::consistent_read | P::write_unchanged;
-  if (!options.read_only) return {P::consistent_read | P::write | P::resize, others_read};
-  return {P::consistent_read, options.force_share ? P::all : others_read};
-}
-
 Error could_not(std::string_view verb, const Error& error, const std::string& path) {
   const std::string what = "Could not " + std::string(verb) + " '" + path + "'";
   return error.os_errno() ? Error::from_errno(error.os_errno(), what) : error.with_context(what);
@@ -64,7 +56,7 @@ Task<std::unique_ptr<BlockDriver>> open_storage(Reactor& reactor, FileOptions op
     co_await info.error();
   }
   std::unique_ptr<BlockDriver> opened =
-      std::make_unique<FileDriver>(std::move(file), *info, options.direct);
+      std::make_unique<FileDriver>(std::move(file), *info, std::move(options));
   co_return opened;
 }
 
@@ -115,6 +107,14 @@ Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation)
 }
 
 }  // namespace
+
+// A writer lets nobody else write or resize, and neither does a reader, whose image must not change
+// under it; force_share says it does not mind.
+Permissions lock_permissions(const FileOptions& options) {
+  constexpr P::Set others_read = P::consistent_read | P::write_unchanged;
+  if (!options.read_only) return {P::consistent_read | P::write | P::resize, others_read};
+  return {P::consistent_read, options.force_share ? P::all : others_read};
+}
 
 Task<std::unique_ptr<BlockDriver>> open_file(Reactor& reactor, FileOptions options) {
   return open_storage(reactor, std::move(options), "file", Type::regular);

@@ -30,15 +30,15 @@ Error unsupported(const File& file, std::string_view what) {
 
 }  // namespace
 
-FileDriver::FileDriver(File file, const FileInfo& info, bool direct)
+FileDriver::FileDriver(File file, const FileInfo& info, FileOptions options)
     : BlockDriver(file.reactor()),
       file_(std::move(file)),
-      limits_(limits_of(info, direct)),
+      options_(std::move(options)),
+      limits_(limits_of(info, options_.direct)),
       size_(info.size),
       resizing_(home()),
       looking_(home()),
-      is_device_(info.type == FileInfo::Type::block_device),
-      direct_(direct) {}
+      is_device_(info.type == FileInfo::Type::block_device) {}
 
 Task<Extent> FileDriver::map(Range wanted) {
   const std::uint64_t at = wanted.offset;
@@ -120,7 +120,7 @@ Task<> FileDriver::flush() { return durable(file_.sync()); }
 Task<> FileDriver::durable(Task<> work) {
   if (lost_) co_await *lost_;
   const Result<> done = co_await std::move(work).result();
-  if (!done && !direct_ && !lost_) lost_ = done.error();
+  if (!done && !options_.direct && !lost_) lost_ = done.error();
   if (lost_) co_await *lost_;
   co_await unwrap(done);
 }

@@ -6,14 +6,18 @@
 
 #include "block/driver.hpp"
 #include "io/file.hpp"
+#include "storage/file.hpp"
 #include "task/sync.hpp"
 
 namespace tidemark {
 
+// What others who have the image may do meanwhile, and what they are told of this user.
+Permissions lock_permissions(const FileOptions& options);
+
 class FileDriver final : public BlockDriver {
  public:
-  // Takes the open file; `info` is of it.
-  FileDriver(File file, const FileInfo& info, bool direct);
+  // Takes the open file; `info` is of it, and it was opened, and locked, by the options.
+  FileDriver(File file, const FileInfo& info, FileOptions options);
 
   std::string_view name() const noexcept override { return is_device_ ? "host_device" : "file"; }
   std::uint64_t size() const noexcept override { return size_; }
@@ -27,6 +31,7 @@ class FileDriver final : public BlockDriver {
   Task<> discard(Range range) override;
   Task<> flush() override;
   Task<> truncate(std::uint64_t size) override;
+  Task<> set_read_only(bool read_only) override;
   Task<ImageInfo> info() override;
   Task<> close() override { return file_.close(); }
   void leave() noexcept override { file_.leave(); }
@@ -37,8 +42,10 @@ class FileDriver final : public BlockDriver {
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
   Task<> durable(Task<> work);
+  Task<> replace_file(File& next, const FileOptions& wanted);
 
   File file_;
+  FileOptions options_;
   BlockLimits limits_;
   std::uint64_t size_;
   Mutex resizing_;
@@ -48,7 +55,7 @@ class FileDriver final : public BlockDriver {
   Range data_;
   std::uint64_t holes_made_ = 0;  // a run seen while one was made is not remembered
   std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
-  bool is_device_, direct_;
+  bool is_device_;
   bool can_punch_ = true, can_zero_ = true;
 };
 

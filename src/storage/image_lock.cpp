@@ -36,20 +36,47 @@ Task<> look(File& file, std::uint64_t byte, std::string lock) {
 
 std::string quoted(std::string_view name) { return '"' + std::string(name) + '"'; }
 
-}  // namespace
+Permissions::Set unshared_by(Permissions permissions) {
+  return static_cast<Permissions::Set>(Permissions::all & ~permissions.shares);
+}
 
-Task<> lock_image(File& file, Permissions permissions) {
-  const auto unshares = static_cast<Permissions::Set>(Permissions::all & ~permissions.shares);
+Task<> place_all(File& file, Permissions permissions) {
   for (const Permission& p : permissions_known) {
     if (has_bit(permissions.uses, p.bit)) co_await place(file, used_byte + p.bit);
-    if (has_bit(unshares, p.bit)) co_await place(file, unshared_byte + p.bit);
+    if (has_bit(unshared_by(permissions), p.bit)) co_await place(file, unshared_byte + p.bit);
   }
+}
+
+Task<> look_for_others(File& file, Permissions permissions) {
   for (const Permission& p : permissions_known) {
     if (has_bit(permissions.uses, p.bit))
       co_await look(file, unshared_byte + p.bit, quoted(p.name));
-    if (has_bit(unshares, p.bit))
+    if (has_bit(unshared_by(permissions), p.bit))
       co_await look(file, used_byte + p.bit, "shared " + quoted(p.name));
   }
+}
+
+Task<> unlock(File& file) {
+  for (const std::uint64_t byte : {used_byte, unshared_byte}) {
+    const LockRequest request{LockRequest::Mode::unlock, byte, permissions_known.size()};
+    co_await file.lock(request);
+  }
+}
+
+}  // namespace
+
+Task<> lock_image(File& file, Permissions permissions) {
+  co_await place_all(file, permissions);
+  co_await look_for_others(file, permissions);
+}
+
+Task<> move_lock(File& before, Permissions had, File& file, Permissions permissions) {
+  co_await place_all(file, permissions);
+  Result<> moved = co_await unlock(before).result();
+  if (moved) moved = co_await look_for_others(file, permissions).result();
+  if (moved) co_return;
+  (void)co_await place_all(before, had).result();
+  co_await moved.error();
 }
 
 }  // namespace tidemark

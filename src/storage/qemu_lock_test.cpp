@@ -143,5 +143,46 @@ TEST_F(QemuLockTest, ReadersOfBothSidesShare) {
   close(**reader);
 }
 
+TEST_F(QemuLockTest, AWriterThatOnlyReadsFromNowOnLetsReadersIn) {
+  ASSERT_EQ(shell("qemu-img create -q -f qcow2 " + path_ + " 4M").status, 0);
+  const auto driver = open(false);
+  ASSERT_TRUE(driver.ok());
+  expect_refused(qemu_io("-r -f qcow2 -c 'read 0 512'"));
+  ASSERT_TRUE(reactor_.run((*driver)->set_read_only(true)).ok());
+  EXPECT_EQ(qemu_io("-r -f qcow2 -c 'read 0 512'").status, 0);
+  expect_refused(qemu_io("-f qcow2 -c 'read 0 512'"));
+  ASSERT_TRUE(reactor_.run((*driver)->set_read_only(false)).ok());
+  expect_refused(qemu_io("-r -f qcow2 -c 'read 0 512'"));
+  close(**driver);
+  EXPECT_EQ(qemu_io("-f qcow2 -c 'read 0 512'").status, 0);
+}
+
+TEST_F(QemuLockTest, AReaderBesideOthersCannotBeginToWrite) {
+  ASSERT_EQ(shell("qemu-img create -q -f qcow2 " + path_ + " 4M").status, 0);
+  const auto driver = open(true);
+  ASSERT_TRUE(driver.ok());
+  {
+    const QemuHolds qemu("-r -f qcow2 " + path_);
+    const Result<> refused = reactor_.run((*driver)->set_read_only(false));
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code(), Errc::busy);
+  }
+  expect_refused(qemu_io("-f qcow2 -c 'read 0 512'"));          // its own lock is still there
+  ASSERT_TRUE(reactor_.run((*driver)->set_read_only(false)).ok());
+  close(**driver);
+}
+
+TEST_F(QemuLockTest, AnotherFileOfTheNameIsNotTaken) {
+  const auto driver = open(false);
+  ASSERT_TRUE(driver.ok());
+  ASSERT_EQ(shell("mv " + path_ + " " + path_ + ".moved && cp " + path_ + ".moved " + path_).status, 0);
+  const Result<> refused = reactor_.run((*driver)->set_read_only(true));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message().find("another file has its name by now"), std::string::npos);
+  ASSERT_EQ(shell("mv " + path_ + ".moved " + path_).status, 0);
+  ASSERT_TRUE(reactor_.run((*driver)->set_read_only(true)).ok());
+  close(**driver);
+}
+
 }  // namespace
 }  // namespace tidemark

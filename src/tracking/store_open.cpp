@@ -100,7 +100,7 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
 Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
   LoadedBitmaps bitmaps = co_await load(root_, std::move(image), record);
   for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
-  for (auto& bitmap : bitmaps) node_.bitmaps().insert(std::move(bitmap));
+  for (auto& bitmap : bitmaps) node_.bitmaps().bring_back(std::move(bitmap));
 }
 
 Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image, ImageRecord& record) {

@@ -89,17 +89,20 @@ Task<> Qcow2Driver::flush() {
 }
 
 Task<> Qcow2Driver::close() {
-  Result<> closed;
-  if (!read_only_ && !image_.corruption()) {
-    closed = co_await flush().result();
-    if (closed) closed = co_await committer_.flush().result();         // the counts that went down
-    if (closed && lazy_) closed = co_await end_lazily().result();
-    if (closed) closed = co_await image_.trim().result();
-  }
+  const Result<> closed = co_await complete().result();
   backing_.reset();
   data_file_.reset();
   file_.reset();
   co_await unwrap(closed);
+}
+
+// All that was changed is in the image, which is as an image that is closed.
+Task<> Qcow2Driver::complete() {
+  if (read_only_ || image_.corruption()) co_return;
+  co_await flush();
+  co_await committer_.flush();                           // the counts that went down
+  if (lazy_) co_await end_lazily();
+  co_await image_.trim();
 }
 
 // The refcounts have caught up: the image is clean once they are durable.

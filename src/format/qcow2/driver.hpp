@@ -92,6 +92,9 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
+  // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
+  Task<> change_options(Qcow2OpenOptions options);
+  const Qcow2OpenOptions& options() const noexcept { return options_; }
   // The guest's data is in a file of its own, which must be set before the image is used.
   bool needs_data_file() const noexcept { return header_.geometry.external_data; }
   const std::string& data_file() const noexcept { return header_.data_file; }      // as the image names it, or empty
@@ -141,6 +144,7 @@ class Qcow2Driver final : public MappedDriver {
   bool supports_compression() const noexcept override { return !header_.geometry.external_data; }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> truncate(std::uint64_t size) override;
+  Task<> set_read_only(bool read_only) override;
   Task<ImageInfo> info() override;
   Task<> close() override;
 
@@ -167,7 +171,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> show_snapshot(std::string id_or_name);
   Task<> claim_metadata();
   Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
+  Task<> complete();
   Task<> end_lazily();
+  Task<> prepare_again();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
@@ -226,12 +232,14 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;
   qcow2::SnapshotTable snapshots_;
-  const bool read_only_, keeps_content_, bitmaps_follow_;
-  const bool keeps_discarded_;
+  bool read_only_;
+  const bool shows_snapshot_, keeps_content_, bitmaps_follow_;
+  Qcow2OpenOptions options_;
+  bool keeps_discarded_;
   const bool marks_first_;              // but in tests
-  const bool lazy_;                     // refcounts reach the file when it is closed; the image is dirty until then
-  const qcow2::DiscardCauses pass_discards_;
-  const Duration cache_clean_interval_;
+  bool lazy_;                           // refcounts reach the file when it is closed; the image is dirty until then
+  qcow2::DiscardCauses pass_discards_;
+  Duration cache_clean_interval_;
   Instant caches_cleaned_;
   qcow2::ImageFile image_;
   qcow2::HeaderWriter header_writer_;

@@ -17,6 +17,7 @@ namespace tidemark::qcow2 {
 
 class Refcounts {
  public:
+  void pass_discards(DiscardCauses causes) noexcept { pass_discards_ = causes; }
   Refcounts(Executor& executor, ImageFile& file, HeaderWriter& header, FreeList& frees,
              std::size_t cache_slices, DiscardCauses pass_discards)
       : file_(file), geometry_(file.geometry()), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
@@ -87,7 +88,7 @@ class Refcounts {
   Geometry geometry_;                    // the file's, but for how wide counts are while that changes
   HeaderWriter& header_;
   FreeList& frees_;
-  const DiscardCauses pass_discards_;
+  DiscardCauses pass_discards_;
   TopTable table_;
   TableCache blocks_;
   Mutex growing_, packing_, freeing_;

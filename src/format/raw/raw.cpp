@@ -36,6 +36,12 @@ Result<std::unique_ptr<RawDriver>> RawDriver::open(std::unique_ptr<Edge> file, R
   return std::unique_ptr<RawDriver>(new RawDriver(std::move(file), options));
 }
 
+Result<> RawDriver::show(RawOptions options) {
+  auto ok = check(options, file_->size());
+  if (ok) options_ = options;
+  return ok;
+}
+
 std::uint64_t RawDriver::size() const noexcept {
   if (options_.size) return *options_.size;
   const std::uint64_t file_size = file_->size();
@@ -79,6 +85,7 @@ Task<ImageInfo> RawDriver::info() {
   ImageInfo info = co_await file_->node().driver().info();
   info.format = name();
   info.virtual_size = align_up(size(), sector_size);
+  info.qcow2.reset();
   co_return info;
 }
 

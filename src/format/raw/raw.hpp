@@ -21,6 +21,10 @@ class RawDriver final : public BlockDriver {
   // Errors are QEMU's.
   static Result<std::unique_ptr<RawDriver>> open(std::unique_ptr<Edge> file, RawOptions options);
 
+  // Shows another part of the file, or all of it; nothing is in flight.
+  Result<> show(RawOptions options);
+  const RawOptions& options() const noexcept { return options_; }
+
   std::string_view name() const noexcept override { return "raw"; }
   std::uint64_t size() const noexcept override;
   BlockLimits limits() const noexcept override;
@@ -47,7 +51,7 @@ class RawDriver final : public BlockDriver {
   std::uint64_t at(std::uint64_t offset) const noexcept { return options_.offset + offset; }
 
   std::unique_ptr<Edge> file_;
-  const RawOptions options_;
+  RawOptions options_;
 };
 
 }  // namespace tidemark

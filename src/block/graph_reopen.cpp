@@ -1,0 +1,88 @@
+// Nodes that are only read from now on, or written too.
+//
+// Invariant: a node's driver writes only while its node is not read-only, and its node is not read-only only while what it
+// stores its content in is not.
+#include <algorithm>
+
+#include "block/graph.hpp"
+#include "block/permission_update.hpp"
+
+namespace tidemark {
+namespace {
+
+// What the node has for itself, and whose mode nobody asked for.
+std::vector<BlockNode*> followers(const BlockNode& node) {
+  std::vector<BlockNode*> found;
+  for (const Edge* edge : node.driver().edges()) {
+    const bool stores = edge->role() == Role::file || edge->role() == Role::data_file || edge->role() == Role::filtered;
+    const BlockNode& child = edge->node();
+    const bool own = !child.options().monitor_owned && !child.options().read_only_fixed && child.parents().size() == 1;
+    if (stores && own) found.push_back(&edge->node());
+  }
+  return found;
+}
+
+Result<> check_storage_writable(const BlockNode& node) {
+  for (const Edge* edge : node.driver().edges()) {
+    const bool stores = edge->role() != Role::backing && edge->role() != Role::target;
+    if (stores && edge->node().read_only()) return Error(Errc::permission, "Block node is read-only", EROFS);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<> Graph::check_no_writer(const BlockNode& node) const {
+  const auto writes = [](const Edge* user) { return (user->permissions().uses & Permissions::write) != 0; };
+  if (std::none_of(node.parents().begin(), node.parents().end(), writes)) return {};
+  return Error(Errc::permission, "Read-only block node '" + node.name() + "' cannot support read-write users", EROFS);
+}
+
+Task<> Graph::set_read_only(BlockNode& node, bool read_only) {
+  if (node.read_only() == read_only) co_return;
+  if (read_only) co_await end_writing(node);
+  else co_await begin_writing(node);
+}
+
+Result<> Graph::show_read_only(BlockNode& node, bool read_only) {
+  node.options_.read_only = read_only;
+  PermissionUpdate update;
+  auto ok = update.refresh(node);
+  if (ok) update.commit();
+  else node.options_.read_only = !read_only;
+  return ok;
+}
+
+Task<> Graph::end_writing(BlockNode& node) {
+  co_await unwrap(check_no_writer(node));
+  if (node.unflushed_) {
+    co_await node.driver_->flush();
+    node.unflushed_ = false;
+  }
+  co_await node.driver_->set_read_only(true);
+  const Result<> shown = show_read_only(node, true);
+  TM_ASSERT(shown.ok());                                 // who asks for less does not conflict
+  // One that cannot follow stays as it is, and is not written.
+  for (BlockNode* child : followers(node)) (void)co_await set_read_only(*child, true).result();
+}
+
+Task<> Graph::begin_writing(BlockNode& node) {
+  std::vector<BlockNode*> begun;
+  Result<> ready;
+  for (BlockNode* child : followers(node)) {
+    if (!ready || !child->read_only()) continue;
+    ready = co_await begin_writing(*child).result();
+    if (ready) begun.push_back(child);
+  }
+  if (ready) ready = check_storage_writable(node);
+  if (ready) ready = show_read_only(node, false);
+  if (ready) {
+    ready = co_await node.driver_->set_read_only(false).result();
+    if (!ready) (void)show_read_only(node, true);
+  }
+  if (ready) co_return;
+  for (BlockNode* child : begun) (void)co_await end_writing(*child).result();
+  co_await ready.error();
+}
+
+}  // namespace tidemark

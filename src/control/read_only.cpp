@@ -1,0 +1,63 @@
+#include "control/read_only.hpp"
+
+#include "control/tracking_stores.hpp"
+
+namespace tidemark {
+namespace {
+
+void tell(BlockNode& node, const Error& error) {
+  const TrackingReport report{TrackingReport::Kind::failed, error.message()};
+  node.graph().tell_tracking(node.name(), report);
+}
+
+// They are on the disk, as it is now.  The error is told, and nothing else can be done about it: the image is read-only then,
+// and its bitmaps are as they were when they were stored last.
+Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
+  const Result<> ended = co_await tracking.after_close().result();
+  if (!ended) tell(node, ended.error());
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->persistent()) bitmap->set_read_only();
+}
+
+Task<> resume_tracking(BlockNode& node, NodeTracking& tracking) {
+  (void)co_await tracking.after_close().result();
+  const Result<> resumed = co_await open_tracking(node).result();
+  if (resumed) co_return;
+  tell(node, resumed.error());
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->persistent()) bitmap->set_inconsistent("its store could not be opened again");
+}
+
+Task<> end_writing(BlockNode& node) {
+  co_await unwrap(node.graph().check_no_writer(node));
+  // What cannot be written is found while all can go on as it was.
+  co_await save_tracking(node);
+  const std::unique_ptr<NodeTracking> tracking = node.take_tracking();
+  Result<> ended;
+  if (tracking) ended = co_await tracking->before_close().result();
+  if (ended) ended = co_await node.graph().set_read_only(node, true).result();
+  if (ended && tracking) co_await end_tracking(node, *tracking);
+  if (ended) co_return;
+  if (tracking) co_await resume_tracking(node, *tracking);
+  co_await ended.error();
+}
+
+Task<> begin_writing(BlockNode& node) {
+  co_await node.graph().set_read_only(node, false);
+  const Result<> tracked = co_await open_tracking(node).result();
+  if (tracked) co_return;
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->persistent()) bitmap->set_read_only();
+  (void)co_await node.graph().set_read_only(node, true).result();
+  co_await tracked.error();
+}
+
+}  // namespace
+
+Task<> set_read_only(BlockNode& node, bool read_only) {
+  if (node.read_only() == read_only) co_return;
+  if (read_only) co_await end_writing(node);
+  else co_await begin_writing(node);
+}
+
+}  // namespace tidemark

@@ -1,0 +1,12 @@
+// A node that is only read from now on, or written too: with its persistent bitmaps, which are stored then as if it were closed,
+// and come back as if it were opened.
+#pragma once
+
+#include "block/graph.hpp"
+
+namespace tidemark {
+
+// On the node's thread; the node is drained by the caller.  On error it is as it was.
+Task<> set_read_only(BlockNode& node, bool read_only);
+
+}  // namespace tidemark

@@ -1,0 +1,261 @@
+#include "control/reopen.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "control/node_opener.hpp"
+#include "control/read_only.hpp"
+#include "format/qcow2/driver.hpp"
+#include "format/raw/raw.hpp"
+
+namespace tidemark {
+namespace {
+
+using schema::BlockdevOptions;
+
+// What a node that is described inline takes from the one it is for.
+struct Inherited {
+  bool read_only = false, unmap = false, inlined = false;
+  schema::BlockdevCacheOptions cache;
+};
+
+Error cannot_change(std::string_view option) {
+  return Error(Errc::invalid_argument, fmt::format("Cannot change the option '{}'", option));
+}
+
+// Told apart by what follows from them, or looked at each for itself.
+constexpr std::string_view changeable[] = {
+    "node-name", "driver", "discard", "cache", "read-only", "auto-read-only", "detect-zeroes", "file", "backing", "data-file", "target",
+    // raw
+    "offset", "size",
+    // qcow2
+    "lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "overlap-check",
+    "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval"};
+
+bool can_change(std::string_view option) { return std::find(std::begin(changeable), std::end(changeable), option) != std::end(changeable); }
+
+// Names in options are of no consequence once a node has its children.
+Result<> check_fixed(const Json& before, const Json& now) {
+  for (const Json* side : {&before, &now})
+    for (const auto& [name, value] : side->as_object()) {
+      const Json* one = before.find(name);
+      const Json* other = now.find(name);
+      const bool same = one && other && *one == *other;
+      if (!same && !can_change(name)) return cannot_change(name);
+    }
+  return {};
+}
+
+Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo);
+
+class Reopening {
+ public:
+  Reopening(BlockNode& node, BlockdevOptions options, Inherited parent, UndoSteps& undo)
+      : node_(node), options_(std::move(options)), given_(schema::to_json(options_)), undo_(undo) {
+    own_.read_only = options_.read_only.value_or(parent.read_only);
+    own_.cache = options_.cache.value_or(parent.cache);
+    own_.unmap = options_.discard ? *options_.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
+    own_.inlined = true;
+  }
+
+  Task<> run() {
+    co_await unwrap(check());
+    // What is above is only read before what is below it, and written after it.
+    if (own_.read_only) co_await change_mode();
+    co_await change_children();
+    if (!own_.read_only) co_await change_mode();
+    co_await change_driver();
+    change_requests();
+  }
+
+ private:
+  Result<> check() const {
+    const Json& before = node_.options().given;
+    if (before.is_null()) return Error(Errc::unsupported, fmt::format("Node '{}' is not one that was added", node_.name()));
+    if (node_.driver().name() != schema::to_string(options_.driver)) return cannot_change("driver");
+    if (auto ok = check_fixed(before, given_); !ok) return ok;
+    if (own_.cache.direct != node_.options().cache_direct) return cannot_change("cache.direct");
+    if (options_.tracking && before.find("tracking") == nullptr) return cannot_change("tracking");
+    const bool unmaps = options_.detect_zeroes == schema::BlockdevDetectZeroesOptions::unmap;
+    if (unmaps && !own_.unmap)
+      return Error(Errc::invalid_argument, "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+    return {};
+  }
+
+  Task<> change_mode() {
+    if (node_.read_only() == own_.read_only) co_return;
+    co_await set_read_only(node_, own_.read_only);
+    BlockNode& node = node_;
+    undo_.push_back([&node, back = !own_.read_only]() -> Task<> { return set_read_only(node, back); });
+  }
+
+  Task<> change_children() {
+    if (auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&options_.branch)) co_await change_file(raw->file);
+    if (auto* cbw = std::get_if<schema::BlockdevOptionsCbw>(&options_.branch)) {
+      co_await keep_child(node_, Role::filtered, cbw->file, own_, undo_);
+      co_await keep_child(node_, Role::target, cbw->target, own_, undo_);
+    }
+    if (auto* access = std::get_if<schema::BlockdevOptionsGenericFormat>(&options_.branch))
+      co_await keep_child(node_, Role::file, access->file, own_, undo_);
+    if (auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch))
+      co_await keep_child(node_, Role::filtered, fault->file, own_, undo_);
+    auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);
+    if (!qcow2) co_return;
+    co_await keep_child(node_, Role::file, qcow2->file, own_, undo_);
+    if (qcow2->data_file) co_await keep_child(node_, Role::data_file, *qcow2->data_file, own_, undo_);
+    co_await change_backing(qcow2->backing);
+  }
+
+  // A window can be moved to another node.
+  Task<> change_file(const schema::BlockdevRef& wanted) {
+    const auto* name = std::get_if<std::string>(&wanted.value);
+    Edge& edge = *node_.child(Role::file);
+    BlockNode& before = edge.node();
+    if (!name || *name == before.name()) co_return co_await keep_child(node_, Role::file, wanted, own_, undo_);
+    BlockNode* file = co_await unwrap(find(*name));
+    if (!node_.bitmaps().empty())
+      co_await Error(Errc::busy, fmt::format("Cannot change the 'file' of node '{}', which has bitmaps", node_.name()));
+    co_await unwrap(check_no_cycle(*file, "file"));
+    if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+    co_await unwrap(edge.retarget(*file));
+    undo_.push_back([&edge, &before]() -> Task<> {
+      (void)edge.retarget(before);
+      co_return;
+    });
+  }
+
+  Task<> change_backing(const std::optional<schema::BlockdevRefOrNull>& wanted) {
+    BlockNode* before = node_.backing();
+    if (!wanted) {
+      const bool own = before ? node_.options().backing_found : static_cast<Qcow2Driver&>(node_.driver()).backing_file().empty();
+      if (!own) co_await Error(Errc::invalid_argument, fmt::format("backing is missing for '{}'", node_.name()));
+      co_return;
+    }
+    if (const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&wanted->value)) {
+      if (!before) co_await cannot_change("backing.driver");
+      schema::BlockdevRef reference;
+      reference.value = *inlined;
+      Inherited below;
+      below.read_only = below.inlined = true;
+      below.cache = own_.cache;
+      co_return co_await keep_child(node_, Role::backing, reference, below, undo_);
+    }
+    BlockNode* backing = nullptr;
+    if (const auto* name = std::get_if<std::string>(&wanted->value)) backing = co_await unwrap(find(*name));
+    if (backing == before) co_return;
+    if (backing) co_await unwrap(check_no_cycle(*backing, "backing"));
+    if (before && node_.options().backing_found)
+      co_await Error(Errc::unsupported, fmt::format("Cannot change the backing node of '{}', which the image itself names", node_.name()));
+    if (before && !before->options().monitor_owned && before->parents().size() == 1)
+      co_await Error(Errc::unsupported,
+                     fmt::format("Cannot change the backing node of '{}': nobody else would have the present one", node_.name()));
+    co_await unwrap(node_.graph().set_backing(node_, backing));
+    BlockNode& node = node_;
+    undo_.push_back([&node, before]() -> Task<> {
+      (void)node.graph().set_backing(node, before);
+      co_return;
+    });
+  }
+
+  Task<> change_driver() {
+    if (const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&options_.branch)) co_await change_window(*raw);
+    if (const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch)) co_await change_image(*qcow2);
+    Json before = node_.options().given;
+    const bool fixed = node_.options().read_only_fixed;
+    BlockNode& node = node_;
+    node.set_given(given_, options_.read_only.has_value());
+    undo_.push_back([&node, before, fixed]() -> Task<> {
+      node.set_given(before, fixed);
+      co_return;
+    });
+  }
+
+  Task<> change_window(const schema::BlockdevOptionsRaw& raw) {
+    auto& driver = static_cast<RawDriver&>(node_.driver());
+    if (raw.offset.value_or(0) < 0 || raw.size.value_or(0) < 0)
+      co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
+    RawOptions wanted;
+    if (raw.offset) wanted.offset = static_cast<std::uint64_t>(*raw.offset);
+    if (raw.size) wanted.size = static_cast<std::uint64_t>(*raw.size);
+    const RawOptions before = driver.options();
+    if (wanted.offset == before.offset && wanted.size == before.size) co_return;
+    if (!node_.bitmaps().empty())
+      co_await Error(Errc::busy, fmt::format("Cannot change what node '{}', which has bitmaps, shows of its file", node_.name()));
+    co_await unwrap(driver.show(wanted));
+    undo_.push_back([&driver, before]() -> Task<> {
+      (void)driver.show(before);
+      co_return;
+    });
+  }
+
+  Task<> change_image(const schema::BlockdevOptionsQcow2& given) {
+    auto& driver = static_cast<Qcow2Driver&>(node_.driver());
+    const Qcow2OpenOptions wanted = co_await unwrap(to_open_options(given, own_.unmap));
+    const Qcow2OpenOptions before = driver.options();
+    co_await driver.change_options(wanted);
+    undo_.push_back([&driver, before]() -> Task<> { return driver.change_options(before); });
+  }
+
+  void change_requests() {
+    const NodeOptions& before = node_.options();
+    BlockNode& node = node_;
+    undo_.push_back([&node, discard = before.discard, zeroes = before.detect_zeroes, no_flush = before.cache_no_flush]() -> Task<> {
+      node.set_request_options(discard, zeroes, no_flush);
+      co_return;
+    });
+    node.set_request_options(own_.unmap, to_detect_zeroes(options_.detect_zeroes), own_.cache.no_flush);
+  }
+
+  Result<BlockNode*> find(const std::string& name) const {
+    if (BlockNode* found = node_.graph().find(name)) return found;
+    return Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", name));
+  }
+  Result<> check_no_cycle(BlockNode& child, std::string_view role) const {
+    if (!node_.graph().stands_on(child, node_)) return {};
+    return Error(Errc::invalid_argument,
+                 fmt::format("Making '{}' a {} child of '{}' would create a cycle", child.name(), role, node_.name()));
+  }
+
+  BlockNode& node_;
+  const BlockdevOptions options_;
+  const Json given_;
+  Inherited own_;
+  UndoSteps& undo_;
+};
+
+// The child stays; one that was described inline may have changed options.
+Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo) {
+  const Edge* edge = node.child(role);
+  BlockNode& child = edge->node();
+  if (const auto* name = std::get_if<std::string>(&wanted.value)) {
+    if (*name == child.name()) co_return;
+    if (!node.graph().find(*name)) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", *name));
+    co_await cannot_change(to_string(role));
+  }
+  if (child.options().monitor_owned) co_await cannot_change(fmt::format("{}.driver", to_string(role)));
+  Reopening inner(child, *std::get<schema::Box<BlockdevOptions>>(wanted.value), own, undo);
+  co_await inner.run();
+}
+
+}  // namespace
+
+Task<> reopen(BlockNode& node, BlockdevOptions options, UndoSteps& undo) {
+  const std::size_t before = undo.size();
+  Inherited nothing;
+  Reopening reopening(node, std::move(options), nothing, undo);
+  const Result<> done = co_await reopening.run().result();
+  if (done) co_return;
+  co_await take_back(undo, before);
+  co_await done.error();
+}
+
+Task<> take_back(UndoSteps& undo, std::size_t down_to) {
+  while (undo.size() > down_to) {
+    const std::function<Task<>()> step = std::move(undo.back());
+    undo.pop_back();
+    (void)co_await step().result();
+  }
+}
+
+}  // namespace tidemark

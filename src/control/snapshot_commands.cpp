@@ -1,0 +1,33 @@
+#include "control/snapshot_commands.hpp"
+
+#include "control/drain_set.hpp"
+#include "control/external_snapshot.hpp"
+#include "control/internal_snapshot.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark {
+
+template <class Arguments>
+Task<> SnapshotCommandHandler::make(Arguments arguments) {
+  TransactionActions actions;
+  actions.push_back(make_snapshot_action(homes_, jobs_, std::move(arguments)));
+  co_await carry_out(homes_, std::move(actions));
+}
+
+template Task<> SnapshotCommandHandler::make(schema::BlockdevSnapshot arguments);
+template Task<> SnapshotCommandHandler::make(schema::BlockdevSnapshotSync arguments);
+template Task<> SnapshotCommandHandler::make(schema::BlockdevSnapshotInternal arguments);
+
+Task<schema::SnapshotInfo> SnapshotCommandHandler::blockdev_snapshot_delete_internal_sync(
+    schema::BlockdevSnapshotDeleteInternalSyncArguments arguments) {
+  DrainSet drained(homes_);
+  auto work = [&]() -> Task<schema::SnapshotInfo> {
+    std::vector<std::string> names{arguments.device};
+    co_await drained.add(std::move(names));
+    co_return co_await delete_snapshot(homes_, jobs_, arguments);
+  };
+  auto release = [&drained]() -> Task<> { return drained.release(); };
+  co_return co_await finally(work(), release);
+}
+
+}  // namespace tidemark

@@ -1,0 +1,15 @@
+// The actions of a transaction that start backups.
+#pragma once
+
+#include "control/backup_actions.hpp"
+#include "control/transaction_action.hpp"
+
+namespace tidemark {
+
+// `group` is null for a backup that ends for itself.
+std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::BlockdevBackup arguments,
+                                                      std::shared_ptr<JobTransaction> group);
+std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
+                                                      std::shared_ptr<JobTransaction> group);
+
+}  // namespace tidemark

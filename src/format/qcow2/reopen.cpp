@@ -1,0 +1,63 @@
+// An open image is only read from now on, or written too.
+//
+// Invariant: an image that is only read is as one that was closed; one that is to be written has been looked at as if it were
+// opened.
+#include "format/qcow2/driver.hpp"
+
+namespace tidemark {
+
+using namespace qcow2;
+
+Task<> Qcow2Driver::set_read_only(bool read_only) {
+  if (read_only == read_only_) co_return;
+  if (read_only) {
+    co_await complete();
+    read_only_ = true;
+    co_return;
+  }
+  if (shows_snapshot_) co_await Error(Errc::invalid_argument, "qcow2: a snapshot can only be opened read-only");
+  co_await unwrap(check_supported(header_, false));
+  if (image_.corruption()) co_await *image_.corruption();
+  if (header_.has(Incompatible::dirty))
+    co_await Error(Errc::unsupported, "qcow2: the image was not closed properly, and is repaired only when it is opened for writing");
+  read_only_ = false;
+  const Result<> ready = co_await watch(prepare_again()).result();
+  if (!ready) read_only_ = true;
+  co_await unwrap(ready);
+}
+
+Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
+  co_await unwrap(check_options(header_, options));
+  const bool same_caches = options.caches.total == options_.caches.total && options.caches.l2 == options_.caches.l2 &&
+                           options.caches.refcount == options_.caches.refcount && options.l2_slice_bytes == options_.l2_slice_bytes;
+  if (!same_caches) co_await Error(Errc::unsupported, "Cannot change the sizes of caches of an image that is open");
+  if (options.overlap_checks != options_.overlap_checks)
+    co_await Error(Errc::unsupported, "Cannot change the option 'overlap-check'");
+  const bool lazy = options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3;
+  if (lazy_ && !lazy && !read_only_) {
+    co_await flush();
+    co_await end_lazily();
+    committer_.postpone(0);                              // an image that is not dirty, too
+  }
+  if (lazy && !lazy_ && !read_only_) committer_.postpone(bit(Stage::refcount_blocks));
+  lazy_ = lazy;
+  keeps_discarded_ = options.discard_no_unref;
+  cache_clean_interval_ = options.cache_clean_interval;
+  pass_discards_ = options.pass_discards;
+  refcounts_.pass_discards(options.pass_discards);
+  options_.pass_discards = options.pass_discards;
+  options_.lazy_refcounts = options.lazy_refcounts;
+  options_.discard_no_unref = options.discard_no_unref;
+  options_.cache_clean_interval = options.cache_clean_interval;
+}
+
+// Nothing else has changed the image meanwhile, but what is metadata is known only of one that is written.
+Task<> Qcow2Driver::prepare_again() {
+  image_.forget_metadata();
+  map_.l2().forget_all();
+  co_await map_.load(header_);
+  if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
+  co_await prepare_to_write();
+}
+
+}  // namespace tidemark

@@ -1,0 +1,37 @@
+// A file that was opened for reading is opened for writing too, or the other way round: the same file, whatever its name leads
+// to by now.
+#include "storage/file_driver.hpp"
+#include "storage/image_lock.hpp"
+
+namespace tidemark {
+
+Task<> FileDriver::set_read_only(bool read_only) {
+  if (read_only == options_.read_only) co_return;
+  if (!read_only && options_.force_share)
+    co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
+  FileOptions wanted = options_;
+  wanted.read_only = read_only;
+  OpenFlags flags;
+  flags.write = !read_only;
+  flags.direct = wanted.direct;
+  auto opened = co_await File::open(home().reactor(), file_.path(), flags).result();
+  if (!opened) co_await Error::from_errno(opened.error().to_errno(), "Could not reopen '" + file_.path() + "'");
+  File next = *std::move(opened);
+  const Result<> replaced = co_await replace_file(next, wanted).result();
+  (void)co_await next.close().result();                  // the one that is not used
+  co_await unwrap(replaced);
+}
+
+Task<> FileDriver::replace_file(File& next, const FileOptions& wanted) {
+  const FileInfo was = co_await file_.stat();
+  const FileInfo is = co_await next.stat();
+  if (was.device != is.device || was.inode != is.inode)
+    co_await Error(Errc::busy, "Could not reopen '" + file_.path() + "': another file has its name by now");
+  if (is.read_only && !wanted.read_only)
+    co_await Error(Errc::permission, "Could not reopen '" + file_.path() + "': The device is not writable");
+  if (wanted.locking) co_await move_lock(file_, lock_permissions(options_), next, lock_permissions(wanted));
+  std::swap(file_, next);
+  options_ = wanted;
+}
+
+}  // namespace tidemark
