@@ -80,3 +80,14 @@ class Peers:
         # Of the node, too: files below it that nobody described do as it does.
         node = {"driver": driver, "node-name": "disk", "cache": {"direct": direct}, "file": file}
         return Server(self.lab, name, lambda nbd, qmp: (program, *daemon_options(node, nbd, qmp)), monitor=True)
+
+    def start_chain(self, name, files):
+        """Images on one another, {node: path}, the lowest first; the last is exported, and called `disk`."""
+        program, file = (name, {"aio": "io_uring"}) if name == "qemu-storage-daemon" else (self.tidemarkd, {})
+        chain, below = [], {}
+        for node, path in files.items():
+            storage = {"driver": "file", "filename": str(path), "cache": {"direct": True}, **file}
+            chain.append({"driver": "qcow2", "node-name": node, "cache": {"direct": True}, "file": storage, **below})
+            below = {"backing": node}
+        lower = [word for node in chain[:-1] for word in ("--blockdev", json.dumps(node))]
+        return Server(self.lab, name, lambda nbd, qmp: (program, *lower, *daemon_options(chain[-1], nbd, qmp)), monitor=True)

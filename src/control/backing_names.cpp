@@ -116,7 +116,9 @@ Result<BlockdevOptions> describe_backing(const std::string& image, const std::st
     return Error(Errc::unsupported, fmt::format("'{}': backing file '{}' is not a plain file name; give the backing node with "
                                                 "'backing'", image, name));
   if (format == "qcow2") return node_of<schema::BlockdevOptionsQcow2>(BlockdevDriver::qcow2, *path);
-  if (format == "raw") return node_of<schema::BlockdevOptionsRaw>(BlockdevDriver::raw, *path);
+  // QEMU may name the storage of an image that has no format.
+  const bool plain = format == "raw" || format == "file" || format == "host_device";
+  if (plain) return node_of<schema::BlockdevOptionsRaw>(BlockdevDriver::raw, *path);
   return Error(Errc::unsupported, fmt::format("'{}': the format of backing file '{}' is '{}'; give the backing node with 'backing'",
                                               image, *path, format));
 }

@@ -4,6 +4,7 @@
 
 #include "backup/sums_recorder.hpp"
 #include "control/images_made.hpp"
+#include "control/job_policy.hpp"
 #include "control/node_opener.hpp"
 #include "io/file.hpp"
 #include "storage/file.hpp"
@@ -29,17 +30,6 @@ BitmapMode to_bitmap_mode(schema::BitmapSyncMode mode) {
     case schema::BitmapSyncMode::always: return BitmapMode::always;
   }
   return BitmapMode::on_success;
-}
-
-OnError to_policy(schema::BlockdevOnError policy) {
-  switch (policy) {
-    case schema::BlockdevOnError::report: return OnError::report;
-    case schema::BlockdevOnError::ignore: return OnError::ignore;
-    case schema::BlockdevOnError::enospc: return OnError::enospc;
-    case schema::BlockdevOnError::stop: return OnError::stop;
-    case schema::BlockdevOnError::auto_: return OnError::automatic;
-  }
-  return OnError::report;
 }
 
 Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& source, std::shared_ptr<JobTransaction> group) {

@@ -4,6 +4,7 @@
 
 #include "control/backup_commands.hpp"
 #include "control/bitmap_commands.hpp"
+#include "control/chain_commands.hpp"
 #include "control/command_lock.hpp"
 #include "control/command_table.hpp"
 #include "control/create_commands.hpp"
@@ -37,6 +38,7 @@ struct CommandSet {
   BitmapCommandHandler bitmaps;
   JobCommandHandler jobs;
   BackupCommandHandler backups;
+  ChainCommandHandler chains;
   CreateCommandHandler images;
   TransactionCommandHandler transactions;
   SnapshotCommandHandler snapshots;

@@ -27,6 +27,8 @@ struct Collector {
     if constexpr (requires { options.data_file; })
       if (options.data_file) collect(*options.data_file, names);
     if constexpr (requires { options.target; }) collect(options.target, names);
+    if constexpr (requires { options.bottom; })
+      if (options.bottom) names.used.push_back(*options.bottom);
     if constexpr (requires { options.bitmap->node; })
       if (options.bitmap) names.used.push_back(options.bitmap->node);
   }

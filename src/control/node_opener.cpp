@@ -131,6 +131,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& opti
       return open_copy_before_write(std::get<schema::BlockdevOptionsCbw>(options.branch), own);
     case BlockdevDriver::snapshot_access:
       return open_snapshot_access(std::get<schema::BlockdevOptionsGenericFormat>(options.branch), own);
+    case BlockdevDriver::copy_on_read: return open_copy_on_read(std::get<schema::BlockdevOptionsCor>(options.branch), own);
     case BlockdevDriver::fault: return open_fault(std::get<schema::BlockdevOptionsFault>(options.branch), own);
   }
   TM_ASSERT(false);

@@ -65,6 +65,7 @@ class NodeOpener {
   Task<Driver> open_qcow2(schema::BlockdevOptionsQcow2& qcow2, const Inherited& own);
   Task<Driver> open_copy_before_write(schema::BlockdevOptionsCbw& filter, const Inherited& own);
   Task<Driver> open_snapshot_access(schema::BlockdevOptionsGenericFormat& access, const Inherited& own);
+  Task<Driver> open_copy_on_read(schema::BlockdevOptionsCor& filter, const Inherited& own);
   Task<Driver> open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own);
 
   Task<> open_others(schema::BlockdevOptionsQcow2& qcow2, Qcow2Driver& driver, std::string image, Inherited own);

@@ -1,7 +1,11 @@
 // NodeOpener's filters: their options, from the schema's types to the filters' own.
+#include <fmt/format.h>
+
 #include "control/bitmap_actions.hpp"
+#include "control/chain_lookup.hpp"
 #include "control/node_opener.hpp"
 #include "filter/copy_before_write.hpp"
+#include "filter/copy_on_read.hpp"
 #include "filter/fault.hpp"
 #include "filter/snapshot_access.hpp"
 
@@ -60,6 +64,21 @@ Task<NodeOpener::Driver> NodeOpener::open_copy_before_write(schema::BlockdevOpti
 Task<NodeOpener::Driver> NodeOpener::open_snapshot_access(schema::BlockdevOptionsGenericFormat& access, const Inherited& own) {
   BlockNode* file = co_await resolve(std::move(access.file), own);
   co_return co_await tidemark::open_snapshot_access(*file);
+}
+
+Task<NodeOpener::Driver> NodeOpener::open_copy_on_read(schema::BlockdevOptionsCor& filter, const Inherited& own) {
+  CopyOnReadOptions given;
+  given.file = co_await resolve(std::move(filter.file), own);
+  if (given.file->read_only()) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+  if (filter.bottom) {
+    given.bottom = graph_.find(*filter.bottom);
+    if (!given.bottom) co_await Error(Errc::not_found, fmt::format("Bottom node '{}' not found", *filter.bottom));
+    if (given.bottom->driver().is_filter())
+      co_await Error(Errc::invalid_argument, fmt::format("Bottom node '{}' is a filter", *filter.bottom));
+    if (!chain_contains(*given.file, *given.bottom))
+      co_await Error(Errc::invalid_argument, fmt::format("'{}' is not in this backing file chain", *filter.bottom));
+  }
+  co_return co_await unwrap(tidemark::open_copy_on_read(given));
 }
 
 Task<NodeOpener::Driver> NodeOpener::open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own) {

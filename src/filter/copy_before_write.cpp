@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/graph.hpp"
+#include "filter/filter_info.hpp"
 #include "task/detached.hpp"
 
 namespace tidemark {
@@ -136,15 +137,7 @@ Task<> CopyBeforeWrite::preserve_detached(std::shared_ptr<Attempt> attempt, Rang
   attempt->end.request();
 }
 
-Task<ImageInfo> CopyBeforeWrite::info() {
-  ImageInfo info = co_await file_->node().driver().info();
-  info.format = name();
-  info.backing_filename.clear();
-  info.backing_format.clear();
-  info.full_backing_filename.clear();
-  info.qcow2.reset();
-  co_return info;
-}
+Task<ImageInfo> CopyBeforeWrite::info() { return filter_info(file_->node(), name()); }
 
 Task<> CopyBeforeWrite::close() {
   co_await detached_.wait_idle();

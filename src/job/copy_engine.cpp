@@ -8,33 +8,12 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t workers_max = 16;  // more only spoil the processor's caches
-constexpr Duration guest_rest = std::chrono::milliseconds(50);  // then it is not at work any more
-constexpr Duration pause_max = std::chrono::milliseconds(100);
-// What guests at work have to wait behind, and how long the device is theirs after it.
-constexpr std::uint64_t piece_among_guests = 512 * KiB;
-constexpr auto rest_after(Duration read) { return read * 5 / 4; }
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
-// The only one to read, for a while; the next one waits somewhat longer than it took.
-class CopyEngine::Turn final : public Point::Reading {
- public:
-  Turn(CopyEngine& engine, Mutex::Guard turn, InFlight in_flight)
-      : Reading(std::move(in_flight)), engine_(engine), turn_(std::move(turn)), began_(engine.reactor_.now()) {}
-  ~Turn() override {
-    const Instant now = engine_.reactor_.now();
-    engine_.next_turn_ = now + std::min<Duration>(rest_after(now - began_), pause_max);
-  }
-
- private:
-  CopyEngine& engine_;
-  Mutex::Guard turn_;
-  const Instant began_;
-};
-
 CopyEngine::CopyEngine(Reactor& reactor, Point& point, Edge& through, CopyLimits limits)
-    : reactor_(reactor), point_(point), through_(through), limits_(limits), turn_(reactor) {
+    : reactor_(reactor), point_(point), through_(through), limits_(limits), pace_(reactor, through) {
   const std::uint64_t wanted = limits_.chunk ? limits_.chunk : point.buffer_size();
   const std::uint64_t chunk = align_down(std::min(wanted, point.buffer_size()), point.granule());
   limits_.chunk = std::max(chunk, point.granule());
@@ -73,13 +52,12 @@ Task<> CopyEngine::copy_piece(JobContext& context, Point::Stride& stride, Mutabl
   const std::uint64_t chunk = chunk_for(speed);
   if (speed != 0) co_await context.charge(chunk);
   if (context.interrupted() || failure_) co_return context.refund(chunk);
-  std::unique_ptr<Point::Reading> reading = co_await read_in_turn();
+  std::unique_ptr<Point::Reading> reading = co_await enter();
   const bool pressed = point_.stage() && point_.stage()->presses();
   const auto staged = pressed ? next_staged() : std::nullopt;
   const std::uint64_t from = staged ? *staged : point_.next_todo(position_).value_or(0);
   stride.window_max = speed == 0 ? Point::Stride{}.window_max : chunk;
-  const bool among_guests = reactor_.now() < guests_until_;
-  const std::uint64_t most = among_guests ? std::max(piece_among_guests, point_.granule()) : chunk;
+  const std::uint64_t most = std::max(pace_.piece_max(), point_.granule());
   const std::size_t usable = std::min<std::uint64_t>({buffer.size(), chunk, most});
   const Range rest{from, point_.size() - from};
   Point::Outcome failed =
@@ -90,23 +68,9 @@ Task<> CopyEngine::copy_piece(JobContext& context, Point::Stride& stride, Mutabl
   failure_ = std::move(failed);
 }
 
-bool CopyEngine::guests_at_work() noexcept {
-  const BlockStats& stats = through_.node().stats();
-  const std::uint64_t requests = stats.read.operations + stats.write.operations +
-                                 stats.write_zeroes.operations + stats.discard.operations;
-  const Instant now = reactor_.now();
-  if (std::exchange(guest_requests_, requests) != requests) guests_until_ = now + guest_rest;
-  return now < guests_until_;
-}
-
-Task<std::unique_ptr<Point::Reading>> CopyEngine::read_in_turn() {
-  // Without a stage writing the target is part of the turn, which may take long.
-  if (!point_.stage() || !guests_at_work())
-    co_return std::make_unique<Point::Reading>(co_await through_.enter());
-  Mutex::Guard turn = co_await turn_.lock();
-  if (reactor_.now() < next_turn_) co_await reactor_.sleep_until(next_turn_);
-  InFlight in_flight = co_await through_.enter();
-  co_return std::make_unique<Turn>(*this, std::move(turn), std::move(in_flight));
+// Without a stage writing the target is part of the turn, which may take long.
+Task<std::unique_ptr<Point::Reading>> CopyEngine::enter() {
+  return point_.stage() ? pace_.enter() : pace_.enter_at_once();
 }
 
 std::optional<std::uint64_t> CopyEngine::next_staged() noexcept {

@@ -2,12 +2,12 @@
 // that the job's context allows.  What a piece is and where it goes is filter/point.hpp's.
 //
 // It goes through the disk from its start to its end; what guests have overwritten meanwhile, and is
-// staged, comes first while it presses.  While guests are at work it reads the disk for a third of the time
-// only, one piece after the other: a guest's requests would have to queue behind many large ones.
+// staged, comes first while it presses.  How it shares the disk with guests is job/guest_pace.hpp's.
 #pragma once
 
 #include "filter/point.hpp"
 #include "io/reactor.hpp"
+#include "job/guest_pace.hpp"
 #include "job/job.hpp"
 #include "task/group.hpp"
 
@@ -32,9 +32,7 @@ class CopyEngine {
   Task<> relieve(CancelToken token);
 
  private:
-  class Turn;
-  Task<std::unique_ptr<Point::Reading>> read_in_turn();
-  bool guests_at_work() noexcept;
+  Task<std::unique_ptr<Point::Reading>> enter();
   Task<> work(JobContext& context);
   Task<> copy_piece(JobContext& context, Point::Stride& stride, MutableBytes buffer);
   std::uint64_t chunk_for(std::uint64_t speed) const noexcept;
@@ -46,10 +44,7 @@ class CopyEngine {
   CopyLimits limits_;
   std::uint64_t position_ = 0, staged_position_ = 0;
   Point::Outcome failure_;
-  Mutex turn_;
-  Instant next_turn_{};
-  std::uint64_t guest_requests_ = 0;
-  Instant guests_until_{};
+  GuestPace pace_;
 };
 
 }  // namespace tidemark

@@ -86,10 +86,13 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
 }
 
 Task<> Qcow2Driver::write_backing_name(std::string name, std::string format) {
+  co_await unwrap(check_writable());
   Qcow2AmendOptions options;
-  options.backing_file = std::move(name);
-  options.backing_format = std::move(format);
-  co_await amend(std::move(options));
+  options.backing_file = name;
+  options.backing_format = format;
+  co_await unwrap(check_names(amended(header_, options), options));
+  co_await flush();
+  co_await header_writer_.set_backing(std::move(name), std::move(format));
 }
 
 // Version 2 cannot say that a cluster reads as zeroes: it is written so, or left out where nothing shows from below.

@@ -108,8 +108,8 @@ class Qcow2Driver final : public MappedDriver {
   Task<> apply_snapshot(std::string id_or_name);
   Task<> delete_snapshot(std::string id_or_name);
 
-  // Changes what the options say; the node is drained by the caller.  Names are only written down.
   Task<> write_backing_name(std::string name, std::string format) override;
+  // Changes what the options say; the node is drained by the caller.  Names are only written down.
   Task<> amend(Qcow2AmendOptions options);
   // truncate(), with space for what the disk grows by.
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);

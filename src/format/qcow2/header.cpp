@@ -171,7 +171,9 @@ Result<> parse_names(Header& h, Bytes cluster, std::uint64_t name_at, std::uint3
   std::size_t end = cluster.size();
   if (name_at != 0) end = std::min<std::size_t>(end, name_at);
   if (end <= h.header_length) return {};
-  return parse_extensions(h, cluster, end);
+  const Result<> parsed = parse_extensions(h, cluster, end);
+  if (h.backing_name.empty()) h.backing_format.clear();
+  return parsed;
 }
 
 std::string feature_names_of(const Header& h, std::uint64_t features) {

@@ -157,6 +157,20 @@ Task<> HeaderWriter::set_bitmap_directory(HostOffset at, std::uint64_t bytes, st
   header_ = std::move(next);
 }
 
+Task<> HeaderWriter::set_backing(std::string name, std::string format) {
+  const auto turn = co_await one_.lock();
+  HeaderEdit edit = co_await HeaderEdit::read(file_.edge());
+  if (!name.empty()) {
+    std::optional<std::vector<std::byte>> said;
+    if (!format.empty()) said.emplace(as_bytes(format).begin(), as_bytes(format).end());
+    edit.set_extension(ExtensionType::backing_format, std::move(said));
+  }
+  edit.set_backing_name(name);
+  co_await write_edit(std::move(edit));
+  header_.backing_format = name.empty() ? std::string() : std::move(format);
+  header_.backing_name = std::move(name);
+}
+
 Task<> HeaderWriter::write_edit(HeaderEdit edit) {
   const Result<> written = co_await edit.write(file_.edge()).result();
   if (written) co_return;

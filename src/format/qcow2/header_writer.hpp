@@ -30,6 +30,9 @@ class HeaderWriter {
   Task<> keep_autoclear(std::uint64_t features);
   // The bitmaps extension becomes what this says; without bitmaps it goes.
   Task<> set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps);
+  // A crash leaves the old name or the new one, of a format whose name has at most eight letters.  Where there is none
+  // any more the extension with its format stays, and says nothing: others would have to move.
+  Task<> set_backing(std::string name, std::string format);
   // What a change that failed would have made the header point at is not used by it from here on.
   Task<> settle();
 

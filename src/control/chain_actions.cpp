@@ -1,0 +1,141 @@
+#include "control/chain_actions.hpp"
+
+#include <fmt/format.h>
+
+#include "block/status.hpp"
+#include "control/chain_lookup.hpp"
+#include "control/job_policy.hpp"
+
+namespace tidemark {
+namespace {
+
+Error refused(std::string why) { return Error(Errc::invalid_argument, std::move(why)); }
+
+// The two commands have these alike.
+template <class Arguments>
+Result<JobOptions> job_options(const Arguments& given) {
+  if (given.speed < 0) return refused("Parameter 'speed' expects a non-negative value");
+  JobOptions job;
+  job.id = given.job_id.value_or("");
+  job.auto_finalize = given.auto_finalize;
+  job.auto_dismiss = given.auto_dismiss;
+  job.speed = static_cast<std::uint64_t>(given.speed);
+  return job;
+}
+
+Task<BlockNode*> find_stream_base(BlockNode& disk, const schema::BlockStreamArguments& given) {
+  if (given.base) {
+    BlockNode* base = co_await find_backing_file(disk, *given.base);
+    if (!base) co_await refused(fmt::format("Can't find '{}' in the backing chain", *given.base));
+    co_return base;
+  }
+  if (!given.base_node) co_return nullptr;
+  BlockNode* base = co_await unwrap(lookup_node_name(disk, *given.base_node));
+  if (base == &disk || !chain_contains(disk, *base))
+    co_await refused(fmt::format("Node '{}' is not a backing image of '{}'", *given.base_node, given.device));
+  co_return base;
+}
+
+Result<BlockNode*> find_bottom(BlockNode& disk, const std::string& name, const std::string& device) {
+  auto bottom = lookup_node_name(disk, name);
+  if (!bottom) return bottom;
+  if ((*bottom)->driver().is_filter()) return refused(fmt::format("Node '{}' is a filter, use a non-filter node as 'bottom'", name));
+  if (!chain_contains(disk, **bottom)) return refused(fmt::format("Node '{}' is not in a chain starting from '{}'", name, device));
+  return bottom;
+}
+
+Result<> check_stream_arguments(const schema::BlockStreamArguments& given) {
+  const auto both = [](const char* one, const char* other) {
+    return refused(fmt::format("'{}' and '{}' cannot be specified at the same time", one, other));
+  };
+  if (given.base && given.base_node) return both("base", "base-node");
+  if (given.base && given.bottom) return both("base", "bottom");
+  if (given.bottom && given.base_node) return both("bottom", "base-node");
+  return {};
+}
+
+Task<BlockNode*> find_top(BlockNode& disk, const schema::BlockCommitArguments& given) {
+  if (given.top_node && given.top) co_await refused("'top-node' and 'top' are mutually exclusive");
+  if (given.top_node) {
+    BlockNode* top = co_await unwrap(lookup_node_name(disk, *given.top_node));
+    if (!chain_contains(disk, *top)) co_await refused(fmt::format("'{}' is not in this backing file chain", *given.top_node));
+    co_return top;
+  }
+  if (!given.top) co_return &disk;
+  const ImageInfo info = co_await disk.driver().info();
+  if (info.filename == *given.top) co_return &disk;
+  BlockNode* top = co_await find_backing_file(disk, *given.top);
+  if (!top) co_await refused(fmt::format("Top image file {} not found", *given.top));
+  co_return top;
+}
+
+Task<BlockNode*> find_commit_base(BlockNode& top, const schema::BlockCommitArguments& given) {
+  if (given.base_node && given.base) co_await refused("'base-node' and 'base' are mutually exclusive");
+  if (given.base_node) {
+    BlockNode* base = co_await unwrap(lookup_node_name(top, *given.base_node));
+    if (!chain_contains(top, *base)) co_await refused(fmt::format("'{}' is not in this backing file chain", *given.base_node));
+    co_return base;
+  }
+  if (!given.base) co_return &last_in_chain(top);
+  BlockNode* base = co_await find_backing_file(top, *given.base);
+  if (!base) co_await refused(fmt::format("Can't find '{}' in the backing chain", *given.base));
+  co_return base;
+}
+
+bool has_writer(const BlockNode& node) {
+  for (const Edge* user : node.parents())
+    if (user->permissions().uses & Permissions::write) return true;
+  return false;
+}
+
+}  // namespace
+
+Task<StreamPlan> plan_stream(Graph& graph, const schema::BlockStreamArguments& given) {
+  co_await unwrap(check_stream_arguments(given));
+  StreamPlan plan;
+  BlockNode* disk = co_await unwrap(graph.lookup(given.device));
+  BlockNode* base = co_await find_stream_base(*disk, given);
+  BlockNode* bottom = nullptr;
+  if (given.bottom) bottom = co_await unwrap(find_bottom(*disk, *given.bottom, given.device));
+  if (!base && given.backing_file) co_await refused("backing file specified, but streaming the entire chain");
+  if (!bottom) bottom = overlay_of(*disk, base);
+  plan.options.disk = disk;
+  plan.options.bottom = bottom;
+  for (BlockNode* at = disk; at; at = at == bottom ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
+  plan.options.job = co_await unwrap(job_options(given));
+  plan.options.backing_file = given.backing_file;
+  plan.options.mask_protocol = given.backing_mask_protocol;
+  plan.options.on_error = to_policy(given.on_error);
+  plan.options.filter_node_name = given.filter_node_name.value_or("");
+  co_return std::move(plan);
+}
+
+Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& given) {
+  CommitPlan plan;
+  BlockNode* disk = graph.find(given.device);
+  if (!disk) co_await Error(Errc::device_not_found, fmt::format("Device '{}' not found", given.device));
+  co_await unwrap(check_is_root(*disk));
+  BlockNode* top = co_await find_top(*disk, given);
+  BlockNode* base = co_await find_commit_base(*top, given);
+  if (top == base) co_await refused("cannot commit an image into itself");
+  const bool topmost = &skip_filters(*top) == &skip_filters(*disk);
+  plan.active = topmost || has_writer(*top);
+  if (plan.active && given.backing_file) {
+    const char* const why = topmost ? "is the active layer" : "has a writer on it";
+    co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
+  }
+  plan.concerned.push_back(disk);
+  if (!topmost) plan.concerned.push_back(overlay_of(*disk, top));
+  for (BlockNode* at = top; at; at = at == base ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
+  plan.options.disk = disk;
+  plan.options.top = top;
+  plan.options.base = base;
+  plan.options.job = co_await unwrap(job_options(given));
+  plan.options.backing_file = given.backing_file;
+  plan.options.mask_protocol = given.backing_mask_protocol;
+  plan.options.on_error = to_policy(given.on_error);
+  plan.options.filter_node_name = given.filter_node_name.value_or("");
+  co_return std::move(plan);
+}
+
+}  // namespace tidemark

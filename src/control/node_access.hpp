@@ -1,0 +1,15 @@
+// NodeAccess: how block jobs have nodes made writable, and read-only again.
+#pragma once
+
+#include "block/graph.hpp"
+#include "job/chain_access.hpp"
+
+namespace tidemark {
+
+class NodeAccess final : public ChainAccess {
+ public:
+  Task<> make_writable(BlockNode& node) override;
+  Task<> make_read_only(BlockNode& node) override;
+};
+
+}  // namespace tidemark

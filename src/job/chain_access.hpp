@@ -1,0 +1,21 @@
+// ChainAccess: what jobs on backing chains ask of who has opened the nodes.
+#pragma once
+
+#include "block/node.hpp"
+#include "task/task.hpp"
+
+namespace tidemark {
+
+// Called on the nodes' thread; outlives the jobs.
+class ChainAccess {
+ public:
+  // A node that is only read becomes writable, with what it stands on; read-only again by the other.  The node
+  // need not be drained.  On error it is as it was.
+  virtual Task<> make_writable(BlockNode& node) = 0;
+  virtual Task<> make_read_only(BlockNode& node) = 0;
+
+ protected:
+  ~ChainAccess() = default;
+};
+
+}  // namespace tidemark

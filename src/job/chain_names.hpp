@@ -1,0 +1,20 @@
+// The name of a backing file, as a job writes it into the header of the image above.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "block/node.hpp"
+
+namespace tidemark {
+
+struct BackingName {
+  std::string name, format;              // empty: there is none
+};
+
+// Of `base` for `overlay`, a format; null for none.  `given` is the user's word for it.  `mask_protocol` has "raw" where
+// the base is a storage with no format.  A name that is not absolute counts from where the image is, so one that this
+// process knows from elsewhere becomes absolute.  Errc::invalid_argument when the base has no name.
+Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol);
+
+}  // namespace tidemark

@@ -1,0 +1,198 @@
+#include "job/commit.hpp"
+
+#include "block/status.hpp"
+#include "filter/commit_top.hpp"
+#include "io/visit.hpp"
+
+namespace tidemark {
+namespace {
+
+using P = Permissions;
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
+
+}  // namespace
+
+Task<ManagedJob*> CommitJob::create(JobManager& jobs, CommitOptions options) {
+  Reactor& here = jobs.reactor();
+  Reactor& home = options.disk->reactor();
+  co_await unwrap(jobs.check_id(options.job.id));
+  JobOptions job_options = options.job;
+  job_options.home = &home;
+  auto commit = std::make_unique<CommitJob>(std::move(options));
+  CommitJob& self = *commit;
+  std::unique_ptr<Job> job = std::move(commit);
+  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
+  const Result<> attached = co_await visit(here, home, self.attach()).result();
+  if (attached) created = jobs.create(std::move(job_options), std::move(job));
+  else created = attached.error();
+  if (!created) (void)co_await visit(here, home, self.clean()).result();
+  co_return co_await unwrap(std::move(created));
+}
+
+Task<> CommitJob::attach() {
+  const Permissions nothing{P::none, P::all};
+  edge_ = co_await unwrap(Edge::attach(*options_.disk, Role::root, nothing, user()));
+  // Names are asked for at the end; that there is one is to be known now.
+  (void)co_await backing_name(*options_.disk, &base(), options_.backing_file, options_.mask_protocol);
+  if (base().read_only()) {
+    co_await options_.access->make_writable(base());
+    made_writable_ = true;
+  }
+  co_await insert_filter();
+  co_await block_chain();
+  const std::uint64_t granule = std::max<std::uint64_t>(base().limits().opt_transfer, 64 * KiB);
+  PieceSource& source = *this;
+  pieces_.emplace(source, *edge_, top().size(), granule);
+}
+
+Task<> CommitJob::insert_filter() {
+  Graph& graph = top().graph();
+  auto driver = co_await unwrap(CommitTop::open(top()));
+  NodeOptions node;
+  node.name = options_.filter_node_name;
+  node.read_only = true;
+  filter_node_ = co_await graph.add(std::move(node), std::move(driver));
+  const auto drained = co_await graph.drain(top());
+  co_await unwrap(graph.replace(top(), *filter_node_));
+}
+
+// Others' writes to the layers would be lost; but who lets nobody write to them forbids writing to the base.
+Task<> CommitJob::block_chain() {
+  const Permissions nothing{P::none, P::all}, of_layer{P::none, P::all & ~P::consistent_read};
+  for (BlockNode* at = &top(); at != &base(); at = at->driver().is_filter() ? at->filtered() : at->backing())
+    chain_.push_back(co_await unwrap(Edge::attach(*at, Role::root, of_layer, user())));
+  source_ = co_await unwrap(Edge::attach(top(), Role::filtered, nothing, user()));
+  Permissions writing{P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
+  if (base().size() < top().size()) writing.uses |= P::resize;
+  target_ = co_await unwrap(Edge::attach(base(), Role::target, writing, user()));
+}
+
+bool CommitJob::uses(const BlockNode& node) const noexcept {
+  if (!filter_node_) return false;
+  if (&node == filter_node_ || &node == options_.disk || &node == options_.base) return true;
+  for (const BlockNode* at = node.backing(); at; at = at->filtered())
+    if (at == filter_node_) return true;         // its header is to be written
+  return std::any_of(chain_.begin(), chain_.end(), [&](const auto& edge) { return &edge->node() == &node; });
+}
+
+Task<PieceSource::Found> CommitJob::look(Range wanted) {
+  const BlockStatus status = co_await block_status_above(top(), &base(), wanted);
+  const Kind kind = !status.allocated ? Kind::nothing : status.data ? Kind::data : Kind::zeroes;
+  co_return Found{status.range.length, kind};
+}
+
+Task<PieceSource::Outcome> CommitJob::copy(Range piece, Kind kind, MutableBytes buffer) {
+  if (kind == Kind::data) {
+    const Buffers data(buffer.first(piece.length));
+    const Result<> read = co_await source_->read(piece.offset, data).result();
+    if (!read) co_return Failure{read.error(), true};
+    if (data.all_zero()) kind = Kind::zeroes;
+  }
+  Task<> writing = kind == Kind::zeroes ? target_->write_zeroes(piece, WriteFlags::may_unmap)
+                                        : target_->write(piece.offset, Buffers(buffer.first(piece.length)));
+  const Result<> written = co_await std::move(writing).result();
+  if (!written) co_return Failure{written.error(), false};
+  co_return std::nullopt;
+}
+
+Task<> CommitJob::run(JobContext& context) {
+  co_await context.checkpoint();
+  if (base().size() < top().size()) co_await target_->truncate(top().size());
+  while (!pieces_->done()) {
+    auto failed = co_await pieces_->run(context);
+    if (failed) co_await react(context, *std::move(failed));
+    co_await context.checkpoint();
+  }
+}
+
+Task<> CommitJob::react(JobContext& context, Pieces::Failed failed) {
+  const IoSide side = failed.why.reading ? IoSide::read : IoSide::write;
+  const ErrorAction action = co_await context.failed(options_.on_error, side, failed.why.error);
+  if (action == ErrorAction::report) co_await failed.why.error;
+  if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
+  pieces_->again(failed.piece);
+}
+
+Task<> CommitJob::prepare() {
+  find_overlays(*filter_node_);
+  co_await cover_tail();
+  co_await target_->flush();
+  Result<> done;
+  for (auto overlay = overlays_.begin(); done && overlay != overlays_.end(); ++overlay) done = co_await rename(*overlay).result();
+  if (done) done = co_await shorten_chain().result();
+  if (done) co_return;
+  for (Overlay& overlay : overlays_) (void)co_await rename_back(overlay).result();
+  co_await done.error();
+}
+
+void CommitJob::find_overlays(BlockNode& below) {
+  for (const Edge* user : below.parents()) {
+    if (user->role() == Role::backing && user->parent()) overlays_.push_back({user->parent(), {}});
+    if (user->role() == Role::filtered && user->parent()) find_overlays(*user->parent());
+  }
+}
+
+// An image above that is longer than the top reads as zeroes behind it, and the base may be longer, too.
+Task<> CommitJob::cover_tail() {
+  std::uint64_t end = top().size();
+  for (const Overlay& overlay : overlays_) end = std::max(end, std::min(overlay.node->size(), base().size()));
+  const Range tail{top().size(), end - top().size()};
+  if (!tail.empty()) co_await target_->write_zeroes(tail, WriteFlags::may_unmap);
+}
+
+Task<> CommitJob::rename(Overlay& overlay) {
+  BlockNode& node = *overlay.node;
+  BackingName name = co_await backing_name(node, &base(), options_.backing_file, options_.mask_protocol);
+  const ImageInfo info = co_await node.driver().info();
+  if (node.read_only()) {
+    co_await options_.access->make_writable(node);
+    overlay.made_writable = true;
+  }
+  overlay.before = {info.backing_filename, info.backing_format};
+  co_await node.driver().write_backing_name(std::move(name.name), std::move(name.format));
+}
+
+// Only where it was changed, or may have been.
+Task<> CommitJob::rename_back(Overlay& overlay) {
+  if (overlay.before.name.empty()) co_return;
+  co_await overlay.node->driver().write_backing_name(overlay.before.name, overlay.before.format);
+}
+
+Task<> CommitJob::shorten_chain() {
+  const Permissions nothing{P::none, P::all};
+  co_await unwrap(target_->set_permissions(nothing));
+  chain_.clear();
+  Graph& graph = base().graph();
+  const auto drained = co_await graph.drain(*filter_node_);
+  co_await unwrap(graph.replace(*filter_node_, base()));
+  shortened_ = true;
+}
+
+// The disk may have lost its other users meanwhile.
+Task<> CommitJob::clean() {
+  Graph& graph = base().graph();
+  for (Overlay& overlay : overlays_)
+    if (std::exchange(overlay.made_writable, false)) (void)co_await options_.access->make_read_only(*overlay.node).result();
+  overlays_.clear();
+  target_.reset();
+  source_.reset();
+  chain_.clear();
+  // What is taken out with the filter may be all that keeps the base.
+  const Permissions nothing{P::none, P::all};
+  auto kept = Edge::attach(base(), Role::root, nothing, user());
+  if (BlockNode* filter = std::exchange(filter_node_, nullptr)) {
+    if (!shortened_) {
+      const auto drained = co_await graph.drain(*filter);
+      const Result<> replaced = graph.replace(*filter, top());
+      TM_ASSERT(replaced.ok());          // its users fit where they came from
+    }
+    (void)co_await graph.remove(*filter).result();
+  }
+  if (std::exchange(made_writable_, false)) (void)co_await options_.access->make_read_only(base()).result();
+  if (kept) (*kept).reset();
+  (void)co_await graph.release(base()).result();
+  if (!std::exchange(edge_, nullptr)) co_return;
+  (void)co_await graph.release(*options_.disk).result();
+}
+
+}  // namespace tidemark

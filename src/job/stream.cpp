@@ -1,0 +1,158 @@
+#include "job/stream.hpp"
+
+#include "block/status.hpp"
+#include "io/visit.hpp"
+#include "job/chain_names.hpp"
+
+namespace tidemark {
+namespace {
+
+using P = Permissions;
+constexpr P::Set steady = P::consistent_read | P::write_unchanged;
+
+}  // namespace
+
+StreamJob::StreamJob(StreamOptions options) : options_(std::move(options)), image_(skip_filters(*options_.disk)) {}
+
+Task<ManagedJob*> StreamJob::create(JobManager& jobs, StreamOptions options) {
+  Reactor& here = jobs.reactor();
+  Reactor& home = options.disk->reactor();
+  co_await unwrap(jobs.check_id(options.job.id));
+  JobOptions job_options = options.job;
+  job_options.home = &home;
+  auto stream = std::make_unique<StreamJob>(std::move(options));
+  StreamJob& self = *stream;
+  std::unique_ptr<Job> job = std::move(stream);
+  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
+  const Result<> attached = co_await visit(here, home, self.attach()).result();
+  if (attached) created = jobs.create(std::move(job_options), std::move(job));
+  else created = attached.error();
+  if (!created) (void)co_await visit(here, home, self.clean()).result();
+  co_return co_await unwrap(std::move(created));
+}
+
+Task<> StreamJob::attach() {
+  if (image_.read_only()) {
+    co_await options_.access->make_writable(image_);
+    made_writable_ = true;
+  }
+  co_await insert_filter();
+  co_await block_chain();
+  const std::uint64_t granule = std::max<std::uint64_t>(image_.limits().opt_transfer, 64 * KiB);
+  PieceSource& source = *this;
+  const bool nothing_between = options_.bottom == &image_;
+  pieces_.emplace(source, *edge_, nothing_between ? 0 : filter_node_->size(), granule);
+}
+
+// The image may be written, the layers below it must not change.  These edges are the job's way to say so and carry no
+// requests: they are no root users.
+Task<> StreamJob::block_chain() {
+  const Permissions of_image{P::none, steady | P::write}, of_layer{P::none, steady};
+  BlockNode* const end = options_.bottom->backing();
+  for (BlockNode* at = &image_; at && at != end; at = at->driver().is_filter() ? at->filtered() : at->backing()) {
+    const Permissions& permissions = at == &image_ ? of_image : of_layer;
+    chain_.push_back(co_await unwrap(Edge::attach(*at, Role::filtered, permissions, user())));
+  }
+}
+
+Task<> StreamJob::insert_filter() {
+  BlockNode& disk = *options_.disk;
+  Graph& graph = disk.graph();
+  CopyOnReadOptions filter;
+  filter.file = &disk;
+  filter.bottom = options_.bottom;
+  filter.copies_reads = false;
+  auto driver = co_await unwrap(open_copy_on_read(filter));
+  CopyOnRead& opened = *driver;
+  NodeOptions node;
+  node.name = options_.filter_node_name;
+  auto added = co_await graph.add(std::move(node), std::move(driver)).result();
+  if (!added) co_await added.error().with_context("Could not create node");
+  filter_node_ = *added;
+  filter_ = &opened;
+  const auto drained = co_await graph.drain(disk);
+  co_await unwrap(graph.replace(disk, *filter_node_));
+  const Permissions reading{P::consistent_read, P::all};
+  edge_ = co_await unwrap(Edge::attach(*filter_node_, Role::root, reading, user()));
+}
+
+bool StreamJob::uses(const BlockNode& node) const noexcept {
+  if (&node == filter_node_) return true;
+  return std::any_of(chain_.begin(), chain_.end(), [&](const auto& edge) { return &edge->node() == &node; });
+}
+
+Task<PieceSource::Found> StreamJob::look(Range wanted) {
+  const CopyOnRead::Place place = co_await filter_->look(wanted);
+  const Kind kind = place.data ? Kind::data : place.zero ? Kind::zeroes : Kind::nothing;
+  co_return Found{place.range.length, kind};
+}
+
+Task<PieceSource::Outcome> StreamJob::copy(Range piece, Kind, MutableBytes buffer) {
+  const Result<> pulled = co_await filter_->pull(piece, buffer).result();
+  if (pulled) co_return std::nullopt;
+  co_return Failure{pulled.error(), true};
+}
+
+Task<> StreamJob::run(JobContext& context) {
+  for (;;) {
+    co_await context.checkpoint();
+    if (pieces_->done()) break;
+    auto failed = co_await pieces_->run(context);
+    if (failed) co_await react(context, *std::move(failed));
+  }
+  // What was left out is still needed from below.
+  if (ignored_) co_await *ignored_;
+}
+
+Task<> StreamJob::react(JobContext& context, Pieces::Failed failed) {
+  const ErrorAction action = co_await context.failed(options_.on_error, IoSide::read, failed.why.error);
+  if (action == ErrorAction::report) co_await failed.why.error;
+  if (action == ErrorAction::stop) co_return pieces_->again(failed.piece);
+  if (!ignored_) ignored_ = failed.why.error;
+}
+
+Task<> StreamJob::prepare() {
+  if (!image_.backing()) co_return;
+  BlockNode* const base = options_.bottom->backing();
+  BackingName name = co_await backing_name(image_, base, options_.backing_file, options_.mask_protocol);
+  co_await edge_->flush();
+  const ImageInfo before = co_await image_.driver().info();
+  co_await image_.driver().write_backing_name(std::move(name.name), std::move(name.format));
+  const Result<> changed = co_await shorten_chain(base).result();
+  if (changed) co_return;
+  (void)co_await image_.driver().write_backing_name(before.backing_filename, before.backing_format).result();
+  co_await changed.error();
+}
+
+Task<> StreamJob::shorten_chain(BlockNode* base) {
+  const auto drained = co_await image_.graph().drain(image_);
+  BlockNode* const below = image_.backing();
+  co_await unwrap(image_.graph().set_backing(image_, base));
+  if (below != base) removed_ = below;
+}
+
+// The image may have lost its other users meanwhile.
+Task<> StreamJob::clean() {
+  Graph& graph = image_.graph();
+  edge_.reset();
+  if (filter_node_) co_await remove_filter();
+  if (!chain_.empty()) chain_.resize(1);
+  if (BlockNode* removed = std::exchange(removed_, nullptr)) (void)co_await graph.release(*removed).result();
+  if (std::exchange(made_writable_, false)) (void)co_await options_.access->make_read_only(image_).result();
+  chain_.clear();
+  (void)co_await graph.release(image_).result();
+}
+
+Task<> StreamJob::remove_filter() {
+  BlockNode& filter = *std::exchange(filter_node_, nullptr);
+  BlockNode& below = std::exchange(filter_, nullptr)->file().node();
+  Graph& graph = filter.graph();
+  {
+    const auto drained = co_await graph.drain(filter);
+    const Result<> replaced = graph.replace(filter, below);
+    TM_ASSERT(replaced.ok());            // its users fit where they came from
+  }
+  (void)co_await graph.remove(filter).result();
+}
+
+}  // namespace tidemark

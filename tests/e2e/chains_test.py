@@ -1,0 +1,165 @@
+"""Chains that become shorter while the disk is in use: what the guide says, under a guest's writes, through kills (kill -9),
+and as qemu-img sees it afterwards."""
+import json
+import os
+import random
+import subprocess
+import threading
+import unittest
+
+import nbd
+from bed import DONE, MiB, Bed, first_difference, processes
+from lab.qmp import Qmp
+
+SIZE = 16 * MiB
+LAYERS = ["base", "a", "b", "disk"]
+
+
+class Writer(threading.Thread):
+    """A guest, and what its disk holds; it ends when it is told to, or when the daemon is gone."""
+
+    def __init__(self, uri, content, seed):
+        super().__init__(daemon=True)
+        self.uri, self.content, self.rng, self.ended = uri, bytearray(content), random.Random(seed), False
+
+    def run(self):
+        disk = nbd.NBD()
+        disk.connect_uri(self.uri)
+        while not self.ended:
+            at, length = self.rng.randrange(SIZE // 512 - 64) * 512, 512 * self.rng.randrange(1, 64)
+            data = self.rng.randbytes(length)
+            disk.pwrite(data, at)
+            self.content[at:at + length] = data
+        disk.shutdown()
+
+    def stop(self):
+        self.ended = True
+        self.join(20)
+        return bytes(self.content)
+
+
+class Chains(Bed):
+    def make_chain(self, seed=1):
+        rng, below = random.Random(seed), []
+        for name in LAYERS:
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *below, f"{name}.qcow2", str(SIZE))
+            below = ["-b", f"{name}.qcow2", "-F", "qcow2"]
+            for _ in range(20):
+                at, length = rng.randrange(SIZE // 4096 - 128) * 4096, 4096 * rng.randrange(1, 128)
+                kind = f"-P {rng.randrange(256)}" if rng.randrange(4) else "-z"
+                self.lab.run("qemu-io", "-c", f"write {kind} {at} {length}", f"{name}.qcow2")
+        return self.on_disk()
+
+    def on_disk(self):
+        self.lab.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "disk.qcow2", "now.raw")
+        return (self.path / "now.raw").read_bytes()
+
+    def check(self, *names):
+        for name in names or LAYERS:
+            done = self.lab.run("qemu-img", "check", f"{name}.qcow2", ok=None)
+            self.assertIn(done.returncode, (0, 3), done.stdout + done.stderr)
+
+    def serve_chain(self):
+        for name in ("nbd.sock", "qmp.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.serve("disk.qcow2=disk")
+
+    def end(self):
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("quit")
+        self.assertEqual(self.daemon.wait(30), 0)
+
+    def do(self, command, **arguments):
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute(command, **{key.replace("_", "-"): value for key, value in arguments.items()})
+            qmp.wait_event("JOB_STATUS_CHANGE", id=arguments["job_id"], status="null")
+
+    def backing_of(self, name):
+        done = self.lab.run("qemu-img", "info", "--output=json", f"{name}.qcow2")
+        name = json.loads(done.stdout).get("backing-filename")
+        return name and os.path.basename(name)
+
+    JOBS = {
+        "stream to nothing": ("block-stream", {}, "disk", None),
+        "stream to a base": ("block-stream", {"base": "a.qcow2"}, "disk", "a.qcow2"),
+        "commit one": ("block-commit", {"top": "b.qcow2", "base": "a.qcow2"}, "disk", "a.qcow2"),
+        "commit two": ("block-commit", {"top": "b.qcow2"}, "disk", "base.qcow2"),
+        "commit below": ("block-commit", {"top": "a.qcow2"}, "b", "base.qcow2"),
+    }
+
+    def test_a_guest_writes_meanwhile(self):
+        for number, (what, (command, arguments, above, below)) in enumerate(self.JOBS.items()):
+            with self.subTest(what):
+                content = self.make_chain(number)
+                self.serve_chain()
+                writer = Writer(f"nbd+unix:///disk?socket={self.path / 'nbd.sock'}", content, number)
+                writer.start()
+                self.do(command, device="disk", job_id="j", **arguments)
+                wanted = writer.stop()
+                self.assertIsNone(first_difference(self.content("disk"), wanted))
+                self.end()
+                self.check()
+                self.assertEqual(self.backing_of(above), below)
+                self.assertIsNone(first_difference(self.on_disk(), wanted))
+
+    def test_killed_and_done_again(self):
+        for number, (what, (command, arguments, above, below)) in enumerate(self.JOBS.items()):
+            with self.subTest(what):
+                content = self.make_chain(number + 100)
+                self.serve_chain()
+                with Qmp(self.path / "qmp.sock") as qmp:
+                    qmp.execute(command, device="disk", **{"job-id": "j", "speed": 8 * MiB}, **arguments)
+                    self.until(lambda: qmp.execute("query-jobs")[0]["current-progress"] > SIZE // 3, "a third is done")
+                self.daemon.kill()
+                self.daemon.wait(20)
+                self.lab.ended(self.daemon)
+                self.check()
+                self.assertIsNone(first_difference(self.on_disk(), content))
+                self.serve_chain()
+                self.do(command, device="disk", job_id="j", **arguments)
+                self.end()
+                self.check()
+                self.assertEqual(self.backing_of(above), below)
+                self.assertIsNone(first_difference(self.on_disk(), content))
+
+    def test_layers_below_are_read_only_again(self):
+        self.make_chain()
+        self.serve_chain()
+        with Qmp(self.path / "qmp.sock") as qmp:
+            def writable():
+                return sorted(os.path.basename(node["file"]) for node in qmp.execute("query-named-block-nodes", flat=True)
+                              if not node["ro"] and node["drv"] == "qcow2")
+            qmp.execute("block-commit", device="disk", top="b.qcow2", base="a.qcow2", **{"job-id": "j", "auto-finalize": False})
+            qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="pending")
+            self.assertEqual(writable(), ["a.qcow2", "disk.qcow2"])
+            done = self.lab.run("qemu-io", "-c", "write 0 4k", "a.qcow2", ok=None)
+            self.assertIn("lock", done.stdout + done.stderr)
+            qmp.execute("job-finalize", id="j")
+            qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+            self.assertEqual(writable(), ["disk.qcow2"])
+            # Another reader may have it again.
+            self.lab.run("qemu-io", "-r", "-c", "read 0 4k", "a.qcow2")
+        self.end()
+
+
+class Guide(Bed):
+    def test_its_commands(self):
+        text = (processes.ROOT / "docs" / "guide" / "chains.md").read_text()
+        blocks = [block.partition("```")[0] for block in text.split("```\n")[1::2]]
+        commands = [line for block in blocks for line in block.splitlines()]
+        self.assertGreater(len(commands), 10)
+        self.lab.env["TIDEMARK_QMP"] = str(self.path / "q.sock")
+        for command in commands:
+            command = command.replace("tidemark", str(self.tidemark), 1).replace("$PWD", str(self.path))
+            if command.endswith("&"):
+                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
+                processes.wait_for_socket(self.path / "q.sock", daemon)
+            elif not command.startswith("export"):
+                done = self.lab.run("bash", "-c", command, ok=None, timeout=60)
+                self.assertEqual((done.returncode, done.stderr), (DONE, ""), f"{command}\n{done.stderr}")
+        self.run_tidemark("qmp", "quit")
+        self.assertEqual(daemon.wait(20), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
