@@ -5,7 +5,7 @@ namespace tidemark {
 CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, EventSink& events,
                        schema::VersionInfo version, std::function<void()> quit)
     : self(std::move(version), std::move(quit)),
-      nodes(homes, manager),
+      nodes(homes, manager, made),
       bitmaps(homes),
       jobs(manager),
       backups(homes, manager),
@@ -16,7 +16,8 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       graph(homes, manager),
       reopening(homes, manager),
       stats(homes, events),
-      objects(homes, manager),
+      objects(homes, manager, made),
+      qom(made),
       exports(homes, group, events),
       homes_(homes),
       manager_(manager) {}
@@ -35,6 +36,7 @@ CommandTable CommandSet::table() {
                         .info = nodes,
                         .introspect = self,
                         .object = objects,
+                        .qom = qom,
                         .reopen = reopening,
                         .snapshot = snapshots,
                         .stats = stats,

@@ -13,6 +13,7 @@
 #include "control/job_commands.hpp"
 #include "control/node_commands.hpp"
 #include "control/object_commands.hpp"
+#include "control/qom_commands.hpp"
 #include "control/reopen_commands.hpp"
 #include "control/self_commands.hpp"
 #include "control/snapshot_commands.hpp"
@@ -33,6 +34,7 @@ struct CommandSet {
   // before it said; the first error is told.
   Task<> end(CommandLock& lock);
 
+  Objects made;
   SelfCommands self;
   NodeCommandHandler nodes;
   BitmapCommandHandler bitmaps;
@@ -46,6 +48,7 @@ struct CommandSet {
   ReopenCommandHandler reopening;
   StatsCommandHandler stats;
   ObjectCommandHandler objects;
+  QomCommandHandler qom;
   Exports exports;
 
  private:

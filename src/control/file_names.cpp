@@ -11,7 +11,8 @@ struct Telling {
 
 constexpr Telling telling[] = {{"file", "filename"},   {"host_device", "filename"}, {"raw", "offset"}, {"raw", "size"},
                                {"null-co", "size"},    {"null-co", "read-zeroes"},  {"nbd", "server"}, {"nbd", "export"},
-                               {"memory", "size"}};
+                               {"null-aio", "size"},   {"null-aio", "read-zeroes"}, {"memory", "size"},
+                               {"throttle", "throttle-group"}};
 
 bool is_format(std::string_view driver) { return driver == "raw" || driver == "qcow2"; }
 
@@ -43,6 +44,7 @@ Task<std::string> plain_name_of(BlockNode& node) {
   const std::string_view driver = node.driver().name();
   if (node.driver().edges().empty()) {
     if (driver.starts_with("null-") && has_own_options(node)) co_return std::string();
+    if (const Json* given = node.options().given.find("filename")) co_return given->as_string();
     co_return (co_await node.driver().info()).filename;
   }
   if (driver == "copy-before-write" || driver == "snapshot-access") {

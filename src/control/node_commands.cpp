@@ -12,8 +12,9 @@ namespace {
 
 // On the nodes' thread.
 
-Task<> open(Graph& graph, schema::BlockdevOptions options) {
+Task<> open(Graph& graph, schema::BlockdevOptions options, ThrottleGroups groups) {
   NodeOpener opener(graph);
+  opener.use_groups(std::move(groups));
   co_await opener.add(std::move(options));
 }
 
@@ -54,7 +55,8 @@ Task<> NodeCommandHandler::blockdev_add(schema::BlockdevOptions arguments) {
   NodeNames names = names_in(arguments);
   Place* place = co_await homes_.gather(std::move(names.used));
   co_await homes_.check_free_elsewhere(std::move(names.made), *place);
-  co_await homes_.at(*place, open(place->graph, std::move(arguments)));
+  ThrottleGroups groups = objects_.throttle_groups;
+  co_await homes_.at(*place, open(place->graph, std::move(arguments), std::move(groups)));
 }
 
 Task<> NodeCommandHandler::blockdev_del(schema::BlockdevDelArguments arguments) {

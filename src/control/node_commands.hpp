@@ -5,13 +5,14 @@
 #include "control/commands/node.hpp"
 #include "control/homes.hpp"
 #include "control/node_opener.hpp"
+#include "control/objects.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
 
 class NodeCommandHandler final : public NodeCommands, public InfoCommands {
  public:
-  NodeCommandHandler(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
+  NodeCommandHandler(Homes& homes, JobManager& jobs, const Objects& objects) : homes_(homes), jobs_(jobs), objects_(objects) {}
   Task<> blockdev_add(schema::BlockdevOptions arguments) override;
   Task<> blockdev_del(schema::BlockdevDelArguments arguments) override;
   Task<std::vector<schema::BlockDeviceInfo>> query_named_block_nodes(
@@ -20,6 +21,7 @@ class NodeCommandHandler final : public NodeCommands, public InfoCommands {
  private:
   Homes& homes_;
   JobManager& jobs_;
+  const Objects& objects_;
 };
 
 }  // namespace tidemark

@@ -124,6 +124,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& opti
     case BlockdevDriver::host_device: return open_file_or_device(options, own);
     case BlockdevDriver::nbd: return open_nbd(std::get<schema::BlockdevOptionsNbd>(options.branch), own);
     case BlockdevDriver::null_co:
+    case BlockdevDriver::null_aio:
     case BlockdevDriver::memory: return open_volatile(options);
     case BlockdevDriver::raw: return open_raw(std::get<schema::BlockdevOptionsRaw>(options.branch), own);
     case BlockdevDriver::qcow2: return open_qcow2(std::get<schema::BlockdevOptionsQcow2>(options.branch), own);
@@ -132,6 +133,9 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& opti
     case BlockdevDriver::snapshot_access:
       return open_snapshot_access(std::get<schema::BlockdevOptionsGenericFormat>(options.branch), own);
     case BlockdevDriver::copy_on_read: return open_copy_on_read(std::get<schema::BlockdevOptionsCor>(options.branch), own);
+    case BlockdevDriver::compress:
+      return open_compress(std::get<schema::BlockdevOptionsGenericFormat>(options.branch), own);
+    case BlockdevDriver::throttle: return open_throttle(std::get<schema::BlockdevOptionsThrottle>(options.branch), own);
     case BlockdevDriver::fault: return open_fault(std::get<schema::BlockdevOptionsFault>(options.branch), own);
   }
   TM_ASSERT(false);
@@ -192,6 +196,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptio
   if (null.size) given.size = static_cast<std::uint64_t>(*null.size);
   given.latency_ns = null.latency_ns;
   given.read_zeroes = null.read_zeroes;
+  given.aio = options.driver == BlockdevDriver::null_aio;
   co_return co_await unwrap(open_null(graph_.reactor(), given));
 }
 

@@ -5,13 +5,18 @@
 // node that then fails is closed again.
 #pragma once
 
+#include <map>
+
 #include "block/graph.hpp"
+#include "filter/throttle_group.hpp"
 #include "schema/node.hpp"
 
 namespace tidemark {
 
 class Qcow2Driver;
 struct Qcow2OpenOptions;
+
+using ThrottleGroups = std::map<std::string, std::shared_ptr<ThrottleGroup>>;
 
 // From the schema's types to the drivers' own.
 DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option);
@@ -22,7 +27,8 @@ class NodeOpener {
   // What becomes of the bitmaps that qcow2 images hold: they are the nodes', or they do not count while an image is written.
   enum class ImageBitmaps : std::uint8_t { followed, left_alone };
   explicit NodeOpener(Graph& graph, ImageBitmaps bitmaps = ImageBitmaps::followed) : graph_(graph), image_bitmaps_(bitmaps) {}
-
+  // The throttle groups that there are; without them nodes can be in none.
+  void use_groups(ThrottleGroups groups) { groups_ = std::move(groups); }
 
   // As blockdev-add does: the node belongs to the monitor until blockdev-del.
   Task<BlockNode*> add(schema::BlockdevOptions options);
@@ -66,6 +72,8 @@ class NodeOpener {
   Task<Driver> open_copy_before_write(schema::BlockdevOptionsCbw& filter, const Inherited& own);
   Task<Driver> open_snapshot_access(schema::BlockdevOptionsGenericFormat& access, const Inherited& own);
   Task<Driver> open_copy_on_read(schema::BlockdevOptionsCor& filter, const Inherited& own);
+  Task<Driver> open_compress(schema::BlockdevOptionsGenericFormat& filter, const Inherited& own);
+  Task<Driver> open_throttle(schema::BlockdevOptionsThrottle& filter, const Inherited& own);
   Task<Driver> open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own);
 
   Task<> open_others(schema::BlockdevOptionsQcow2& qcow2, Qcow2Driver& driver, std::string image, Inherited own);
@@ -77,6 +85,7 @@ class NodeOpener {
 
   Graph& graph_;
   const ImageBitmaps image_bitmaps_;
+  ThrottleGroups groups_;
 };
 
 }  // namespace tidemark

@@ -5,9 +5,11 @@
 #include "control/chain_lookup.hpp"
 #include "control/node_opener.hpp"
 #include "filter/copy_before_write.hpp"
+#include "filter/compress.hpp"
 #include "filter/copy_on_read.hpp"
 #include "filter/fault.hpp"
 #include "filter/snapshot_access.hpp"
+#include "filter/throttle.hpp"
 
 namespace tidemark {
 namespace {
@@ -79,6 +81,23 @@ Task<NodeOpener::Driver> NodeOpener::open_copy_on_read(schema::BlockdevOptionsCo
       co_await Error(Errc::invalid_argument, fmt::format("'{}' is not in this backing file chain", *filter.bottom));
   }
   co_return co_await unwrap(tidemark::open_copy_on_read(given));
+}
+
+Task<NodeOpener::Driver> NodeOpener::open_compress(schema::BlockdevOptionsGenericFormat& filter, const Inherited& own) {
+  BlockNode* file = co_await resolve(std::move(filter.file), own);
+  if (file->read_only() && !own.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+  co_return co_await tidemark::open_compress(*file);
+}
+
+Task<NodeOpener::Driver> NodeOpener::open_throttle(schema::BlockdevOptionsThrottle& filter, const Inherited& own) {
+  const auto group = groups_.find(filter.throttle_group);
+  if (group == groups_.end())
+    co_await Error(Errc::not_found, fmt::format("Throttle group '{}' does not exist", filter.throttle_group));
+  BlockNode* file = co_await resolve(std::move(filter.file), own);
+  if (file->read_only() && !own.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+  const Permissions none{Permissions::none, Permissions::all};
+  auto edge = co_await unwrap(Edge::attach(*file, Role::filtered, none, "throttle"));
+  co_return tidemark::open_throttle(std::move(edge), group->second);
 }
 
 Task<NodeOpener::Driver> NodeOpener::open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own) {

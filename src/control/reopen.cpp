@@ -96,8 +96,11 @@ class Reopening {
       co_await keep_child(node_, Role::filtered, cbw->file, own_, undo_);
       co_await keep_child(node_, Role::target, cbw->target, own_, undo_);
     }
-    if (auto* access = std::get_if<schema::BlockdevOptionsGenericFormat>(&options_.branch))
-      co_await keep_child(node_, Role::file, access->file, own_, undo_);
+    const Role shown = node_.driver().is_filter() ? Role::filtered : Role::file;
+    if (auto* plain = std::get_if<schema::BlockdevOptionsGenericFormat>(&options_.branch))
+      co_await keep_child(node_, shown, plain->file, own_, undo_);
+    if (auto* throttle = std::get_if<schema::BlockdevOptionsThrottle>(&options_.branch))
+      co_await keep_child(node_, Role::filtered, throttle->file, own_, undo_);
     if (auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch))
       co_await keep_child(node_, Role::filtered, fault->file, own_, undo_);
     auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);

@@ -7,7 +7,7 @@ class NullDriver final : public BlockDriver {
  public:
   NullDriver(Reactor& reactor, NullOptions options) : BlockDriver(reactor), options_(options) {}
 
-  std::string_view name() const noexcept override { return "null-co"; }
+  std::string_view name() const noexcept override { return options_.aio ? "null-aio" : "null-co"; }
   std::uint64_t size() const noexcept override { return options_.size; }
   bool supports_fua() const noexcept override { return true; }
 
@@ -24,7 +24,7 @@ class NullDriver final : public BlockDriver {
   Task<> flush() override { return delay(); }
   Task<ImageInfo> info() override {
     ImageInfo info;
-    info.filename = "null-co://";
+    info.filename = std::string(name()) + "://";
     info.dirty.reset();
     info.format = name();
     info.virtual_size = align_up(options_.size, sector_size);

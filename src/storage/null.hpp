@@ -13,6 +13,7 @@ struct NullOptions {
   std::uint64_t size = 1 * GiB;
   std::uint64_t latency_ns = 0;  // of every request
   bool read_zeroes = false;
+  bool aio = false;              // its name is null-aio, which says the same
 };
 
 Result<std::unique_ptr<BlockDriver>> open_null(Reactor& reactor, NullOptions options);

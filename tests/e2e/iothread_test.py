@@ -299,7 +299,7 @@ class Objects(Threads):
         self.assertIn("must name one", self.refused(client, "block-export-add", type="nbd", id="e", node_name="n", iothread=[]))
 
     def test_a_bad_object_ends_the_start(self):
-        for option, status in (("iothread,id=9", 1), ("iothread", 2), ("throttle-group,id=x", 2),
+        for option, status in (("iothread,id=9", 1), ("iothread", 2), ("secret,id=x", 2),
                                ("iothread,id=x,poll-grow=-1", 1), ("iothread,id=x,y=1", 2)):
             done = self.lab.run(self.tidemarkd, "--object", option, ok=None, timeout=20)
             self.assertEqual((done.returncode, len(done.stderr.splitlines())), (status, 1), done.stderr)

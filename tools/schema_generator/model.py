@@ -21,7 +21,7 @@ FEATURES = ('deprecated', 'unstable')
 RESERVED = set('''alignas and asm auto bool break case catch char class const continue default delete do double else
     enum errno explicit export extern false float for friend goto if inline int long namespace new not operator or
     private protected public register return short signed sizeof static struct switch template this throw true try
-    typedef union unix unsigned using virtual void volatile while xor'''.split())
+    typedef union unix unsigned using virtual void volatile while xor typename'''.split())
 
 
 def c_name(name):

@@ -19,6 +19,7 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
            [,bitmaps.0=NAME][,allocation-depth=on]
            [,iothread=ID[,fixed-iothread=on]]   serve a node
   --object iothread,id=ID[,thread-pool-max=N]   a thread that exports can be served on
+  --object throttle-group,id=ID,limits.iops-total=N   limits that nodes of the driver throttle share
   --pidfile PATH                   hold a lock on the file, and write the process id when all is served
   --daemonize                      go to the background once everything is served
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)

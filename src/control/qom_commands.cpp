@@ -1,0 +1,139 @@
+#include "control/qom_commands.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "control/throttle_limits.hpp"
+
+namespace tidemark {
+namespace {
+
+using Properties = std::vector<schema::ObjectPropertyInfo>;
+
+schema::ObjectPropertyInfo property(std::string name, std::string type) {
+  schema::ObjectPropertyInfo info;
+  info.name = std::move(name);
+  info.type = std::move(type);
+  return info;
+}
+
+constexpr std::string_view iothread_properties[] = {"thread-pool-min", "aio-max-batch", "thread-pool-max",
+                                                    "poll-max-ns",     "poll-grow",     "poll-shrink"};
+
+Properties of_throttle_groups() {
+  Properties all{property("type", "string"), property("limits", "ThrottleLimits")};
+  const Json limits = schema::to_json(describe_limits({}));
+  for (const auto& [name, value] : limits.as_object()) all.push_back(property("x-" + name, "int"));
+  return all;
+}
+
+Properties of_iothreads() {
+  Properties all{property("type", "string")};
+  for (const std::string_view name : iothread_properties) all.push_back(property(std::string(name), "int"));
+  return all;
+}
+
+schema::ObjectTypeInfo type(std::string name, std::string parent) {
+  schema::ObjectTypeInfo info;
+  info.name = std::move(name);
+  info.parent = std::move(parent);
+  return info;
+}
+
+constexpr std::int64_t poll_max_ns_default = 200'000;
+
+}  // namespace
+
+Result<QomCommandHandler::Object> QomCommandHandler::find(const std::string& path) const {
+  if (path == "/") return Object{Kind::root, {}};
+  if (path == "/objects" || path == "objects") return Object{Kind::container, {}};
+  constexpr std::string_view container = "/objects/";
+  const std::string id = path.starts_with(container) ? path.substr(container.size()) : path;
+  if (objects_.iothreads.contains(id)) return Object{Kind::iothread, id};
+  if (objects_.throttle_groups.contains(id)) return Object{Kind::throttle_group, id};
+  return Error(Errc::device_not_found, fmt::format("Device '{}' not found", path));
+}
+
+Properties QomCommandHandler::properties_of(const Object& object) const {
+  if (object.kind == Kind::throttle_group) return of_throttle_groups();
+  if (object.kind == Kind::iothread) return of_iothreads();
+  Properties all{property("type", "string")};
+  if (object.kind == Kind::root) {
+    all.push_back(property("objects", "child<container>"));
+    return all;
+  }
+  for (const auto& [id, properties] : objects_.iothreads) all.push_back(property(id, "child<iothread>"));
+  for (const auto& [id, group] : objects_.throttle_groups) all.push_back(property(id, "child<throttle-group>"));
+  return all;
+}
+
+Json QomCommandHandler::value_of(const Object& object, const std::string& name) const {
+  constexpr std::string_view types[] = {"container", "container", "iothread", "throttle-group"};
+  if (name == "type") return types[static_cast<std::size_t>(object.kind)];
+  if (object.kind == Kind::throttle_group) {
+    const Json limits = schema::to_json(describe_limits(objects_.find_group(object.id)->limits()));
+    return name == "limits" ? limits : *limits.find(std::string_view(name).substr(2));
+  }
+  const schema::IothreadProperties& given = objects_.iothreads.at(object.id);
+  const std::pair<std::string_view, std::int64_t> values[] = {
+      {"thread-pool-min", given.thread_pool_min}, {"aio-max-batch", given.aio_max_batch}, {"thread-pool-max", given.thread_pool_max},
+      {"poll-max-ns", given.poll_max_ns.value_or(poll_max_ns_default)}, {"poll-grow", given.poll_grow}, {"poll-shrink", given.poll_shrink}};
+  for (const auto& [known, value] : values)
+    if (known == name) return value;
+  return nullptr;
+}
+
+Task<Properties> QomCommandHandler::qom_list(schema::QomListArguments arguments) {
+  const Object object = co_await unwrap(find(arguments.path));
+  co_return properties_of(object);
+}
+
+Task<Json> QomCommandHandler::qom_get(schema::QomGetArguments arguments) {
+  const Object object = co_await unwrap(find(arguments.path));
+  const Properties all = properties_of(object);
+  const auto known = [&](const auto& one) { return one.name == arguments.property && !one.type.starts_with("child<"); };
+  if (std::none_of(all.begin(), all.end(), known)) {
+    const Json type = value_of(object, "type");
+    co_await Error(Errc::not_found, fmt::format("Property '{}.{}' not found", type.as_string(), arguments.property));
+  }
+  co_return value_of(object, arguments.property);
+}
+
+Task<> QomCommandHandler::qom_set(schema::QomSetArguments arguments) {
+  const Object object = co_await unwrap(find(arguments.path));
+  const std::string& name = arguments.property;
+  const Json type = value_of(object, "type");
+  const Properties all = properties_of(object);
+  const auto known = [&](const auto& one) { return one.name == name; };
+  if (std::none_of(all.begin(), all.end(), known))
+    co_await Error(Errc::not_found, fmt::format("Property '{}.{}' not found", type.as_string(), name));
+  if (object.kind == Kind::throttle_group && name.starts_with("x-"))
+    co_await Error(Errc::unsupported, "Property cannot be set after initialization");
+  if (object.kind == Kind::iothread && name != "type")
+    co_await Error(Errc::unsupported, fmt::format("Property '{}.{}' cannot be set after initialization", type.as_string(), name));
+  if (object.kind != Kind::throttle_group || name != "limits")
+    co_await Error(Errc::unsupported, fmt::format("Property '{}.{}' is not writable", type.as_string(), name));
+  if (!arguments.value.is_object()) co_await Error(Errc::invalid_argument, "Invalid parameter type for 'limits', expected: object");
+  const auto given = co_await unwrap(schema::from_json<schema::ThrottleLimits>(arguments.value));
+  ThrottleGroup& group = *objects_.find_group(object.id);
+  group.set(co_await unwrap(with_limits(group.limits(), given)));
+}
+
+Task<std::vector<schema::ObjectTypeInfo>> QomCommandHandler::qom_list_types(schema::QomListTypesArguments arguments) {
+  std::vector<schema::ObjectTypeInfo> all;
+  const auto wanted = [&](std::string_view name) {
+    return !arguments.implements || *arguments.implements == name || *arguments.implements == "object";
+  };
+  if (wanted("iothread")) all.push_back(type("iothread", "event-loop-base"));
+  if (wanted("throttle-group")) all.push_back(type("throttle-group", "object"));
+  co_return std::move(all);
+}
+
+Task<Properties> QomCommandHandler::qom_list_properties(schema::QomListPropertiesArguments arguments) {
+  if (arguments.typename_ == "iothread") co_return of_iothreads();
+  if (arguments.typename_ == "throttle-group") co_return of_throttle_groups();
+  co_await Error(Errc::device_not_found, fmt::format("Class '{}' not found", arguments.typename_));
+}
+
+}  // namespace tidemark

@@ -1,0 +1,32 @@
+// qom-list, qom-get, qom-set, qom-list-types, qom-list-properties: the objects that object-add makes, as a tree of properties.
+#pragma once
+
+#include "control/commands/qom.hpp"
+#include "control/homes.hpp"
+#include "control/objects.hpp"
+
+namespace tidemark {
+
+class QomCommandHandler final : public QomCommands {
+ public:
+  explicit QomCommandHandler(Objects& objects) : objects_(objects) {}
+  Task<std::vector<schema::ObjectPropertyInfo>> qom_list(schema::QomListArguments arguments) override;
+  Task<Json> qom_get(schema::QomGetArguments arguments) override;
+  Task<> qom_set(schema::QomSetArguments arguments) override;
+  Task<std::vector<schema::ObjectTypeInfo>> qom_list_types(schema::QomListTypesArguments arguments) override;
+  Task<std::vector<schema::ObjectPropertyInfo>> qom_list_properties(schema::QomListPropertiesArguments arguments) override;
+
+ private:
+  enum class Kind : std::uint8_t { root, container, iothread, throttle_group };
+  struct Object {
+    Kind kind;
+    std::string id;
+  };
+  Result<Object> find(const std::string& path) const;
+  std::vector<schema::ObjectPropertyInfo> properties_of(const Object& object) const;
+  Json value_of(const Object& object, const std::string& property) const;
+
+  Objects& objects_;
+};
+
+}  // namespace tidemark

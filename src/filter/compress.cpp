@@ -1,0 +1,51 @@
+#include "filter/compress.hpp"
+
+#include <algorithm>
+
+#include "filter/pass_through.hpp"
+
+namespace tidemark {
+namespace {
+
+// Requests are of whole clusters: the node completes what is less.
+class Compress final : public PassThrough {
+ public:
+  Compress(Reactor& reactor, std::unique_ptr<Edge> file, std::uint32_t cluster_size)
+      : PassThrough(reactor, std::move(file)), cluster_size_(cluster_size) {}
+
+  std::string_view name() const noexcept override { return "compress"; }
+  BlockLimits limits() const noexcept override {
+    BlockLimits limits = PassThrough::limits();
+    limits.request_align = std::max(limits.request_align, cluster_size_);
+    limits.write_zeroes_align = std::max(limits.write_zeroes_align, cluster_size_);
+    return limits;
+  }
+  bool supports_fua() const noexcept override { return false; }
+
+  // What lies behind the end of the disk is the node's padding.
+  Task<> read(std::uint64_t offset, Buffers into) override {
+    const std::uint64_t there = std::min<std::uint64_t>(into.size(), size() - offset);
+    into.from(there).fill_zero();
+    co_await file().read(offset, into.first(there));
+  }
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags) override {
+    return file().write_compressed(offset, from.first(std::min<std::uint64_t>(from.size(), size() - offset)));
+  }
+
+ private:
+  const std::uint32_t cluster_size_;
+};
+
+}  // namespace
+
+Task<std::unique_ptr<BlockDriver>> open_compress(BlockNode& file) {
+  const ImageInfo info = co_await file.driver().info();
+  if (!file.driver().supports_compression() || !info.cluster_size)
+    co_await Error(Errc::unsupported, "Compression is not supported for underlying format: " + std::string(file.driver().name()));
+  const Permissions none{Permissions::none, Permissions::all};
+  auto edge = co_await unwrap(Edge::attach(file, Role::filtered, none, "compress"));
+  co_return std::unique_ptr<BlockDriver>(
+      std::make_unique<Compress>(file.reactor(), std::move(edge), static_cast<std::uint32_t>(*info.cluster_size)));
+}
+
+}  // namespace tidemark

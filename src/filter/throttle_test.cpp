@@ -1,0 +1,91 @@
+// Leaky buckets: how much gets through in which time; and requests that wait for them.
+#include <gtest/gtest.h>
+
+#include "filter/throttle_group.hpp"
+
+namespace tidemark {
+namespace {
+
+using namespace std::chrono_literals;
+using Kind = ThrottleLimits::Kind;
+
+// Requests of `bytes`, one after the other, until `end`: how many.
+std::uint64_t run(ThrottleGroup& group, bool is_write, std::uint64_t bytes, Instant from, Instant end) {
+  std::uint64_t done = 0;
+  for (Instant now = from; now < end;) {
+    const Duration wait = group.charge(is_write, bytes, now);
+    if (wait == Duration{}) ++done;
+    else now += wait;
+  }
+  return done;
+}
+
+TEST(ThrottleGroup, WithoutLimitsNobodyWaits) {
+  ThrottleGroup group;
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(group.charge(true, 1 << 20, Instant(0)), Duration{});
+}
+
+TEST(ThrottleGroup, OperationsASecond) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::iops_total].average = 100;
+  group.set(limits);
+  const std::uint64_t done = run(group, false, 4096, 0s, 10s);
+  EXPECT_GE(done, 1000u);
+  EXPECT_LE(done, 1102u);                        // and what the bucket holds
+  EXPECT_NEAR(static_cast<double>(run(group, true, 4096, 10s, 20s)), 1000.0, 2.0);
+}
+
+TEST(ThrottleGroup, BytesASecondOfWritesOnly) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::bps_write].average = 1 << 20;
+  group.set(limits);
+  EXPECT_NEAR(static_cast<double>(run(group, true, 4096, 0s, 10s)), 11 * 256.0, 2.0);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(group.charge(false, 1 << 20, 10s), Duration{});
+}
+
+TEST(ThrottleGroup, BurstsAsLongAsTheyMayBe) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::iops_total] = {100, 2000, 60};
+  group.set(limits);
+  EXPECT_NEAR(static_cast<double>(run(group, true, 4096, 0s, 60s)), 120'000.0, 300.0);
+  run(group, true, 4096, 60s, 70s);              // it leaks meanwhile, so a bit longer
+  EXPECT_NEAR(static_cast<double>(run(group, true, 4096, 70s, 80s)), 1000.0, 2.0);
+}
+
+TEST(ThrottleGroup, LargeRequestsCountAsSeveral) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::iops_total].average = 100;
+  limits.iops_size = 4096;
+  group.set(limits);
+  run(group, true, 8192, 0s, 10s);
+  EXPECT_NEAR(static_cast<double>(run(group, true, 8192, 10s, 20s)), 500.0, 2.0);
+  EXPECT_NEAR(static_cast<double>(run(group, true, 512, 20s, 30s)), 1000.0, 2.0);
+}
+
+TEST(ThrottleGroup, LimitsThatChangeCountAtOnce) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::iops_total].average = 1;
+  group.set(limits);
+  run(group, true, 4096, 0s, 10s);
+  while (group.charge(true, 4096, 10s) == Duration{}) {}
+  EXPECT_GT(group.charge(true, 4096, 10s), Duration{});
+  group.set({});
+  EXPECT_EQ(group.charge(true, 4096, 10s), Duration{});
+}
+
+TEST(ThrottleGroup, ARequestOfAnySizeIsCountedWithoutOverflow) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::bps_total].average = 1;
+  group.set(limits);
+  EXPECT_EQ(group.charge(true, ~std::uint64_t{0}, 0s), Duration{});
+  EXPECT_GT(group.charge(true, 1, 0s), 1h);
+}
+
+}  // namespace
+}  // namespace tidemark

@@ -1,0 +1,131 @@
+"""Images that are only read for a while and then written again, in a daemon that goes on: others may read them meanwhile, their
+bitmaps are stored in them, and no mark is lost afterwards, not by a kill either."""
+import json
+import os
+import signal
+import unittest
+
+from bed import KiB, MiB, Bed, first_difference
+from lab import processes
+from lab.qmp import QmpError
+
+DISK = 8 * MiB
+
+
+class Reopen(Bed):
+    def start(self, kind):
+        self.image = f"disk.{kind}"
+        if not (self.path / self.image).exists():
+            (self.raw if kind == "raw" else self.qcow2)(self.image, DISK)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.options = {"driver": kind, "node-name": "disk", "file": {"driver": "file", "filename": self.image}}
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c",
+                                     "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--blockdev", json.dumps(self.options))
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = self.qmp()
+
+    def kill(self):
+        os.kill(self.daemon.pid, signal.SIGKILL)
+        self.daemon.wait(30)
+        self.lab.ended(self.daemon)
+
+    def export(self, on=True):
+        if on:
+            self.client.execute("block-export-add", type="nbd", id="disk", **{"node-name": "disk", "name": "disk", "writable": True})
+        else:
+            self.client.execute("block-export-del", id="disk", mode="hard")
+            self.client.wait_event("BLOCK_EXPORT_DELETED", id="disk")
+
+    def write(self, *granules):
+        self.export()
+        handle = self.disk()
+        for granule in granules:
+            handle.pwrite(b"w" * 4 * KiB, granule * 64 * KiB)
+        handle.shutdown()
+        self.export(False)
+
+    def read_only(self, on):
+        self.client.execute("blockdev-reopen", options=[{**self.options, "read-only": on}])
+
+    def bitmap(self):
+        nodes = self.client.execute("query-named-block-nodes")
+        return next(node for node in nodes if node["node-name"] == "disk")["dirty-bitmaps"][0]
+
+    def goes_on(self, kind):
+        self.start(kind)
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.write(1, 2)
+        self.read_only(True)
+        self.assertEqual(self.bitmap()["count"], 128 * KiB)
+        with self.assertRaises(QmpError):
+            self.client.execute("block-dirty-bitmap-clear", node="disk", name="since")
+        with self.assertRaises(QmpError):
+            self.export()
+        self.lab.run("qemu-img", "convert", "-f", kind, "-O", "raw", self.image, "copy.raw")    # others may read it
+        self.read_only(False)
+        self.assertEqual(self.bitmap()["count"], 128 * KiB)
+        self.write(5)
+        self.assertEqual(self.bitmap()["count"], 192 * KiB)
+        self.kill()
+        self.start(kind)
+        bitmap = self.bitmap()
+        self.assertIsNone(bitmap.get("inconsistent"))
+        self.assertGreaterEqual(bitmap["count"], 192 * KiB)
+        self.client.execute("block-dirty-bitmap-clear", node="disk", name="since")
+
+    def test_a_bitmap_of_a_raw_image_goes_on(self):
+        self.goes_on("raw")
+
+    def test_a_bitmap_of_a_qcow2_image_goes_on(self):
+        self.goes_on("qcow2")
+
+    def killed_while_it_was_only_read(self, kind):
+        self.start(kind)
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.write(1, 2)
+        self.read_only(True)
+        self.kill()
+        self.start(kind)
+        bitmap = self.bitmap()
+        self.assertEqual((bitmap["count"], bitmap.get("inconsistent")), (128 * KiB, None))
+
+    def test_killed_while_a_raw_image_was_only_read(self):
+        self.killed_while_it_was_only_read("raw")
+
+    def test_killed_while_a_qcow2_image_was_only_read(self):
+        self.killed_while_it_was_only_read("qcow2")
+
+    def test_content_is_the_same_after_many_turns(self):
+        self.start("qcow2")
+        for turn in range(6):
+            self.write(turn, 20 + turn)
+            self.read_only(True)
+            self.lab.run("qemu-img", "check", "-q", "disk.qcow2")
+            self.read_only(False)
+        self.export()
+        data = self.content()
+        self.daemon.send_signal(signal.SIGTERM)
+        self.daemon.wait(30)
+        self.lab.ended(self.daemon)
+        self.lab.run("qemu-img", "check", "-q", "disk.qcow2")
+        self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "disk.qcow2", "flat.raw")
+        self.assertIsNone(first_difference((self.path / "flat.raw").read_bytes(), data))
+
+    def test_an_image_that_others_read_cannot_be_written_again(self):
+        self.start("qcow2")
+        self.read_only(True)
+        other = self.lab.start("qemu-nbd", "--read-only", "--persistent", "-k", str(self.path / "other.sock"), "-f", "qcow2", "disk.qcow2")
+        processes.wait_for_socket(self.path / "other.sock", other)
+        with self.assertRaises(QmpError):
+            self.read_only(False)
+        nodes = {node["node-name"]: node for node in self.client.execute("query-named-block-nodes")}
+        self.assertTrue(nodes["disk"]["ro"])
+        self.lab.stop(other)
+        self.read_only(False)
+        self.write(3)
+
+
+if __name__ == "__main__":
+    unittest.main()
