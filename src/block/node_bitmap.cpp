@@ -15,6 +15,11 @@ void NodeBitmap::freeze() {
   if (enabled_) successor_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
 }
 
+void NodeBitmap::refreeze() {
+  TM_ASSERT(busy_);
+  if (successor_) bits_.merge(successor_->take());
+}
+
 void NodeBitmap::abdicate() {
   keep(bits_);
   suspected_.reset();

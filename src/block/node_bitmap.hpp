@@ -53,6 +53,8 @@ class NodeBitmap {
   // A job takes the bits of this moment: they stay as they are, later writes go to a successor.
   // The bitmap is busy until abdicate() or reclaim().
   void freeze();
+  // As if it had been frozen now, and not before: what was recorded since is among the bits, too.
+  void refreeze();
   // The job has used them: the successor's bits become the bitmap's.
   void abdicate();
   // The job has failed: bits = frozen ∪ successor.  Nothing is lost.

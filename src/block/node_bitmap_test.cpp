@@ -78,6 +78,24 @@ TEST_F(NodeBitmapTest, ADisabledBitmapStaysDisabledThroughAJob) {
   EXPECT_FALSE(bitmap.enabled());
 }
 
+TEST_F(NodeBitmapTest, FrozenAnewOnlyWhatComesThenIsNew) {
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  bitmap.mark({granule, granule});
+  bitmap.refreeze();
+  bitmap.mark({2 * granule, granule});
+  EXPECT_EQ(bitmap.dirty_bytes(), 3 * granule);
+  bitmap.abdicate();
+  EXPECT_EQ(bitmap.dirty_bytes(), granule);
+  EXPECT_TRUE(bitmap.bits().test(2 * granule));
+  bitmap.freeze();
+  bitmap.mark({5 * granule, granule});
+  bitmap.refreeze();
+  bitmap.mark({6 * granule, granule});
+  bitmap.reclaim();
+  EXPECT_EQ(bitmap.dirty_bytes(), 3 * granule);
+}
+
 TEST_F(NodeBitmapTest, ResizingReachesTheSuccessor) {
   bitmap.freeze();
   bitmap.truncate(2 * disk);

@@ -5,32 +5,13 @@
 #include "backup/sums_recorder.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
+#include "control/sync_modes.hpp"
 #include "control/node_opener.hpp"
 #include "io/file.hpp"
 #include "storage/file.hpp"
 
 namespace tidemark {
 namespace {
-
-SyncMode to_sync(schema::MirrorSyncMode mode) {
-  switch (mode) {
-    case schema::MirrorSyncMode::top: return SyncMode::top;
-    case schema::MirrorSyncMode::full: return SyncMode::full;
-    case schema::MirrorSyncMode::none: return SyncMode::none;
-    case schema::MirrorSyncMode::incremental: return SyncMode::incremental;
-    case schema::MirrorSyncMode::bitmap: return SyncMode::bitmap;
-  }
-  return SyncMode::full;
-}
-
-BitmapMode to_bitmap_mode(schema::BitmapSyncMode mode) {
-  switch (mode) {
-    case schema::BitmapSyncMode::on_success: return BitmapMode::on_success;
-    case schema::BitmapSyncMode::never: return BitmapMode::never;
-    case schema::BitmapSyncMode::always: return BitmapMode::always;
-  }
-  return BitmapMode::on_success;
-}
 
 Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& source, std::shared_ptr<JobTransaction> group) {
   if (!given.job_id) return Error(Errc::invalid_argument, "An explicit job ID is required for this node");
@@ -74,33 +55,6 @@ Task<> add_witness(Homes& homes, Place& place, const std::optional<std::string>&
   options.witness = std::make_shared<SumsRecorder>(place.reactor, options.source->size(), std::move(where));
 }
 
-// The node a drive-backup copies to.
-schema::BlockdevRef describe_target(const std::string& path, const std::string& format) {
-  schema::BlockdevOptionsFile where;
-  where.filename = path;
-  schema::BlockdevOptions file;
-  file.driver = schema::BlockdevDriver::file;
-  file.branch = std::move(where);
-  schema::BlockdevRef storage;
-  storage.value = schema::Box<schema::BlockdevOptions>(std::move(file));
-  schema::BlockdevOptions image;
-  if (format == "qcow2") {
-    schema::BlockdevOptionsQcow2 qcow2;
-    qcow2.file = std::move(storage);
-    qcow2.backing.emplace().value = nullptr;
-    image.driver = schema::BlockdevDriver::qcow2;
-    image.branch = std::move(qcow2);
-  } else {
-    schema::BlockdevOptionsRaw raw;
-    raw.file = std::move(storage);
-    image.driver = schema::BlockdevDriver::raw;
-    image.branch = std::move(raw);
-  }
-  schema::BlockdevRef reference;
-  reference.value = schema::Box<schema::BlockdevOptions>(std::move(image));
-  return reference;
-}
-
 // On the nodes' thread.
 
 Task<BackupNodes> look_up(Place& place, const std::string& source, const std::string* target) {
@@ -112,12 +66,6 @@ Task<BackupNodes> look_up(Place& place, const std::string& source, const std::st
 
 std::string format_of(const schema::DriveBackup& arguments, const BlockNode& source) {
   return arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
-}
-
-Task<BlockNode*> open_file_node(Graph& graph, const std::string& path, const std::string& format) {
-  NodeOpener opener(graph);
-  schema::BlockdevRef reference = describe_target(path, format);
-  co_return co_await opener.resolve(std::move(reference));
 }
 
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {
@@ -176,7 +124,7 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
     co_await homes.at(place, create_image_file(place.graph, arguments.target, format, nodes.source->size()));
   }
   Task<BlockNode*> opening = overwrites ? make_stand_in(place.graph, format, nodes.source->size())
-                                        : open_file_node(place.graph, arguments.target, format);
+                                        : open_image_file(place.graph, arguments.target, format);
   BlockNode* target = co_await homes.at(place, std::move(opening));
   ManagedJob* job = co_await create_job_to(homes, jobs, place, *target, std::move(options));
   if (overwrites) images.overwrite(nodes, *job, arguments.target, format);
@@ -191,7 +139,7 @@ void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::stri
 // On the nodes' thread.
 Task<> DriveImages::give(Graph& graph, const Late& late) {
   co_await create_image_file(graph, late.path, late.format, late.size);
-  BlockNode* target = co_await open_file_node(graph, late.path, late.format);
+  BlockNode* target = co_await open_image_file(graph, late.path, late.format);
   const Result<> given = co_await late.job->take_target(*target).result();
   if (!given) (void)co_await graph.release(*target).result();
   co_await unwrap(given);

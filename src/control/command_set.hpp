@@ -11,6 +11,7 @@
 #include "control/exports.hpp"
 #include "control/graph_commands.hpp"
 #include "control/job_commands.hpp"
+#include "control/mirror_commands.hpp"
 #include "control/node_commands.hpp"
 #include "control/object_commands.hpp"
 #include "control/qom_commands.hpp"
@@ -41,6 +42,7 @@ struct CommandSet {
   JobCommandHandler jobs;
   BackupCommandHandler backups;
   ChainCommandHandler chains;
+  MirrorCommandHandler mirrors;
   CreateCommandHandler images;
   TransactionCommandHandler transactions;
   SnapshotCommandHandler snapshots;

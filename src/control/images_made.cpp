@@ -102,6 +102,37 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options) {
 
 namespace {
 
+// The file of an image.
+schema::BlockdevRef describe_file(const std::string& path) {
+  schema::BlockdevOptionsFile where;
+  where.filename = path;
+  schema::BlockdevOptions file;
+  file.driver = schema::BlockdevDriver::file;
+  file.branch = std::move(where);
+  schema::BlockdevRef storage;
+  storage.value = schema::Box<schema::BlockdevOptions>(std::move(file));
+  return storage;
+}
+
+schema::BlockdevRef describe_image(const std::string& path, const std::string& format, Backing backing) {
+  schema::BlockdevOptions image;
+  if (format == "qcow2") {
+    schema::BlockdevOptionsQcow2 qcow2;
+    qcow2.file = describe_file(path);
+    if (backing == Backing::left_out) qcow2.backing.emplace().value = nullptr;
+    image.driver = schema::BlockdevDriver::qcow2;
+    image.branch = std::move(qcow2);
+  } else {
+    schema::BlockdevOptionsRaw raw;
+    raw.file = describe_file(path);
+    image.driver = schema::BlockdevDriver::raw;
+    image.branch = std::move(raw);
+  }
+  schema::BlockdevRef reference;
+  reference.value = schema::Box<schema::BlockdevOptions>(std::move(image));
+  return reference;
+}
+
 Result<bool> is_qcow2_not_raw(const std::string& format) {
   if (format == "qcow2" || format == "raw") return format == "qcow2";
   return Error(Errc::invalid_argument, fmt::format("Unknown file format '{}'", format));
@@ -153,19 +184,24 @@ Task<> create_overlay_file(Graph& graph, std::string path, std::string format, s
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
   co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
   if (!is_qcow2) co_return;
-  schema::BlockdevOptionsFile where;
-  where.filename = path;
-  schema::BlockdevOptions file;
-  file.driver = schema::BlockdevDriver::file;
-  file.branch = std::move(where);
   schema::BlockdevCreateOptionsQcow2 options;
-  options.file.value = schema::Box<schema::BlockdevOptions>(std::move(file));
+  options.file = describe_file(path);
   options.size = size;
   if (!backing.file.empty()) {
     options.backing_file = std::move(backing.file);
     options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
   }
   co_await create_qcow2(graph, std::move(options));
+}
+
+Task<BlockNode*> open_image_file(Graph& graph, std::string path, std::string format, Backing backing,
+                                 std::string node_name) {
+  (void)co_await unwrap(is_qcow2_not_raw(format));
+  NodeOpener opener(graph);
+  schema::BlockdevRef reference = describe_image(path, format, backing);
+  auto& image = *std::get<schema::Box<schema::BlockdevOptions>>(reference.value);
+  if (!node_name.empty()) image.node_name = std::move(node_name);
+  co_return co_await opener.resolve(std::move(reference));
 }
 
 }  // namespace tidemark

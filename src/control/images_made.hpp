@@ -16,6 +16,11 @@ struct BackingName {
   std::string file, format;
 };
 Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
+// A node of such a file, which somebody uses or releases.  A backing file that the image names is left out, unless it is
+// to be `followed`.
+enum class Backing : std::uint8_t { left_out, followed };
+Task<BlockNode*> open_image_file(Graph& graph, std::string path, std::string format, Backing backing = Backing::left_out,
+                                 std::string node_name = {});
 
 // A node like that of such a file, in memory and empty: what is right for it is right for the file.
 Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t size);

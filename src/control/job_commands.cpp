@@ -1,5 +1,10 @@
 #include "control/job_commands.hpp"
 
+#include <fmt/format.h>
+
+#include "io/visit.hpp"
+#include "job/mirror.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -23,6 +28,12 @@ Event block_job_event(const JobInfo& job) {
   event.offset = to_int(job.progress.current);
   event.speed = to_int(job.speed);
   return event;
+}
+
+// At the job's home.
+Task<> change(MirrorJob& mirror, CopyMode mode) {
+  mirror.set_copy_mode(mode);
+  co_return;
 }
 
 }  // namespace
@@ -128,6 +139,7 @@ Task<std::vector<schema::BlockJobInfo>> JobCommandHandler::query_block_jobs() {
     row.auto_finalize = info.auto_finalize;
     row.auto_dismiss = info.auto_dismiss;
     row.error = info.error;
+    if (info.actively_synced) row.branch = schema::BlockJobInfoMirror{*info.actively_synced};
     all.push_back(std::move(row));
   }
   co_return std::move(all);
@@ -161,6 +173,21 @@ Task<> JobCommandHandler::block_job_complete(schema::BlockJobCompleteArguments a
 Task<> JobCommandHandler::block_job_dismiss(schema::BlockJobDismissArguments arguments) {
   ManagedJob* job = co_await unwrap(jobs_.find_block_job(arguments.id));
   co_await unwrap(jobs_.dismiss(*job));
+}
+
+Task<> JobCommandHandler::block_job_change(schema::BlockJobChangeOptions arguments) {
+  ManagedJob* job = co_await unwrap(jobs_.find_block_job(arguments.id));
+  co_await unwrap(check_verb(job->id(), job->status(), JobVerb::change));
+  const JobType type = job->job().type();
+  if (same<schema::JobType>(type) != arguments.type)
+    co_await Error(Errc::invalid_argument, fmt::format("Job '{}' is a {} job, not a {} job", arguments.id, to_string(type),
+                                                       schema::to_string(arguments.type)));
+  const auto* given = std::get_if<schema::BlockJobChangeOptionsMirror>(&arguments.branch);
+  if (!given) co_await Error(Errc::unsupported, fmt::format("Job type {} does not support change", to_string(type)));
+  const bool background = given->copy_mode == schema::MirrorCopyMode::background;
+  auto& mirror = static_cast<MirrorJob&>(job->job());
+  const CopyMode mode = background ? CopyMode::background : CopyMode::write_blocking;
+  co_await visit(jobs_.reactor(), job->home(), change(mirror, mode));
 }
 
 Task<> JobCommandHandler::block_job_finalize(schema::BlockJobFinalizeArguments arguments) {

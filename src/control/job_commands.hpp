@@ -41,6 +41,7 @@ class JobCommandHandler final : public JobCommands, public BlockJobCommands {
   Task<> block_job_resume(schema::BlockJobResumeArguments arguments) override;
   Task<> block_job_complete(schema::BlockJobCompleteArguments arguments) override;
   Task<> block_job_dismiss(schema::BlockJobDismissArguments arguments) override;
+  Task<> block_job_change(schema::BlockJobChangeOptions arguments) override;
   Task<> block_job_finalize(schema::BlockJobFinalizeArguments arguments) override;
 
  private:

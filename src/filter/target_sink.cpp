@@ -40,13 +40,14 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
 
 Task<> TargetSink::keep_zeroes(Range range) {
   if (options_.witness) co_await options_.witness->zeroes(range);
+  const WriteFlags how = options_.unmap ? WriteFlags::may_unmap : WriteFlags::none;
   while (!range.empty()) {
     BlockNode& layer = skip_filters(target_.node());
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);
     const Range part = status.range;
     bool there = status.zero;
     if (there && !status.allocated) there = !co_await shows_hidden_backing();
-    if (!there) co_await target_.write_zeroes(part, WriteFlags::may_unmap);
+    if (!there) co_await target_.write_zeroes(part, how);
     range = {part.end(), range.length - part.length};
   }
 }

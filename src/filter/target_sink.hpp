@@ -18,6 +18,7 @@ struct TargetSinkOptions {
   std::uint64_t granule = 64 * KiB;
   bool compress = false;
   CopyWitness* witness = nullptr;     // outlives the sink
+  bool unmap = true;                  // zeroes may be holes
 };
 
 class TargetSink final : public OldData {

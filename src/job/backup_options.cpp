@@ -9,31 +9,6 @@ namespace {
 
 Error refuse(std::string why) { return Error(Errc::invalid_argument, std::move(why)); }
 
-Result<NodeBitmap*> check_bitmap_options(BackupOptions& options) {
-  const bool by_bitmap = options.sync == SyncMode::bitmap || options.sync == SyncMode::incremental;
-  const auto mode = options.bitmap_mode;
-  if (by_bitmap && !options.bitmap)
-    return refuse("must provide a valid bitmap name for '" + std::string(to_string(options.sync)) +
-                  "' sync mode");
-  if (options.sync == SyncMode::incremental && mode && *mode != BitmapMode::on_success)
-    return refuse("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
-  if (options.sync == SyncMode::incremental) options.bitmap_mode = BitmapMode::on_success;
-  if (!options.bitmap && mode) return refuse("Cannot specify bitmap sync mode without a bitmap");
-  if (!options.bitmap) return static_cast<NodeBitmap*>(nullptr);
-  NodeBitmap* bitmap = options.source->bitmaps().find(*options.bitmap);
-  if (!bitmap) return Error(Errc::not_found, "Bitmap '" + *options.bitmap + "' could not be found");
-  if (!options.bitmap_mode) return refuse("Bitmap sync mode must be given when providing a bitmap");
-  const auto use = options.bitmap_mode == BitmapMode::never ? BitmapUse::read : BitmapUse::modify;
-  if (auto ok = check_bitmap(*bitmap, use); !ok) return ok.error();
-  if (options.sync == SyncMode::none)
-    return refuse("sync mode 'none' does not produce meaningful bitmap outputs");
-  if (!by_bitmap && options.bitmap_mode == BitmapMode::never)
-    return refuse(
-        "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '" +
-        std::string(to_string(options.sync)) + "'");
-  return bitmap;
-}
-
 Result<> check_perf(const BackupOptions::Perf& perf) {
   if (perf.max_workers < 1 || perf.max_workers > INT_MAX)
     return refuse("max-workers must be between 1 and 2147483647");
@@ -65,9 +40,36 @@ std::string_view to_string(BitmapMode mode) noexcept {
   return names[static_cast<unsigned>(mode)];
 }
 
+Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice) {
+  const bool by_bitmap = choice.sync == SyncMode::bitmap || choice.sync == SyncMode::incremental;
+  const auto mode = choice.mode;
+  if (by_bitmap && !choice.name)
+    return refuse("must provide a valid bitmap name for '" + std::string(to_string(choice.sync)) +
+                  "' sync mode");
+  if (choice.sync == SyncMode::incremental && mode && *mode != BitmapMode::on_success)
+    return refuse("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
+  if (choice.sync == SyncMode::incremental) choice.mode = BitmapMode::on_success;
+  if (!choice.name && mode) return refuse("Cannot specify bitmap sync mode without a bitmap");
+  if (!choice.name) return static_cast<NodeBitmap*>(nullptr);
+  NodeBitmap* bitmap = source.bitmaps().find(*choice.name);
+  if (!bitmap) return Error(Errc::not_found, "Bitmap '" + *choice.name + "' could not be found");
+  if (!choice.mode) return refuse("Bitmap sync mode must be given when providing a bitmap");
+  const auto use = choice.mode == BitmapMode::never ? BitmapUse::read : BitmapUse::modify;
+  if (auto ok = check_bitmap(*bitmap, use); !ok) return ok.error();
+  if (choice.sync == SyncMode::none)
+    return refuse("sync mode 'none' does not produce meaningful bitmap outputs");
+  if (!by_bitmap && choice.mode == BitmapMode::never)
+    return refuse(
+        "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '" +
+        std::string(to_string(choice.sync)) + "'");
+  return bitmap;
+}
+
 Result<NodeBitmap*> check_backup(BackupOptions& options) {
-  auto bitmap = check_bitmap_options(options);
+  BitmapChoice choice{options.sync, options.bitmap, options.bitmap_mode};
+  auto bitmap = choose_bitmap(*options.source, choice);
   if (!bitmap) return bitmap;
+  options.bitmap_mode = choice.mode;
   if (options.source == options.target) return refuse("Source and target cannot be the same");
   if (options.discard_source) return Error(Errc::unsupported, "discard-source is not supported");
   if (auto ok = check_perf(options.perf); !ok) return ok.error();

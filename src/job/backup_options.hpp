@@ -16,6 +16,15 @@ std::string_view to_string(SyncMode mode) noexcept;
 enum class BitmapMode : std::uint8_t { on_success, never, always };
 std::string_view to_string(BitmapMode mode) noexcept;
 
+// Which bitmap of the source a job that copies is to use and what is to become of it.
+struct BitmapChoice {
+  SyncMode sync = SyncMode::full;
+  std::optional<std::string> name;
+  std::optional<BitmapMode> mode;
+};
+// The bitmap to use, or null; the mode is filled in where QEMU implies it.
+Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice);
+
 struct BackupOptions {
   JobOptions job;
   BlockNode* source = nullptr;

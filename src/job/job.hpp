@@ -63,6 +63,8 @@ class Job {
   virtual bool uses(const BlockNode&) const noexcept { return false; }
   // At home: old data that waits for a slow target; none for jobs that do not stage.
   virtual std::optional<JobStaging> staging() const noexcept { return std::nullopt; }
+  // At home: whether its target is equal and every write goes to both; none for jobs but mirrors.
+  virtual std::optional<bool> actively_synced() const noexcept { return std::nullopt; }
   // What it works through: the job is paused while this is drained.
   virtual Edge* edge() const noexcept { return nullptr; }
 

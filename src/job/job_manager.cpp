@@ -25,10 +25,15 @@ Task<> start_job(Job& job) {
   co_return;
 }
 
-Task<> look_at(const Job& job, JobProgress& progress, std::optional<JobStaging>& staging) {
-  progress = job.progress();
-  staging = job.staging();
-  co_return;
+struct JobSight {
+  JobProgress progress;
+  std::optional<JobStaging> staging;
+  std::optional<bool> actively_synced;
+};
+
+Task<JobSight> look_at(const Job& job) {
+  JobSight sight{job.progress(), job.staging(), job.actively_synced()};
+  co_return sight;
 }
 
 template <class Jobs>
@@ -105,12 +110,12 @@ Task<> JobManager::check_unused(const BlockNode& node, Reactor& home) const {
 }
 
 Task<JobInfo> JobManager::info(std::shared_ptr<const ManagedJob> job) const {
-  JobProgress progress;
-  std::optional<JobStaging> staging;
-  if (!job->final_progress_)
-    co_await visit(reactor_, job->home(), look_at(*job->job_, progress, staging));
-  JobInfo info = job->info(job->final_progress_.value_or(progress));
-  info.staging = staging;
+  JobSight sight;
+  if (job->job_->type() == JobType::mirror) sight.actively_synced = false;
+  if (!job->final_progress_) sight = co_await visit(reactor_, job->home(), look_at(*job->job_));
+  JobInfo info = job->info(job->final_progress_.value_or(sight.progress));
+  info.staging = sight.staging;
+  info.actively_synced = sight.actively_synced;
   co_return std::move(info);
 }
 
@@ -138,7 +143,7 @@ Result<> JobManager::cancel_block_job(ManagedJob& job, bool force) {
 
 Result<> JobManager::complete(ManagedJob& job) {
   if (auto ok = job.check(JobVerb::complete); !ok) return ok;
-  if (job.cancelled_)
+  if (job.cancel_asked_)
     return Error(Errc::invalid_argument,
                  "The active block job '" + job.id() + "' cannot be completed");
   job.job_->complete();

@@ -78,6 +78,7 @@ struct JobInfo {
   JobProgress progress;
   std::optional<std::string> error;
   std::optional<JobStaging> staging;  // while the job is at work
+  std::optional<bool> actively_synced;  // of mirrors
   bool busy = false, paused = false, ready = false;
   std::uint64_t speed = 0;  // bytes a second; 0: unlimited
   JobIoStatus io_status = JobIoStatus::ok;

@@ -203,6 +203,7 @@ void ManagedJob::request_cancel(bool force) {
     user_paused_ = false;
     resume();
   }
+  cancel_asked_ = true;
   if (job_->cancel(force)) {
     cancelled_ = true;
     publish();

@@ -92,6 +92,7 @@ class ManagedJob final : public JobContext {
   JobIoStatus io_status_ = JobIoStatus::ok;
   unsigned pause_count_ = 0;
   bool user_paused_ = false;
+  bool cancel_asked_ = false;
   bool cancelled_ = false;  // and to end with an error
   bool ended_ = false;
   WaitQueue resumed_, interrupted_, ended_waiters_;

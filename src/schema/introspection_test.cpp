@@ -31,6 +31,11 @@ const std::set<std::string> extensions = {
     // Checksums of what is read, not of what is read back.
     "blockdev-backup(checksums",
     "drive-backup(checksums",
+    // Mirrors that go on from where another one ended.
+    "blockdev-mirror(bitmap",
+    "blockdev-mirror(bitmap-mode",
+    "drive-mirror(bitmap",
+    "drive-mirror(bitmap-mode",
     "blockdev-add(driver=memory)",
     "blockdev-add(driver=fault)",
     "query-blockstats:[](driver-specific.driver=memory)",

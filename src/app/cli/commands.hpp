@@ -58,7 +58,7 @@ struct BitmapOptions {
 Task<Exit> bitmap(const Context& context, BitmapOptions options);
 
 struct JobOptions {
-  enum class Verb : std::uint8_t { list, watch, pause, resume, cancel, set_speed } verb = Verb::list;
+  enum class Verb : std::uint8_t { list, watch, pause, resume, complete, cancel, set_speed } verb = Verb::list;
   std::string id;
   std::uint64_t speed = 0;
   bool force = false;

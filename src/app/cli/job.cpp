@@ -65,7 +65,16 @@ Task<Exit> tell_vanished(const Context& context, const std::string& id, const En
   co_return co_await tell_end(context, id, std::move(entry), error);
 }
 
-Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id) {
+// Work that is kept up to date until somebody completes it.
+bool is_ready(const Json& job) { return text(job, "status") == "ready" || text(job, "status") == "standby"; }
+
+Task<Exit> tell_ready(const Context& context, const std::string& id, const Json& job) {
+  if (context.json) print_json(job);
+  else print_line(fmt::format("job '{}' is ready: 'tidemark job complete {}'", id, id));
+  co_return Exit::ok;
+}
+
+Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, bool until_ready) {
   Progress progress(context, id);
   Ending ending;
   for (bool seen = false;; seen = true) {
@@ -76,6 +85,10 @@ Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id) 
     if (!job || text(*job, "status") == "concluded") progress.finish();
     if (!job) co_return co_await tell_vanished(context, id, ending);
     if (text(*job, "status") == "concluded") co_return co_await tell_end(context, id, *job, text(*job, "error"));
+    if (until_ready && is_ready(*job)) {
+      progress.finish();
+      co_return co_await tell_ready(context, id, *job);
+    }
     progress.update(number(*job, "current-progress"), number(*job, "total-progress"));
     (void)co_await context.reactor.sleep(poll_interval, context.interrupted).result();
     co_await unwrap(context.check_interrupted());
@@ -88,7 +101,10 @@ Task<Exit> run(const Context& context, QmpClient& client, JobOptions options) {
   Json by_device = Json::object({{"device", options.id}});
   switch (options.verb) {
     case Verb::list: co_await list_jobs(context, client); break;
-    case Verb::watch: co_return co_await watch_job(context, client, options.id);
+    case Verb::watch: co_return co_await watch_job(context, client, options.id, true);
+    case Verb::complete:
+      co_await client.execute("job-complete", std::move(by_id));
+      co_return co_await watch_job(context, client, options.id, false);
     case Verb::pause: co_await client.execute("job-pause", std::move(by_id)); break;
     case Verb::resume: co_await client.execute("job-resume", std::move(by_id)); break;
     case Verb::cancel:
@@ -126,7 +142,7 @@ Task<Exit> connect_and_run(const Context& context, JobOptions options) {
 }  // namespace
 
 Task<Exit> job(const Context& context, JobOptions options) {
-  const bool watches = options.verb == JobOptions::Verb::watch;
+  const bool watches = options.verb == JobOptions::Verb::watch || options.verb == JobOptions::Verb::complete;
   auto outcome = co_await connect_and_run(context, std::move(options)).result();
   const bool interrupted = !outcome && outcome.error().code() == Errc::cancelled;
   if (watches && interrupted) co_await Error(Errc::cancelled, "interrupted; jobs go on");

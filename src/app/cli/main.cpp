@@ -159,9 +159,10 @@ void add_job(CLI::App& app, Options& options) {
     return command;
   };
   verb("list", "all jobs", Verb::list);
-  verb("watch", "show a job's progress until it ends", Verb::watch);
+  verb("watch", "show a job's progress until it ends, or is ready to be completed", Verb::watch);
   verb("pause", "stop working, and keep the job", Verb::pause);
   verb("resume", "go on", Verb::resume);
+  verb("complete", "let a job that is ready take effect, and wait until it has", Verb::complete);
   verb("cancel", "end a job without its result", Verb::cancel)->add_flag("--force", chosen->force, "do not wait for writes");
   verb("set-speed", "limit a job's rate", Verb::set_speed)
       ->add_option("SPEED", chosen->speed, "bytes a second; 0: no limit")->required()->transform(size_check());

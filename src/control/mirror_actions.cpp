@@ -1,0 +1,128 @@
+#include "control/mirror_actions.hpp"
+
+#include <fmt/format.h>
+
+#include "block/status.hpp"
+#include "control/images_made.hpp"
+#include "control/job_policy.hpp"
+#include "control/sync_modes.hpp"
+#include "io/file.hpp"
+#include "storage/file.hpp"
+
+namespace tidemark {
+namespace {
+
+Error refused(std::string why) { return Error(Errc::invalid_argument, std::move(why)); }
+
+Result<MirrorOptions> to_options(const schema::MirrorCommon& given, BlockNode& source) {
+  if (given.speed < 0) return refused("Parameter 'speed' expects a non-negative value");
+  MirrorOptions options;
+  options.job.id = given.job_id.value_or("");
+  options.job.auto_finalize = given.auto_finalize;
+  options.job.auto_dismiss = given.auto_dismiss;
+  options.job.speed = static_cast<std::uint64_t>(given.speed);
+  options.source = &source;
+  options.replaces = given.replaces;
+  options.sync = to_sync(given.sync);
+  options.bitmap.name = given.bitmap;
+  if (given.bitmap_mode) options.bitmap.mode = to_bitmap_mode(*given.bitmap_mode);
+  options.granularity = given.granularity;
+  options.buf_size = given.buf_size;
+  options.on_source_error = to_policy(given.on_source_error);
+  options.on_target_error = to_policy(given.on_target_error);
+  const bool background = given.copy_mode == schema::MirrorCopyMode::background;
+  options.copy_mode = background ? CopyMode::background : CopyMode::write_blocking;
+  return options;
+}
+
+// On the nodes' thread.
+
+Task<BlockNode*> look_up(Graph& graph, const std::string& name) { co_return co_await unwrap(graph.lookup(name)); }
+
+// What can be told before there is a target: with another that is like it.
+Task<> rehearse(Graph& graph, MirrorOptions options, const std::string& format, const std::string& node_name) {
+  if (!node_name.empty()) co_await unwrap(graph.check_name(node_name));
+  BlockNode* stand_in = co_await make_stand_in(graph, format, options.source->size());
+  options.target = stand_in;
+  const auto checked = check_mirror(options);
+  co_await graph.release(*stand_in);
+  if (!checked) co_await checked.error();
+}
+
+Result<> check_file(const schema::DriveMirror& given, const BlockNode& source) {
+  const bool existing = given.mode == schema::NewImageMode::existing;
+  // The format of a file that is there already is not guessed: its content may be a guest's.
+  if (existing && !given.format)
+    return refused(fmt::format("the format of '{}' must be given with mode 'existing'", given.target));
+  if (given.replaces && !given.node_name)
+    return refused("a node-name must be provided when replacing a named node of the graph");
+  const BlockNode* below = skip_filters(const_cast<BlockNode&>(source)).backing();
+  const bool partly = given.sync == schema::MirrorSyncMode::none || (given.sync == schema::MirrorSyncMode::top && below);
+  if (partly && !existing)
+    return Error(Errc::unsupported, fmt::format("sync mode '{}' needs a target with mode 'existing', or blockdev-mirror",
+                                                schema::to_string(given.sync)));
+  return {};
+}
+
+// Whether a file was made that was not there.
+Task<bool> make_file(Reactor& main, Homes& homes, Place& place, std::string path, const std::string& format,
+                     std::uint64_t size) {
+  const bool overwrites = co_await check_overwritable(main, path);
+  co_await homes.at(place, create_image_file(place.graph, std::move(path), format, size));
+  co_return !overwrites;
+}
+
+// `target` belongs to the job, or is gone.
+Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, BlockNode& target, MirrorOptions options) {
+  options.target = &target;
+  auto job = co_await MirrorJob::create(jobs, std::move(options)).result();
+  if (!job) (void)co_await homes.at(place, place.graph.release(target)).result();
+  co_return co_await unwrap(std::move(job));
+}
+
+}  // namespace
+
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::BlockdevMirror arguments) {
+  co_await homes.lookup(arguments.device);
+  co_await homes.lookup(arguments.target);
+  std::vector<std::string> nodes{arguments.device, arguments.target};
+  Place* place = co_await homes.gather(std::move(nodes));
+  BlockNode* source = co_await homes.at(*place, look_up(place->graph, arguments.device));
+  BlockNode* target = co_await homes.at(*place, look_up(place->graph, arguments.target));
+  MirrorOptions options = co_await unwrap(to_options(arguments, *source));
+  options.target = target;
+  options.filter_node_name = arguments.filter_node_name.value_or("");
+  options.target_is_zero = arguments.target_is_zero;
+  std::vector<std::string> names;
+  if (arguments.filter_node_name) names.push_back(options.filter_node_name);
+  co_await homes.check_free_elsewhere(std::move(names), *place);
+  co_return co_await MirrorJob::create(jobs, std::move(options));
+}
+
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::DriveMirror arguments) {
+  Place* place = co_await homes.lookup(arguments.device);
+  BlockNode* source = co_await homes.at(*place, look_up(place->graph, arguments.device));
+  MirrorOptions options = co_await unwrap(to_options(arguments, *source));
+  options.unmap = arguments.unmap;
+  co_await unwrap(check_file(arguments, *source));
+  const std::string format = arguments.format.value_or(source->driver().name() == "qcow2" ? "qcow2" : "raw");
+  const std::string node_name = arguments.node_name.value_or("");
+  std::vector<std::string> names;
+  if (arguments.node_name) names.push_back(node_name);
+  co_await homes.check_free_elsewhere(std::move(names), *place);
+  co_await unwrap(jobs.check_id(options.job.id));
+  co_await jobs.check_unused(*source, place->reactor);
+  co_await homes.at(*place, rehearse(place->graph, options, format, node_name));
+  bool made = false;
+  const bool existing = arguments.mode == schema::NewImageMode::existing;
+  if (!existing) made = co_await make_file(jobs.reactor(), homes, *place, arguments.target, format, source->size());
+  const Backing backing = options.sync == SyncMode::full ? Backing::left_out : Backing::followed;
+  auto opened = co_await homes.at(*place, open_image_file(place->graph, arguments.target, format, backing, node_name)).result();
+  Result<ManagedJob*> job = static_cast<ManagedJob*>(nullptr);
+  if (opened) job = co_await create_job_to(homes, jobs, *place, **opened, std::move(options)).result();
+  else job = opened.error();
+  if (!job && made) (void)co_await fs::unlink(jobs.reactor(), arguments.target).result();
+  co_return co_await unwrap(std::move(job));
+}
+
+}  // namespace tidemark

@@ -1,0 +1,241 @@
+#include "job/mirror.hpp"
+
+#include "block/status.hpp"
+#include "io/visit.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
+constexpr Duration calm = std::chrono::milliseconds(20);          // so long writes are gathered, once it is ready
+constexpr Duration drain_max = std::chrono::seconds(30);
+constexpr Duration little_long_enough = std::chrono::seconds(1);
+constexpr std::uint64_t little = 8 * MiB;                         // that differs
+
+}  // namespace
+
+MirrorJob::MirrorJob(MirrorOptions options, NodeBitmap* bitmap)
+    : options_(std::move(options)), bitmap_(bitmap), given_up_(options_.source->reactor()) {}
+
+Task<NodeBitmap*> MirrorJob::check(MirrorOptions& options) { co_return co_await unwrap(check_mirror(options)); }
+
+Task<ManagedJob*> MirrorJob::create(JobManager& jobs, MirrorOptions options) {
+  Reactor& here = jobs.reactor();
+  Reactor& home = options.source->reactor();
+  // QEMU's order.
+  co_await jobs.check_unused(*options.target, home);
+  NodeBitmap* bitmap = co_await visit(here, home, check(options));
+  co_await jobs.check_unused(*options.source, home);
+  co_await unwrap(jobs.check_id(options.job.id));
+  JobOptions job_options = options.job;
+  job_options.home = &home;
+  auto mirror = std::make_unique<MirrorJob>(std::move(options), bitmap);
+  MirrorJob& self = *mirror;
+  std::unique_ptr<Job> job = std::move(mirror);
+  const Result<> attached = co_await visit(here, home, self.attach()).result();
+  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
+  if (attached) created = jobs.create(std::move(job_options), std::move(job));
+  else created = attached.error();
+  if (!created) (void)co_await visit(here, home, self.detach()).result();
+  co_return co_await unwrap(std::move(created));
+}
+
+Task<> MirrorJob::detach() {
+  abort();
+  co_await clean();
+}
+
+Task<> MirrorJob::attach() {
+  using P = Permissions;
+  BlockNode& source = *options_.source;
+  MirrorTopOptions above;
+  above.source = &source;
+  above.target = options_.target;
+  above.granularity = co_await choose_mirror_granularity(options_);
+  above.write_blocking = options_.copy_mode == CopyMode::write_blocking;
+  above.unmap = options_.unmap;
+  const bool complete = options_.sync == SyncMode::full || skip_filters(*options_.target).backing();
+  above.whole_granules = !complete;
+  auto driver = co_await unwrap(open_mirror_top(above));
+  MirrorTop& opened = *driver;
+  NodeOptions node;
+  node.name = options_.filter_node_name;
+  node.read_only = source.read_only();
+  filter_node_ = co_await graph().add(std::move(node), std::move(driver));
+  filter_ = &opened;
+  door_->job = this;
+  filter_->listen([this] { something_happened(); });
+  const auto still = co_await graph().drain_within(source, drain_max);
+  co_await unwrap(graph().replace(source, *filter_node_));
+  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, "block job '" + options_.job.id + "'");
+  edge_ = co_await unwrap(std::move(edge));
+  MirrorCopyOptions how;
+  how.buffers = static_cast<std::uint64_t>(options_.buf_size);
+  how.only_allocated = options_.sync == SyncMode::top && skip_filters(source).backing();
+  how.target_is_zero = options_.target_is_zero;
+  copy_.emplace(source.reactor(), opened, *edge_, how);
+  if (bitmap_) bitmap_->freeze();
+  frozen_ = bitmap_ != nullptr;
+}
+
+void MirrorJob::start() noexcept {
+  switch (options_.sync) {
+    case SyncMode::full:
+    case SyncMode::top: top().dirty().set_all(); break;
+    case SyncMode::none: break;
+    case SyncMode::incremental:
+    case SyncMode::bitmap: top().dirty().merge(bitmap_->bits()); break;
+  }
+}
+
+JobProgress MirrorJob::progress() const noexcept { return copy_ && !bad_size_ ? copy_->progress() : JobProgress{}; }
+
+std::optional<bool> MirrorJob::actively_synced() const noexcept {
+  return filter_ && ready_ && filter_->actively_synced();
+}
+
+void MirrorJob::set_copy_mode(CopyMode mode) noexcept {
+  if (filter_) filter_->set_write_blocking(mode == CopyMode::write_blocking);
+}
+
+// On the manager's thread.
+
+void MirrorJob::complete() noexcept { ask_to_end(Ending::pivot); }
+
+bool MirrorJob::cancel(bool force) noexcept {
+  const bool at_once = force || !ready_;
+  ask_to_end(at_once ? Ending::cancel : Ending::copy);
+  return at_once;
+}
+
+void MirrorJob::ask_to_end(Ending ending) noexcept {
+  options_.source->reactor().post_remote([door = door_, ending] {
+    if (door->job) door->job->end(ending);
+  });
+}
+
+// At home.
+
+void MirrorJob::end(Ending ending) noexcept {
+  if (ending == Ending::cancel) given_up_.set();
+  else if (ending_ == Ending::none) ending_ = ending;
+  something_happened();
+}
+
+void MirrorJob::something_happened() noexcept {
+  if (waiting_) context_->wake();
+}
+
+Task<> MirrorJob::run(JobContext& context) {
+  context_ = &context;
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    group.spawn(give_up_target(group.token()));
+    const Result<> outcome = co_await mirror(context).result();
+    if (!outcome) {
+      given_up_.set();
+      co_await save_unfinished();
+      top().retire();
+      co_await outcome.error();
+    }
+  };
+  const Result<> outcome = co_await with_group(options_.source->reactor(), body).result();
+  context_ = nullptr;
+  co_await unwrap(outcome);
+}
+
+Task<> MirrorJob::mirror(JobContext& context) {
+  co_await context.checkpoint();
+  bad_size_ = options_.source->size() != options_.target->size();
+  if (bad_size_) co_await Error(Errc::invalid_argument, "Source and target image have different sizes");
+  for (bool over = false; !over;) {
+    co_await context.checkpoint();
+    over = co_await step(context);
+  }
+}
+
+// True when the job's work is done.
+Task<bool> MirrorJob::step(JobContext& context) {
+  Point::Outcome failed;
+  if (auto refused = top().take_failure()) failed = Point::Failure{*std::move(refused), false};
+  const auto enough = [this] { return copied_enough(); };
+  if (!failed && !top().dirty().empty()) failed = co_await copy_->run(context, enough);
+  const bool flushes = !failed && !context.interrupted() && (!ready_ || ending_ != Ending::none);
+  if (flushes) failed = co_await flush_target();
+  const bool ends = flushes && !failed && ready_ && little_differs();
+  if (ends && !ends_for_itself()) co_return true;
+  if (ends) failed = co_await settle();
+  if (failed) {
+    co_await react(context, *std::move(failed));
+  } else if (flushes && !ready_) {
+    ready_ = true;
+    context.set_ready();
+  } else if (still_) {
+    co_return true;
+  } else if (ending_ != Ending::none) {
+    co_await context.sleep(calm);
+  } else if (ready_) {
+    co_await rest(context);
+  }
+  co_return false;
+}
+
+bool MirrorJob::little_differs() const noexcept {
+  const JobProgress progress = copy_->progress();
+  return progress.total - progress.current <= little;
+}
+
+// The guest's disk need not stand still for a moment before the mirror is of use.
+bool MirrorJob::copied_enough() noexcept {
+  if (!copy_->passed() || !little_differs()) little_since_.reset();
+  else if (ending_ != Ending::none) return true;
+  else if (!ready_ && !little_since_) little_since_ = options_.source->reactor().now();
+  return !ready_ && little_since_ && options_.source->reactor().now() - *little_since_ >= little_long_enough;
+}
+
+// Until there is something to copy, and some more that comes with it.
+Task<> MirrorJob::rest(JobContext& context) {
+  if (top().dirty().empty()) {
+    waiting_ = true;
+    co_await context.wait();
+    waiting_ = false;
+  }
+  if (ending_ == Ending::none) co_await context.sleep(calm);
+}
+
+Task<> MirrorJob::react(JobContext& context, Point::Failure failure) {
+  const OnError policy = failure.reading ? options_.on_source_error : options_.on_target_error;
+  const IoSide side = failure.reading ? IoSide::read : IoSide::write;
+  const ErrorAction action = co_await context.failed(policy, side, failure.error);
+  if (action == ErrorAction::report) co_await failure.error;
+  if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
+}
+
+Task<Point::Outcome> MirrorJob::flush_target() {
+  const Result<> flushed = co_await top().target().flush().result();
+  if (flushed) co_return std::nullopt;
+  co_return Point::Failure{flushed.error(), false};
+}
+
+bool MirrorJob::loses_bits() const noexcept { return frozen_ && options_.bitmap.mode != BitmapMode::never; }
+
+void MirrorJob::commit() noexcept {
+  still_.reset();
+  if (!std::exchange(frozen_, false)) return;
+  if (drops_) drop_frozen_bits();
+  else bitmap_->reclaim();
+}
+
+void MirrorJob::abort() noexcept {
+  if (!std::exchange(frozen_, false)) return;
+  if (!unfinished_) return bitmap_->reclaim();
+  drop_frozen_bits();
+  bitmap_->bits().merge(*unfinished_);
+}
+
+void MirrorJob::drop_frozen_bits() noexcept {
+  bitmap_->abdicate();
+  bitmap_->release_kept();
+  save_ = bitmap_->persistent();
+}
+
+}  // namespace tidemark

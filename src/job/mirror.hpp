@@ -1,0 +1,114 @@
+// MirrorJob: keeps a target equal to a disk that goes on being written, until it is told to end: then all users
+// of the disk go over to the target, or the target stays as a copy of that moment.
+//
+//   copying   until nothing differs, or, with guests that are never done, little for a while, and the target is
+//             flushed: the job is ready
+//   ready     what is written meanwhile is copied, or goes to both (write-blocking)
+//   ending    once little differs: the disk is held still, the rest is copied and the target flushed, all
+//             within a short while, or else guests go on and it is tried again; then the graph changes
+//
+// Guests wait for the target only in that short while, and when write-blocking.  Cancelled before it is ready,
+// or with force, the target is of no use, but for the bitmap below.  A target that does not answer is given up
+// with the job.
+//
+// A job that ends for itself alone ends within run() and holds the disk until prepare(), which follows at once.
+// One that has to wait for others, or for the user, holds nothing meanwhile: guests go on, and prepare() catches
+// up.  When that cannot be done in time it fails.
+//
+// A bitmap of the source, if one is given, is frozen while the job lasts; when it ends well, it is as if it had
+// been cleared at the end.  With bitmap-mode always it holds in the end what the target does not have, also when
+// the job is cancelled or fails: a mirror by that bitmap goes on from there.  As a backup's, bits are lost only
+// when target and source are flushed (job/backup.hpp).  Bitmaps stay with the node they are of.
+#pragma once
+
+#include <memory>
+
+#include "block/graph.hpp"
+#include "job/job_manager.hpp"
+#include "job/mirror_copy.hpp"
+#include "job/mirror_options.hpp"
+
+namespace tidemark {
+
+class MirrorJob final : public Job {
+ public:
+  // Source and target are on one thread, which is the job's home; called on the manager's.  On error nothing has
+  // changed.
+  static Task<ManagedJob*> create(JobManager& jobs, MirrorOptions options);
+
+  MirrorJob(MirrorOptions options, NodeBitmap* bitmap);
+
+  // At home: from the next write on.
+  void set_copy_mode(CopyMode mode) noexcept;
+
+  JobType type() const noexcept override { return JobType::mirror; }
+  JobProgress progress() const noexcept override;
+  std::optional<bool> actively_synced() const noexcept override;
+  bool uses(const BlockNode& node) const noexcept override {
+    return filter_node_ && (&node == filter_node_ || &node == options_.source || &node == options_.target);
+  }
+  Edge* edge() const noexcept override { return edge_.get(); }
+  void start() noexcept override;
+  Task<> run(JobContext& context) override;
+  Task<> prepare() override;
+  void commit() noexcept override;
+  void abort() noexcept override;
+  Task<> clean() override;
+  void complete() noexcept override;
+  bool cancel(bool force) noexcept override;
+
+ private:
+  enum class Ending : std::uint8_t { none, copy, pivot, cancel };
+  // What others leave at the job's home, where it may arrive after the job's end.
+  struct Door {
+    MirrorJob* job = nullptr;
+  };
+  static Task<NodeBitmap*> check(MirrorOptions& options);
+  Task<> attach();
+  Task<> detach();
+  MirrorTop& top() const noexcept { return *filter_; }
+  Graph& graph() const noexcept { return options_.source->graph(); }
+  // Neither the user nor other jobs have a say in when it ends.
+  bool ends_for_itself() const noexcept { return options_.job.auto_finalize && !options_.job.transaction; }
+  void ask_to_end(Ending ending) noexcept;
+  void end(Ending ending) noexcept;
+  void something_happened() noexcept;
+
+  Task<> mirror(JobContext& context);
+  Task<bool> step(JobContext& context);
+  Task<> rest(JobContext& context);
+  bool little_differs() const noexcept;
+  bool copied_enough() noexcept;
+  Task<> react(JobContext& context, Point::Failure failure);
+  Task<Point::Outcome> flush_target();
+  Task<Point::Outcome> settle();
+  Task<> catch_up();
+  Task<> pivot();
+  Task<> take_out_filter();
+  Task<> press_target(CancelToken token);
+  Task<> give_up_target(CancelToken token);
+  Task<> save_unfinished();
+  bool loses_bits() const noexcept;
+  void drop_frozen_bits() noexcept;
+
+  MirrorOptions options_;
+  NodeBitmap* bitmap_;
+  BlockNode* filter_node_ = nullptr;
+  MirrorTop* filter_ = nullptr;            // its driver
+  std::unique_ptr<Edge> edge_;             // the job's own, on the filter
+  std::optional<MirrorCopy> copy_;
+  Event given_up_;                         // cancelled by force
+  JobContext* context_ = nullptr;          // while it runs
+  std::atomic<bool> ready_ = false;        // the manager looks, too
+  bool waiting_ = false;
+  std::optional<Instant> little_since_;    // differs, before it is ready
+  bool bad_size_ = false;
+  Ending ending_ = Ending::none;
+  std::optional<Graph::DrainGuard> still_; // the source, from the end on
+  std::optional<DirtyBitmap> unfinished_;  // what the target does not have; known by flushes
+  bool frozen_ = false, drops_ = false;
+  bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
+  std::shared_ptr<Door> door_ = std::make_shared<Door>();
+};
+
+}  // namespace tidemark

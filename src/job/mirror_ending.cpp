@@ -1,0 +1,136 @@
+// How a mirror ends: the disk held still, the pivot, what becomes of the filter and of the bitmap.
+#include "job/mirror.hpp"
+
+namespace tidemark {
+namespace {
+
+constexpr Duration target_patience = std::chrono::seconds(1);     // once the mirror has failed
+constexpr Duration still_max = std::chrono::milliseconds(500);    // that guests wait for the end of it
+constexpr Duration catch_up_max = std::chrono::seconds(30);
+
+}  // namespace
+
+// Holds the source still and makes the target equal and durable; guests go on when that takes too long.
+Task<Point::Outcome> MirrorJob::settle() {
+  Reactor& reactor = options_.source->reactor();
+  auto drained = co_await graph().drain_within(*options_.source, still_max).result();
+  if (!drained) co_return std::nullopt;                  // their own requests do
+  std::optional<Graph::DrainGuard> still(*std::move(drained));
+  CancelSource late, done;
+  Point::Outcome failed;
+  const auto finish = [&]() -> Task<> {
+    failed = co_await copy_->run_drained(late.token());
+    if (!failed && !late.requested()) failed = co_await flush_target();
+    done.request();
+  };
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    group.spawn(finish());
+    if (!done.requested()) (void)co_await reactor.sleep(still_max, done.token()).result();
+    if (!done.requested()) still.reset();
+    late.request();
+    co_await group.join();
+  };
+  co_await with_group(reactor, in_time);
+  if (still && !failed && top().dirty().empty()) still_.emplace(*std::move(still));
+  co_return failed;
+}
+
+// For a job that had to wait for others: guests have gone on.
+Task<> MirrorJob::catch_up() {
+  Reactor& reactor = options_.source->reactor();
+  const Instant end = reactor.now() + catch_up_max;
+  while (!still_) {
+    if (reactor.now() >= end)
+      co_await Error(Errc::timed_out, "the target does not keep up with the disk: it stays as it is");
+    const auto enough = [&] { return little_differs() || reactor.now() >= end; };
+    Point::Outcome failed = co_await copy_->run_to_end(enough);
+    if (!failed) failed = co_await flush_target();
+    if (!failed) failed = co_await settle();
+    if (failed) co_await failed->error;
+  }
+}
+
+// Nothing of the job's own can stop its end any more but an error.
+Task<> MirrorJob::prepare() {
+  if (!still_) co_await catch_up();
+  if (loses_bits()) bitmap_->refreeze();
+  if (ending_ == Ending::pivot) co_await pivot();
+  top().retire();
+  still_.reset();
+  if (!loses_bits()) co_return;
+  const InFlight under_way(*options_.source);
+  const Result<> flushed = co_await top().file().flush().result();
+  drops_ = flushed.ok();                                 // else the bitmap keeps more than it needs to
+}
+
+Task<> MirrorJob::pivot() {
+  BlockNode& source = *options_.source;
+  BlockNode& target = *options_.target;
+  const auto target_still = co_await graph().drain(target);
+  BlockNode* replaced = co_await unwrap(find_replaced(options_));
+  edge_.reset();
+  top().retire();
+  co_await unwrap(graph().replace(*filter_node_, source));
+  co_await unwrap(graph().replace(*replaced, target));
+  // So that both are let go of with it.
+  const Result<> kept = top().file().retarget(source);
+  TM_ASSERT(kept.ok());
+}
+
+Task<> MirrorJob::press_target(CancelToken token) {
+  for (;;) {                                     // the job's end may make new requests, a flush for one
+    co_await options_.source->reactor().sleep(target_patience, token);
+    co_await graph().cancel_in_flight(*options_.target);
+  }
+}
+
+// A target that does not answer is not waited for once nobody wants it.
+Task<> MirrorJob::give_up_target(CancelToken token) {
+  co_await given_up_.wait(token);
+  co_await press_target(token);
+}
+
+// What the target does not have, at a moment from which on it is left alone.
+Task<> MirrorJob::save_unfinished() {
+  if (!frozen_ || options_.bitmap.mode != BitmapMode::always) co_return;
+  std::optional<DirtyBitmap> unfinished;
+  {
+    const auto still = co_await graph().drain(*options_.source);
+    unfinished.emplace(top().dirty().clone());
+    bitmap_->refreeze();
+    top().retire();
+  }
+  const Result<> target = co_await top().target().flush().result();
+  const InFlight under_way(*options_.source);
+  const Result<> source = co_await top().file().flush().result();
+  if (target && source) unfinished_ = std::move(unfinished);
+}
+
+Task<> MirrorJob::take_out_filter() {
+  edge_.reset();
+  if (filter_node_->parents().empty()) co_return;
+  top().retire();
+  const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
+    group.spawn(press_target(group.token()));
+    still_.emplace(co_await graph().drain(*options_.source));
+  };
+  if (!still_) co_await with_group(options_.source->reactor(), come_to_rest);
+  const Result<> removed = graph().replace(*filter_node_, *options_.source);
+  TM_ASSERT(removed.ok());                       // its users fit where they came from
+}
+
+Task<> MirrorJob::clean() {
+  if (!filter_node_) co_return;
+  door_->job = nullptr;
+  // When that fails the store has more bits than memory, which does no harm, and says so itself.
+  NodeTracking* tracking = options_.source->tracking();
+  if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
+  co_await take_out_filter();
+  still_.reset();
+  copy_.reset();
+  filter_ = nullptr;
+  BlockNode& filter = *std::exchange(filter_node_, nullptr);
+  co_await filter.graph().remove(filter);
+}
+
+}  // namespace tidemark

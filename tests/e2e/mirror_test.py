@@ -1,0 +1,196 @@
+"""Mirrors as users run them: a guest writes over NBD, goes over to the new disk without noticing, and waits for nobody;
+targets hang; the daemon is killed, and the mirror goes on from its bitmap."""
+import os
+import re
+import signal
+import subprocess
+import time
+import unittest
+
+from bed import MiB, Bed, first_difference
+from lab import processes
+from lab.writer import BLOCK, Writer
+
+DISK = 32 * MiB
+GUIDE = processes.ROOT / "docs" / "guide" / "chains.md"
+
+
+class Mirror(Bed):
+    def start(self, *options, disk=("driver=raw,node-name=disk,file.driver=file,file.filename=disk.img",)):
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor",
+                                     "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *options,
+                                     *(word for node in disk for word in ("--blockdev", node)))
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = self.qmp()
+
+    def export(self, node="disk", **options):
+        self.client.execute("block-export-add", type="nbd", id="e", node_name=node, name="disk", writable=True, **options)
+
+    def writer(self, **how):
+        writer = Writer(f"nbd+unix:///disk?socket={self.path / 'nbd.sock'}", range(DISK // BLOCK), **how)
+        writer.start()
+        return writer
+
+    def expected(self, writer, before):
+        content = bytearray(before)
+        for write in writer.log:
+            for block in range(write.first, write.first + write.count):
+                content[block * BLOCK:(block + 1) * BLOCK] = write.block(block)
+        return bytes(content)
+
+    def add_file(self, name, path, driver="raw"):
+        self.client.execute("blockdev-add", driver=driver, node_name=name, discard="unmap",
+                            file={"driver": "file", "filename": str(path)})
+
+    def mirror(self, target="target", job="j", **options):
+        self.client.execute("blockdev-mirror", job_id=job, device="disk", target=target, **{"sync": "full", **options})
+
+    def until_ready(self, job="j"):
+        self.client.wait_event("BLOCK_JOB_READY", device=job)
+
+    def until_gone(self, job="j", patience=20):
+        def gone():
+            return all(entry["id"] != job for entry in self.client.execute("query-jobs"))
+        self.until(gone, "the end of the job", patience)
+
+    def pivot_beside_a_writer(self, copy_mode, **export):
+        self.raw("disk.img", DISK)
+        before = (self.path / "disk.img").read_bytes()
+        with open(self.path / "target.img", "wb") as file:
+            file.truncate(DISK)
+        threads = ("--object", "iothread,id=t0") if export else ()
+        self.start(*threads)
+        self.export(**export)
+        self.add_file("target", "target.img")
+        writer = self.writer()
+        self.mirror(copy_mode=copy_mode)
+        self.until_ready()
+        time.sleep(0.2)
+        self.client.execute("job-complete", id="j")
+        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
+        count = len(writer.log)
+        self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
+        writer.finish()
+        self.client.execute("blockdev-del", node_name="disk")
+        self.assertIsNone(first_difference(self.content("disk"), self.expected(writer, before)))
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        self.assertIsNone(first_difference((self.path / "target.img").read_bytes(), self.expected(writer, before)))
+
+    def test_a_guest_goes_over_to_the_new_disk(self):
+        self.pivot_beside_a_writer("background")
+
+    def test_a_guest_goes_over_to_the_new_disk_write_blocking(self):
+        self.pivot_beside_a_writer("write-blocking")
+
+    def test_a_guest_on_a_thread_of_its_own_goes_over(self):
+        self.pivot_beside_a_writer("background", iothread="t0", fixed_iothread=True)
+
+    def hang(self):
+        """A mirror that is ready, and a target that answers no more."""
+        self.raw("disk.img", DISK)
+        with open(self.path / "copy.img", "wb") as file:
+            file.truncate(DISK)
+        self.start()
+        self.export()
+        self.server = self.lab.start("nbdkit", "-f", "-U", "target.sock", "file", "file=copy.img", stderr=subprocess.DEVNULL)
+        self.addCleanup(self.server.kill)
+        processes.wait_for_socket(self.path / "target.sock", self.server)
+        self.client.execute("blockdev-add", driver="nbd", node_name="target",
+                            server={"type": "unix", "path": str(self.path / "target.sock")})
+        self.mirror()
+        self.until_ready()
+        self.server.send_signal(signal.SIGSTOP)
+
+    def guest_writes(self):
+        disk = self.disk()
+        slowest = 0
+        for block in range(200):
+            begun = time.monotonic()
+            disk.pwrite(bytes([block % 250]) * BLOCK, block * 3 * BLOCK)
+            slowest = max(slowest, time.monotonic() - begun)
+        disk.flush()
+        disk.shutdown()
+        return slowest
+
+    def test_a_target_that_hangs_holds_up_nobody(self):
+        self.hang()
+        self.assertLess(self.guest_writes(), 5)
+        self.client.execute("job-complete", id="j")
+        self.assertLess(self.guest_writes(), 5)
+        self.client.execute("job-cancel", id="j")
+        self.until_gone(patience=15)
+        self.guest_writes()
+        self.server.send_signal(signal.SIGCONT)
+
+    def test_the_daemon_ends_with_a_target_that_hangs(self):
+        self.hang()
+        self.guest_writes()
+        self.client.execute("block-job-change", id="j", type="mirror", copy_mode="write-blocking")
+        writer = self.lab.start("qemu-io", "-f", "raw", "-c", "write -P 9 1M 64k", f"nbd+unix:///disk?socket={self.path / 'nbd.sock'}",
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(25), 0)
+        self.lab.ended(self.daemon)
+        writer.wait(20)
+        self.lab.ended(writer)
+
+    def test_killed_it_goes_on_by_its_persistent_bitmap(self):
+        self.qcow2("disk.qcow2", DISK)
+        node = ("driver=qcow2,node-name=disk,file.driver=file,file.filename=disk.qcow2",)
+        with open(self.path / "target.img", "wb") as file:
+            file.truncate(DISK)
+        self.start(disk=node)
+        self.export()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.add_file("target", "target.img")
+        self.mirror(bitmap="b", bitmap_mode="always")
+        self.until_ready()
+        self.client.execute("block-job-cancel", device="j")          # the target is equal, and the bitmap clean
+        self.until_gone()
+        self.guest_writes()
+        self.mirror(sync="bitmap", bitmap="b", bitmap_mode="always", job="k", speed=256 << 10)
+        time.sleep(0.3)
+        self.guest_writes()
+        self.daemon.kill()
+        self.daemon.wait()
+        self.lab.ended(self.daemon)
+        self.start(disk=node)
+        self.export()
+        self.add_file("target", "target.img")
+        self.mirror(sync="bitmap", bitmap="b", bitmap_mode="always", job="l")
+        self.until_ready("l")
+        copied, = [job["current-progress"] for job in self.client.execute("query-jobs")]
+        self.assertLess(copied, DISK // 2)
+        self.client.execute("job-complete", id="l")
+        self.until_gone("l")
+        content = self.content("disk")
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        self.lab.run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "disk.qcow2", "target.img", cwd=self.path)
+        self.assertIsNone(first_difference((self.path / "target.img").read_bytes(), content))
+
+    def test_the_guide_as_it_is_written(self):
+        text = GUIDE.read_text(encoding="utf-8")
+        section = text[text.index("## Mirror:"):]
+        section = section[:section.find("\n## ", 5)] if "\n## " in section[5:] else section
+        commands = "\n".join(re.findall(r"^```\n(.*?)^```$", section, re.S | re.M))
+        self.assertIn("blockdev-mirror", commands)
+        commands = commands.replace(" &\n", " & daemon=$!\nuntil [ -S $PWD/n.sock ]; do sleep 0.1; done\n", 1)
+        script = f"set -e\ntrap 'kill $daemon; wait $daemon' EXIT\n{commands}\n"
+        path = f"{self.tidemarkd.parent}:{os.environ['PATH']}"
+        done = subprocess.run(["sh", "-c", script], cwd=self.path, env={**os.environ, "PATH": path}, timeout=60, check=False,
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("job 'copy0' is ready", done.stdout)
+        self.assertIn("job 'copy3' is done", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
