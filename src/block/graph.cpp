@@ -99,7 +99,9 @@ Task<> Graph::remove(BlockNode& node) {
 }
 
 Task<> Graph::release(BlockNode& node) {
-  if (node.parents().empty() && !node.options().monitor_owned) co_await close_node(node);
+  const auto& bitmaps = node.bitmaps().all();
+  const bool shown = std::any_of(bitmaps.begin(), bitmaps.end(), [](const auto& b) { return b->busy(); });
+  if (node.parents().empty() && !node.options().monitor_owned && !shown) co_await close_node(node);
 }
 
 Task<> Graph::close_all() {

@@ -33,7 +33,8 @@ Result<> check_storage_writable(const BlockNode& node) {
 }  // namespace
 
 Result<> Graph::check_no_writer(const BlockNode& node) const {
-  const auto writes = [](const Edge* user) { return (user->permissions().uses & Permissions::write) != 0; };
+  constexpr auto writing = Permissions::write | Permissions::write_unchanged;
+  const auto writes = [](const Edge* user) { return (user->permissions().uses & writing) != 0; };
   if (std::none_of(node.parents().begin(), node.parents().end(), writes)) return {};
   return Error(Errc::permission, "Read-only block node '" + node.name() + "' cannot support read-write users", EROFS);
 }

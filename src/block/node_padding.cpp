@@ -16,9 +16,10 @@ constexpr std::size_t bounce_max = 1 * MiB;
 }  // namespace
 
 std::size_t BlockNode::transfer_max() const noexcept {
-  if (limits_.max_transfer == 0) return bounce_max;
-  const auto max = align_down(limits_.max_transfer, limits_.request_align);
-  return std::min<std::size_t>(bounce_max, std::max<std::size_t>(max, limits_.request_align));
+  const std::size_t unit = limits_.request_align;        // which may be larger than what is wanted
+  if (limits_.max_transfer == 0) return std::max(unit, bounce_max);
+  const std::size_t max = align_down(limits_.max_transfer, limits_.request_align);
+  return std::max(unit, std::min(bounce_max, max));
 }
 
 Task<> BlockNode::read_bounced(std::uint64_t offset, Buffers into) {

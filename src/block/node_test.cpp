@@ -86,6 +86,21 @@ TEST_F(NodeTest, PadsSmallWritesToUnits) {
   expect_content();
 }
 
+TEST_F(NodeTest, PadsToUnitsLargerThanItsBuffers) {
+  TestDriverOptions options;
+  options.size = 8 * MiB;
+  options.limits = {.request_align = 2 * MiB};
+  driver = &add_disk("disk", options);
+  edge = &attach(node("disk"));
+  expected.resize(options.size);
+  EXPECT_TRUE(write(1 * MiB, 4096).ok());
+  EXPECT_TRUE(write(2 * MiB, 4 * MiB).ok());
+  EXPECT_TRUE(write(3 * MiB + 512, 2 * MiB).ok());
+  expect_read(1 * MiB, 4096);
+  expect_read(1 * MiB + 512, 4 * MiB);
+  expect_content();
+}
+
 TEST_F(NodeTest, PadsBothEndsOfALongWrite) {
   make(with_limits({.request_align = 4096, .memory_align = 512}));
   EXPECT_TRUE(write(4096 - 512, 4096 * 2 + 1024).ok());

@@ -75,11 +75,17 @@ Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place,
   co_return co_await BackupJob::create(jobs, std::move(options));
 }
 
+// What was attached and failed may have let go of it already.
+Task<> release(Graph& graph, std::string name) {
+  if (BlockNode* node = graph.find(name)) co_await graph.release(*node);
+}
+
 // `target` belongs to the job, or is gone.
 Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, BlockNode& target, BackupOptions options) {
   options.target = &target;
+  const std::string name = target.name();
   auto job = co_await create_job(homes, jobs, place, std::move(options)).result();
-  if (!job) (void)co_await homes.at(place, place.graph.release(target)).result();
+  if (!job) (void)co_await homes.at(place, release(place.graph, name)).result();
   co_return co_await unwrap(std::move(job));
 }
 

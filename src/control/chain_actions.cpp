@@ -99,6 +99,7 @@ Task<StreamPlan> plan_stream(Graph& graph, const schema::BlockStreamArguments& g
   if (given.bottom) bottom = co_await unwrap(find_bottom(*disk, *given.bottom, given.device));
   if (!base && given.backing_file) co_await refused("backing file specified, but streaming the entire chain");
   if (!bottom) bottom = overlay_of(*disk, base);
+  if (!bottom) co_await refused(fmt::format("Node '{}' is what '{}' itself shows", base->name(), given.device));
   plan.options.disk = disk;
   plan.options.bottom = bottom;
   for (BlockNode* at = disk; at; at = at == bottom ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);

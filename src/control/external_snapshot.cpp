@@ -17,13 +17,14 @@ namespace {
 
 Task<BlockNode*> find(Graph& graph, std::string name) { co_return co_await unwrap(graph.lookup(name)); }
 
-Result<> check_not_below(const BlockNode& node) {
+Task<> check_not_below(const BlockNode& node) {
   for (const Edge* user : node.parents())
     if (user->role() == Role::backing)
-      return Error(Errc::busy,
-                   fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", node.name(), user->parent()->name()));
-  return {};
+      co_await Error(Errc::busy,
+                     fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", node.name(), user->parent()->name()));
 }
+
+Task<> check_legal(const Graph& graph, std::string name) { co_await unwrap(graph.check_name(name)); }
 
 Result<> check_overlay(BlockNode& overlay) {
   for (const Edge* user : overlay.parents())
@@ -45,6 +46,8 @@ Task<std::vector<Edge*>> put_on_top(BlockNode& node, BlockNode& overlay) {
   co_await unwrap(check_overlay(overlay));
   const std::vector<Edge*> users = node.parents();
   Graph& graph = node.graph();
+  if (overlay.read_only() && !graph.check_no_writer(node))
+    co_await Error(Errc::permission, fmt::format("Read-only block node '{}' cannot support read-write users", overlay.name()), EROFS);
   co_await unwrap(graph.set_backing(overlay, &node));
   const Result<> replaced = graph.replace(node, overlay);
   if (!replaced) {
@@ -114,7 +117,7 @@ class ExternalSnapshot : public TransactionAction {
   Task<> find_node() {
     place_ = co_await homes_.lookup(name_);
     node_ = co_await homes_.at(*place_, find(place_->graph, name_));
-    co_await unwrap(check_not_below(*node_));
+    co_await homes_.at(*place_, check_not_below(*node_));
     co_await jobs_.check_unused(*node_, place_->reactor);
     co_await homes_.at(*place_, flush(*node_));
   }
@@ -187,13 +190,13 @@ class FileSnapshot final : public ExternalSnapshot {
     if (!name) co_await Error(Errc::invalid_argument, "New overlay node-name missing");
     const Place* taken = co_await homes_.find(*name);
     if (taken) co_await Error(Errc::exists, "New overlay node-name already in use");
-    co_await unwrap(place_->graph.check_name(*name));
+    co_await homes_.at(*place_, check_legal(place_->graph, *name));
   }
   // A file that was there before is not brought back: what was in it is gone, as it is once it is asked for.
   Task<> make() {
     const bool there = co_await fs::exists(homes_.main().reactor, arguments_.snapshot_file);
+    made_ = !there;                                      // in part, if it fails
     co_await homes_.at(*place_, make_file(*node_, arguments_.snapshot_file, arguments_.format.value_or("qcow2")));
-    made_ = !there;
   }
 
   const schema::BlockdevSnapshotSync arguments_;

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "control/size_change.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -16,6 +18,7 @@ Task<const BlockNode*> find(Graph& graph, std::string name) { co_return graph.fi
 Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
   if (node->read_only()) co_await Error(Errc::permission, "Image is read-only", EROFS);
+  co_await unwrap(check_no_bitmaps_above(*node));
   constexpr Permissions resizing{Permissions::resize, Permissions::all};
   auto edge = co_await unwrap(Edge::attach(*node, Role::root, resizing, "an unnamed block device"));
   co_await edge->truncate(size);

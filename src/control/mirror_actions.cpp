@@ -72,11 +72,17 @@ Task<bool> make_file(Reactor& main, Homes& homes, Place& place, std::string path
   co_return !overwrites;
 }
 
+// What was attached and failed may have let go of it already.
+Task<> release(Graph& graph, std::string name) {
+  if (BlockNode* node = graph.find(name)) co_await graph.release(*node);
+}
+
 // `target` belongs to the job, or is gone.
 Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, BlockNode& target, MirrorOptions options) {
   options.target = &target;
+  const std::string name = target.name();
   auto job = co_await MirrorJob::create(jobs, std::move(options)).result();
-  if (!job) (void)co_await homes.at(place, place.graph.release(target)).result();
+  if (!job) (void)co_await homes.at(place, release(place.graph, name)).result();
   co_return co_await unwrap(std::move(job));
 }
 

@@ -15,6 +15,10 @@ void tell(BlockNode& node, const Error& error) {
 Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
   const Result<> ended = co_await tracking.after_close().result();
   if (!ended) tell(node, ended.error());
+  if (const std::unique_ptr<NodeTracking> begun = node.take_tracking()) {
+    (void)co_await begun->before_close().result();
+    (void)co_await begun->after_close().result();
+  }
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();
 }

@@ -6,6 +6,7 @@
 
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
+#include "control/size_change.hpp"
 #include "format/qcow2/driver.hpp"
 #include "format/raw/raw.hpp"
 
@@ -101,6 +102,8 @@ class Reopening {
       co_await keep_child(node_, shown, plain->file, own_, undo_);
     if (auto* throttle = std::get_if<schema::BlockdevOptionsThrottle>(&options_.branch))
       co_await keep_child(node_, Role::filtered, throttle->file, own_, undo_);
+    if (auto* copying = std::get_if<schema::BlockdevOptionsCor>(&options_.branch))
+      co_await keep_child(node_, Role::filtered, copying->file, own_, undo_);
     if (auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch))
       co_await keep_child(node_, Role::filtered, fault->file, own_, undo_);
     auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);
@@ -117,8 +120,12 @@ class Reopening {
     BlockNode& before = edge.node();
     if (!name || *name == before.name()) co_return co_await keep_child(node_, Role::file, wanted, own_, undo_);
     BlockNode* file = co_await unwrap(find(*name));
-    if (!node_.bitmaps().empty())
+    if (!node_.bitmaps().empty() || node_.tracking())
       co_await Error(Errc::busy, fmt::format("Cannot change the 'file' of node '{}', which has bitmaps", node_.name()));
+    co_await unwrap(check_no_bitmaps_above(node_));
+    if (!before.options().monitor_owned && before.parents().size() == 1)
+      co_await Error(Errc::unsupported,
+                     fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
     co_await unwrap(check_no_cycle(*file, "file"));
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
     co_await unwrap(edge.retarget(*file));
@@ -183,8 +190,9 @@ class Reopening {
     if (raw.size) wanted.size = static_cast<std::uint64_t>(*raw.size);
     const RawOptions before = driver.options();
     if (wanted.offset == before.offset && wanted.size == before.size) co_return;
-    if (!node_.bitmaps().empty())
+    if (!node_.bitmaps().empty() || node_.tracking())
       co_await Error(Errc::busy, fmt::format("Cannot change what node '{}', which has bitmaps, shows of its file", node_.name()));
+    co_await unwrap(check_no_bitmaps_above(node_));
     co_await unwrap(driver.show(wanted));
     undo_.push_back([&driver, before]() -> Task<> {
       (void)driver.show(before);
@@ -230,6 +238,7 @@ class Reopening {
 // The child stays; one that was described inline may have changed options.
 Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo) {
   const Edge* edge = node.child(role);
+  if (!edge) co_await cannot_change(to_string(role));
   BlockNode& child = edge->node();
   if (const auto* name = std::get_if<std::string>(&wanted.value)) {
     if (*name == child.name()) co_return;

@@ -32,8 +32,13 @@ MirrorTop::MirrorTop(Reactor& reactor, const MirrorTopOptions& options, std::uni
 void MirrorTop::retire() noexcept {
   retired_ = true;
   write_blocking_ = false;
-  // Fewer demands never conflict.
-  TM_ASSERT(file_->set_permissions({}).ok());
+  // What its users want, and no more: fewer demands never conflict.
+  Permissions users;
+  for (const Edge* user : file_->parent()->parents()) {
+    users.uses |= user->permissions().uses;
+    users.shares &= user->permissions().shares;
+  }
+  TM_ASSERT(file_->set_permissions(users).ok());
   TM_ASSERT(target_->set_permissions({}).ok());
 }
 

@@ -17,6 +17,11 @@ class Throttle final : public PassThrough {
       : PassThrough(reactor, std::move(file)), group_(std::move(group)), reads_(home()), writes_(home()) {}
 
   std::string_view name() const noexcept override { return "throttle"; }
+  // Who waits goes on at once.
+  Task<> cancel_in_flight() override {
+    ++let_go_;
+    co_return;
+  }
 
   Task<> read(std::uint64_t offset, Buffers into) override {
     co_await wait_turn(false, into.size());
@@ -44,8 +49,9 @@ class Throttle final : public PassThrough {
 
   Task<> wait_turn(bool is_write, std::uint64_t bytes) {
     Mutex& queue = is_write ? writes_ : reads_;
+    const std::uint64_t let_go = let_go_;
     const auto turn = co_await queue.lock();
-    while (!wanted_at_rest()) {
+    while (!wanted_at_rest() && let_go == let_go_) {
       const Duration wait = group_->charge(is_write, bytes, home().reactor().now());
       if (wait == Duration{}) co_return;
       co_await home().reactor().sleep(std::min(wait, look_again));
@@ -54,6 +60,7 @@ class Throttle final : public PassThrough {
 
   std::shared_ptr<ThrottleGroup> group_;
   Mutex reads_, writes_;
+  std::uint64_t let_go_ = 0;
 };
 
 }  // namespace

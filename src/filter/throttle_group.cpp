@@ -55,6 +55,7 @@ void ThrottleGroup::set(const ThrottleLimits& limits) noexcept {
     pair.bucket.rate = average;
     pair.burst.volume = max / 10;
     pair.burst.rate = max;
+    pair.bucket.empty_at = pair.burst.empty_at = 0;      // times were of the old rate
   }
   iops_size_ = limits.iops_size;
 }

@@ -78,6 +78,18 @@ TEST(ThrottleGroup, LimitsThatChangeCountAtOnce) {
   EXPECT_EQ(group.charge(true, 4096, 10s), Duration{});
 }
 
+TEST(ThrottleGroup, WhoWaitsByOldLimitsIsHelpedByHigherOnes) {
+  ThrottleGroup group;
+  ThrottleLimits limits;
+  limits.of[Kind::bps_total].average = 1000;
+  group.set(limits);
+  EXPECT_EQ(group.charge(true, 1 * GiB, 0s), Duration{});
+  EXPECT_GT(group.charge(true, 1, 1s), 1h);
+  limits.of[Kind::bps_total].average = 1000000000;
+  group.set(limits);
+  EXPECT_EQ(group.charge(true, 1, 1s), Duration{});
+}
+
 TEST(ThrottleGroup, ARequestOfAnySizeIsCountedWithoutOverflow) {
   ThrottleGroup group;
   ThrottleLimits limits;

@@ -159,8 +159,9 @@ Task<> CommitJob::rename_back(Overlay& overlay) {
 }
 
 Task<> CommitJob::shorten_chain() {
-  const Permissions nothing{P::none, P::all};
-  co_await unwrap(target_->set_permissions(nothing));
+  // It writes no more, and nobody else comes to write meanwhile.
+  const Permissions holding{P::none, P::consistent_read | P::write_unchanged};
+  co_await unwrap(target_->set_permissions(holding));
   chain_.clear();
   Graph& graph = base().graph();
   const auto drained = co_await graph.drain(*filter_node_);
@@ -174,7 +175,8 @@ Task<> CommitJob::clean() {
   for (Overlay& overlay : overlays_)
     if (std::exchange(overlay.made_writable, false)) (void)co_await options_.access->make_read_only(*overlay.node).result();
   overlays_.clear();
-  target_.reset();
+  const Permissions holding{P::none, P::consistent_read | P::write_unchanged};
+  if (target_) TM_ASSERT(target_->set_permissions(holding).ok());        // fewer demands never conflict
   source_.reset();
   chain_.clear();
   // What is taken out with the filter may be all that keeps the base.
@@ -188,6 +190,7 @@ Task<> CommitJob::clean() {
     }
     (void)co_await graph.remove(*filter).result();
   }
+  target_.reset();
   if (std::exchange(made_writable_, false)) (void)co_await options_.access->make_read_only(base()).result();
   if (kept) (*kept).reset();
   (void)co_await graph.release(base()).result();

@@ -10,7 +10,7 @@ constexpr Duration retry_delay = std::chrono::milliseconds(100);
 constexpr Duration calm = std::chrono::milliseconds(20);          // so long writes are gathered, once it is ready
 constexpr Duration drain_max = std::chrono::seconds(30);
 constexpr Duration little_long_enough = std::chrono::seconds(1);
-constexpr std::uint64_t little = 8 * MiB;                         // that differs
+constexpr Duration rest_after_hold = std::chrono::milliseconds(500);
 
 }  // namespace
 
@@ -164,6 +164,8 @@ Task<bool> MirrorJob::step(JobContext& context) {
   const bool ends = flushes && !failed && ready_ && little_differs();
   if (ends && !ends_for_itself()) co_return true;
   if (ends) failed = co_await settle();
+  const bool too_slow = ends && !failed && !still_;
+  if (too_slow) little_ = std::max<std::uint64_t>(little_ / 2, top().dirty().granularity());
   if (failed) {
     co_await react(context, *std::move(failed));
   } else if (flushes && !ready_) {
@@ -172,7 +174,8 @@ Task<bool> MirrorJob::step(JobContext& context) {
   } else if (still_) {
     co_return true;
   } else if (ending_ != Ending::none) {
-    co_await context.sleep(calm);
+    const Duration rest = too_slow ? rest_after_hold : calm;
+    co_await context.sleep(rest);
   } else if (ready_) {
     co_await rest(context);
   }
@@ -181,7 +184,7 @@ Task<bool> MirrorJob::step(JobContext& context) {
 
 bool MirrorJob::little_differs() const noexcept {
   const JobProgress progress = copy_->progress();
-  return progress.total - progress.current <= little;
+  return progress.total - progress.current <= little_;
 }
 
 // The guest's disk need not stand still for a moment before the mirror is of use.

@@ -101,6 +101,7 @@ class MirrorJob final : public Job {
   JobContext* context_ = nullptr;          // while it runs
   std::atomic<bool> ready_ = false;        // the manager looks, too
   bool waiting_ = false;
+  std::uint64_t little_ = std::uint64_t{8} << 20;        // that may differ for the end to be tried; less each time it fails
   std::optional<Instant> little_since_;    // differs, before it is ready
   bool bad_size_ = false;
   Ending ending_ = Ending::none;

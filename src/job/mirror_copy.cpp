@@ -140,13 +140,17 @@ std::optional<Range> MirrorCopy::next_area(std::uint64_t length_max) noexcept {
   return next_area(0, length_max);
 }
 
+// Its first granules, which are all touched or not.
+Range MirrorCopy::alike(Range area) const noexcept {
+  const DirtyBitmap& touched = top_.touched();
+  const auto other = touched.test(area.offset) ? touched.next_clean(area.offset) : touched.next_dirty(area.offset);
+  return {area.offset, std::min(area.end(), other.value_or(size())) - area.offset};
+}
+
 // The first that is dirty, in nobody's hands, and either touched or not.
 std::optional<Range> MirrorCopy::next_area(std::uint64_t from, std::uint64_t length_max) const noexcept {
-  const DirtyBitmap& touched = top_.touched();
   while (auto area = top_.dirty().next_dirty_area(from, size(), align_up(length_max, granule()))) {
-    const bool first = touched.test(area->offset);
-    const auto other = first ? touched.next_clean(area->offset) : touched.next_dirty(area->offset);
-    area->length = std::min(area->end(), other.value_or(size())) - area->offset;
+    area = alike(*area);
     const auto taken = std::find_if(reserved_.begin(), reserved_.end(), [&](Range r) { return r.overlaps(*area); });
     if (taken == reserved_.end()) return area;
     from = taken->end();
@@ -171,8 +175,9 @@ Task<std::uint64_t> MirrorCopy::copy_held(Range area, std::uint64_t& window, Mut
   auto alone = top_.locks().hold(area, RangeLock::Mode::exclusive);
   co_await alone;
   // Some of it may have been written to both meanwhile.
-  const auto left = top_.dirty().next_dirty_area(area.offset, area.end());
+  auto left = top_.dirty().next_dirty_area(area.offset, area.end());
   if (!left) co_return 0;
+  left = alike(*left);
   Piece piece(*this, *left);
   const std::uint64_t polite = first_pass_ ? std::max(pace_.piece_max(), granule()) : max_disk_size;
   const std::uint64_t data_max = std::min<std::uint64_t>(buffer.size(), polite);

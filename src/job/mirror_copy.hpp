@@ -72,6 +72,7 @@ class MirrorCopy {
   Task<Stretch> look_at(Range range, std::uint64_t data_max);
   std::optional<Range> next_area(std::uint64_t length_max) noexcept;
   std::optional<Range> next_area(std::uint64_t from, std::uint64_t length_max) const noexcept;
+  Range alike(Range area) const noexcept;
   void fail(const Error& error, bool reading) {
     if (!failure_) failure_ = Point::Failure{error, reading};
   }

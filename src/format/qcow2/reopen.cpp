@@ -56,7 +56,7 @@ Task<> Qcow2Driver::prepare_again() {
   image_.forget_metadata();
   map_.l2().forget_all();
   co_await map_.load(header_);
-  if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
+  committer_.postpone(lazy_ ? bit(Stage::refcount_blocks) : StageSet{0});    // it may have been changed meanwhile
   co_await prepare_to_write();
 }
 
