@@ -126,6 +126,39 @@ class Reopen(Bed):
         self.read_only(False)
         self.write(3)
 
+    def change(self, **options):
+        self.options.update(options)
+        self.client.execute("blockdev-reopen", options=[self.options])
+
+    def test_refcounts_are_kept_again_once_an_image_that_was_only_read_is_written(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", DISK)
+        self.start("qcow2")
+        self.client.execute("blockdev-del", **{"node-name": "disk"})
+        self.options["read-only"] = True
+        self.client.execute("blockdev-add", **self.options)
+        self.change(**{"lazy-refcounts": False})
+        self.change(**{"read-only": False})
+        self.write(1, 2, 40)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.daemon.wait(30)
+        self.lab.ended(self.daemon)
+        self.lab.run("qemu-img", "check", "-q", "disk.qcow2")
+
+    def test_children_that_are_not_there_cannot_be_changed(self):
+        self.start("qcow2")
+        with self.assertRaisesRegex(QmpError, "data-file"):
+            self.client.execute("blockdev-reopen", options=[{**self.options, "data-file": "other"}])
+        self.assertTrue(self.client.execute("query-named-block-nodes"))
+
+    def test_what_shows_a_disk_keeps_it_from_being_resized_below_its_bitmaps(self):
+        self.start("raw")
+        self.client.execute("blockdev-add", driver="raw", file="disk", **{"node-name": "window"})
+        self.client.execute("block-dirty-bitmap-add", node="window", name="b")
+        with self.assertRaisesRegex(QmpError, "window"):
+            self.client.execute("block_resize", size=2 * DISK, **{"node-name": "disk"})
+        self.client.execute("block-dirty-bitmap-remove", node="window", name="b")
+        self.client.execute("block_resize", size=2 * DISK, **{"node-name": "disk"})
+
 
 if __name__ == "__main__":
     unittest.main()
