@@ -1,6 +1,7 @@
 #include "filter/mirror_top.hpp"
 
 #include "block/graph.hpp"
+#include "filter/filter_info.hpp"
 
 namespace tidemark {
 
@@ -144,15 +145,7 @@ void MirrorTop::end_both(Range range, Range copied, const Result<>& at_source, c
   tell();
 }
 
-Task<ImageInfo> MirrorTop::info() {
-  ImageInfo info = co_await file_->node().driver().info();
-  info.format = name();
-  info.backing_filename.clear();
-  info.backing_format.clear();
-  info.full_backing_filename.clear();
-  info.qcow2.reset();
-  co_return info;
-}
+Task<ImageInfo> MirrorTop::info() { return filter_info(file_->node(), name()); }
 
 Task<> MirrorTop::close() {
   file_.reset();

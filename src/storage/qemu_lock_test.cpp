@@ -71,7 +71,7 @@ class QemuHolds {
 class QemuLockTest : public testing::Test {
  protected:
   void SetUp() override {
-    if (shell("command -v qemu-io").status != 0) GTEST_SKIP() << "qemu-io is not installed";
+    ASSERT_EQ(shell("command -v qemu-io").status, 0) << "qemu-io is not installed";
     const char* directory = std::getenv("TMPDIR");
     path_ = std::string(directory ? directory : "/tmp") + "/tidemark-lock-XXXXXX";
     const int fd = ::mkstemp(path_.data());
