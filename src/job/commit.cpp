@@ -2,7 +2,7 @@
 
 #include "block/status.hpp"
 #include "filter/commit_top.hpp"
-#include "io/visit.hpp"
+#include "job/create_attached.hpp"
 
 namespace tidemark {
 namespace {
@@ -13,20 +13,9 @@ constexpr Duration retry_delay = std::chrono::milliseconds(100);
 }  // namespace
 
 Task<ManagedJob*> CommitJob::create(JobManager& jobs, CommitOptions options) {
-  Reactor& here = jobs.reactor();
   Reactor& home = options.disk->reactor();
-  co_await unwrap(jobs.check_id(options.job.id));
   JobOptions job_options = options.job;
-  job_options.home = &home;
-  auto commit = std::make_unique<CommitJob>(std::move(options));
-  CommitJob& self = *commit;
-  std::unique_ptr<Job> job = std::move(commit);
-  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
-  const Result<> attached = co_await visit(here, home, self.attach()).result();
-  if (attached) created = jobs.create(std::move(job_options), std::move(job));
-  else created = attached.error();
-  if (!created) (void)co_await visit(here, home, self.clean()).result();
-  co_return co_await unwrap(std::move(created));
+  return create_attached(jobs, std::move(job_options), home, std::make_unique<CommitJob>(std::move(options)));
 }
 
 Task<> CommitJob::attach() {

@@ -38,6 +38,7 @@ class CommitJob final : public Job, PieceSource {
 
   explicit CommitJob(CommitOptions options) : options_(std::move(options)) {}
 
+  Task<> attach();                               // create()'s, at home
   JobType type() const noexcept override { return JobType::commit; }
   JobProgress progress() const noexcept override { return pieces_ ? pieces_->progress() : JobProgress(); }
   bool uses(const BlockNode& node) const noexcept override;
@@ -56,7 +57,6 @@ class CommitJob final : public Job, PieceSource {
   std::string user() const { return "block job '" + options_.job.id + "'"; }
   BlockNode& top() const noexcept { return *options_.top; }
   BlockNode& base() const noexcept { return *options_.base; }
-  Task<> attach();
   Task<> insert_filter();
   Task<> block_chain();
   Task<> react(JobContext& context, Pieces::Failed failed);

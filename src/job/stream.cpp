@@ -1,7 +1,7 @@
 #include "job/stream.hpp"
 
 #include "block/status.hpp"
-#include "io/visit.hpp"
+#include "job/create_attached.hpp"
 #include "job/chain_names.hpp"
 
 namespace tidemark {
@@ -15,20 +15,9 @@ constexpr P::Set steady = P::consistent_read | P::write_unchanged;
 StreamJob::StreamJob(StreamOptions options) : options_(std::move(options)), image_(skip_filters(*options_.disk)) {}
 
 Task<ManagedJob*> StreamJob::create(JobManager& jobs, StreamOptions options) {
-  Reactor& here = jobs.reactor();
   Reactor& home = options.disk->reactor();
-  co_await unwrap(jobs.check_id(options.job.id));
   JobOptions job_options = options.job;
-  job_options.home = &home;
-  auto stream = std::make_unique<StreamJob>(std::move(options));
-  StreamJob& self = *stream;
-  std::unique_ptr<Job> job = std::move(stream);
-  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
-  const Result<> attached = co_await visit(here, home, self.attach()).result();
-  if (attached) created = jobs.create(std::move(job_options), std::move(job));
-  else created = attached.error();
-  if (!created) (void)co_await visit(here, home, self.clean()).result();
-  co_return co_await unwrap(std::move(created));
+  return create_attached(jobs, std::move(job_options), home, std::make_unique<StreamJob>(std::move(options)));
 }
 
 Task<> StreamJob::attach() {

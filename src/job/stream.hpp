@@ -36,6 +36,7 @@ class StreamJob final : public Job, PieceSource {
 
   explicit StreamJob(StreamOptions options);
 
+  Task<> attach();                               // create()'s, at home
   JobType type() const noexcept override { return JobType::stream; }
   JobProgress progress() const noexcept override { return pieces_ ? pieces_->progress() : JobProgress(); }
   bool uses(const BlockNode& node) const noexcept override;
@@ -46,7 +47,6 @@ class StreamJob final : public Job, PieceSource {
 
  private:
   std::string user() const { return "block job '" + options_.job.id + "'"; }
-  Task<> attach();
   Task<> block_chain();
   Task<> insert_filter();
   Task<> remove_filter();
