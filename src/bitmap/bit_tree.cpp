@@ -203,6 +203,10 @@ void BitTree::merge(std::uint64_t bit, const Word* words, unsigned n) noexcept {
   edit_leaf(bit, true, [=](Leaf& leaf) { return leaf.merge(at, words, n); });
 }
 
+void BitTree::add(std::uint64_t first, std::span<const std::uint16_t> numbers) noexcept {
+  if (!numbers.empty()) edit_leaf(first, true, [=](Leaf& leaf) { return leaf.add(numbers); });
+}
+
 BitTree BitTree::clone() const {
   BitTree copy(size_);
   copy.root_ = root_.clone();

@@ -53,6 +53,8 @@ class BitTree {
   // within one leaf, and those beyond the size are clear.
   void put(std::uint64_t bit, const Word* words, unsigned n) noexcept;
   void merge(std::uint64_t bit, const Word* words, unsigned n) noexcept;
+  // Sets bits of the leaf that begins at `first`, by their numbers in it; they lie within the size.
+  void add(std::uint64_t first, std::span<const std::uint16_t> numbers) noexcept;
 
   BitTree clone() const;
   std::size_t heap_bytes() const noexcept { return root_.heap_bytes(); }

@@ -79,6 +79,13 @@ class DirtyBitmap {
   // Replaces the chunk's granules.  False when bits beyond the last granule are set, which a
   // format may forbid.
   bool load_chunk(std::uint64_t first_granule, Bytes chunk) noexcept;
+  // Strewn marks, without their dense form.  A stretch is the 32768 granules from a multiple of 32768 on, and its dirty ones
+  // are told by their numbers in it: in ascending order where there are few; none where there are not, or none at all.
+  static constexpr std::uint64_t stretch_granules = Leaf::bits;
+  static constexpr std::size_t few_max = Leaf::few_max;
+  std::span<const std::uint16_t> few_at(std::uint64_t first_granule) const noexcept;
+  // Marks a stretch's granules.  False, and nothing is marked, when one of them is beyond the last.
+  bool set_few(std::uint64_t first_granule, std::span<const std::uint16_t> numbers) noexcept;
   // Whether a chunk's granules are alike, found without looking at each.
   enum class Fill : std::uint8_t { clean, dirty, mixed };
   Fill chunk_fill(std::uint64_t first_granule, std::uint64_t granules) const noexcept;

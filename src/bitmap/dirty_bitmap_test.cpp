@@ -229,6 +229,29 @@ TEST(DirtyBitmap, LoadingAChunkReplacesItsGranulesOnly) {
   EXPECT_EQ(bitmap.count(), bitmap.granules() - 64);
 }
 
+TEST(DirtyBitmap, FewGranulesAreToldByTheirNumbers) {
+  constexpr std::uint64_t stretch = DirtyBitmap::stretch_granules;
+  DirtyBitmap bitmap(2 * stretch * 512 + 5, 512);
+  EXPECT_TRUE(bitmap.few_at(0).empty());
+  const std::uint16_t numbers[] = {7, 3, 32767, 3};
+  EXPECT_TRUE(bitmap.set_few(stretch, numbers));
+  const auto few = bitmap.few_at(stretch);
+  EXPECT_EQ(std::vector(few.begin(), few.end()), (std::vector<std::uint16_t>{3, 7, 32767}));
+  EXPECT_EQ(bitmap.count(), 3u);
+  EXPECT_TRUE(bitmap.test((stretch + 32767) * 512));
+  const std::uint16_t last[] = {0}, beyond[] = {0, 1};
+  EXPECT_FALSE(bitmap.set_few(2 * stretch, beyond));
+  EXPECT_EQ(bitmap.count(), 3u);
+  EXPECT_TRUE(bitmap.set_few(2 * stretch, last));
+  EXPECT_EQ(bitmap.count(), 4u);
+  bitmap.set({stretch * 512, stretch * 256});
+  EXPECT_TRUE(bitmap.few_at(stretch).empty()) << "there are many";
+  bitmap.set_all();
+  EXPECT_TRUE(bitmap.few_at(0).empty());
+  EXPECT_TRUE(bitmap.set_few(0, numbers));
+  EXPECT_EQ(bitmap.count(), bitmap.granules());
+}
+
 TEST(DirtyBitmap, ChunksThatAreAlikeAreToldWithoutReadingThem) {
   DirtyBitmap bitmap(max_disk_size, 512);
   const std::uint64_t half = bitmap.granules() / 2;

@@ -152,15 +152,18 @@ std::uint64_t Leaf::merge(unsigned at, const Word* from, unsigned n) noexcept {
 }
 
 std::uint64_t Leaf::merge(const Leaf& from, unsigned end) noexcept {
-  std::uint64_t grown = 0;
   if (from.words_) {
-    grown = merge(0, from.words_.get(), end / word_bits);
+    const std::uint64_t grown = merge(0, from.words_.get(), end / word_bits);
     if (end % word_bits == 0) return grown;
     const Word last = from.words_[end / word_bits] & word_mask(0, end % word_bits);
     return grown + merge(end / word_bits, &last, 1);
   }
-  for (const std::uint16_t* bit = from.few_.data(); bit != from.few_end() && *bit < end; ++bit)
-    grown += assign(*bit, *bit + 1u, true);
+  return add({from.few_.data(), from.few_at(end)});
+}
+
+std::uint64_t Leaf::add(std::span<const std::uint16_t> numbers) noexcept {
+  std::uint64_t grown = 0;
+  for (const std::uint16_t bit : numbers) grown += assign(bit, bit + 1u, true);
   return grown;
 }
 

@@ -8,6 +8,7 @@
 #include <array>
 #include <bit>
 #include <memory>
+#include <span>
 
 #include "bitmap/words.hpp"
 
@@ -17,6 +18,7 @@ struct Leaf {
   static constexpr unsigned bits_log2 = 15;
   static constexpr unsigned bits = 1u << bits_log2;
   static constexpr unsigned size = bits / word_bits;  // in words
+  static constexpr unsigned few_max = 20;
 
   std::uint64_t count;
 
@@ -29,6 +31,8 @@ struct Leaf {
     const std::uint16_t* at = few_at(bit);
     return at != few_end() && *at == bit;
   }
+  // The numbers of the bits set, in ascending order, where there are few; none where the leaf has words.
+  std::span<const std::uint16_t> few() const noexcept { return {few_.data(), words_ ? 0 : count}; }
   // All words; in `scratch`, which has `size` of them, where the leaf has none.
   const Word* words(Word* scratch) const noexcept;
   std::size_t heap_bytes() const noexcept { return words_ ? size * sizeof(Word) : 0; }
@@ -37,6 +41,9 @@ struct Leaf {
   // These answer by how much the count grew (modulo 2^64).
   // Sets or clears [from, to), from < to.
   std::uint64_t assign(unsigned from, unsigned to, bool value) noexcept;
+
+  // Sets bits, by their numbers.
+  std::uint64_t add(std::span<const std::uint16_t> numbers) noexcept;
 
   // Replaces n words from the index `at`, or adds to them.
   std::uint64_t put(unsigned at, const Word* from, unsigned n) noexcept;
@@ -51,7 +58,6 @@ struct Leaf {
   void flip(unsigned n) noexcept;
 
  private:
-  static constexpr unsigned few_max = 20;
   using Few = std::array<std::uint16_t, few_max>;
 
   const std::uint16_t* few_end() const noexcept { return few_.data() + count; }

@@ -71,6 +71,20 @@ bool DirtyBitmap::load_chunk(std::uint64_t first_granule, Bytes chunk) noexcept 
   return is_zero(chunk);
 }
 
+std::span<const std::uint16_t> DirtyBitmap::few_at(std::uint64_t first_granule) const noexcept {
+  TM_ASSERT(first_granule % stretch_granules == 0);
+  const auto piece = bits_.piece_at(first_granule);
+  return piece.leaf ? piece.leaf->few() : std::span<const std::uint16_t>();
+}
+
+bool DirtyBitmap::set_few(std::uint64_t first_granule, std::span<const std::uint16_t> numbers) noexcept {
+  TM_ASSERT(first_granule % stretch_granules == 0);
+  for (const std::uint16_t number : numbers)
+    if (number >= stretch_granules || first_granule + number >= granules()) return false;
+  bits_.add(first_granule, numbers);
+  return true;
+}
+
 DirtyBitmap::Fill DirtyBitmap::chunk_fill(std::uint64_t first_granule,
                                           std::uint64_t n) const noexcept {
   const std::uint64_t end = std::min(granules(), first_granule + std::min(n, granules()));

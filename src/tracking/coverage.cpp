@@ -5,13 +5,26 @@
 namespace tidemark::tracking {
 namespace {
 
-constexpr std::uint64_t chunk_granules = 32768;
+constexpr std::uint64_t chunk_granules = DirtyBitmap::stretch_granules;
 using Chunk = std::array<std::byte, chunk_granules / 8>;
 
 enum class Drop : bool { clean, dirty };
 
+// Of few granules.
+void filter_few(DirtyBitmap& set, const DirtyBitmap& other, Drop drop, std::uint64_t first) {
+  std::array<std::uint16_t, DirtyBitmap::few_max> gone;
+  std::size_t n = 0;
+  for (const std::uint16_t number : set.few_at(first))
+    if (other.test((first + number) * set.granularity()) == (drop == Drop::dirty)) gone[n++] = number;
+  for (std::size_t at = 0; at < n; ++at) {
+    const Range granule{(first + gone[at]) * set.granularity(), set.granularity()};
+    set.clear(granule.intersect({0, set.size()}));
+  }
+}
+
 // What of a chunk of `set` is left.
 void filter_chunk(DirtyBitmap& set, const DirtyBitmap& other, Drop drop, std::uint64_t first) {
+  if (!set.few_at(first).empty()) return filter_few(set, other, drop, first);
   Chunk mine, theirs;
   set.store_chunk(first, mine);
   other.store_chunk(first, theirs);

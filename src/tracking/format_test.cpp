@@ -149,9 +149,13 @@ TEST(Coverage, IntersectsAndSubtracts) {
   EXPECT_EQ(larger.dirty_bytes(), 4096u);
 }
 
-// Random runs, so that chunks are clean, dirty, mixed and cut off.
+// Random runs, so that chunks are clean, dirty, mixed and cut off; or strewn ones.
 DirtyBitmap some_bits(Prng& prng, std::uint64_t size, std::uint64_t granularity) {
   DirtyBitmap bits(size, granularity);
+  if (prng.chance(1, 3)) {
+    for (std::uint64_t n = prng.below(40); n != 0; --n) bits.set({prng.below(size), 1});
+    return bits;
+  }
   if (prng.chance(1, 3)) bits.set_all();
   for (std::uint64_t n = prng.below(40); n != 0; --n) {
     const std::uint64_t at = prng.below(size), most = prng.chance(1, 4) ? size - at : std::min<std::uint64_t>(size - at, 64 * granularity);
@@ -164,7 +168,7 @@ DirtyBitmap some_bits(Prng& prng, std::uint64_t size, std::uint64_t granularity)
 
 TEST(Coverage, IsWhatEachGranuleSays) {
   Prng prng(7);
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 100; ++round) {
     const std::uint64_t grain = 512, size = grain * (1 + prng.below(110'000)) - prng.below(2) * 100;
     const std::uint64_t coarse = prng.chance(1, 3) ? 4096 : grain;
     const DirtyBitmap a = some_bits(prng, size, grain), b = some_bits(prng, size, coarse), c = some_bits(prng, size, grain);

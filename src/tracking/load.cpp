@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "task/group.hpp"
 #include "tracking/coverage.hpp"
 #include "tracking/log_scan.hpp"
 
@@ -73,16 +74,48 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
   co_return std::move(bitmap);
 }
 
+// Some bitmaps side by side, so that one's bits are put where they belong while another's are read.
+class SideBySide {
+ public:
+  SideBySide(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken)
+      : file_(file), root_(root), entries_(catalogue.entries), broken_(broken), loaded_(entries_.size()) {}
+
+  Task<LoadedBitmaps> load() {
+    const auto lanes = std::min(lanes_max, entries_.size());
+    const auto all = [this, lanes](TaskGroup& group) -> Task<> {
+      for (std::size_t n = 0; n < lanes; ++n) group.spawn(lane());
+      co_await group.join();
+    };
+    co_await with_group(file_.file().reactor(), all);
+    co_return std::move(loaded_);
+  }
+
+  bool as_stored = true;
+
+ private:
+  Task<> lane() {
+    while (next_ < entries_.size()) {
+      const std::size_t mine = next_++;
+      loaded_[mine] = co_await load_bitmap(file_, root_, entries_[mine], broken_, as_stored);
+    }
+  }
+
+  static constexpr std::size_t lanes_max = 4;                  // each with a window
+  StoreFile& file_;
+  const Superblock& root_;
+  const std::vector<CatalogueEntry>& entries_;
+  Rule broken_;
+  LoadedBitmaps loaded_;
+  std::size_t next_ = 0;
+};
+
 }  // namespace
 
 Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken,
                                  bool& as_stored) {
-  LoadedBitmaps bitmaps;
-  as_stored = true;
-  for (const CatalogueEntry& entry : catalogue.entries) {
-    auto bitmap = co_await load_bitmap(file, root, entry, broken, as_stored);
-    bitmaps.push_back(std::move(bitmap));
-  }
+  SideBySide loading(file, root, catalogue, broken);
+  LoadedBitmaps bitmaps = co_await loading.load();
+  as_stored = loading.as_stored;
   co_return std::move(bitmaps);
 }
 

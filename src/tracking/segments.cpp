@@ -18,7 +18,17 @@ struct Content {
   Bytes view() const { return Bytes(bytes).first(length); }
 };
 
+Content sparse_content(std::span<const std::uint16_t> numbers) {
+  Content content;
+  content.kind = Segment::Kind::sparse;
+  content.length = numbers.size_bytes();
+  for (std::size_t at = 0; at < numbers.size(); ++at) store_le(content.bytes.data() + at * sizeof numbers[at], numbers[at]);
+  return content;
+}
+
 Content content_of(const DirtyBitmap& bitmap, std::uint64_t index) {
+  const auto few = bitmap.few_at(index * segment_granules);
+  if (!few.empty()) return sparse_content(few);
   std::array<std::byte, segment_bytes_max> dense;
   bitmap.store_chunk(index * segment_granules, dense);
   std::size_t set = 0;
@@ -136,12 +146,10 @@ bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std:
     bitmap.merge(added);
     return whole;
   }
-  for (std::size_t at = 0; at < bytes.size(); at += 2) {
-    const std::uint64_t granule = first + load_le<std::uint16_t>(bytes.data() + at);
-    if (granule >= bitmap.granules()) return false;
-    bitmap.set({granule * bitmap.granularity(), 1});
-  }
-  return true;
+  std::array<std::uint16_t, segment_bytes_max / 2> numbers;
+  const std::size_t n = bytes.size() / 2;
+  for (std::size_t at = 0; at < n; ++at) numbers[at] = load_le<std::uint16_t>(bytes.data() + at * 2);
+  return bitmap.set_few(first, std::span(numbers).first(n));
 }
 
 }  // namespace tidemark::tracking

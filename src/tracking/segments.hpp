@@ -14,7 +14,8 @@
 
 namespace tidemark::tracking {
 
-inline constexpr std::uint64_t segment_granules = 32768;
+inline constexpr std::uint64_t segment_granules = DirtyBitmap::stretch_granules;
+static_assert(segment_granules == 32768, "of the format");
 inline constexpr std::size_t segment_bytes_max = segment_granules / 8;
 
 struct Segment {

@@ -31,7 +31,10 @@ struct Stored {
 
 DirtyBitmap random_bitmap(Prng& prng, std::uint64_t size, std::uint64_t granularity) {
   DirtyBitmap bitmap(size, granularity);
+  const bool strewn = prng.chance(1, 3);
   for (std::uint64_t n = prng.below(40); n != 0; --n) {
+    if (strewn) bitmap.set({prng.below(size), 1});
+    if (strewn) continue;
     const std::uint64_t from = prng.below(size);
     const std::uint64_t most = prng.chance(1, 3) ? size - from : std::min<std::uint64_t>(size - from, 100 * granularity);
     const Range range{from, 1 + prng.below(most)};
