@@ -12,7 +12,7 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       chains(homes, manager),
       mirrors(homes, manager),
       images(homes, manager),
-      transactions(homes, manager),
+      transactions(homes, manager, exports),
       snapshots(homes, manager),
       graph(homes, manager),
       reopening(homes, manager),

@@ -90,14 +90,45 @@ void Exports::serve() {
 }
 
 Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
+  const std::string id = arguments.id;
+  co_await check_new(arguments);
+  Place* place = co_await choose_place(arguments);
+  co_await add_hidden(std::move(arguments), *place);
+  show(id);
+}
+
+// What cannot be done is refused by prepare(), in its turn.
+Task<> Exports::gather(const schema::BlockExportOptions& arguments) {
+  const Result<> possible = co_await check_new(arguments).result();
+  if (possible) (void)co_await choose_place(arguments);
+}
+
+Task<> Exports::prepare(schema::BlockExportOptions arguments) {
+  co_await check_new(arguments);
+  Place* place = co_await homes_.lookup(arguments.node_name);
+  co_await add_hidden(std::move(arguments), *place);
+}
+
+void Exports::show(const std::string& id) noexcept { exports_.at(id).nbd->show(); }
+
+Task<> Exports::undo(std::string id) {
+  const auto nbd = exports_.at(id).nbd;
+  exports_.erase(id);
+  (void)server_->remove_export(nbd->name(), NbdServer::RemoveMode::hard);
+  (void)co_await nbd->close().result();
+}
+
+Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
   if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
   if (exports_.contains(arguments.id))
     co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
   Place* there = co_await homes_.find(arguments.node_name);
   if (!there) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", arguments.node_name));
   if (!server_) co_await Error(Errc::not_found, "NBD server not running");
-  Place* place = co_await choose_place(arguments);
-  BlockNode* node = co_await homes_.at(*place, find_node(place->graph, arguments.node_name));
+}
+
+Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
+  BlockNode* node = co_await homes_.at(place, find_node(place.graph, arguments.node_name));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -106,10 +137,11 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   options.writable = arguments.writable;
   options.writethrough = arguments.writethrough;
   options.allocation_depth = nbd.allocation_depth;
+  options.hidden = true;
   if (nbd.bitmaps)
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
   Entry entry;
-  entry.nbd = co_await server_->add_export_at(place->reactor, *node, std::move(options));
+  entry.nbd = co_await server_->add_export_at(place.reactor, *node, std::move(options));
   entry.number = ++added_;
   exports_.emplace(arguments.id, std::move(entry));
 }

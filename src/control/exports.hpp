@@ -28,6 +28,13 @@ class Exports final : public ExportCommands {
   Task<> block_export_del(schema::BlockExportDelArguments arguments) override;
   Task<std::vector<schema::BlockExportInfo>> query_block_exports() override;
 
+  // For a transaction: whatever block-export-add can say no to, and then no client finds it before show(); or it is undone.
+  // Where the node is to live, which it can only be told while nothing is at rest.
+  Task<> gather(const schema::BlockExportOptions& arguments);
+  Task<> prepare(schema::BlockExportOptions arguments);
+  void show(const std::string& id) noexcept;
+  Task<> undo(std::string id);
+
   // `--nbd-server` of the command line: clients wait until serve(), which is called once, when the exports are there.
   Task<> start(schema::NbdServerOptions options);
   void serve();
@@ -44,7 +51,9 @@ class Exports final : public ExportCommands {
     bool shutting_down = false;
   };
   Task<> start_server(NbdServerOptions options);
+  Task<> check_new(const schema::BlockExportOptions& arguments);
   Task<Place*> choose_place(const schema::BlockExportOptions& arguments);
+  Task<> add_hidden(schema::BlockExportOptions arguments, Place& place);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);
   Task<> finish_removal(std::string id, std::shared_ptr<NbdExport> nbd);
 

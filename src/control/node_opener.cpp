@@ -33,7 +33,8 @@ Permissions opening_permissions(Role role, bool read_only) {
   using P = Permissions;
   if (role == Role::target) return {P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
   if (role == Role::filtered) return {P::consistent_read, P::all};
-  if (role == Role::backing || read_only) return {P::consistent_read, P::consistent_read | P::write_unchanged};
+  if (role == Role::backing) return {P::consistent_read, P::all};      // that it may change is for the users to mind
+  if (read_only) return {P::consistent_read, P::consistent_read | P::write_unchanged};
   return {P::consistent_read | P::write | P::resize, P::consistent_read | P::write_unchanged};
 }
 

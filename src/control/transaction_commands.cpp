@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/export_actions.hpp"
 #include "control/external_snapshot.hpp"
 #include "control/internal_snapshot.hpp"
 #include "control/transaction_backups.hpp"
@@ -27,6 +28,7 @@ class Refused final : public TransactionAction {
 struct Setting {
   Homes& homes;
   JobManager& jobs;
+  Exports& exports;
   bool grouped;
   std::shared_ptr<JobTransaction> group;           // null unless grouped
   std::shared_ptr<UnsavedNodes> unsaved = std::make_shared<UnsavedNodes>();
@@ -52,6 +54,8 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
     return make_snapshot_action(setting.homes, setting.jobs, std::move(snapshot->data));
   if (auto* snapshot = std::get_if<schema::BlockdevSnapshotInternalWrapper>(&action.branch))
     return make_snapshot_action(setting.homes, setting.jobs, std::move(snapshot->data));
+  if (auto* added = std::get_if<schema::BlockExportAddWrapper>(&action.branch))
+    return make_export_action(setting.exports, std::move(added->data));
   return std::make_unique<Refused>(Error(Errc::cancelled, "Transaction aborted using Abort action"));
 }
 
@@ -59,7 +63,7 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
 
 Task<> TransactionCommandHandler::transaction(schema::TransactionArguments arguments) {
   const bool grouped = arguments.properties && arguments.properties->completion_mode == schema::ActionCompletionMode::grouped;
-  Setting setting{homes_, jobs_, grouped, nullptr};
+  Setting setting{homes_, jobs_, exports_, grouped, nullptr};
   if (grouped) setting.group = jobs_.new_transaction();
   TransactionActions actions;
   for (auto& action : arguments.actions) actions.push_back(make_action(setting, action));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "control/commands/transaction.hpp"
+#include "control/exports.hpp"
 #include "control/homes.hpp"
 #include "job/job_manager.hpp"
 
@@ -13,12 +14,13 @@ namespace tidemark {
 
 class TransactionCommandHandler final : public TransactionCommands {
  public:
-  TransactionCommandHandler(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
+  TransactionCommandHandler(Homes& homes, JobManager& jobs, Exports& exports) : homes_(homes), jobs_(jobs), exports_(exports) {}
   Task<> transaction(schema::TransactionArguments arguments) override;
 
  private:
   Homes& homes_;
   JobManager& jobs_;
+  Exports& exports_;
 };
 
 }  // namespace tidemark

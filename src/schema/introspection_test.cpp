@@ -31,6 +31,8 @@ const std::set<std::string> extensions = {
     // Checksums of what is read, not of what is read back.
     "blockdev-backup(checksums",
     "drive-backup(checksums",
+    // Clients find a disk in the moment of its point.
+    "transaction(actions[].type=block-export-add)",
     // Mirrors that go on from where another one ended.
     "blockdev-mirror(bitmap",
     "blockdev-mirror(bitmap-mode",

@@ -119,7 +119,7 @@ void NbdHandshake::reply(Reply type, std::string_view text) {
 
 std::shared_ptr<NbdExport> NbdHandshake::find(std::string_view name) const {
   const auto found = exports_.find(name);
-  return found == exports_.end() ? nullptr : found->second;
+  return found == exports_.end() || found->second->hidden() ? nullptr : found->second;
 }
 
 std::shared_ptr<NbdExport> NbdHandshake::find_or_refuse(const std::string& name) {
@@ -160,6 +160,7 @@ void NbdHandshake::abort() {
 
 void NbdHandshake::list() {
   for (const auto& [name, disk] : exports_) {
+    if (disk->hidden()) continue;
     const nbd::ServerReply server{name, disk->options().description};
     nbd::encode_server_reply(out_, server);
   }

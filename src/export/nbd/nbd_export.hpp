@@ -30,6 +30,7 @@ struct NbdExportOptions {
   bool allocation_depth = false;       // offers qemu:allocation-depth
   bool multi_conn = true;              // clients may use several connections at once
   std::vector<BitmapName> bitmaps;     // offered as qemu:dirty-bitmap:NAME
+  bool hidden = false;                 // no client finds it before show()
   std::function<void()> on_removed;    // called when it is closed
 };
 
@@ -57,6 +58,8 @@ class NbdExport {
   // Every connection in the transmission phase holds one of these.
   Gate::Holder enter() { return clients_.enter(); }
   std::uint64_t clients() const noexcept { return clients_.count(); }
+  bool hidden() const noexcept { return options_.hidden; }
+  void show() noexcept { options_.hidden = false; }
   bool shutting_down() const noexcept { return shutting_down_; }
   void shut_down() noexcept { shutting_down_ = true; }
 
