@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::uint64_t size = 4 * MiB, granularity = 64 * KiB;
 
-class NoEvents final : public JobEvents {
+class NoEvents final : public JobEvents, public EventSink {
+  void send(std::string_view, Json) override {}
   void status_changed(const std::string&, JobStatus) override {}
   void completed(const JobInfo&) override {}
   void cancelled(const JobInfo&) override {}
@@ -103,7 +104,8 @@ Task<> clear_in_transaction(Machine& machine) {
   NoEvents events;
   const auto body = [&](TaskGroup& group) -> Task<> {
     JobManager jobs(machine.reactor, group, events);
-    TransactionCommandHandler transactions(machine.homes, jobs);
+    Exports exports(machine.homes, group, events);
+    TransactionCommandHandler transactions(machine.homes, jobs, exports);
     schema::BlockDirtyBitmapWrapper which;
     which.data = Machine::that();
     schema::TransactionArguments arguments;
