@@ -7,6 +7,8 @@
 //   check_repair.cpp       what makes a pass's findings right
 #pragma once
 
+#include <map>
+
 #include "format/qcow2/check.hpp"
 #include "format/qcow2/check_counts.hpp"
 #include "format/qcow2/check_entry.hpp"
