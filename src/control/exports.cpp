@@ -143,6 +143,7 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   Entry entry;
   entry.nbd = co_await server_->add_export_at(place.reactor, *node, std::move(options));
   entry.number = ++added_;
+  entry.node = arguments.node_name;
   exports_.emplace(arguments.id, std::move(entry));
 }
 
@@ -243,12 +244,15 @@ Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
   std::ranges::sort(exports, std::ranges::greater(), [](const auto& one) { return one.second.number; });
   for (const auto& [id, entry] : exports) {
     const auto node = co_await visit(homes_.main().reactor, entry.nbd->home(), node_of(*entry.nbd));
-    if (!node) continue;                         // gone meanwhile
+    const auto place = exports_.find(id);
+    if (place == exports_.end() || place->second.number != entry.number) continue;   // gone meanwhile
+    // One that has let go of its node is there until its id is free.
+    if (node) place->second.node = *node;
     schema::BlockExportInfo info;
     info.id = id;
     info.type = schema::BlockExportType::nbd;
-    info.node_name = *node;
-    info.shutting_down = entry.shutting_down;
+    info.node_name = place->second.node;
+    info.shutting_down = place->second.shutting_down;
     all.push_back(std::move(info));
   }
   co_return std::move(all);

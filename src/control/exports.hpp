@@ -48,6 +48,7 @@ class Exports final : public ExportCommands {
   struct Entry {
     std::shared_ptr<NbdExport> nbd;
     std::uint64_t number = 0;                        // in the order in which they were added
+    std::string node;                                // when somebody last asked
     bool shutting_down = false;
   };
   Task<> start_server(NbdServerOptions options);

@@ -54,12 +54,12 @@ class BitmapsUnderAWrite(Races):
 
 
 class ExportsThatEnd(Races):
-    def test_the_end_of_an_export_is_not_that_of_the_next_of_its_name(self):
+    def serve_slow(self):
+        """An export whose node goes with it, and takes its time."""
         slow = {"driver": "fault", "file": {"driver": "file", "filename": "a.qcow2"},
                 "rules": [{"operation": "flush", "errno": 0, "latency-ns": SLOW}]}
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
         client = self.start("--blockdev", "memory,node-name=other,size=1048576")
-        # What is exported goes with its export, and takes its time.
         client.execute("blockdev-add", driver="raw", node_name="top", file={"driver": "qcow2", "node-name": "image", "file": slow})
         client.execute("block-export-add", type="nbd", id="e", node_name="image", name="e", writable=True)
         guest = self.disk("e")
@@ -67,6 +67,15 @@ class ExportsThatEnd(Races):
         guest.shutdown()
         client.execute("blockdev-del", node_name="top")
         client.execute("block-export-del", id="e", mode="hard")
+        return client
+
+    def test_an_export_is_listed_until_its_id_is_free(self):
+        client = self.serve_slow()
+        self.until(lambda: not client.execute("query-block-exports"), "the end of the export")
+        client.execute("block-export-add", type="nbd", id="e", node_name="other", name="e")
+
+    def test_the_end_of_an_export_is_not_that_of_the_next_of_its_name(self):
+        client = self.serve_slow()
         client.execute("nbd-server-stop")
         client.execute("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd.sock"}})
         self.until(lambda: self.add_again(client), "the end of the first export")
