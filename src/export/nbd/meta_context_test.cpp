@@ -77,6 +77,7 @@ class NbdMetaContextTest : public testing::TestWithParam<Headers> {
     NbdExportOptions options;
     options.name = std::move(name);
     options.allocation_depth = true;
+    options.writable = !bitmaps.empty() && !bed.graph.find(node)->read_only();
     options.bitmaps = std::move(bitmaps);
     bed.add_export(node, options);
   }

@@ -48,8 +48,8 @@ Result<std::vector<NodeBitmap*>> find_bitmaps(BlockNode& node, const NbdExportOp
     auto bitmap = find_bitmap(node, wanted);
     if (!bitmap) return bitmap.error();
     if (auto usable = check_bitmap(**bitmap, BitmapUse::read); !usable) return usable.error();
-    // Nobody may write, so a bitmap that records has the state of another moment than the disk.
-    if (!options.writable && node.read_only() && (*bitmap)->enabled())
+    // As QEMU: to look at a bitmap while others write, and it records, one has to be one of them.
+    if (!options.writable && !node.read_only() && (*bitmap)->enabled())
       return invalid("Enabled bitmap '" + wanted.name + "' incompatible with readonly export");
     if (std::string(nbd::context_dirty_bitmap).size() + wanted.name.size() > nbd::string_size_max)
       return invalid("Bitmap name '" + wanted.name + "' too long to export");

@@ -59,13 +59,24 @@ TEST_F(NbdServerTest, ExportsMustMakeSense) {
   EXPECT_EQ(add_fails(with_bitmap, "ro"), "Bitmap 'b0' is not found");
   BlockNode& ro = *bed.graph.find("ro");
   NodeBitmap& bitmap = **ro.bitmaps().add("b0", ro.size(), 65536);
-  EXPECT_EQ(add_fails(with_bitmap, "ro"), "Enabled bitmap 'b0' incompatible with readonly export");
-  bitmap.set_enabled(false);
   with_bitmap.bitmaps = {{"", "b0"}, {"ro", "b0"}};
   EXPECT_EQ(add_fails(with_bitmap, "ro"), "Bitmap 'b0' is exported twice");
   EXPECT_FALSE(bitmap.busy());
   with_bitmap.bitmaps = {{"nosuch", "b0"}};
   EXPECT_EQ(add_fails(with_bitmap, "ro"), "Cannot find device='nosuch' nor node-name='nosuch'");
+  with_bitmap.bitmaps = {{"", "b0"}};
+  bed.add_export("ro", with_bitmap);                 // nobody writes, whether it records or not
+}
+
+TEST_F(NbdServerTest, BitmapsThatRecordAreServedToWriters) {
+  bed.serve();
+  BlockNode& node = *bed.graph.find("node");
+  NodeBitmap& bitmap = **node.bitmaps().add("b", node.size(), 65536);
+  auto reader = named("a", false);
+  reader.bitmaps = {{"", "b"}};
+  EXPECT_EQ(add_fails(reader), "Enabled bitmap 'b' incompatible with readonly export");
+  bitmap.set_enabled(false);
+  bed.add_export("node", reader);
 }
 
 TEST_F(NbdServerTest, ExportsHoldTheirBitmapsAndNodes) {
