@@ -4,6 +4,7 @@
 #   make demo       set-up, build, and the main job from end to end
 #   make test       set-up, build, and every test
 #   make soak       simulated crashes, on and on, until Ctrl-C
+#   make stress     random operations on disks in use, seed after seed, until Ctrl-C
 #   make fuzz       every parser on what a fuzzer makes up; SECONDS=300 each
 #   make bench      side-by-side measurements; writes build/bench.md
 #   make install    PREFIX=/usr/local, DESTDIR=
@@ -13,7 +14,7 @@ DESTDIR ?=
 SECONDS ?= 300
 NINJA = ninja -C
 
-.PHONY: all demo test soak fuzz test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
+.PHONY: all demo test soak stress fuzz test-asan test-tsan test-clang tidy bench install clean setup-build setup-test setup-bench setup-clang
 
 all: setup-build build/build.ninja
 	$(NINJA) build tidemarkd tidemark
@@ -53,6 +54,10 @@ fuzz: setup-build setup-test setup-clang
 soak: setup-build setup-test build/build.ninja
 	$(NINJA) build sim_engine_crash_test sim_tracking_store_crash_test sim_qcow2_crash_test sim_tracking_log_crash_test
 	tools/soak
+
+# The seeds of `make test` come first; the next ones are new.
+stress: setup-build setup-test all
+	tests/stress/stress_test.py --build build --seeds 0 --seconds 30
 
 tidy:
 	tools/tidy

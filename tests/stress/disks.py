@@ -1,0 +1,168 @@
+"""What the daemon serves, as it should be: disks, the images that they stand on, bitmaps, jobs.
+
+A Disk is what a guest sees: filters on top of a chain of layers, of which the first is written to.  Operations keep this
+true to what they did; the checks hold the daemon against it.
+"""
+import dataclasses
+import json
+import pathlib
+
+from guest import Guest
+from model import SECTOR, Marks, Model, Point, versions
+
+
+@dataclasses.dataclass(eq=False)
+class Bitmap:
+    """`base` is the image of its last backup, from which its incremental ones go on.  Who changes it otherwise gives it another
+    `turn`, so that a backup that is under way does not become its base.
+    """
+    name: str
+    marks: Marks
+    persistent: bool
+    granularity: int
+    base: pathlib.Path | None = None
+    turn: int = 0
+    job: object = None                           # which holds it
+
+
+@dataclasses.dataclass(eq=False)
+class Layer:
+    """An image.  `content` is what it reads as, alone, with what is below: states by sector; None when nobody can know."""
+    node: str
+    path: pathlib.Path
+    format: str
+    content: list | None = None
+    bitmaps: dict = dataclasses.field(default_factory=dict)
+    snapshots: dict = dataclasses.field(default_factory=dict)
+    options: dict = dataclasses.field(default_factory=dict)
+    owned: bool = False                          # its node is there until blockdev-del; else it goes with its last user
+    lazy: bool = False                           # its refcounts
+    leaky: bool = False                          # it was open when the daemon was killed
+
+    def describe(self, backing="none"):
+        """Its node, for blockdev-add.  backing: a node's name, None for none, "none" for what the image names."""
+        options = {"driver": self.format, "node-name": self.node, "file": {"driver": "file", "filename": str(self.path)}, **self.options}
+        if self.format == "qcow2" and backing != "none":
+            options["backing"] = backing
+        return options
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """`ended(job, ok)` is told once; what it returns is checked by nobody."""
+    id: str
+    kind: str
+    disks: list
+    ended: object
+    layers: list = dataclasses.field(default_factory=list)      # that nobody else may change
+    changes_chain: bool = False
+    cancelled: bool = False
+    completing: bool = False
+    point: Point | None = None                   # open since it was told to end
+    own_end: bool = False                        # not cancelled and completed by chance
+    note: dict = dataclasses.field(default_factory=dict)
+
+
+class Disk:
+    def __init__(self, world, index, layer, sectors, thread):
+        self.world, self.index, self.name = world, index, f"disk{index}"
+        self.model = Model(index + 1, sectors)
+        self.layers, self.filters, self.thread = [layer], [], thread
+        self.jobs, self.throttled, self.serial = [], None, 0
+        self.guest, self.crashed = None, False
+
+    @property
+    def top(self):
+        return self.layers[0]
+
+    @property
+    def root(self):
+        """What is exported."""
+        return self.filters[0][0] if self.filters else self.top.node
+
+    @property
+    def size(self):
+        return self.model.sectors * SECTOR
+
+    @property
+    def stays(self):
+        """Without its export."""
+        return bool(self.filters) or self.top.owned
+
+    def uri(self):
+        return f"nbd+unix:///{self.name}?socket={self.world.lab.path / 'nbd.sock'}"
+
+    # The guest
+
+    def start_guest(self):
+        self.serial += 1
+        rate = self.world.rng.choice((0, 300, 1500))
+        self.guest = Guest(self.name, self.uri(), self.model, self.world.rng.random(), rate, self.world.clock, self.world.patience)
+        self.guest.start()
+        self.guest.go()
+
+    def stop_guest(self):
+        if self.guest:
+            guest, self.guest = self.guest, None
+            self.world.requests += guest.requests
+            self.world.slowest_request = max(self.world.slowest_request, guest.slowest)
+            guest.stop()
+
+    # The export
+
+    def export(self, **options):
+        thread = {"iothread": self.thread, "fixed_iothread": True} if self.thread else {}
+        self.world.qmp("block-export-add", type="nbd", id=self.name, node_name=self.root, name=self.name, writable=True, **thread, **options)
+
+    def unexport(self):
+        self.world.remove_export(self.name)
+
+    def without_export(self, change):
+        """Takes the disk from its guest for a moment, one way or another."""
+        softly = self.world.rng.random() < 0.5
+        if softly:
+            self.guest.leave()
+        self.unexport()
+        if not softly:
+            self.guest.leave()
+        try:
+            change()
+        finally:
+            self.export()
+            self.guest.go()
+
+    # Bitmaps
+
+    def drop_marks(self, layer):
+        """Nobody writes to it any more."""
+        for bitmap in layer.bitmaps.values():
+            self.model.forget(bitmap.marks)
+
+    def forget_bitmap(self, layer, name):
+        bitmap = layer.bitmaps.pop(name)
+        self.model.forget(bitmap.marks)
+
+    # Content
+
+    def read(self):
+        """Through a connection of its own, in pieces; guests go on."""
+        return self.world.read_export(self.name)
+
+    def chain_files(self):
+        return [layer.path.name for layer in self.layers]
+
+
+def states_of(path, format_, world, extra=()):
+    """What an image holds, with all that it stands on, to qemu-img."""
+    flat = world.path(f"flat-{path.name}")
+    world.run("qemu-img", "convert", "-U", "-f", format_, "-O", "raw", *extra, path, flat)
+    try:
+        return versions(flat.read_bytes())
+    finally:
+        flat.unlink()
+
+
+def backing_of(path, world):
+    done = world.run("qemu-img", "info", "-U", "--output=json", path)
+    name = json.loads(done.stdout).get("backing-filename")
+    return name and pathlib.Path(name).name
