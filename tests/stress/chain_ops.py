@@ -81,7 +81,7 @@ def snapshot_undone(world, disk):
 # Snapshots inside images
 
 def can_have_snapshots(world, disk):
-    return idle(world, disk) and disk.top.format == "qcow2" and len(disk.top.snapshots) < SNAPSHOTS_MAX
+    return idle(world, disk) and not disk.filters and disk.top.format == "qcow2" and len(disk.top.snapshots) < SNAPSHOTS_MAX
 
 
 def snapshot_inside(world, disk):
@@ -92,7 +92,7 @@ def snapshot_inside(world, disk):
 
 
 def has_snapshots(world, disk):
-    return idle(world, disk) and bool(disk.top.snapshots)
+    return idle(world, disk) and not disk.filters and bool(disk.top.snapshots)
 
 
 def delete_inside(world, disk):
