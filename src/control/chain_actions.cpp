@@ -1,5 +1,7 @@
 #include "control/chain_actions.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "block/status.hpp"
@@ -82,6 +84,13 @@ Task<BlockNode*> find_commit_base(BlockNode& top, const schema::BlockCommitArgum
   co_return base;
 }
 
+bool has_overlay(const BlockNode& node) {
+  return std::any_of(node.parents().begin(), node.parents().end(), [](const Edge* user) {
+    if (user->role() == Role::filtered && user->parent()) return has_overlay(*user->parent());
+    return user->role() == Role::backing;
+  });
+}
+
 bool has_writer(const BlockNode& node) {
   for (const Edge* user : node.parents())
     if (user->permissions().uses & Permissions::write) return true;
@@ -125,6 +134,8 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
     const char* const why = topmost ? "is the active layer" : "has a writer on it";
     co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
   }
+  if (plan.active && has_overlay(*top))
+    co_await Error(Errc::unsupported, fmt::format("Node '{}' has a writer on it, and there are images that stand on it", top->name()));
   plan.concerned.push_back(disk);
   if (!topmost) plan.concerned.push_back(overlay_of(*disk, top));
   for (BlockNode* at = top; at; at = at == base ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
@@ -137,6 +148,18 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
   plan.options.on_error = to_policy(given.on_error);
   plan.options.filter_node_name = given.filter_node_name.value_or("");
   co_return std::move(plan);
+}
+
+MirrorOptions active_commit(const CommitOptions& options) {
+  MirrorOptions mirror;
+  mirror.job = options.job;
+  mirror.source = options.top;
+  mirror.target = options.base;
+  mirror.sync = SyncMode::top;
+  mirror.on_source_error = mirror.on_target_error = options.on_error;
+  mirror.filter_node_name = options.filter_node_name;
+  mirror.commits = options.access;
+  return mirror;
 }
 
 }  // namespace tidemark

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "job/commit.hpp"
+#include "job/mirror_options.hpp"
 #include "job/stream.hpp"
 #include "schema/chain.hpp"
 
@@ -19,6 +20,8 @@ struct CommitPlan {
   std::vector<BlockNode*> concerned;
   bool active = false;                           // guests write to the top
 };
+// What is asked of a mirror then.
+MirrorOptions active_commit(const CommitOptions& options);
 Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& arguments);
 
 }  // namespace tidemark

@@ -4,6 +4,7 @@
 
 #include "control/chain_actions.hpp"
 #include "control/chain_lookup.hpp"
+#include "job/mirror.hpp"
 
 namespace tidemark {
 namespace {
@@ -61,10 +62,10 @@ Task<> ChainCommandHandler::block_commit(schema::BlockCommitArguments arguments)
   CommitPlan plan = co_await homes_.at(*place, plan_commit(place->graph, arguments));
   co_await check_unused(plan.concerned, *place);
   co_await check_name_free(plan.options.filter_node_name, *place);
-  if (plan.active)
-    co_await Error(Errc::unsupported, "committing a layer that guests write to is not supported yet; take a snapshot first");
   plan.options.access = &access_;
-  ManagedJob* job = co_await CommitJob::create(jobs_, std::move(plan.options));
+  Task<ManagedJob*> making = plan.active ? MirrorJob::create(jobs_, active_commit(plan.options))
+                                         : CommitJob::create(jobs_, std::move(plan.options));
+  ManagedJob* job = co_await std::move(making);
   co_await jobs_.start_at_home(*job);
 }
 

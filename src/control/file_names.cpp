@@ -47,7 +47,8 @@ Task<std::string> plain_name_of(BlockNode& node) {
     if (const Json* given = node.options().given.find("filename")) co_return given->as_string();
     co_return (co_await node.driver().info()).filename;
   }
-  if (driver == "copy-before-write" || driver == "snapshot-access") {
+  const bool of_job = driver == "mirror_top" || driver == "commit_top";
+  if (of_job || driver == "copy-before-write" || driver == "snapshot-access") {
     BlockNode& shown = node.driver().edges().front()->node();
     co_return co_await file_name_of(shown);
   }

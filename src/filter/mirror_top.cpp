@@ -4,6 +4,12 @@
 #include "filter/filter_info.hpp"
 
 namespace tidemark {
+namespace {
+
+using P = Permissions;
+constexpr Permissions writing{P::consistent_read | P::write, P::write_unchanged};
+
+}  // namespace
 
 // A write of the background kind.
 class MirrorTop::Marked {
@@ -26,21 +32,38 @@ MirrorTop::MirrorTop(Reactor& reactor, const MirrorTopOptions& options, std::uni
       dirty_(file_->size(), options.granularity),
       touched_(file_->size(), options.granularity),
       locks_(home()),
+      of_target_(options.commits ? Permissions{} : writing),
       write_blocking_(options.write_blocking),
       unmap_(options.unmap),
-      whole_granules_(options.whole_granules) {}
+      whole_granules_(options.whole_granules),
+      commits_(options.commits) {}
+
+Result<> MirrorTop::use_target() {
+  of_target_ = {writing.uses, P::consistent_read | P::write_unchanged};
+  if (target_->size() < size()) of_target_.uses |= P::resize;
+  auto used = target_->set_permissions(of_target_);
+  if (!used) of_target_ = {};
+  return used;
+}
+
+// Fewer demands never conflict.
+void MirrorTop::set_target_permissions(Permissions permissions) noexcept {
+  of_target_ = permissions;
+  TM_ASSERT(target_->set_permissions(permissions).ok());
+}
 
 void MirrorTop::retire() noexcept {
   retired_ = true;
   write_blocking_ = false;
-  // What its users want, and no more: fewer demands never conflict.
+  if (commits_) return set_target_permissions({P::none, of_target_.shares});
+  // What its users want, and no more.
   Permissions users;
   for (const Edge* user : file_->parent()->parents()) {
     users.uses |= user->permissions().uses;
     users.shares &= user->permissions().shares;
   }
   TM_ASSERT(file_->set_permissions(users).ok());
-  TM_ASSERT(target_->set_permissions({}).ok());
+  let_go_of_target();
 }
 
 std::vector<Edge*> MirrorTop::edges() const {
@@ -50,11 +73,16 @@ std::vector<Edge*> MirrorTop::edges() const {
   return all;
 }
 
-// As QEMU's: nobody else uses the target, nor writes to the source past the filter once it is used.
+// As QEMU's: nobody else uses the target, nor writes to the source past the filter once it is used.  What is below a
+// source that is committed changes, which its users do not see: that is not asked for, and who lets nobody write to the source
+// forbids writing to what is below.
 Permissions MirrorTop::child_permissions(const Edge& child, Permissions node, bool) const {
-  using P = Permissions;
-  if (child.role() == Role::target)
-    return retired_ ? Permissions{} : Permissions{P::consistent_read | P::write, P::write_unchanged};
+  if (child.role() == Role::target) return of_target_;
+  if (commits_) {
+    node.uses &= static_cast<P::Set>(~P::consistent_read);
+    node.shares = static_cast<P::Set>((node.shares | P::write) & ~P::resize);
+    return node;
+  }
   if (retired_ || node == Permissions{}) return node;
   node.uses |= P::consistent_read;
   node.shares &= static_cast<P::Set>(~(P::write | P::resize));
@@ -154,11 +182,9 @@ Task<> MirrorTop::close() {
 }
 
 Result<std::unique_ptr<MirrorTop>> open_mirror_top(const MirrorTopOptions& options) {
-  using P = Permissions;
   auto file = Edge::attach(*options.source, Role::filtered, {P::none, P::all}, "mirror_top");
   if (!file) return file.error();
-  auto target = Edge::attach(*options.target, Role::target, {P::consistent_read | P::write, P::write_unchanged},
-                             "mirror_top");
+  auto target = Edge::attach(*options.target, Role::target, options.commits ? Permissions{} : writing, "mirror_top");
   if (!target) return target.error();
   return std::make_unique<MirrorTop>(options.source->reactor(), options, *std::move(file), *std::move(target));
 }

@@ -31,6 +31,7 @@ struct MirrorTopOptions {
   bool write_blocking = false;
   bool unmap = true;             // zeroes may be holes in the target
   bool whole_granules = false;   // the target takes nothing less: what is below it is not there yet
+  bool commits = false;          // the target is below the source, and used from use_target() on
 };
 
 // On the thread of its nodes.
@@ -71,8 +72,12 @@ class MirrorTop final : public BlockDriver {
   void listen(std::function<void()> listener) { listener_ = std::move(listener); }
   std::optional<Error> take_failure() noexcept { return std::exchange(failure_, std::nullopt); }
 
-  // From now on it only passes on, and asks nothing of its children itself; the target is left alone.
+  // A commit's, once all that stands on its target does so through this.
+  Result<> use_target();
+  // From now on it only passes on, and asks nothing of its children itself; the target is left alone, but a commit's is
+  // kept from others' writes, which would show in the source, until let_go_of_target().
   void retire() noexcept;
+  void let_go_of_target() noexcept { set_target_permissions({}); }
 
   std::string_view name() const noexcept override { return "mirror_top"; }
   std::uint64_t size() const noexcept override { return file_->size(); }
@@ -93,6 +98,7 @@ class MirrorTop final : public BlockDriver {
 
  private:
   class Marked;
+  void set_target_permissions(Permissions permissions) noexcept;
   void mark(Range range) noexcept;
   void tell() const {
     if (listener_) listener_();
@@ -107,9 +113,10 @@ class MirrorTop final : public BlockDriver {
   RangeLock locks_;
   std::function<void()> listener_;
   std::optional<Error> failure_;
+  Permissions of_target_;
   std::uint64_t unsettled_ = 0, bytes_to_both_ = 0;
   bool write_blocking_, retired_ = false;
-  const bool unmap_, whole_granules_;
+  const bool unmap_, whole_granules_, commits_;
 };
 
 // The node for it is to be writable when the source is.

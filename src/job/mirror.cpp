@@ -1,7 +1,7 @@
 #include "job/mirror.hpp"
 
 #include "block/status.hpp"
-#include "io/visit.hpp"
+#include "job/create_attached.hpp"
 
 namespace tidemark {
 namespace {
@@ -15,38 +15,42 @@ constexpr Duration rest_after_hold = std::chrono::milliseconds(500);
 }  // namespace
 
 MirrorJob::MirrorJob(MirrorOptions options, NodeBitmap* bitmap)
-    : options_(std::move(options)), bitmap_(bitmap), given_up_(options_.source->reactor()) {}
+    : options_(std::move(options)), bitmap_(bitmap), given_up_(options_.source->reactor()) {
+  if (options_.commits) commit_.emplace(*options_.source, *options_.target, *options_.commits, user());
+}
 
 Task<NodeBitmap*> MirrorJob::check(MirrorOptions& options) { co_return co_await unwrap(check_mirror(options)); }
 
 Task<ManagedJob*> MirrorJob::create(JobManager& jobs, MirrorOptions options) {
-  Reactor& here = jobs.reactor();
   Reactor& home = options.source->reactor();
-  // QEMU's order.
-  co_await jobs.check_unused(*options.target, home);
-  NodeBitmap* bitmap = co_await visit(here, home, check(options));
-  co_await jobs.check_unused(*options.source, home);
-  co_await unwrap(jobs.check_id(options.job.id));
+  NodeBitmap* bitmap = nullptr;
+  if (!options.commits) {                        // QEMU's order
+    co_await jobs.check_unused(*options.target, home);
+    bitmap = co_await visit(jobs.reactor(), home, check(options));
+    co_await jobs.check_unused(*options.source, home);
+  }
   JobOptions job_options = options.job;
-  job_options.home = &home;
-  auto mirror = std::make_unique<MirrorJob>(std::move(options), bitmap);
-  MirrorJob& self = *mirror;
-  std::unique_ptr<Job> job = std::move(mirror);
-  const Result<> attached = co_await visit(here, home, self.attach()).result();
-  Result<ManagedJob*> created = static_cast<ManagedJob*>(nullptr);
-  if (attached) created = jobs.create(std::move(job_options), std::move(job));
-  else created = attached.error();
-  if (!created) (void)co_await visit(here, home, self.detach()).result();
-  co_return co_await unwrap(std::move(created));
-}
-
-Task<> MirrorJob::detach() {
-  abort();
-  co_await clean();
+  auto made = std::make_unique<MirrorJob>(std::move(options), bitmap);
+  co_return co_await create_attached(jobs, std::move(job_options), home, std::move(made));
 }
 
 Task<> MirrorJob::attach() {
   using P = Permissions;
+  if (commit_) co_await commit_->open_base();
+  co_await insert_filter();
+  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, user());
+  edge_ = co_await unwrap(std::move(edge));
+  MirrorCopyOptions how;
+  how.buffers = static_cast<std::uint64_t>(options_.buf_size);
+  const bool top_layer = options_.sync == SyncMode::top && skip_filters(*options_.source).backing();
+  how.copied = commit_ ? Copied::above_target : top_layer ? Copied::top_layer : Copied::all;
+  how.target_is_zero = options_.target_is_zero;
+  copy_.emplace(options_.source->reactor(), top(), *edge_, how);
+  if (bitmap_) bitmap_->freeze();
+  frozen_ = bitmap_ != nullptr;
+}
+
+Task<> MirrorJob::insert_filter() {
   BlockNode& source = *options_.source;
   MirrorTopOptions above;
   above.source = &source;
@@ -54,8 +58,9 @@ Task<> MirrorJob::attach() {
   above.granularity = co_await choose_mirror_granularity(options_);
   above.write_blocking = options_.copy_mode == CopyMode::write_blocking;
   above.unmap = options_.unmap;
-  const bool complete = options_.sync == SyncMode::full || skip_filters(*options_.target).backing();
+  const bool complete = options_.sync == SyncMode::full || commit_ || skip_filters(*options_.target).backing();
   above.whole_granules = !complete;
+  above.commits = commit_.has_value();
   auto driver = co_await unwrap(open_mirror_top(above));
   MirrorTop& opened = *driver;
   NodeOptions node;
@@ -67,15 +72,14 @@ Task<> MirrorJob::attach() {
   filter_->listen([this] { something_happened(); });
   const auto still = co_await graph().drain_within(source, drain_max);
   co_await unwrap(graph().replace(source, *filter_node_));
-  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, "block job '" + options_.job.id + "'");
-  edge_ = co_await unwrap(std::move(edge));
-  MirrorCopyOptions how;
-  how.buffers = static_cast<std::uint64_t>(options_.buf_size);
-  how.only_allocated = options_.sync == SyncMode::top && skip_filters(source).backing();
-  how.target_is_zero = options_.target_is_zero;
-  copy_.emplace(source.reactor(), opened, *edge_, how);
-  if (bitmap_) bitmap_->freeze();
-  frozen_ = bitmap_ != nullptr;
+  if (!commit_) co_return;
+  co_await unwrap(commit_->hold_layers());
+  co_await unwrap(top().use_target());
+}
+
+bool MirrorJob::uses(const BlockNode& node) const noexcept {
+  if (commit_ && commit_->holds(node)) return true;
+  return filter_node_ && (&node == filter_node_ || &node == options_.source || &node == options_.target);
 }
 
 void MirrorJob::start() noexcept {
@@ -91,6 +95,7 @@ void MirrorJob::start() noexcept {
 JobProgress MirrorJob::progress() const noexcept { return copy_ && !bad_size_ ? copy_->progress() : JobProgress{}; }
 
 std::optional<bool> MirrorJob::actively_synced() const noexcept {
+  if (commit_) return std::nullopt;
   return filter_ && ready_ && filter_->actively_synced();
 }
 
@@ -129,7 +134,7 @@ void MirrorJob::something_happened() noexcept {
 Task<> MirrorJob::run(JobContext& context) {
   context_ = &context;
   const auto body = [&](TaskGroup& group) -> Task<> {
-    group.spawn(give_up_target(group.token()));
+    if (!commit_) group.spawn(give_up_target(group.token()));
     const Result<> outcome = co_await mirror(context).result();
     if (!outcome) {
       given_up_.set();
@@ -145,12 +150,19 @@ Task<> MirrorJob::run(JobContext& context) {
 
 Task<> MirrorJob::mirror(JobContext& context) {
   co_await context.checkpoint();
-  bad_size_ = options_.source->size() != options_.target->size();
-  if (bad_size_) co_await Error(Errc::invalid_argument, "Source and target image have different sizes");
+  co_await fit_target();
   for (bool over = false; !over;) {
     co_await context.checkpoint();
     over = co_await step(context);
   }
+}
+
+// The end of a base that is longer stays as it is.
+Task<> MirrorJob::fit_target() {
+  const std::uint64_t wanted = options_.source->size(), there = options_.target->size();
+  if (commit_ && there < wanted) co_await top().target().truncate(wanted);
+  bad_size_ = !commit_ && there != wanted;
+  if (bad_size_) co_await Error(Errc::invalid_argument, "Source and target image have different sizes");
 }
 
 // True when the job's work is done.

@@ -19,11 +19,15 @@
 // been cleared at the end.  With bitmap-mode always it holds in the end what the target does not have, also when
 // the job is cancelled or fails: a mirror by that bitmap goes on from there.  As a backup's, bits are lost only
 // when target and source are flushed (job/backup.hpp).  Bitmaps stay with the node they are of.
+//
+// With a target that is below the source it is an active commit (job/active_commit.hpp): what is above the target is copied, and
+// requests in the target are the guests' own, too, so that nobody gives them up.
 #pragma once
 
 #include <memory>
 
 #include "block/graph.hpp"
+#include "job/active_commit.hpp"
 #include "job/job_manager.hpp"
 #include "job/mirror_copy.hpp"
 #include "job/mirror_options.hpp"
@@ -38,15 +42,15 @@ class MirrorJob final : public Job {
 
   MirrorJob(MirrorOptions options, NodeBitmap* bitmap);
 
+  Task<> attach();                               // create()'s, at home
+
   // At home: from the next write on.
   void set_copy_mode(CopyMode mode) noexcept;
 
-  JobType type() const noexcept override { return JobType::mirror; }
+  JobType type() const noexcept override { return commit_ ? JobType::commit : JobType::mirror; }
   JobProgress progress() const noexcept override;
   std::optional<bool> actively_synced() const noexcept override;
-  bool uses(const BlockNode& node) const noexcept override {
-    return filter_node_ && (&node == filter_node_ || &node == options_.source || &node == options_.target);
-  }
+  bool uses(const BlockNode& node) const noexcept override;
   Edge* edge() const noexcept override { return edge_.get(); }
   void start() noexcept override;
   Task<> run(JobContext& context) override;
@@ -64,9 +68,9 @@ class MirrorJob final : public Job {
     MirrorJob* job = nullptr;
   };
   static Task<NodeBitmap*> check(MirrorOptions& options);
-  Task<> attach();
-  Task<> detach();
+  Task<> insert_filter();
   MirrorTop& top() const noexcept { return *filter_; }
+  std::string user() const { return "block job '" + options_.job.id + "'"; }
   Graph& graph() const noexcept { return options_.source->graph(); }
   // Neither the user nor other jobs have a say in when it ends.
   bool ends_for_itself() const noexcept { return options_.job.auto_finalize && !options_.job.transaction; }
@@ -75,6 +79,7 @@ class MirrorJob final : public Job {
   void something_happened() noexcept;
 
   Task<> mirror(JobContext& context);
+  Task<> fit_target();
   Task<bool> step(JobContext& context);
   Task<> rest(JobContext& context);
   bool little_differs() const noexcept;
@@ -93,6 +98,7 @@ class MirrorJob final : public Job {
 
   MirrorOptions options_;
   NodeBitmap* bitmap_;
+  std::optional<ActiveCommit> commit_;
   BlockNode* filter_node_ = nullptr;
   MirrorTop* filter_ = nullptr;            // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter

@@ -19,9 +19,12 @@
 
 namespace tidemark {
 
+// What is copied at first: all, what the source's top layer holds, or what is above the target, which is below it.
+enum class Copied : std::uint8_t { all, top_layer, above_target };
+
 struct MirrorCopyOptions {
   std::uint64_t buffers = 0;       // bytes in flight, at most; 0: its own choice
-  bool only_allocated = false;     // what the source's top layer does not hold is left out at first
+  Copied copied = Copied::all;
   bool target_is_zero = false;     // what was not written in it
 };
 

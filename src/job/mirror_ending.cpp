@@ -70,8 +70,11 @@ Task<> MirrorJob::pivot() {
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   edge_.reset();
   top().retire();
+  if (commit_) commit_->let_go_of_layers();
   co_await unwrap(graph().replace(*filter_node_, source));
+  top().let_go_of_target();
   co_await unwrap(graph().replace(*replaced, target));
+  if (commit_) commit_->hand_over();
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
@@ -111,26 +114,28 @@ Task<> MirrorJob::take_out_filter() {
   if (filter_node_->parents().empty()) co_return;
   top().retire();
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
-    group.spawn(press_target(group.token()));
+    if (!commit_) group.spawn(press_target(group.token()));
     still_.emplace(co_await graph().drain(*options_.source));
   };
   if (!still_) co_await with_group(options_.source->reactor(), come_to_rest);
+  if (commit_) commit_->let_go_of_layers();
   const Result<> removed = graph().replace(*filter_node_, *options_.source);
   TM_ASSERT(removed.ok());                       // its users fit where they came from
 }
 
+// Also of one that was never attached, or not wholly.
 Task<> MirrorJob::clean() {
-  if (!filter_node_) co_return;
+  abort();
   door_->job = nullptr;
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
-  NodeTracking* tracking = options_.source->tracking();
+  NodeTracking* tracking = filter_node_ ? options_.source->tracking() : nullptr;
   if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
-  co_await take_out_filter();
+  if (filter_node_) co_await take_out_filter();
   still_.reset();
   copy_.reset();
   filter_ = nullptr;
-  BlockNode& filter = *std::exchange(filter_node_, nullptr);
-  co_await filter.graph().remove(filter);
+  if (BlockNode* filter = std::exchange(filter_node_, nullptr)) (void)co_await filter->graph().remove(*filter).result();
+  if (commit_) co_await commit_->close_base();
 }
 
 }  // namespace tidemark

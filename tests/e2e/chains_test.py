@@ -50,8 +50,8 @@ class Chains(Bed):
                 self.lab.run("qemu-io", "-c", f"write {kind} {at} {length}", f"{name}.qcow2")
         return self.on_disk()
 
-    def on_disk(self):
-        self.lab.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "disk.qcow2", "now.raw")
+    def on_disk(self, name="disk"):
+        self.lab.run("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", f"{name}.qcow2", "now.raw")
         return (self.path / "now.raw").read_bytes()
 
     def check(self, *names):
@@ -121,6 +121,53 @@ class Chains(Bed):
                 self.check()
                 self.assertEqual(self.backing_of(above), below)
                 self.assertIsNone(first_difference(self.on_disk(), content))
+
+    def active_commit(self, **arguments):
+        """To the pivot."""
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("block-commit", device="disk", **{"job-id": "j"}, **arguments)
+            qmp.wait_event("BLOCK_JOB_READY", device="j")
+            qmp.execute("job-complete", id="j")
+            qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+
+    def test_the_disk_itself_is_committed(self):
+        for number, base in enumerate(("b", "a", "base")):
+            with self.subTest(base):
+                content = self.make_chain(number + 200)
+                self.serve_chain()
+                writer = Writer(f"nbd+unix:///disk?socket={self.path / 'nbd.sock'}", content, number)
+                writer.start()
+                self.active_commit(base=f"{base}.qcow2")
+                wanted = writer.stop()
+                self.assertIsNone(first_difference(self.content("disk"), wanted))
+                with Qmp(self.path / "qmp.sock") as qmp:
+                    qmp.execute("blockdev-del", **{"node-name": "disk"})
+                self.assertIsNone(first_difference(self.content("disk"), wanted))
+                self.end()
+                self.check()
+                self.assertIsNone(first_difference(self.on_disk(base), wanted))
+
+    def test_killed_while_the_disk_itself_is_committed(self):
+        for number, ready in enumerate((False, True)):
+            with self.subTest(ready=ready):
+                content = self.make_chain(number + 300)
+                self.serve_chain()
+                with Qmp(self.path / "qmp.sock") as qmp:
+                    qmp.execute("block-commit", device="disk", **{"job-id": "j", "speed": 0 if ready else MiB})
+                    if ready:
+                        qmp.wait_event("BLOCK_JOB_READY", device="j")
+                    else:
+                        self.until(lambda: qmp.execute("query-jobs")[0]["current-progress"] > MiB, "some is done")
+                self.daemon.kill()
+                self.daemon.wait(20)
+                self.lab.ended(self.daemon)
+                self.check()
+                self.assertIsNone(first_difference(self.on_disk(), content))
+                self.serve_chain()
+                self.active_commit()
+                self.end()
+                self.check()
+                self.assertIsNone(first_difference(self.on_disk("base"), content))
 
     def test_layers_below_are_read_only_again(self):
         self.make_chain()

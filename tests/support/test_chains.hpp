@@ -4,6 +4,7 @@
 #include "block/status.hpp"
 #include "format/qcow2/driver.hpp"
 #include "job/commit.hpp"
+#include "job/mirror.hpp"
 #include "job/stream.hpp"
 #include "tests/support/test_jobs.hpp"
 
@@ -116,14 +117,29 @@ class ChainsTest : public JobsTest, protected ChainAccess {
     jobs->start(*job);
     co_return job;
   }
+  // Of what guests write to.
+  MirrorOptions active_commit(std::string id, BlockNode& top, BlockNode& base) {
+    MirrorOptions options;
+    options.job.id = std::move(id);
+    options.source = &top;
+    options.target = &base;
+    options.sync = SyncMode::top;
+    return options;
+  }
+  Task<ManagedJob*> begin(MirrorOptions options) {
+    options.commits = this;
+    ManagedJob* job = co_await MirrorJob::create(*jobs, std::move(options));
+    jobs->start(*job);
+    co_return job;
+  }
 
   Task<> make_writable(BlockNode& node) override {
     made_writable.push_back(node.name());
-    co_return;
+    if (node.read_only()) co_await disks->graph.set_read_only(node, false);
   }
   Task<> make_read_only(BlockNode& node) override {
     made_writable.push_back("not " + node.name());
-    co_return;
+    co_await disks->graph.set_read_only(node, true);
   }
   std::vector<std::string> made_writable;
 };
