@@ -29,6 +29,14 @@ struct BackupOptions {
 };
 Task<Exit> backup(const Context& context, BackupOptions options);
 
+struct CopyOptions {
+  std::string disk;                      // a node
+  std::string file;
+  std::uint64_t speed = 0;               // bytes a second, 0: as fast as it goes
+  bool force = false;                    // replace an existing file
+};
+Task<Exit> copy(const Context& context, CopyOptions options);
+
 struct RestoreOptions {
   std::string directory;
   std::string point = "latest";

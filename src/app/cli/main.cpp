@@ -82,6 +82,19 @@ void add_backup(CLI::App& app, Options& options) {
   });
 }
 
+void add_copy(CLI::App& app, Options& options) {
+  auto* command = app.add_subcommand("copy", "copy the file of a disk in use; guests write to a temporary overlay meanwhile");
+  auto chosen = std::make_shared<CopyOptions>();
+  command->add_option("NODE", chosen->disk, "a block node's name, as in serve FILE=NODE")->required()->check(not_empty());
+  command->add_option("FILE", chosen->file, "the file to make; it appears only when it is whole")->required()->check(not_empty());
+  command->add_option("--speed", chosen->speed, "at most so many bytes a second, where it cannot be cloned")->transform(size_check());
+  command->add_flag("--force", chosen->force, "replace the file if it exists");
+  add_qmp(command, options);
+  command->callback([=, &options] {
+    options.command = [=](const Context& context) { return copy(context, *chosen); };
+  });
+}
+
 void add_restore(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("restore", "restore a disk of a point to a file, verifying every byte");
   auto chosen = std::make_shared<RestoreOptions>();
@@ -277,6 +290,7 @@ int main(int argc, char** argv) {
       });
   add_serve(app, options);
   add_backup(app, options);
+  add_copy(app, options);
   add_restore(app, options);
   add_list_and_verify(app, options);
   add_bitmap(app, options);

@@ -1,0 +1,204 @@
+"""`tidemark copy`: a file of a disk in use, which is what the disk held at one moment; guests go on, and nothing is left of the
+overlay that they wrote to meanwhile, whatever happens."""
+import random
+import signal
+import struct
+import subprocess
+import threading
+import time
+import unittest
+
+import nbd
+from bed import FAILED, KiB, Bed
+from lab import processes
+
+BLOCK, BLOCKS = 4 * KiB, 512
+DISK = BLOCK * BLOCKS
+
+
+class Counter(threading.Thread):
+    """Writes 1, 2, 3 ... each into a block of its own turn, one after the other, so that every moment of the disk can be told from
+    its highest number."""
+
+    def __init__(self, handle):
+        super().__init__(daemon=True)
+        self.handle, self.last, self.ending, self.error = handle, 0, threading.Event(), None
+
+    def run(self):
+        try:
+            while not self.ending.is_set():
+                number = self.last + 1
+                self.handle.pwrite(struct.pack("<Q", number) * (BLOCK // 8), number % BLOCKS * BLOCK)
+                self.last = number
+        except nbd.Error as error:
+            self.error = error
+
+    def end(self):
+        self.ending.set()
+        self.join(30)
+        assert self.error is None, self.error
+
+
+def moment(last):
+    """What a disk that Counter began with zeroes on holds after `last`."""
+    data = bytearray(DISK)
+    for number in range(max(1, last - BLOCKS + 1), last + 1):
+        at = number % BLOCKS * BLOCK
+        data[at:at + BLOCK] = struct.pack("<Q", number) * (BLOCK // 8)
+    return bytes(data)
+
+
+class Copies(Bed):
+    def begin(self, image_format):
+        self.name = f"disk.{image_format}"
+        self.lab.run("qemu-img", "create", "-q", "-f", image_format, self.name, DISK)
+        self.serve(f"{self.name}=disk")
+        self.writer = Counter(self.disk())
+        self.writer.start()
+        self.addCleanup(self.writer.ending.set)
+        while self.writer.last < 2 * BLOCKS:
+            time.sleep(0.01)
+
+    def flat(self, path):
+        self.lab.run("qemu-img", "convert", "-U", "-O", "raw", path, "flat.raw")
+        return (self.path / "flat.raw").read_bytes()
+
+    def assert_a_moment(self, path, first, last):
+        data = self.flat(path)
+        highest = max(struct.unpack_from("<Q", data, at)[0] for at in range(0, DISK, BLOCK))
+        self.assertEqual(data, moment(highest), f"{path} is of no moment")
+        self.assertLessEqual(first, highest)
+        self.assertLessEqual(highest, last + 1)
+
+    def assert_nothing_is_left(self):
+        self.assertFalse(list(self.path.glob("*.tidemark-*")))
+        client = self.qmp()
+        self.assertEqual(client.execute("query-jobs"), [])
+        names = [node["node-name"] for node in client.execute("query-named-block-nodes")]
+        self.assertFalse([name for name in names if name.startswith("tidemark-copy")], names)
+        export, = client.execute("query-block-exports")
+        self.assertEqual(export["node-name"], "disk")
+
+    def assert_disk_is_whole(self):
+        self.writer.end()
+        self.assertEqual(self.content(), moment(self.writer.last))
+
+    def copies_a_moment(self, image_format):
+        self.begin(image_format)
+        for name in ("one", "two"):
+            first = self.writer.last
+            self.run_tidemark("copy", "disk", name)
+            self.assert_a_moment(name, first, self.writer.last)
+            self.assert_nothing_is_left()
+        self.lab.run("qemu-img", "compare", "-q", "two", "two")
+        self.assertTrue(self.json("copy", "--force", "disk", "two")["bytes"] >= DISK // 4)
+        self.assert_disk_is_whole()
+
+    def test_raw(self):
+        self.copies_a_moment("raw")
+
+    def test_qcow2(self):
+        self.copies_a_moment("qcow2")
+        self.lab.run("qemu-img", "check", "-q", "two")
+
+    def start_slow_copy(self):
+        self.begin("raw")
+        process = self.lab.start(self.tidemark, "copy", "--speed", "256K", "disk", "slow", stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
+        self.until(lambda: list(self.path.glob("*.tidemark-copy")), "the overlay is there")
+        time.sleep(random.random())
+        return process
+
+    def test_interrupted_it_leaves_nothing(self):
+        process = self.start_slow_copy()
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(self.end_of(process)[0], 130)
+        self.assert_nothing_is_left()
+        self.assertFalse((self.path / "slow").exists())
+        self.assert_disk_is_whole()
+
+    def test_killed_it_is_cleaned_up_by_the_next(self):
+        process = self.start_slow_copy()
+        process.kill()
+        self.end_of(process)
+        first = self.writer.last
+        self.assertTrue(self.json("copy", "disk", "next")["merged-before"])
+        self.assert_a_moment("next", first, self.writer.last)
+        self.assert_nothing_is_left_but("slow.tidemark-partial")
+        self.assert_disk_is_whole()
+
+    def assert_nothing_is_left_but(self, name):
+        (self.path / name).unlink()
+        self.assert_nothing_is_left()
+
+    def test_an_overlay_of_a_daemon_that_ended_is_not_lost(self):
+        process = self.start_slow_copy()
+        self.writer.end()
+        self.writer.handle.flush()
+        self.daemon.kill()
+        self.daemon.wait(30)
+        status, _, said = self.end_of(process)
+        self.assertEqual(status, FAILED)
+        self.assertIn("the daemon has ended: what guests wrote since", said)
+        self.assertEqual(self.flat("disk.raw.tidemark-copy"), moment(self.writer.last))
+        self.serve("disk.raw=disk")
+        self.assertIn("'disk.raw.tidemark-copy' is there: a daemon has ended during a copy",
+                      self.fails("copy", "disk", "other").replace(str(self.path) + "/", ""))
+        self.assertFalse((self.path / "other").exists())
+
+    def test_incrementals_know_what_was_written_meanwhile(self):
+        self.begin("raw")
+        client = self.qmp()
+        client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True, granularity=4096)
+        self.run_tidemark("copy", "disk", "base.raw")
+        self.writer.end()
+        client.execute("block-dirty-bitmap-disable", node="disk", name="since")
+        client.execute("block-export-add", type="nbd", id="changes", node_name="disk", name="changes", bitmaps=["since"])
+        reader = nbd.NBD()
+        reader.add_meta_context("qemu:dirty-bitmap:since")
+        reader.connect_uri(f"nbd+unix:///changes?socket={self.path / 'nbd.sock'}")
+        extents = []
+        reader.block_status(DISK, 0, lambda context, offset, entries, error: extents.extend(entries))
+        data, now, at = bytearray((self.path / "base.raw").read_bytes()), self.content(), 0
+        for length, dirty in zip(extents[::2], extents[1::2]):
+            if dirty:
+                data[at:at + length] = now[at:at + length]
+            at += length
+        self.assertEqual(bytes(data), now)
+        reader.shutdown()
+
+    def test_what_cannot_be_copied_is_told_before_anything_changes(self):
+        self.begin("raw")
+        self.assertIn("the daemon has no node 'none'", self.fails("copy", "none", "x"))
+        self.assertIn("No such file or directory", self.fails("copy", "disk", "nowhere/x"))
+        (self.path / "there").write_text("kept")
+        self.assertIn("'there' exists; replace it with --force", self.fails("copy", "disk", "there"))
+        self.assertEqual((self.path / "there").read_text(), "kept")
+        client = self.qmp()
+        client.execute("blockdev-add", driver="null-co", **{"node-name": "null"}, size=DISK)
+        self.assertIn("is not a raw or qcow2 file on this machine", self.fails("copy", "null", "x"))
+        self.raw("below.raw", DISK)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "below.raw", "top.qcow2")
+        client.execute("blockdev-add", driver="qcow2", **{"node-name": "top"}, file={"driver": "file", "filename": "top.qcow2"})
+        self.assertIn("a copy of its file alone would not be all of it", self.fails("copy", "top", "x"))
+        self.assertFalse((self.path / "x").exists())
+        self.assert_nothing_is_left()
+
+    def test_the_guide(self):
+        text = (processes.ROOT / "docs" / "guide" / "chains.md").read_text().partition("## A copy of the file itself")[2]
+        commands = [line for block in text.split("```\n")[1::2] for line in block.splitlines()]
+        self.assertEqual(len(commands), 6)
+        self.lab.env["TIDEMARK_QMP"] = str(self.path / "c.sock")
+        for command in commands:
+            command = command.replace("tidemark", str(self.tidemark), 1).replace("$PWD", str(self.path))
+            if command.endswith("&"):
+                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
+                processes.wait_for_socket(self.path / "c.sock", daemon)
+            elif not command.startswith("export"):
+                self.lab.run("bash", "-c", command, timeout=60)
+        self.run_tidemark("qmp", "quit")
+        self.assertEqual(daemon.wait(20), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
