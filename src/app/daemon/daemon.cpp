@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/version.hpp"
+#include "control/housekeeping.hpp"
 #include "control/tracking_events.hpp"
 
 namespace tidemark {
@@ -23,6 +24,7 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
     send(node, report);
   });
   commands_ = command_set_.table();
+  group.spawn(keep_house(homes_, qmp_.command_lock(), stopping_.token()));
 }
 
 QmpOptions Daemon::qmp_options() {

@@ -39,7 +39,7 @@ struct Qcow2OpenOptions {
   qcow2::OverlapChecks overlap_checks = qcow2::cached_overlap_checks;
   qcow2::CacheOptions caches;
   std::optional<std::uint64_t> l2_slice_bytes;   // of an L2 table, read and written at a time; none: 4 KiB or a cluster
-  // What was not used for so long leaves the caches, with the requests that come then; zero: when there is need.
+  // What was not used for so long leaves the caches; zero: when there is need.
   Duration cache_clean_interval = std::chrono::seconds(600);
   // What must be durable before what; only tests have another.
   qcow2::WriteOrder write_order = qcow2::WriteOrder::standard();
@@ -95,6 +95,10 @@ class Qcow2Driver final : public MappedDriver {
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
   const Qcow2OpenOptions& options() const noexcept { return options_; }
+  // Pieces of tables that no request has used for cache_clean_interval leave memory: called now and then, and by requests.
+  void clean_caches() noexcept;
+  std::size_t cached_tables() noexcept { return map_.l2().slices() + refcounts_.blocks().slices(); }     // pieces
+
   // The guest's data is in a file of its own, which must be set before the image is used.
   bool needs_data_file() const noexcept { return header_.geometry.external_data; }
   const std::string& data_file() const noexcept { return header_.data_file; }      // as the image names it, or empty
@@ -178,7 +182,6 @@ class Qcow2Driver final : public MappedDriver {
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable() const;
   Task<> before_change();
-  void clean_caches() noexcept;
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();

@@ -139,5 +139,28 @@ TEST_F(Options, SmallCachesAndSlicesOfEverySize) {
   }
 }
 
+TEST_F(Options, TablesThatNobodyUsesLeaveMemory) {
+  qemu_img("create -q -f qcow2 a.qcow2 4G");
+  Qcow2OpenOptions options;
+  options.cache_clean_interval = std::chrono::milliseconds(50);
+  Edge& image = open("a.qcow2", options);
+  auto& driver = dynamic_cast<Qcow2Driver&>(image.node().driver());
+  AlignedBuffer sector(512);
+  Buffers(sector.bytes()).fill_zero();
+  for (std::uint64_t at = 0; at < 4 * GiB; at += 512 * MiB) run(image.write(at, sector.bytes()));
+  run(image.flush());
+  const std::size_t used = driver.cached_tables();
+  EXPECT_GE(used, 8u);
+  driver.clean_caches();
+  EXPECT_EQ(driver.cached_tables(), used) << "they have just been used";
+  for (int i = 0; i < 2; ++i) {                 // what was used since the one before stays once
+    run(reactor_->sleep(std::chrono::milliseconds(60)));
+    driver.clean_caches();
+  }
+  EXPECT_EQ(driver.cached_tables(), 0u);
+  close_all();
+  expect_clean("a.qcow2");
+}
+
 }  // namespace
 }  // namespace tidemark::test
