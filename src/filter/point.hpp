@@ -51,9 +51,10 @@ class Point {
   // Choose what is protected, at the moment of the point: while the source is drained.
   void protect_all() noexcept;
   void protect(const DirtyBitmap& selection) noexcept;
-  // What the source's top layer does not hold is dropped from the point when it is come across.
-  void only_allocated(bool only) noexcept { only_allocated_ = only; }
-  bool drops_unallocated() const noexcept { return only_allocated_; }
+  // What no layer above this one holds is dropped from the point when it is come across.  The chain may change: an edge
+  // goes with its layer.  It outlives the point; with null nothing is dropped.
+  void only_above(const Edge* below) noexcept { below_ = below; }
+  bool drops_unallocated() const noexcept { return below_ != nullptr; }
 
   // For a writer: returns when `range` may change.
   Task<Outcome> preserve(Range range);
@@ -164,7 +165,7 @@ class Point {
   DirtyBitmap staged_, zero_;
   Holds holds_;
   std::uint64_t copied_bytes_ = 0;
-  bool only_allocated_ = false;
+  const Edge* below_ = nullptr;
   Outcome broken_;
   std::function<void()> on_break_;
 };

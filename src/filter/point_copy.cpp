@@ -33,7 +33,7 @@ std::optional<Point::Candidate> Point::next_candidate(Range range, std::uint64_t
 std::optional<Point::Candidate> Point::next_piece(Range range, const Stride& stride,
                                                   std::uint64_t data_max) const noexcept {
   auto candidate = next_candidate(range, stride.window);
-  if (!candidate || candidate->kind == Kind::zero || only_allocated_) return candidate;
+  if (!candidate || candidate->kind == Kind::zero || below_) return candidate;
   const bool moves = stride.window <= data_max;
   if (candidate->kind == Kind::plain && (!moves || candidate->range.length >= data_max)) return candidate;
   auto area = todo_.next_dirty_area(range.offset, range.end(), data_max);
@@ -60,7 +60,7 @@ Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes 
 Task<Point::Outcome> Point::copy_plain(Claim& claim, Stride& stride, MutableBytes buffer) {
   auto status = co_await look_at(claim.range()).result();
   if (!status) co_return Failure{status.error(), true};
-  const bool unallocated = only_allocated_ && !status->allocated;
+  const bool unallocated = below_ && !status->allocated;
   const std::uint64_t alike = whole_granules(claim.range(), status->range.length);
   const bool nothing_to_move = (unallocated || status->zero) && alike != 0;
   if (nothing_to_move) {
@@ -156,8 +156,7 @@ Task<std::uint64_t> Point::drop_unallocated(std::uint64_t from) {
 }
 
 Task<BlockStatus> Point::look_at(Range range) {
-  BlockNode& layer = skip_filters(source_.node());
-  return block_status_above(layer, only_allocated_ ? layer.backing() : nullptr, range);
+  return block_status_above(source_.node(), below_ ? &below_->node() : nullptr, range);
 }
 
 // How much of `range` is granules of which `length` bytes from its start on tell all.

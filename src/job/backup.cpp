@@ -80,6 +80,10 @@ Task<> BackupJob::attach() {
                            "block job '" + options_.job.id + "'");
   if (!edge) co_await edge.error();
   edge_ = *std::move(edge);
+  // Without a layer below, all that is there is the top.
+  BlockNode* const below = options_.sync == SyncMode::top ? skip_filters(source).backing() : nullptr;
+  const Permissions nothing{P::none, P::all};
+  if (below) below_ = co_await unwrap(Edge::attach(*below, Role::filtered, nothing, "block job '" + options_.job.id + "'"));
   if (bitmap_) bitmap_->freeze();
   frozen_ = bitmap_ != nullptr;
 }
@@ -107,9 +111,7 @@ void BackupJob::start() noexcept {
     point().protect(bitmap_->bits());
   else
     point().protect_all();
-  // Without a layer below, all that is there is the top.
-  const bool has_backing = skip_filters(filter_->file().node()).backing() != nullptr;
-  point().only_allocated(options_.sync == SyncMode::top && has_backing);
+  point().only_above(below_.get());
 }
 
 JobProgress BackupJob::progress() const noexcept {
@@ -290,6 +292,7 @@ Task<> BackupJob::clean() {
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   co_await graph.remove(filter);
+  below_.reset();
   if (options_.witness) (void)co_await options_.witness->close(succeeded_).result();
 }
 

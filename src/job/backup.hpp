@@ -85,6 +85,7 @@ class BackupJob final : public Job {
   BlockNode* filter_node_ = nullptr;
   CopyBeforeWrite* filter_ = nullptr;      // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
+  std::unique_ptr<Edge> below_;            // of `top`: on the layer that the target stands on; carries no requests
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
   bool frozen_ = false, succeeded_ = false;
   bool save_ = false;                      // bits were dropped that the bitmap's store still keeps

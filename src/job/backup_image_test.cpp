@@ -110,6 +110,33 @@ TEST_F(BackupImageTest, TheTopLayerWhileAGuestWrites) {
   }
 }
 
+// A snapshot beneath the backup: what it is about is now one layer further down.
+TEST_F(BackupImageTest, TheTopLayerBelowASnapshot) {
+  BlockNode& base = image("base");
+  disks->fill(base);
+  BlockNode& top = image("top", &base);
+  BlockNode& overlay = image("overlay");
+  BlockNode& target = image("target", &base);
+  Edge& guest = disks->attach(top);
+  const Content data = disks->random_bytes(64 * KiB);
+  run([&]() -> Task<> {
+    for (std::uint64_t at = 0; at < 4 * MiB; at += 256 * KiB) co_await write(top, at, 64 * KiB);
+    const Content wanted = co_await Disks::read_all(top);
+    BackupOptions slowly = backup("j", top, target, SyncMode::top);
+    slowly.job.speed = 256 * KiB;
+    co_await start(slowly);
+    {
+      const auto drained = co_await top.graph().drain(top);
+      EXPECT_TRUE(top.graph().set_backing(overlay, &top).ok());
+      EXPECT_TRUE(top.graph().replace(top, overlay).ok());
+    }
+    for (std::uint64_t at = 0; at < 4 * MiB; at += MiB) co_await guest.write(at, Buffers::of_const(data));
+    co_await end_of("j");
+    EXPECT_TRUE(events.take().ends_with("j concluded\nj null\n"));
+    co_await expect_same(target, wanted, "the chain");
+  });
+}
+
 // The file of an image that goes on being written to grows: what it grows by is not part of the point.
 TEST_F(BackupImageTest, TheFileBelowAnImageInUse) {
   BlockNode& disk = image("disk");
