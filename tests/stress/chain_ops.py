@@ -141,6 +141,7 @@ def stream(world, disk):
     def ended(_job, ok):
         if ok:
             remove_layers(world, disk, device, base)
+            device.snapshots = dict.fromkeys(device.snapshots)   # they showed what was below
     world.add_job(Job(name, "stream", [disk], ended, list(disk.layers), changes_chain=True))
 
 
@@ -178,7 +179,7 @@ def commit(world, disk):
     content, base_content = written_into(top, base), base.content
     for layer in (*between, base):
         layer.content = None                     # of the files in between that is so for good
-        layer.snapshots = {}
+        layer.snapshots = dict.fromkeys(layer.snapshots)
 
     def ended(_job, ok):
         if ok:
@@ -202,7 +203,7 @@ def mirror(world, disk):
     how = {"copy_mode": world.rng.choice(("background", "write-blocking"))}
     if world.rng.random() < 0.3:
         how["granularity"] = max(65536, 4096 << world.rng.randrange(8))
-    replaced = disk.filters and world.rng.random() < 0.5
+    replaced = disk.filters and all(kind != "raw" for _, kind in disk.filters) and world.rng.random() < 0.5
     if disk.filters:
         how["replaces"] = disk.top.node if replaced else disk.root
     try:

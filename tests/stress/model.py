@@ -162,6 +162,10 @@ class Model:
             self._number += 1
             write.done = self._number
 
+    def now(self):
+        with self._lock:
+            return self._number
+
     def begin_flush(self):
         with self._lock:
             return self._number, list(self.states)

@@ -352,6 +352,8 @@ class World:
         if layer.content is not None:
             tell(states_of(layer.path, layer.format, self), layer.content, f"image {layer.path.name}, by itself")
         for name, states in layer.snapshots.items():
+            if states is None:
+                continue
             found = states_of(layer.path, layer.format, self, ("-l", f"snapshot.name={name}"))
             size = min(len(found), len(states))  # qemu-img shows the image's present size
             tell(found[:size], states[:size], f"snapshot {name} of {layer.path.name}")
