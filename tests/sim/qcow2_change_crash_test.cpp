@@ -112,6 +112,30 @@ class Resizes : public ImageWorkload {
   }
 };
 
+// What the image holds is given up: what is below shows, and nothing else ever does.
+class Uncovering : public ImageWorkload {
+ public:
+  using ImageWorkload::ImageWorkload;
+
+ private:
+  Task<> work(SimProcess& process, OpenImage& image) override {
+    AlignedBuffer below(disk_.size);
+    co_await (*image.driver().backing_place())->read(0, below.bytes());
+    const Range all{0, disk_.size}, half{disk_.size / 4, disk_.size / 2};
+    for (int i = 0; i < 2; ++i) {
+      co_await write_some(process, image);
+      co_await image.edge().flush();
+      model_.all_durable();
+      for (std::uint64_t at = 0; at < disk_.size; at += SectorModel::sector)
+        model_.begin({at, SectorModel::sector}, load_be<std::uint64_t>(below.data() + at));
+      co_await image.driver().uncover(half);
+      co_await image.driver().empty();
+      model_.end(all);
+      model_.all_durable();
+    }
+  }
+};
+
 // Each time others; after the power cut those of one time, or none.
 class Bitmaps : public ImageWorkload {
  public:
@@ -194,6 +218,11 @@ Disk subclusters() {
   disk.extended_l2 = true;
   return disk;
 }
+Disk with_data_file() {
+  Disk disk = few_steps();
+  disk.data_file = true;
+  return disk;
+}
 Disk repaired(Disk disk) {
   disk.repaired = true;
   return disk;
@@ -216,6 +245,8 @@ TEST(Qcow2ChangeCrash, ADowngradeWithWideRefcounts) {
 TEST(Qcow2ChangeCrash, Resizes) { EXPECT_TRUE(survives<Resizes>(few_steps())); }
 TEST(Qcow2ChangeCrash, ResizesAlone) { EXPECT_TRUE(survives<Resizes>(alone())); }
 TEST(Qcow2ChangeCrash, ResizesOfSubclusters) { EXPECT_TRUE(survives<Resizes>(subclusters())); }
+TEST(Qcow2ChangeCrash, Uncovering) { EXPECT_TRUE(survives<Uncovering>(few_steps())); }
+TEST(Qcow2ChangeCrash, UncoveringADataFile) { EXPECT_TRUE(survives<Uncovering>(with_data_file())); }
 TEST(Qcow2ChangeCrash, Bitmaps) { EXPECT_TRUE(survives<Bitmaps>(few_steps())); }
 TEST(Qcow2ChangeCrash, BitmapsOfALazyImage) { EXPECT_TRUE(survives<Bitmaps>(lazy())); }
 

@@ -119,7 +119,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
   // Space for all from there on, where nothing has any yet.
   Task<> reserve(std::uint64_t from, Qcow2Preallocation preallocation);
-  // Gives up all that the disk has here: it reads as what is below.  The node is drained by the caller.
+  // Gives up what the disk has here in whole clusters of a range: it reads as what is below.  Nobody writes there meanwhile.
+  Task<> uncover(Range range);
+  // Of all of it; durable when it returns.
   Task<> empty();
 
   // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.

@@ -32,9 +32,21 @@ Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
   co_await data_file_->write_zeroes(range, flags);
 }
 
+Task<> Qcow2Driver::uncover(Range range) {
+  const std::uint64_t cluster = header_.geometry.cluster_size();
+  if (range.end() == size()) range.length = align_up(range.end(), cluster) - range.offset;
+  range = range.narrowed(cluster);
+  co_await watch(zero_clusters(range, Zeroing::uncover));
+  if (!header_.geometry.external_data || range.empty()) co_return;
+  co_await flush();                              // else a crash would leave zeroes
+  range = range.intersect({0, image_.data().size()});
+  const WriteFlags quickly = WriteFlags::may_unmap | WriteFlags::no_fallback;
+  if (!range.empty()) (void)co_await image_.data().write_zeroes(range, quickly).result();
+}
+
 Task<> Qcow2Driver::empty() {
-  const Range all{0, align_up(size(), header_.geometry.cluster_size())};
-  co_await watch(zero_clusters(all, Zeroing::uncover));
+  const Range all{0, size()};
+  co_await uncover(all);
   co_await flush();
 }
 
@@ -78,7 +90,7 @@ Task<> Qcow2Driver::zero_slice(Range range, Zeroing how) {
       co_await Error(Errc::unsupported, "qcow2: part of a compressed cluster cannot be zeroed");
     map_.set(entries, i, now);
     if (!now.has_cluster()) map_.release(old, DiscardCause::request);
-    if (how != Zeroing::keep_clusters) co_await pass_discard(cluster, old, now);
+    if (how != Zeroing::keep_clusters && how != Zeroing::uncover) co_await pass_discard(cluster, old, now);
   }
 }
 
