@@ -84,11 +84,13 @@ Task<BlockNode*> find_commit_base(BlockNode& top, const schema::BlockCommitArgum
   co_return base;
 }
 
-bool has_overlay(const BlockNode& node) {
-  return std::any_of(node.parents().begin(), node.parents().end(), [](const Edge* user) {
-    if (user->role() == Role::filtered && user->parent()) return has_overlay(*user->parent());
-    return user->role() == Role::backing;
-  });
+// The images that stand on it, or on what shows it.
+void add_overlays(const BlockNode& node, std::vector<BlockNode*>& overlays) {
+  for (const Edge* user : node.parents()) {
+    if (!user->parent()) continue;
+    if (user->role() == Role::filtered) add_overlays(*user->parent(), overlays);
+    if (user->role() == Role::backing) overlays.push_back(user->parent());
+  }
 }
 
 bool has_writer(const BlockNode& node) {
@@ -108,7 +110,7 @@ Task<StreamPlan> plan_stream(Graph& graph, const schema::BlockStreamArguments& g
   if (given.bottom) bottom = co_await unwrap(find_bottom(*disk, *given.bottom, given.device));
   if (!base && given.backing_file) co_await refused("backing file specified, but streaming the entire chain");
   if (!bottom) bottom = overlay_of(*disk, base);
-  if (!bottom) co_await refused(fmt::format("Node '{}' is what '{}' itself shows", base->name(), given.device));
+  if (!bottom) co_await refused(fmt::format("'{}' is not in the backing chain of '{}'", base->name(), given.device));
   plan.options.disk = disk;
   plan.options.bottom = bottom;
   for (BlockNode* at = disk; at; at = at == bottom ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
@@ -130,14 +132,16 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
   if (top == base) co_await refused("cannot commit an image into itself");
   const bool topmost = &skip_filters(*top) == &skip_filters(*disk);
   plan.active = topmost || has_writer(*top);
-  if (plan.active && given.backing_file) {
+  if (given.keep_active && !plan.active) co_await refused("'keep-active' specified, but nobody writes to 'top'");
+  if (given.keep_active && top->read_only()) co_await refused(fmt::format("Block node '{}' is read-only", top->name()));
+  if (plan.active && given.backing_file && !given.keep_active) {
     const char* const why = topmost ? "is the active layer" : "has a writer on it";
     co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
   }
-  if (plan.active && has_overlay(*top))
-    co_await Error(Errc::unsupported, fmt::format("Node '{}' has a writer on it, and there are images that stand on it", top->name()));
   plan.concerned.push_back(disk);
-  if (!topmost) plan.concerned.push_back(overlay_of(*disk, top));
+  add_overlays(*top, plan.concerned);
+  if (plan.active && plan.concerned.size() != 1)
+    co_await Error(Errc::unsupported, fmt::format("Node '{}' has a writer on it, and there are images that stand on it", top->name()));
   for (BlockNode* at = top; at; at = at == base ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
   plan.options.disk = disk;
   plan.options.top = top;
@@ -147,6 +151,7 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
   plan.options.mask_protocol = given.backing_mask_protocol;
   plan.options.on_error = to_policy(given.on_error);
   plan.options.filter_node_name = given.filter_node_name.value_or("");
+  plan.options.keep_active = given.keep_active;
   co_return std::move(plan);
 }
 
@@ -158,7 +163,7 @@ MirrorOptions active_commit(const CommitOptions& options) {
   mirror.sync = SyncMode::top;
   mirror.on_source_error = mirror.on_target_error = options.on_error;
   mirror.filter_node_name = options.filter_node_name;
-  mirror.commits = options.access;
+  mirror.commit = ActiveCommitOptions{options.access, options.keep_active, options.backing_file, options.mask_protocol};
   return mirror;
 }
 

@@ -185,9 +185,10 @@ Task<> JobCommandHandler::block_job_change(schema::BlockJobChangeOptions argumen
   const auto* given = std::get_if<schema::BlockJobChangeOptionsMirror>(&arguments.branch);
   if (!given) co_await Error(Errc::unsupported, fmt::format("Job type {} does not support change", to_string(type)));
   const bool background = given->copy_mode == schema::MirrorCopyMode::background;
-  auto& mirror = static_cast<MirrorJob&>(job->job());
+  const std::shared_ptr<ManagedJob> held = jobs_.hold(*job);       // it may be about to end, elsewhere
+  auto& mirror = static_cast<MirrorJob&>(held->job());
   const CopyMode mode = background ? CopyMode::background : CopyMode::write_blocking;
-  co_await visit(jobs_.reactor(), job->home(), change(mirror, mode));
+  co_await visit(jobs_.reactor(), held->home(), change(mirror, mode));
 }
 
 Task<> JobCommandHandler::block_job_finalize(schema::BlockJobFinalizeArguments arguments) {

@@ -1,6 +1,7 @@
 #include "control/node_access.hpp"
 
 #include "control/read_only.hpp"
+#include "format/qcow2/driver.hpp"
 
 namespace tidemark {
 
@@ -12,6 +13,12 @@ Task<> NodeAccess::make_writable(BlockNode& node) {
 Task<> NodeAccess::make_read_only(BlockNode& node) {
   const auto drained = co_await node.graph().drain(node);
   co_await set_read_only(node, true);
+}
+
+Task<> NodeAccess::uncover(BlockNode& image, Range range) {
+  if (image.driver().name() != "qcow2")
+    co_await Error(Errc::unsupported, "Node '" + image.name() + "' cannot give up what it holds");
+  co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
 }
 
 }  // namespace tidemark

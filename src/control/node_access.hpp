@@ -10,6 +10,7 @@ class NodeAccess final : public ChainAccess {
  public:
   Task<> make_writable(BlockNode& node) override;
   Task<> make_read_only(BlockNode& node) override;
+  Task<> uncover(BlockNode& image, Range range) override;
 };
 
 }  // namespace tidemark

@@ -107,20 +107,28 @@ Range MirrorTop::for_target(Range range) const noexcept {
 
 Task<> MirrorTop::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
   if (retired_ || has(flags, WriteFlags::unchanged)) co_return co_await file_->write(offset, from, flags);
-  if (write_blocking_) co_return co_await to_both(offset, from, flags);
+  if (write_blocking_ || excludes_writes_) co_return co_await to_both(offset, from, flags);
   const Marked marked(*this, {offset, from.size()});
   co_await file_->write(offset, from, flags);
 }
 
 Task<> MirrorTop::write_zeroes(Range range, WriteFlags flags) {
   if (retired_ || has(flags, WriteFlags::unchanged)) co_return co_await file_->write_zeroes(range, flags);
-  if (write_blocking_) co_return co_await zeroes_to_both(range, flags);
+  if (write_blocking_ || excludes_writes_) co_return co_await zeroes_to_both(range, flags);
   const Marked marked(*this, range);
   co_await file_->write_zeroes(range, flags);
 }
 
 // What a discard leaves is for the source to say, so it is copied.
 Task<> MirrorTop::discard(Range range) {
+  if (excludes_writes_) co_return co_await discard_alone(range);
+  const Marked marked(*this, range);
+  co_await file_->discard(range);
+}
+
+Task<> MirrorTop::discard_alone(Range range) {
+  auto alone = locks_.hold(range, RangeLock::Mode::exclusive);
+  co_await alone;
   const Marked marked(*this, range);
   co_await file_->discard(range);
 }

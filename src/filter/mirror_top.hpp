@@ -68,6 +68,9 @@ class MirrorTop final : public BlockDriver {
   bool actively_synced() const noexcept { return write_blocking_ && dirty_.empty() && unsettled_ == 0; }
   std::uint64_t bytes_to_both() const noexcept { return bytes_to_both_; }
 
+  // From now on whatever writes to the source holds its range in locks(), too; nothing is under way.
+  void exclude_writes() noexcept { excludes_writes_ = true; }
+
   // Called when something becomes dirty where nothing was, and when the target has refused a guest's write.
   void listen(std::function<void()> listener) { listener_ = std::move(listener); }
   std::optional<Error> take_failure() noexcept { return std::exchange(failure_, std::nullopt); }
@@ -104,6 +107,7 @@ class MirrorTop final : public BlockDriver {
     if (listener_) listener_();
   }
   Range for_target(Range range) const noexcept;
+  Task<> discard_alone(Range range);
   Task<> to_both(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> zeroes_to_both(Range range, WriteFlags flags);
   void end_both(Range range, Range copied, const Result<>& at_source, const Result<>& at_target);
@@ -115,7 +119,7 @@ class MirrorTop final : public BlockDriver {
   std::optional<Error> failure_;
   Permissions of_target_;
   std::uint64_t unsettled_ = 0, bytes_to_both_ = 0;
-  bool write_blocking_, retired_ = false;
+  bool write_blocking_, excludes_writes_ = false, retired_ = false;
   const bool unmap_, whole_granules_, commits_;
 };
 

@@ -3,16 +3,24 @@
 #include <algorithm>
 
 #include "block/graph.hpp"
+#include "block/status.hpp"
+#include "job/chain_names.hpp"
 
 namespace tidemark {
+namespace {
 
 using P = Permissions;
+constexpr std::uint64_t area_max = 16 * MiB;     // in which guests' writes wait for one another
+
+}  // namespace
 
 Task<> ActiveCommit::open_base() {
+  BlockNode& image = skip_filters(top_);
+  if (keeps_top()) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const Permissions nothing{P::none, P::all};
   kept_ = co_await unwrap(Edge::attach(base_, Role::filtered, nothing, user_));
   if (!base_.read_only()) co_return;
-  co_await access_.make_writable(base_);
+  co_await options_.access->make_writable(base_);
   made_writable_ = true;
 }
 
@@ -31,9 +39,44 @@ bool ActiveCommit::holds(const BlockNode& node) const noexcept {
   return std::any_of(layers_.begin(), layers_.end(), [&](const auto& edge) { return &edge->node() == &node; });
 }
 
+Task<> ActiveCommit::take_out_layers() {
+  BlockNode& image = skip_filters(top_);
+  BlockNode* const below = image.backing();
+  if (&skip_filters(*below) == &skip_filters(base_)) co_return;
+  BackingName name = co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
+  const ImageInfo before = co_await image.driver().info();
+  Result<> done = co_await image.driver().write_backing_name(std::move(name.name), std::move(name.format)).result();
+  if (done) done = image.graph().set_backing(image, &base_);
+  if (done) {
+    removed_ = below;
+    co_return;
+  }
+  (void)co_await image.driver().write_backing_name(before.backing_filename, before.backing_format).result();
+  co_await done.error();
+}
+
+Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through) {
+  BlockNode& image = skip_filters(top_);
+  const DirtyBitmap& dirty = filter.dirty();
+  for (std::uint64_t at = 0; at < dirty.size(); at += area_max) {
+    const Range area{at, std::min(area_max, dirty.size() - at)};
+    const InFlight under_way = co_await through.enter();
+    auto alone = filter.locks().hold(area, RangeLock::Mode::exclusive);
+    co_await alone;
+    for (auto from = dirty.next_clean(at); from && *from < area.end();) {
+      const std::uint64_t end = std::min(dirty.next_dirty(*from).value_or(dirty.size()), area.end());
+      const Range clean{*from, end - *from};
+      co_await options_.access->uncover(image, clean);
+      from = end < area.end() ? dirty.next_clean(end) : std::nullopt;
+    }
+  }
+  co_await through.flush();
+}
+
 Task<> ActiveCommit::close_base() {
   if (!kept_) co_return;
-  if (std::exchange(made_writable_, false) && !stays_writable_) (void)co_await access_.make_read_only(base_).result();
+  if (BlockNode* removed = std::exchange(removed_, nullptr)) (void)co_await base_.graph().release(*removed).result();
+  if (std::exchange(made_writable_, false) && !stays_writable_) (void)co_await options_.access->make_read_only(base_).result();
   kept_.reset();
   (void)co_await base_.graph().release(base_).result();
 }

@@ -274,5 +274,109 @@ TEST_F(ActiveCommitTest, ABaseThatWasOnlyRead) {
   }
 }
 
+class KeepActiveTest : public ActiveCommitTest {
+ protected:
+  MirrorOptions keep_active(BlockNode& top, BlockNode& base) {
+    MirrorOptions options = active_commit("j", top, base);
+    options.commit->keep_active = true;
+    options.commit->backing_file = "base.qcow2";
+    return options;
+  }
+  Task<> end_it() {
+    co_await reach("j", JobStatus::ready);
+    co_await pass(10);
+    EXPECT_TRUE(jobs->complete(job("j")).ok());
+    co_await end_of("j");
+  }
+  // What the image itself holds.
+  Task<std::uint64_t> held(BlockNode& image) {
+    std::uint64_t bytes = 0;
+    for (Range left{0, image.size()}; !left.empty();) {
+      const BlockStatus status = co_await block_status_above(image, image.backing(), left);
+      if (status.allocated) bytes += status.range.length;
+      left = {status.range.end(), left.end() - status.range.end()};
+    }
+    co_return bytes;
+  }
+};
+
+TEST_F(KeepActiveTest, TheTopGivesUpWhatTheBaseHolds) {
+  for (std::uint64_t seed = 80; seed < 86; ++seed) {
+    restart(seed);
+    const Chain c = chain();
+    BlockNode* const base = seed % 2 ? c.base : c.b;
+    const Content wanted = content(*c.disk);
+    disks->attach(*c.disk);
+    run([&]() -> Task<> {
+      const std::uint64_t before = co_await held(*c.disk);
+      EXPECT_GT(before, 0u);
+      co_await begin(keep_active(*c.disk, *base));
+      co_await end_it();
+      const std::uint64_t after = co_await held(*c.disk);
+      EXPECT_EQ(after, 0u) << "seed " << seed;
+    });
+    EXPECT_EQ(&disks->roots[0]->node(), c.disk);
+    EXPECT_EQ(c.disk->backing(), base);
+    EXPECT_EQ(backing_name_in(*c.disk), base == c.base ? "base.qcow2" : "b.qcow2");
+    EXPECT_TRUE(content(*c.disk) == wanted) << "seed " << seed;
+    expect_no_filter();
+  }
+}
+
+TEST_F(KeepActiveTest, AGuestWritesMeanwhile) {
+  for (std::uint64_t seed = 90; seed < 102; ++seed) {
+    restart(seed);
+    const Chain c = chain();
+    if (seed % 2) slow_layers();
+    BlockNode* const base = seed % 3 == 0 ? c.b : c.base;
+    Guest guest(*disks, disks->attach(*c.disk), content(*c.disk));
+    run_with(guest, [&]() -> Task<> {
+      MirrorOptions options = keep_active(*c.disk, *base);
+      options.job.auto_finalize = seed % 4 != 0;
+      co_await begin(std::move(options));
+      if (seed % 4 == 0) {
+        co_await reach("j", JobStatus::ready);
+        EXPECT_TRUE(jobs->complete(job("j")).ok());
+        co_await reach("j", JobStatus::pending);
+        co_await jobs->finalize("j");
+      } else {
+        co_await end_it();
+      }
+      EXPECT_EQ(&disks->roots[0]->node(), c.disk);
+      co_await pass(10);
+    });
+    EXPECT_TRUE(events.take().find("j completed") != std::string::npos);
+    EXPECT_EQ(c.disk->backing(), base);
+    EXPECT_TRUE(content(*c.disk) == guest.content) << "seed " << seed;
+    expect_no_filter();
+  }
+}
+
+// Whatever fails at its end the disk is the same; and it stands on what its header names.
+TEST_F(KeepActiveTest, ErrorsAtItsEnd) {
+  bool failed_once = false, succeeded_once = false;
+  for (std::uint64_t skip = 0; skip < 12; ++skip) {
+    restart(skip + 110);
+    const Chain c = chain();
+    const Content wanted = content(*c.disk);
+    disks->attach(*c.disk);
+    run([&]() -> Task<> {
+      co_await begin(keep_active(*c.disk, *c.base));
+      co_await reach("j", JobStatus::ready);
+      disks->set_faults("disk", {failing(FaultOp::write, skip, 1)});
+      EXPECT_TRUE(jobs->complete(job("j")).ok());
+      co_await end_of("j");
+      disks->set_faults("disk", {});
+    });
+    const bool failed = events.take().find("Input/output error") != std::string::npos;
+    (failed ? failed_once : succeeded_once) = true;
+    EXPECT_EQ(c.disk->backing() == c.base, backing_name_in(*c.disk) == "base.qcow2");
+    EXPECT_TRUE(failed || c.disk->backing() == c.base);
+    EXPECT_TRUE(content(*c.disk) == wanted) << skip;
+    expect_no_filter();
+  }
+  EXPECT_TRUE(failed_once && succeeded_once);
+}
+
 }  // namespace
 }  // namespace tidemark::test

@@ -13,6 +13,8 @@ class ChainAccess {
   // need not be drained.  On error it is as it was.
   virtual Task<> make_writable(BlockNode& node) = 0;
   virtual Task<> make_read_only(BlockNode& node) = 0;
+  // The image gives up what it holds there, in whole clusters: what is below it shows, which is the same, durably.
+  virtual Task<> uncover(BlockNode& image, Range range) = 0;
 
  protected:
   ~ChainAccess() = default;

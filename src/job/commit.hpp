@@ -28,6 +28,7 @@ struct CommitOptions {
   bool mask_protocol = false;
   OnError on_error = OnError::report;    // `ignore` tries again
   std::string filter_node_name;          // empty: generated
+  bool keep_active = false;              // of a top that guests write to, see job/active_commit.hpp
   ChainAccess* access = nullptr;
 };
 

@@ -154,6 +154,34 @@ TEST_F(CommitTest, AllImagesAbove) {
   }
 }
 
+// Who comes to write to the base in the very moment in which the job lets go.
+TEST_F(CommitTest, NobodyComesToWriteToTheBaseWhileItEnds) {
+  for (std::uint64_t seed = 30; seed < 38; ++seed) {
+    restart(seed);
+    const Chain c = chain();
+    disks->set_faults("disk", {slow()});
+    Guest guest(*disks, disks->attach(*c.disk), content(*c.disk));
+    using P = Permissions;
+    run([&]() -> Task<> {
+      const auto both = [&](TaskGroup& group) -> Task<> {
+        group.spawn(guest.work(200, 4));
+        co_await begin(commit("j", *c.disk, *c.c, *c.base));
+        if (seed % 2) {
+          co_await pass(disks->random.below(8));
+          if (exists("j")) (void)jobs->cancel(job("j"), true);
+        }
+        while (exists("j")) {
+          EXPECT_FALSE(Edge::attach(*c.base, Role::root, {P::write, P::all}, "a writer").ok());
+          co_await disks->process.reactor().yield();
+        }
+        co_await group.join();
+      };
+      co_await with_group(disks->process.reactor(), both);
+    });
+    EXPECT_TRUE(content(*c.disk) == guest.content) << "seed " << seed;
+  }
+}
+
 TEST_F(CommitTest, NobodyReadsWhatChanges) {
   const Chain c = chain();
   using P = Permissions;

@@ -59,6 +59,8 @@ class JobManager {
   Result<ManagedJob*> find_block_job(std::string_view id) const;  // DeviceNotActive
   // "Node 't' is busy: block device is in use by block job: backup"
   Task<> check_unused(const BlockNode& node, Reactor& home) const;
+  // Until it is let go of it stays, also when it has ended and is dismissed.
+  std::shared_ptr<ManagedJob> hold(const ManagedJob& job) const;
   Task<JobInfo> info(std::shared_ptr<const ManagedJob> job) const;
 
   // What job-VERB and block-job-VERB do.
@@ -79,7 +81,6 @@ class JobManager {
   using JobPtr = std::shared_ptr<ManagedJob>;
   using TransactionPtr = std::shared_ptr<JobTransaction>;
 
-  JobPtr hold(const ManagedJob& job) const;
   Task<> run(ManagedJob& job);
   void begin(ManagedJob& job);
   Task<> settle(ManagedJob& job);

@@ -16,7 +16,7 @@ constexpr Duration rest_after_hold = std::chrono::milliseconds(500);
 
 MirrorJob::MirrorJob(MirrorOptions options, NodeBitmap* bitmap)
     : options_(std::move(options)), bitmap_(bitmap), given_up_(options_.source->reactor()) {
-  if (options_.commits) commit_.emplace(*options_.source, *options_.target, *options_.commits, user());
+  if (options_.commit) commit_.emplace(*options_.source, *options_.target, *options_.commit, user());
 }
 
 Task<NodeBitmap*> MirrorJob::check(MirrorOptions& options) { co_return co_await unwrap(check_mirror(options)); }
@@ -24,7 +24,7 @@ Task<NodeBitmap*> MirrorJob::check(MirrorOptions& options) { co_return co_await 
 Task<ManagedJob*> MirrorJob::create(JobManager& jobs, MirrorOptions options) {
   Reactor& home = options.source->reactor();
   NodeBitmap* bitmap = nullptr;
-  if (!options.commits) {                        // QEMU's order
+  if (!options.commit) {                         // QEMU's order
     co_await jobs.check_unused(*options.target, home);
     bitmap = co_await visit(jobs.reactor(), home, check(options));
     co_await jobs.check_unused(*options.source, home);

@@ -89,6 +89,7 @@ class MirrorJob final : public Job {
   Task<Point::Outcome> settle();
   Task<> catch_up();
   Task<> pivot();
+  Task<> stay_on_top();
   Task<> take_out_filter();
   Task<> press_target(CancelToken token);
   Task<> give_up_target(CancelToken token);
@@ -102,6 +103,7 @@ class MirrorJob final : public Job {
   BlockNode* filter_node_ = nullptr;
   MirrorTop* filter_ = nullptr;            // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
+  std::unique_ptr<Edge> replaced_;         // on what was below the source until the pivot
   std::optional<MirrorCopy> copy_;
   Event given_up_;                         // cancelled by force
   JobContext* context_ = nullptr;          // while it runs

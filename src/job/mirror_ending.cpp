@@ -54,7 +54,9 @@ Task<> MirrorJob::catch_up() {
 Task<> MirrorJob::prepare() {
   if (!still_) co_await catch_up();
   if (loses_bits()) bitmap_->refreeze();
-  if (ending_ == Ending::pivot) co_await pivot();
+  const bool stays = ending_ == Ending::pivot && commit_ && commit_->keeps_top();
+  if (stays) co_await stay_on_top();
+  else if (ending_ == Ending::pivot) co_await pivot();
   top().retire();
   still_.reset();
   if (!loses_bits()) co_return;
@@ -74,10 +76,19 @@ Task<> MirrorJob::pivot() {
   co_await unwrap(graph().replace(*filter_node_, source));
   top().let_go_of_target();
   co_await unwrap(graph().replace(*replaced, target));
+  if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, Permissions{}, user()));
   if (commit_) commit_->hand_over();
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
+}
+
+// Instead of a pivot: what guests write from here on stays in the top.
+Task<> MirrorJob::stay_on_top() {
+  co_await commit_->take_out_layers();
+  top().exclude_writes();
+  still_.reset();
+  co_await commit_->give_up(top(), *edge_);
 }
 
 Task<> MirrorJob::press_target(CancelToken token) {
@@ -136,6 +147,10 @@ Task<> MirrorJob::clean() {
   filter_ = nullptr;
   if (BlockNode* filter = std::exchange(filter_node_, nullptr)) (void)co_await filter->graph().remove(*filter).result();
   if (commit_) co_await commit_->close_base();
+  if (!replaced_) co_return;
+  BlockNode& replaced = replaced_->node();
+  replaced_.reset();
+  (void)co_await replaced.graph().release(replaced).result();
 }
 
 }  // namespace tidemark

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "job/active_commit.hpp"
 #include "job/backup_options.hpp"
-#include "job/chain_access.hpp"
 
 namespace tidemark {
 
@@ -26,7 +26,7 @@ struct MirrorOptions {
   bool unmap = true;
   bool target_is_zero = false;
   std::string filter_node_name;          // empty: generated
-  ChainAccess* commits = nullptr;        // an active commit: the target is in the source's chain; both have been checked
+  std::optional<ActiveCommitOptions> commit;     // the target is in the source's chain, and both have been checked
 };
 
 // The bitmap to use, or null; messages are QEMU's.  Fills in what QEMU implies.

@@ -147,6 +147,26 @@ class Chains(Bed):
                 self.check()
                 self.assertIsNone(first_difference(self.on_disk(base), wanted))
 
+    def test_the_disk_stays_on_what_it_is_committed_to(self):
+        for number, base in enumerate(("b", "base")):
+            with self.subTest(base):
+                content = self.make_chain(number + 400)
+                size = (self.path / "disk.qcow2").stat().st_blocks
+                self.serve_chain()
+                writer = Writer(f"nbd+unix:///disk?socket={self.path / 'nbd.sock'}", content, number)
+                writer.start()
+                self.active_commit(base=f"{base}.qcow2", **{"keep-active": True})
+                wanted = writer.stop()
+                self.assertIsNone(first_difference(self.content("disk"), wanted))
+                self.active_commit(base=f"{base}.qcow2", **{"keep-active": True})    # what was written meanwhile
+                self.end()
+                self.check()
+                self.assertEqual(self.backing_of("disk"), f"{base}.qcow2")
+                self.assertIsNone(first_difference(self.on_disk(), wanted))
+                held = json.loads(self.lab.run("qemu-img", "map", "--output=json", "disk.qcow2").stdout)
+                self.assertEqual([part for part in held if part["depth"] == 0], [])
+                self.assertLess((self.path / "disk.qcow2").stat().st_blocks, size)
+
     def test_killed_while_the_disk_itself_is_committed(self):
         for number, ready in enumerate((False, True)):
             with self.subTest(ready=ready):

@@ -54,6 +54,9 @@ class OpenChain final : public ChainAccess {
   BlockNode* find(const std::string& name) { return graph_.find(name.substr(1)); }
   Task<> make_writable(BlockNode&) override { co_return; }
   Task<> make_read_only(BlockNode&) override { co_return; }
+  Task<> uncover(BlockNode& image, Range range) override {
+    co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
+  }
 
  private:
   Task<BlockNode*> open_image(std::string name) {
@@ -86,6 +89,7 @@ class OpenChain final : public ChainAccess {
 // into `base`.
 struct Work {
   std::string bottom, top, base;
+  bool keep = false;                       // the disk stays on top
 };
 
 class ChainJob : public Workload {
@@ -194,8 +198,8 @@ class ChainJob : public Workload {
       options.source = &disk;
       options.target = chain.find(work_.base);
       options.sync = SyncMode::top;
-      options.commits = &chain;
-      if (disk_ != work_.base) jobs.start(*co_await MirrorJob::create(jobs, std::move(options)));
+      options.commit = ActiveCommitOptions{&chain, work_.keep, {}, false};
+      if (disk_ != work_.base && disk.backing()) jobs.start(*co_await MirrorJob::create(jobs, std::move(options)));
       co_return;
     }
     if (work_.bottom.empty()) {
@@ -294,6 +298,12 @@ TEST(ChainCrash, CommitOfTheDiskByAPivot) {
 }
 TEST(ChainCrash, CommitOfAllByAPivot) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/base"}); }, plan_of(60)));
+}
+TEST(ChainCrash, CommitOfTheDiskThatStays) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/b", true}); }, plan_of(60)));
+}
+TEST(ChainCrash, CommitOfAllThatStays) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/base", true}); }, plan_of(60)));
 }
 
 }  // namespace

@@ -124,10 +124,11 @@ class ChainsTest : public JobsTest, protected ChainAccess {
     options.source = &top;
     options.target = &base;
     options.sync = SyncMode::top;
+    options.commit.emplace();
     return options;
   }
   Task<ManagedJob*> begin(MirrorOptions options) {
-    options.commits = this;
+    options.commit->access = this;
     ManagedJob* job = co_await MirrorJob::create(*jobs, std::move(options));
     jobs->start(*job);
     co_return job;
@@ -140,6 +141,9 @@ class ChainsTest : public JobsTest, protected ChainAccess {
   Task<> make_read_only(BlockNode& node) override {
     made_writable.push_back("not " + node.name());
     co_await disks->graph.set_read_only(node, true);
+  }
+  Task<> uncover(BlockNode& image, Range range) override {
+    co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
   }
   std::vector<std::string> made_writable;
 };
