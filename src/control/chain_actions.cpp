@@ -7,6 +7,7 @@
 #include "block/status.hpp"
 #include "control/chain_lookup.hpp"
 #include "control/job_policy.hpp"
+#include "control/size_change.hpp"
 
 namespace tidemark {
 namespace {
@@ -93,6 +94,23 @@ void add_overlays(const BlockNode& node, std::vector<BlockNode*>& overlays) {
   }
 }
 
+// Guests who go over to the base write to it, and the job before them: other images on it, or on what is between, would change.
+Result<> check_alone(BlockNode& top, BlockNode& base) {
+  if (base.size() > top.size())
+    if (auto can = check_no_bitmaps_above(top); !can) return can;
+  const BlockNode* above = &top;
+  for (BlockNode* at = next_in_chain(top); at; at = at == &base ? nullptr : next_in_chain(*at)) {
+    std::vector<BlockNode*> overlays;
+    add_overlays(*at, overlays);
+    for (const BlockNode* overlay : overlays)
+      if (overlay != above && !chain_contains(top, *overlay))
+        return Error(Errc::busy, fmt::format("Node '{}' is busy: '{}' stands on it, too, and would change with it", at->name(),
+                                             overlay->name()));
+    above = at;
+  }
+  return {};
+}
+
 bool has_writer(const BlockNode& node) {
   for (const Edge* user : node.parents())
     if (user->permissions().uses & Permissions::write) return true;
@@ -133,11 +151,15 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
   const bool topmost = &skip_filters(*top) == &skip_filters(*disk);
   plan.active = topmost || has_writer(*top);
   if (given.keep_active && !plan.active) co_await refused("'keep-active' specified, but nobody writes to 'top'");
-  if (given.keep_active && top->read_only()) co_await refused(fmt::format("Block node '{}' is read-only", top->name()));
+  if (given.empty_active && (!plan.active || given.keep_active))
+    co_await refused("'empty-active' specified, but nobody goes over from 'top' to the base");
+  if ((given.keep_active || given.empty_active) && top->read_only())
+    co_await refused(fmt::format("Block node '{}' is read-only", top->name()));
   if (plan.active && given.backing_file && !given.keep_active) {
     const char* const why = topmost ? "is the active layer" : "has a writer on it";
     co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
   }
+  if (plan.active) co_await unwrap(check_alone(*top, *base));
   plan.concerned.push_back(disk);
   add_overlays(*top, plan.concerned);
   if (plan.active && plan.concerned.size() != 1)
@@ -152,6 +174,7 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
   plan.options.on_error = to_policy(given.on_error);
   plan.options.filter_node_name = given.filter_node_name.value_or("");
   plan.options.keep_active = given.keep_active;
+  plan.options.empty_active = given.empty_active;
   co_return std::move(plan);
 }
 
@@ -163,7 +186,8 @@ MirrorOptions active_commit(const CommitOptions& options) {
   mirror.sync = SyncMode::top;
   mirror.on_source_error = mirror.on_target_error = options.on_error;
   mirror.filter_node_name = options.filter_node_name;
-  mirror.commit = ActiveCommitOptions{options.access, options.keep_active, options.backing_file, options.mask_protocol};
+  mirror.commit = ActiveCommitOptions{options.access, options.keep_active, options.backing_file, options.mask_protocol,
+                                      options.empty_active};
   return mirror;
 }
 

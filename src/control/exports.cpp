@@ -97,6 +97,16 @@ Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   show(id);
 }
 
+// Of a node that could not be moved, because it is made in the same transaction.
+Task<> Exports::check_thread(const schema::BlockExportOptions& arguments, const Place& place) {
+  if (!arguments.iothread) co_return;
+  const std::string id = co_await unwrap(one_thread(*arguments.iothread));
+  const Place* wanted = homes_.find_thread(id);
+  if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
+  if (wanted != &place && arguments.fixed_iothread)
+    co_await Error(Errc::busy, "Cannot change iothread of active block backend");
+}
+
 // What cannot be done is refused by prepare(), in its turn.
 Task<> Exports::gather(const schema::BlockExportOptions& arguments) {
   const Result<> possible = co_await check_new(arguments).result();
@@ -106,6 +116,7 @@ Task<> Exports::gather(const schema::BlockExportOptions& arguments) {
 Task<> Exports::prepare(schema::BlockExportOptions arguments) {
   co_await check_new(arguments);
   Place* place = co_await homes_.lookup(arguments.node_name);
+  co_await check_thread(arguments, *place);
   co_await add_hidden(std::move(arguments), *place);
 }
 

@@ -53,6 +53,7 @@ class Exports final : public ExportCommands {
   };
   Task<> start_server(NbdServerOptions options);
   Task<> check_new(const schema::BlockExportOptions& arguments);
+  Task<> check_thread(const schema::BlockExportOptions& arguments, const Place& place);
   Task<Place*> choose_place(const schema::BlockExportOptions& arguments);
   Task<> add_hidden(schema::BlockExportOptions arguments, Place& place);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);

@@ -41,6 +41,16 @@ Task<> flush(BlockNode& node) {
   if (!flushed) co_await Error(flushed.error().code(), "An IO error has occurred", flushed.error().os_errno());
 }
 
+Task<std::unique_ptr<Edge>> keep(BlockNode& overlay) {
+  const Permissions nothing{Permissions::none, Permissions::all};
+  co_return co_await unwrap(Edge::attach(overlay, Role::filtered, nothing, "a snapshot"));
+}
+
+Task<> release(BlockNode& overlay, std::unique_ptr<Edge>& kept) {
+  kept.reset();
+  co_await overlay.graph().release(overlay);
+}
+
 // Those that use the overlay instead of the node now.
 Task<std::vector<Edge*>> put_on_top(BlockNode& node, BlockNode& overlay) {
   co_await unwrap(check_overlay(overlay));
@@ -122,6 +132,7 @@ class ExternalSnapshot : public TransactionAction {
     co_await homes_.at(*place_, flush(*node_));
   }
   Task<> put() {
+    kept_ = co_await homes_.at(*place_, keep(*overlay_));
     moved_ = co_await homes_.at(*place_, put_on_top(*node_, *overlay_));
     on_top_ = true;
   }
@@ -135,8 +146,9 @@ class ExternalSnapshot : public TransactionAction {
 
  private:
   // Of an overlay that nobody uses and nobody has added.
-  Task<> let_go() { (void)co_await homes_.at(*place_, place_->graph.release(*overlay_)).result(); }
+  Task<> let_go() { (void)co_await homes_.at(*place_, release(*overlay_, kept_)).result(); }
 
+  std::unique_ptr<Edge> kept_;                     // the overlay stays, whoever else lets go of it meanwhile
   bool on_top_ = false;
   std::vector<Edge*> moved_;
 };

@@ -1,6 +1,7 @@
 #include "control/node_access.hpp"
 
 #include "control/read_only.hpp"
+#include "control/size_change.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -20,5 +21,7 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
     co_await Error(Errc::unsupported, "Node '" + image.name() + "' cannot give up what it holds");
   co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
 }
+
+Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }
 
 }  // namespace tidemark

@@ -11,6 +11,7 @@ class NodeAccess final : public ChainAccess {
   Task<> make_writable(BlockNode& node) override;
   Task<> make_read_only(BlockNode& node) override;
   Task<> uncover(BlockNode& image, Range range) override;
+  Result<> check_size_change(const BlockNode& node) override;
 };
 
 }  // namespace tidemark

@@ -73,6 +73,15 @@ Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through) {
   co_await through.flush();
 }
 
+Task<> ActiveCommit::prepare_pivot() {
+  if (base_.size() != top_.size()) co_await unwrap(options_.access->check_size_change(top_));
+  if (!options_.empty_active) co_return;
+  BlockNode& image = skip_filters(top_);
+  const Range all{0, image.size()};
+  co_await options_.access->uncover(image, all);
+  co_await image.driver().flush();
+}
+
 Task<> ActiveCommit::close_base() {
   if (!kept_) co_return;
   if (BlockNode* removed = std::exchange(removed_, nullptr)) (void)co_await base_.graph().release(*removed).result();

@@ -20,6 +20,7 @@ struct ActiveCommitOptions {
   bool keep_active = false;                      // the top stays
   std::optional<std::string> backing_file;       // how its header is to name the base then
   bool mask_protocol = false;
+  bool empty_active = false;                     // the top goes, and gives up all it holds before guests go over to the base
 };
 
 // On the thread of its nodes.
@@ -41,6 +42,8 @@ class ActiveCommit {
   // The top gives up what is not dirty in the filter, which excludes writes.  `through` is a root edge on it.
   Task<> give_up(MirrorTop& filter, Edge& through);
 
+  // Before guests go over to the base, while the disk is held still, all is equal and the base durable.
+  Task<> prepare_pivot();
   // The base is what guests use: it can be written if the top could.
   void hand_over() noexcept { stays_writable_ = !top_.read_only(); }
   // Else it is as it was; it may be all that is left of the chain.

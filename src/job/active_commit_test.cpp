@@ -378,5 +378,25 @@ TEST_F(KeepActiveTest, ErrorsAtItsEnd) {
   EXPECT_TRUE(failed_once && succeeded_once);
 }
 
+TEST_F(KeepActiveTest, OrGivesUpAllBeforeGuestsGoOver) {
+  for (std::uint64_t seed = 130; seed < 138; ++seed) {
+    restart(seed);
+    const Chain c = chain();
+    Guest guest(*disks, disks->attach(*c.disk), content(*c.disk));
+    run_with(guest, [&]() -> Task<> {
+      MirrorOptions options = active_commit("j", *c.disk, *c.b);
+      options.commit->empty_active = true;
+      co_await begin(std::move(options));
+      co_await end_it();
+      EXPECT_EQ(&disks->roots[0]->node(), c.b);
+      const std::uint64_t left = co_await held(*c.disk);
+      EXPECT_EQ(left, 0u) << "seed " << seed;
+      co_await pass(10);
+    });
+    EXPECT_TRUE(content(*c.b) == guest.content) << "seed " << seed;
+    EXPECT_TRUE(content(*c.disk) == guest.content) << "seed " << seed << ": who takes it for the disk is right";
+  }
+}
+
 }  // namespace
 }  // namespace tidemark::test

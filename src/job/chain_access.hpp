@@ -15,6 +15,8 @@ class ChainAccess {
   virtual Task<> make_read_only(BlockNode& node) = 0;
   // The image gives up what it holds there, in whole clusters: what is below it shows, which is the same, durably.
   virtual Task<> uncover(BlockNode& image, Range range) = 0;
+  // Whether all that shows the node can be shown another size.
+  virtual Result<> check_size_change(const BlockNode& node) = 0;
 
  protected:
   ~ChainAccess() = default;

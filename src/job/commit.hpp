@@ -29,6 +29,7 @@ struct CommitOptions {
   OnError on_error = OnError::report;    // `ignore` tries again
   std::string filter_node_name;          // empty: generated
   bool keep_active = false;              // of a top that guests write to, see job/active_commit.hpp
+  bool empty_active = false;
   ChainAccess* access = nullptr;
 };
 

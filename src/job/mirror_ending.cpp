@@ -68,15 +68,17 @@ Task<> MirrorJob::prepare() {
 Task<> MirrorJob::pivot() {
   BlockNode& source = *options_.source;
   BlockNode& target = *options_.target;
-  const auto target_still = co_await graph().drain(target);
+  const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
+  if (commit_) co_await commit_->prepare_pivot();
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();
   co_await unwrap(graph().replace(*filter_node_, source));
   top().let_go_of_target();
   co_await unwrap(graph().replace(*replaced, target));
-  if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, Permissions{}, user()));
+  const Permissions nothing;
+  if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) commit_->hand_over();
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
@@ -122,6 +124,7 @@ Task<> MirrorJob::save_unfinished() {
 
 Task<> MirrorJob::take_out_filter() {
   edge_.reset();
+  if (commit_ && filter_node_->parents().empty()) commit_->let_go_of_layers();
   if (filter_node_->parents().empty()) co_return;
   top().retire();
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {

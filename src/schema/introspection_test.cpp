@@ -33,6 +33,9 @@ const std::set<std::string> extensions = {
     "drive-backup(checksums",
     // Clients find a disk in the moment of its point.
     "transaction(actions[].type=block-export-add)",
+    // Commits after which the image on top does no harm.
+    "block-commit(keep-active",
+    "block-commit(empty-active",
     // Mirrors that go on from where another one ended.
     "blockdev-mirror(bitmap",
     "blockdev-mirror(bitmap-mode",

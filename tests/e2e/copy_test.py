@@ -59,6 +59,12 @@ class Copies(Bed):
         while self.writer.last < 2 * BLOCKS:
             time.sleep(0.01)
 
+    def overlays(self):
+        return list(self.path.glob("disk.raw.tidemark-copy-*"))
+
+    def exported(self):
+        return self.qmp().execute("query-block-exports")[0]["node-name"]
+
     def flat(self, path):
         self.lab.run("qemu-img", "convert", "-U", "-O", "raw", path, "flat.raw")
         return (self.path / "flat.raw").read_bytes()
@@ -105,7 +111,7 @@ class Copies(Bed):
         self.begin("raw")
         process = self.lab.start(self.tidemark, "copy", "--speed", "256K", "disk", "slow", stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, text=True)
-        self.until(lambda: list(self.path.glob("*.tidemark-copy")), "the overlay is there")
+        self.until(lambda: self.overlays() and self.exported() != "disk", "the overlay is there")
         time.sleep(random.random())
         return process
 
@@ -139,12 +145,47 @@ class Copies(Bed):
         self.daemon.wait(30)
         status, _, said = self.end_of(process)
         self.assertEqual(status, FAILED)
-        self.assertIn("the daemon has ended: what guests wrote since", said)
-        self.assertEqual(self.flat("disk.raw.tidemark-copy"), moment(self.writer.last))
+        self.assertIn("if it has ended, merge it into", said)
+        overlay, = self.overlays()
+        self.assertEqual(self.flat(overlay), moment(self.writer.last))
         self.serve("disk.raw=disk")
-        self.assertIn("'disk.raw.tidemark-copy' is there: a daemon has ended during a copy",
-                      self.fails("copy", "disk", "other").replace(str(self.path) + "/", ""))
+        self.assertIn(f"'{overlay}' is there: a daemon has ended during a copy", self.fails("copy", "disk", "other"))
         self.assertFalse((self.path / "other").exists())
+        self.daemon.kill()
+        self.daemon.wait(30)
+        self.run_tidemark("image", "commit", overlay)
+        overlay.unlink()
+        self.serve("disk.raw=disk")
+        self.assertEqual(self.content(), moment(self.writer.last))
+
+    def test_two_at_once_do_not_meet(self):
+        process = self.start_slow_copy()
+        self.assertIn("another copy of disk 'disk' is under way", self.fails("copy", "disk", "other"))
+        self.assertNotEqual(self.exported(), "disk")
+        process.send_signal(signal.SIGINT)
+        self.end_of(process)
+        self.assert_nothing_is_left()
+        self.assert_disk_is_whole()
+
+    def test_an_overlay_that_was_merged_is_no_danger(self):
+        """Killed between the pivot and the removal."""
+        process = self.start_slow_copy()
+        process.kill()
+        self.end_of(process)
+        overlay, = self.overlays()
+        name = overlay.name.removeprefix("disk.raw.").removesuffix(".qcow2")
+        client = self.qmp()
+        client.execute("block-commit", **{"job-id": name, "device": name, "base-node": "disk", "empty-active": True, "auto-dismiss": False})
+        client.wait_event("BLOCK_JOB_READY", device=name)
+        client.execute("job-complete", id=name)
+        client.wait_event("JOB_STATUS_CHANGE", id=name, status="concluded")
+        time.sleep(0.1)
+        self.assertTrue(overlay.exists())
+        first = self.writer.last
+        self.run_tidemark("copy", "disk", "next")
+        self.assert_a_moment("next", first, self.writer.last)
+        self.assert_nothing_is_left_but("slow.tidemark-partial")
+        self.assert_disk_is_whole()
 
     def test_incrementals_know_what_was_written_meanwhile(self):
         self.begin("raw")
@@ -179,8 +220,19 @@ class Copies(Bed):
         self.assertIn("is not a raw or qcow2 file on this machine", self.fails("copy", "null", "x"))
         self.raw("below.raw", DISK)
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "below.raw", "top.qcow2")
-        client.execute("blockdev-add", driver="qcow2", **{"node-name": "top"}, file={"driver": "file", "filename": "top.qcow2"})
+        client.execute("blockdev-add", driver="qcow2", **{"node-name": "top"}, file={"driver": "file", "filename": str(self.path / "top.qcow2")})
         self.assertIn("a copy of its file alone would not be all of it", self.fails("copy", "top", "x"))
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=outside.raw", "apart.qcow2", DISK)
+        client.execute("blockdev-add", driver="qcow2", **{"node-name": "apart"},
+                       file={"driver": "file", "filename": str(self.path / "apart.qcow2")})
+        self.assertIn("keeps its data in a file of its own", self.fails("copy", "apart", "x"))
+        self.raw("near.raw", DISK)
+        client.execute("blockdev-add", driver="raw", **{"node-name": "near"}, file={"driver": "file", "filename": "near.raw"})
+        self.assertIn("serve it by its absolute name", self.fails("copy", "near", "x"))
+        self.raw("other.raw", DISK)
+        client.execute("blockdev-add", driver="raw", **{"node-name": "other"}, file={"driver": "file", "filename": str(self.path / "other.raw")})
+        client.execute("blockdev-add", driver="copy-on-read", **{"node-name": "over"}, file="other")
+        self.assertIn("has node 'over' on it", self.fails("copy", "other", "x"))
         self.assertFalse((self.path / "x").exists())
         self.assert_nothing_is_left()
 

@@ -1,54 +1,71 @@
 #include "app/cli/copy_run.hpp"
 
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "app/cli/fields.hpp"
+#include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
 #include "app/cli/image/session.hpp"
+#include "block/status.hpp"
 #include "image/copy.hpp"
-#include "io/file.hpp"
 #include "io/posix/clone.hpp"
-#include "storage/file.hpp"
+#include "task/finally.hpp"
 
 namespace tidemark::cli {
 namespace {
 
-constexpr Duration poll_interval = std::chrono::milliseconds(100);
+constexpr Duration poll_interval = std::chrono::milliseconds(50);
+constexpr std::string_view mark = "tidemark-copy-", ending = ".qcow2";
+constexpr std::uint64_t lock_at = 1000;          // a byte that no image lock is about
 
-// Node names have 31 characters at most, and a disk's may have as many.
-std::string own_name(const std::string& disk) {
-  return fmt::format("tidemark-copy-{:016x}", std::hash<std::string>()(disk));
+// Ends with the file.
+Task<> lock(File& file) {
+  LockRequest request;
+  request.mode = LockRequest::Mode::exclusive;
+  request.offset = lock_at;
+  request.length = 1;
+  co_await file.lock(request);
 }
 
-Json node_called(const std::string& name) { return Json::object({{"node-name", name}}); }
+Task<File> open_to_lock(Reactor& reactor, std::string path) {
+  OpenFlags flags;
+  flags.write = true;
+  co_return co_await File::open(reactor, std::move(path), flags);
+}
+
+bool has_child(const Json& node, const std::string& name) {
+  const Json* children = node.find("children");
+  return children && find_by(*children, "node-name", name);
+}
 
 }  // namespace
 
 CopyRun::CopyRun(const Context& context, QmpClient& client, CopyOptions options)
-    : context_(context), client_(client), options_(std::move(options)), own_(own_name(options_.disk)) {}
+    : context_(context), client_(client), options_(std::move(options)) {}
+
+CopyRun::Overlay CopyRun::overlay_of(std::string_view suffix) const {
+  return {fmt::format("{}.{}{}{}", image_, mark, suffix, ending), fmt::format("{}{}", mark, suffix)};
+}
 
 Task<CopyRun::Report> CopyRun::run() {
+  co_await check_daemon();
   co_await find_disk();
-  co_await find_left_behind();
+  co_await see_to_what_is_left();
   auto make = [this](std::string partial) -> Task<> {
     co_await create_file(context_.reactor, partial, 0, FilePreallocation::off);      // what cannot be made does not begin
-    co_await copy_beside_guests(std::move(partial));
+    co_await copy_by_overlay(std::move(partial));
   };
   co_await make_file(context_.reactor, options_.file, make);
   co_return report_;
 }
 
-Task<> CopyRun::copy_beside_guests(std::string partial) {
-  co_await snapshot();
-  const Result<> copied = co_await copy(std::move(partial)).result();
-  const Result<> merged = co_await merge().result();
-  if (merged) co_return co_await unwrap(copied);
-  if (merged.error().code() == Errc::disconnected)
-    co_await Error(Errc::disconnected, fmt::format("the daemon has ended: what guests wrote since the copy began is in '{}'; {}",
-                                                   overlay(), what_to_do()));
-  co_await Error(merged.error().code(),
-                 fmt::format("disk '{}' stands on '{}', which could not be merged ({}): run this again, or merge it with block-commit",
-                             options_.disk, overlay(), merged.error().message()));
+// Others leave what they have merged as it was, and then nobody knows later which of the two has the newer content.
+Task<> CopyRun::check_daemon() {
+  const Json commands = co_await client_.execute("query-commands");
+  if (!find_by(commands, "name", "block-dirty-bitmap-clear-suspected"))
+    co_await Error(Errc::unsupported, "the daemon is not tidemarkd, which copy needs");
 }
 
 Task<> CopyRun::find_disk() {
@@ -59,52 +76,134 @@ Task<> CopyRun::find_disk() {
   format_ = text(*node, "drv");
   const auto info = co_await fs::stat(context_.reactor, image_).result();
   const bool usable = info && info->type == FileInfo::Type::regular && (format_ == "raw" || format_ == "qcow2");
-  if (!usable) co_await Error(Errc::unsupported, fmt::format("disk '{}' ({}, '{}') is not a raw or qcow2 file on this machine",
-                                                             options_.disk, format_, image_));
-  if (!text(*node, "backing_file").empty())
-    co_await Error(Errc::unsupported, fmt::format("disk '{}' stands on '{}': a copy of its file alone would not be all of it; use "
-                                                  "tidemark backup", options_.disk, text(*node, "backing_file")));
+  if (!usable)
+    co_await Error(Errc::unsupported, fmt::format("disk '{}' ({}, '{}') is not a raw or qcow2 file on this machine",
+                                                  options_.disk, format_, image_));
+  if (!image_.starts_with('/'))
+    co_await Error(Errc::unsupported, fmt::format("disk '{}' is '{}' in the daemon's directory, which may be another; serve it by its "
+                                                  "absolute name", options_.disk, image_));
+  co_await check_node(*node, nodes);
+}
+
+// What a copy of the file would not hold, or what would be in the way when the overlay is merged.
+Task<> CopyRun::check_node(const Json& node, const Json& nodes) {
+  const auto refused = [this](const std::string& why) {
+    return Error(Errc::unsupported, fmt::format("disk '{}' {}; use tidemark backup", options_.disk, why));
+  };
+  if (const std::string below = text(node, "backing_file"); !below.empty())
+    co_await refused(fmt::format("stands on '{}': a copy of its file alone would not be all of it", below));
+  if (const Json* children = node.find("children"))
+    if (find_by(*children, "child", "data-file"))
+      co_await refused("keeps its data in a file of its own: a copy of the image would be another name for it");
+  for (const Json& other : items(nodes))
+    if (has_child(other, options_.disk) && !text(other, "node-name").starts_with(mark))
+      co_await refused(fmt::format("has node '{}' on it", text(other, "node-name")));
+}
+
+Task<> CopyRun::see_to_what_is_left() {
+  const std::filesystem::path image(image_);
+  const std::string beginning = fmt::format("{}.{}", image.filename().string(), mark);
+  const auto names = co_await fs::list(context_.reactor, image.parent_path().string());
+  for (const std::string& name : names)
+    if (name.starts_with(beginning) && name.ends_with(ending))
+      co_await see_to(overlay_of(name.substr(beginning.size(), name.size() - beginning.size() - ending.size())));
+}
+
+// One that is being used is locked.
+Task<> CopyRun::see_to(Overlay left) {
+  File file = co_await open_to_lock(context_.reactor, left.path);
+  auto merged = [&]() -> Task<> {
+    const Result<> locked = co_await lock(file).result();
+    if (!locked) co_await Error(Errc::busy, fmt::format("another copy of disk '{}' is under way", options_.disk));
+    const bool on_top = co_await is_in_daemon(left.name);
+    report_.merged_before = report_.merged_before || on_top;
+    if (on_top) co_return co_await merge(left);
+    const Json ended = co_await job(left.name);
+    if (ended.is_object()) co_await command_for_job("job-dismiss", left.name);
+    const bool empty = co_await is_empty(left.path);
+    if (!empty)
+      co_await Error(Errc::exists, fmt::format("'{}' is there: a daemon has ended during a copy, and it has what guests wrote then; {}",
+                                               left.path, what_to_do()));
+    co_await fs::unlink(context_.reactor, left.path);
+  };
+  auto close = [&file]() -> Task<> { return file.close(); };
+  co_await finally(merged(), close);
 }
 
 std::string CopyRun::what_to_do() const {
   return fmt::format("merge it into '{}' before that is served again (tidemark image commit), or remove it if nobody needs it", image_);
 }
 
-Task<> CopyRun::find_left_behind() {
-  const Json nodes = co_await client_.execute("query-named-block-nodes");
-  if (find_by(nodes, "node-name", own_)) {
-    co_await merge();
-    report_.merged_before = true;
-    co_return;
-  }
-  const bool there = co_await fs::exists(context_.reactor, overlay());
-  if (there)
-    co_await Error(Errc::exists, fmt::format("'{}' is there: a daemon has ended during a copy, and it has what guests wrote then; {}",
-                                             overlay(), what_to_do()));
+// Also one that was not made whole.
+Task<bool> CopyRun::is_empty(std::string path) {
+  const FileInfo info = co_await fs::stat(context_.reactor, path);
+  if (info.size == 0) co_return true;
+  const std::function<Task<bool>(Session&)> body = [&](Session& session) -> Task<bool> {
+    Qcow2OpenOptions as_it_is;
+    as_it_is.read_only = true;
+    BlockNode* image = co_await session.open_qcow2_node(path, std::move(as_it_is), true);
+    for (Range left{0, image->size()}; !left.empty();) {
+      const BlockStatus status = co_await block_status_above(*image, nullptr, left);
+      if (status.allocated) co_return false;
+      left = {status.range.end(), left.end() - status.range.end()};
+    }
+    co_return true;
+  };
+  co_return co_await in_session<bool>(context_.reactor, body);
 }
 
-// A daemon in another directory would take a relative name for another file.
-Task<> CopyRun::snapshot() {
-  Json arguments = Json::object({{"node-name", options_.disk}, {"snapshot-file", overlay()}, {"snapshot-node-name", own_},
-                                 {"format", "qcow2"}, {"mode", "absolute-paths"}});
+Task<> CopyRun::copy_by_overlay(std::string partial) {
+  const Overlay overlay = overlay_of(fmt::format("{:08x}", context_.reactor.backend().random() & 0xffffffff));
+  co_await make_overlay(overlay.path);
+  File file = co_await open_to_lock(context_.reactor, overlay.path);
+  auto copied = [&]() -> Task<> {
+    co_await lock(file);
+    co_await copy_beside_guests(std::move(partial), overlay);
+  };
+  auto close = [&file]() -> Task<> { return file.close(); };
+  co_await finally(copied(), close);
+}
+
+Task<> CopyRun::make_overlay(std::string path) {
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  const Json* node = find_by(nodes, "node-name", options_.disk);
+  const Json* shown = node ? node->find("image") : nullptr;
+  if (!shown) co_await Error(Errc::not_found, fmt::format("node '{}' has gone", options_.disk));
+  FormatOptions options;
+  options.qcow2.size = number(*shown, "virtual-size");
+  options.qcow2.backing_file = image_;
+  options.qcow2.backing_format = format_;
+  co_await make_image(context_.reactor, std::move(path), "qcow2", std::move(options));
+}
+
+// Whatever may have reached the daemon is undone.
+Task<> CopyRun::copy_beside_guests(std::string partial, Overlay overlay) {
+  Result<> copied = co_await snapshot(overlay).result();
+  if (copied) copied = co_await copy(std::move(partial)).result();
+  const auto on_top = co_await is_in_daemon(overlay.name).result();
+  Result<> merged;
+  if (!on_top) merged = on_top.error();
+  else if (*on_top) merged = co_await merge(overlay).result();
+  else merged = co_await fs::unlink(context_.reactor, overlay.path).result();
+  if (merged) co_return co_await unwrap(copied);
+  const std::string why = fmt::format("disk '{}' may stand on '{}', which could not be merged: {}", options_.disk, overlay.path,
+                                      merged.error().message());
+  co_await Error(merged.error().code(), fmt::format("{}; run this again when the daemon serves the disk; if it has ended, {}", why, what_to_do()));
+}
+
+Task<> CopyRun::snapshot(Overlay overlay) {
+  Json arguments = Json::object({{"node-name", options_.disk}, {"snapshot-file", overlay.path}, {"snapshot-node-name", overlay.name},
+                                 {"format", "qcow2"}, {"mode", "existing"}});
   co_await client_.execute("blockdev-snapshot-sync", std::move(arguments));
-  const bool there = co_await fs::exists(context_.reactor, overlay());
-  if (there) co_return;
-  const Result<> merged = co_await merge().result();
-  const std::string left = merged ? std::string() : ", where '" + overlay() + "' is left";
-  co_await Error(Errc::unsupported, fmt::format("'{}' is a name in the daemon's directory or on its machine{}; serve disks by "
-                                                "absolute names", image_, left));
 }
 
 Task<> CopyRun::copy(std::string partial) {
   report_.cloned = co_await unwrap(clone_file(image_, partial));
   if (!report_.cloned) co_await copy_data(partial);
-  OpenFlags flags;
-  flags.write = true;
-  File file = co_await File::open(context_.reactor, partial, flags);
-  const Result<> synced = co_await file.sync().result();
-  (void)co_await file.close().result();
-  co_await unwrap(synced);
+  File file = co_await open_to_lock(context_.reactor, partial);
+  auto sync = [&file]() -> Task<> { return file.sync(); };
+  auto close = [&file]() -> Task<> { return file.close(); };
+  co_await finally(sync(), close);
   const FileInfo info = co_await fs::stat(context_.reactor, partial);
   report_.bytes = info.size;
 }
@@ -132,57 +231,56 @@ Task<> CopyRun::copy_data(std::string partial) {
   co_await in_session<void>(context_.reactor, body);
 }
 
+Task<bool> CopyRun::is_in_daemon(std::string node) {
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  co_return find_by(nodes, "node-name", node) != nullptr;
+}
+
 // Null when it is gone.
-Task<Json> CopyRun::job() {
+Task<Json> CopyRun::job(std::string id) {
   const Json jobs = co_await client_.execute("query-jobs");
-  const Json* found = find_by(jobs, "id", own_);
+  const Json* found = find_by(jobs, "id", id);
   co_return found ? *found : Json();
 }
 
-Task<> CopyRun::start_merging() {
-  const Json running = co_await job();
+Task<> CopyRun::command_for_job(std::string_view command, std::string id) {
+  Json arguments = Json::object({{"id", std::move(id)}});
+  co_await client_.execute(std::string(command), std::move(arguments));
+}
+
+Task<> CopyRun::start_merging(std::string name) {
+  const Json running = co_await job(name);
   if (running.is_object() && text(running, "status") != "concluded") co_return;
-  if (running.is_object()) {
-    Json failed = Json::object({{"id", own_}});
-    co_await client_.execute("job-dismiss", std::move(failed));
-  }
-  Json arguments = Json::object({{"job-id", own_}, {"device", own_}, {"base-node", options_.disk}, {"auto-dismiss", false}});
+  if (running.is_object()) co_await command_for_job("job-dismiss", name);
+  Json arguments = Json::object({{"job-id", name}, {"device", name}, {"base-node", options_.disk}, {"empty-active", true},
+                                 {"auto-dismiss", false}});
   co_await client_.execute("block-commit", std::move(arguments));
 }
 
-Task<Json> CopyRun::wait_for(std::string_view status, std::string_view instead) {
+// That, or its end.
+Task<Json> CopyRun::wait_for(std::string id, std::string_view status) {
   for (;;) {
-    Json now = co_await job();
-    if (!now.is_object()) co_await Error(Errc::io, fmt::format("somebody else dismissed job '{}'", own_));
-    if (const std::string is = text(now, "status"); is == status || is == instead) co_return std::move(now);
+    Json now = co_await job(id);
+    if (!now.is_object()) co_await Error(Errc::io, fmt::format("somebody else dismissed job '{}'", id));
+    if (const std::string is = text(now, "status"); is == status || is == "concluded") co_return std::move(now);
     co_await context_.reactor.sleep(poll_interval);
   }
 }
 
 // Not to be interrupted: guests would go on in a file that is to go.
-Task<> CopyRun::merge() {
-  co_await start_merging();
-  Json now = co_await wait_for("ready", "concluded");
+Task<> CopyRun::merge(Overlay overlay) {
+  co_await start_merging(overlay.name);
+  Json now = co_await wait_for(overlay.name, "ready");
   if (text(now, "status") == "ready") {
-    Json which = Json::object({{"id", own_}});
-    co_await client_.execute("job-complete", std::move(which));
-    now = co_await wait_for("concluded", "concluded");
+    co_await command_for_job("job-complete", overlay.name);
+    now = co_await wait_for(overlay.name, "concluded");
   }
-  Json ended = Json::object({{"id", own_}});
-  co_await client_.execute("job-dismiss", std::move(ended));
+  co_await command_for_job("job-dismiss", overlay.name);
   if (const std::string error = text(now, "error"); !error.empty()) co_await Error(Errc::io, error);
-  co_await remove_overlay();
-}
-
-// Its node may have gone with its last user.
-Task<> CopyRun::remove_overlay() {
-  const Json nodes = co_await client_.execute("query-named-block-nodes");
-  if (find_by(nodes, "node-name", own_)) {
-    Json which = node_called(own_);
-    co_await client_.execute("blockdev-del", std::move(which));
-  }
-  const bool there = co_await fs::exists(context_.reactor, overlay());
-  if (there) co_await fs::unlink(context_.reactor, overlay());
+  const bool there = co_await is_in_daemon(overlay.name);      // else it went with its last user
+  Json node = Json::object({{"node-name", overlay.name}});
+  if (there) co_await client_.execute("blockdev-del", std::move(node));
+  co_await fs::unlink(context_.reactor, overlay.path);
 }
 
 }  // namespace tidemark::cli

@@ -1,20 +1,23 @@
 // CopyRun: a file of a disk in use, by way of a temporary overlay.
 //
-//   merge     what a run before it that was killed has left in the daemon
-//   snapshot  guests write to an overlay from now on, and the disk's own file is at rest
+//   overlay   an image on top of the disk's, locked for as long as the run lasts
+//   snapshot  guests write to it from now on, and the disk's own file is at rest
 //   copy      that file: cloned where the file system can, else its data
-//   merge     the overlay into the disk again (block-commit of the layer that guests write to), and remove it
+//   merge     the overlay into the disk again (block-commit of the layer that guests write to, which empties it before guests go
+//             over), and remove it
 //
-// Overlay, node and job are named after the disk: those of that name that are there at the start belong to nobody.
+// Overlay, node and job bear a name of the run's own.  Overlays of that kind that nobody has locked are what a run before has left:
+// on top of the disk they are merged, empty they are removed, and others have what guests wrote when a daemon ended.
 //
 // Invariant: after run() has returned, however, the disk stands on its own file again and nothing of the overlay is left; or
-// the error says that it could not be merged, and the next run does it.  The file appears when all of that went well.
+// the error says what is left and why, and the next run sees to it.  The file appears when all of that went well.
 #pragma once
 
 #include <string>
 
 #include "app/cli/commands.hpp"
 #include "app/cli/progress.hpp"
+#include "io/file.hpp"
 
 namespace tidemark::cli {
 
@@ -30,24 +33,35 @@ class CopyRun {
   Task<Report> run();
 
  private:
+  struct Overlay {
+    std::string path;
+    std::string name;                      // of its node, and of the job that merges it
+  };
+  Overlay overlay_of(std::string_view suffix) const;
+
+  Task<> check_daemon();
   Task<> find_disk();
-  Task<> find_left_behind();
-  Task<> snapshot();
-  Task<> copy_beside_guests(std::string partial);
+  Task<> check_node(const Json& node, const Json& nodes);
+  Task<> see_to_what_is_left();
+  Task<> see_to(Overlay left);
+  Task<bool> is_empty(std::string path);
+  Task<> copy_by_overlay(std::string partial);
+  Task<> copy_beside_guests(std::string partial, Overlay overlay);
+  Task<> make_overlay(std::string path);
+  Task<> snapshot(Overlay overlay);
   Task<> copy(std::string partial);
   Task<> copy_data(std::string partial);
-  Task<> merge();
-  Task<Json> job();
-  Task<> start_merging();
-  Task<Json> wait_for(std::string_view status, std::string_view instead);
-  Task<> remove_overlay();
+  Task<bool> is_in_daemon(std::string node);
+  Task<> merge(Overlay overlay);
+  Task<Json> job(std::string id);
+  Task<> start_merging(std::string name);
+  Task<Json> wait_for(std::string id, std::string_view status);
+  Task<> command_for_job(std::string_view command, std::string id);
   std::string what_to_do() const;
-  std::string overlay() const { return image_ + ".tidemark-copy"; }
 
   const Context& context_;
   QmpClient& client_;
   const CopyOptions options_;
-  const std::string own_;                  // of the overlay's node, and the job
   std::string image_, format_;
   Report report_;
 };
