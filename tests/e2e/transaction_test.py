@@ -85,6 +85,17 @@ class Exports(Bed):
         self.transaction(add, export("one", bitmaps=["b"]))
         self.assertEqual(self.exports(), ["disk", "one"])
 
+    def test_an_overlay_of_the_same_transaction_is_undone_with_its_export(self):
+        self.raw("idle.raw", DISK)
+        self.monitor.execute("blockdev-add", driver="raw", **{"node-name": "idle"}, file={"driver": "file", "filename": "idle.raw"})
+        snapshot = {"type": "blockdev-snapshot-sync",
+                    "data": {"node-name": "idle", "snapshot-node-name": "over", "snapshot-file": "over.qcow2"}}
+        self.assertIn("Abort", self.refused(snapshot, export("one", "over"), action("abort")))
+        self.assertEqual(self.exports(), ["disk"])
+        self.assertFalse((self.path / "over.qcow2").exists())
+        self.transaction(snapshot, export("one", "over"))
+        self.assertEqual(self.content("one"), (self.path / "idle.raw").read_bytes())
+
     def test_has_no_job_to_be_grouped(self):
         why = self.refused(export("one"), **{"completion-mode": "grouped"})
         self.assertIn("'block-export-add' does not support transaction property completion-mode = grouped", why)
