@@ -4,6 +4,8 @@
 
 namespace tidemark {
 
+std::string_view BlockDriver::child_name(const Edge& child) const noexcept { return to_string(child.role()); }
+
 // As QEMU's: a format owns its storage, whose content nobody else may change under it; what is
 // below a backing edge must not change unless this node's own users do not mind.
 Permissions BlockDriver::child_permissions(const Edge& child, Permissions node, bool writable) const {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "block/debug_event.hpp"
 #include "block/types.hpp"
 #include "io/buffers.hpp"
 #include "io/home.hpp"
@@ -41,6 +42,10 @@ class BlockDriver {
   virtual bool flush_at_close() const noexcept { return edges().empty(); }
   virtual bool supports_fua() const noexcept { return false; }   // else the node flushes after the write
   virtual std::vector<Edge*> edges() const { return {}; }
+  // What QEMU's users call one of them.
+  virtual std::string_view child_name(const Edge& child) const noexcept;
+  // What who stands on it is about to do, or the node with a write that it completes.
+  virtual void told(DebugEvent) {}
 
   // What this driver's node uses of and shares on a child, given what the node's own users use and
   // share.  The default suits formats (file, data-file, backing) and filters.

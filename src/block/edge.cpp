@@ -11,7 +11,7 @@ namespace {
 Error conflict(const Edge& user, const Edge& owner, Permissions::Set set) {
   const std::string& node = user.node().name();
   auto use = [&](const Edge& edge) {
-    return edge.describe_user() + " (uses node '" + node + "' as '" + std::string(to_string(edge.role())) +
+    return edge.describe_user() + " (uses node '" + node + "' as '" + std::string(edge.name()) +
            "' child)";
   };
   return Error(Errc::busy, "Permission conflict on node '" + node + "': permissions '" + permission_names(set) +
@@ -116,6 +116,11 @@ Result<> Edge::retarget(BlockNode& child) {
   return {};
 }
 
+std::string_view Edge::name() const noexcept {
+  return parent_ ? parent_->driver().child_name(*this) : to_string(role_);
+}
+
+void Edge::tell(DebugEvent event) { node_->driver().told(event); }
 std::uint64_t Edge::size() const noexcept { return node_->size(); }
 Task<> Edge::read(std::uint64_t offset, Buffers into) { return BlockNode::read(*this, offset, into); }
 Task<> Edge::write(std::uint64_t offset, Buffers from, WriteFlags flags) {

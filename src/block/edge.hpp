@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "block/debug_event.hpp"
 #include "block/types.hpp"
 #include "io/buffers.hpp"
 #include "task/task.hpp"
@@ -41,10 +42,14 @@ class Edge {
   // The node whose driver owns this edge; null for root users and before the driver has its node.
   BlockNode* parent() const noexcept { return parent_; }
   std::string describe_user() const;             // "node 'fmt0'", "export 'disk0'"
+  std::string_view name() const noexcept;        // among its parent's children: "file", "backing"
 
   Result<> set_permissions(Permissions permissions);
   // Points at another node instead; both are drained by the caller.  For filters and snapshots.
   Result<> retarget(BlockNode& child);
+
+  // The node's driver hears of it.
+  void tell(DebugEvent event);
 
   std::uint64_t size() const noexcept;
   Task<> read(std::uint64_t offset, Buffers into);

@@ -42,15 +42,23 @@ Task<> MappedDriver::read(std::uint64_t offset, Buffers into) {
   const Range wanted{offset, into.size()};
   const auto known = map_now(wanted);
   const bool direct = known && known->mapping == Mapping::data && known->range.length == wanted.length;
-  if (direct) co_await storage().read(*known->host_offset, into);
-  else co_await read_pieces(wanted, into);
+  if (!direct) co_return co_await read_pieces(wanted, into);
+  image().tell(DebugEvent::read_aio);
+  co_await storage().read(*known->host_offset, into);
 }
 
 Task<> MappedDriver::read_extent(Extent extent, Buffers into) {
-  if (extent.mapping == Mapping::data) co_await storage().read(*extent.host_offset, into);
-  else if (extent.mapping == Mapping::compressed) co_await read_compressed(extent.range.offset, into);
-  else if (extent.mapping == Mapping::below && below()) co_await read_below(extent.range.offset, into);
-  else into.fill_zero();
+  if (extent.mapping == Mapping::data) {
+    image().tell(DebugEvent::read_aio);
+    co_await storage().read(*extent.host_offset, into);
+  } else if (extent.mapping == Mapping::compressed) {
+    co_await read_compressed(extent.range.offset, into);
+  } else if (extent.mapping == Mapping::below && below()) {
+    image().tell(DebugEvent::read_backing_aio);
+    co_await read_below(extent.range.offset, into);
+  } else {
+    into.fill_zero();
+  }
 }
 
 // Layers that leave all of it to their own backing file, and know so from memory, are passed by: a long chain costs a
@@ -137,6 +145,7 @@ Task<> MappedDriver::write(std::uint64_t offset, Buffers from, WriteFlags) {
   const auto place = in_place_now(wanted);
   if (!place || place->range.length != wanted.length) co_return co_await write_pieces(wanted, from);
   const auto pinned = pin();
+  image().tell(DebugEvent::write_aio);
   co_await storage().write(*place->host_offset, from);
 }
 
@@ -161,6 +170,7 @@ Task<> MappedDriver::write_worker(Pieces& job) {
       const auto pinned = pin();
       const Buffers piece = job.take(place->range.length);
       turn.unlock();
+      image().tell(DebugEvent::write_aio);
       co_await storage().write(*place->host_offset, piece);
       continue;
     }
@@ -175,20 +185,27 @@ Task<> MappedDriver::write_worker(Pieces& job) {
 Task<> MappedDriver::carry_out(PendingWrite& pending, Buffers from) {
   const bool alone = pending.before.empty() && pending.after.empty();
   Result<> written;
-  if (alone) written = co_await storage().write(pending.host_offset, from).result();
-  else written = co_await write_with_copies(pending, from).result();
+  if (alone) {
+    image().tell(DebugEvent::write_aio);
+    written = co_await storage().write(pending.host_offset, from).result();
+  } else {
+    written = co_await write_with_copies(pending, from).result();
+  }
   if (written) pending.commit();
   else pending.abort();
   co_await unwrap(written);
 }
 
 Task<> MappedDriver::write_with_copies(PendingWrite& pending, Buffers from) {
+  image().tell(DebugEvent::cow_read);
   AlignedBuffer before = co_await present_content(pending.before, pending.reads_as_zero);
   AlignedBuffer after = co_await present_content(pending.after, pending.reads_as_zero);
   std::vector<iovec> pieces;
   if (before.size() != 0) pieces.push_back({before.data(), before.size()});
   from.for_each([&](MutableBytes piece) { pieces.push_back({piece.data(), piece.size()}); });
   if (after.size() != 0) pieces.push_back({after.data(), after.size()});
+  image().tell(DebugEvent::write_aio);
+  image().tell(DebugEvent::cow_write);
   co_await storage().write(pending.host_offset - before.size(), Buffers(pieces));
 }
 

@@ -54,6 +54,7 @@ class MappedDriver : public BlockDriver {
 
   virtual Edge& storage() const noexcept = 0;
   virtual Edge* below() const noexcept { return nullptr; }
+  virtual Edge& image() const noexcept { return storage(); }   // where the map is
 
   // The first extent of `wanted`, from memory alone; none when that takes I/O or is an error.
   virtual std::optional<Extent> map_now(Range wanted) noexcept = 0;

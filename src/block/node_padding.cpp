@@ -70,9 +70,16 @@ Task<> BlockNode::write_bounced(std::uint64_t offset, Buffers from, WriteFlags f
   AlignedBuffer bounce(units.length);
   const MutableBytes bytes = bounce.bytes();
   const std::uint64_t last = units.end() - unit;
-  if (units.offset != range.offset) co_await driver_->read(units.offset, bytes.first(unit));
-  if (units.end() != range.end() && (last != units.offset || units.offset == range.offset))
+  if (units.offset != range.offset) {
+    driver_->told(DebugEvent::pwritev_rmw_head);
+    co_await driver_->read(units.offset, bytes.first(unit));
+    driver_->told(DebugEvent::pwritev_rmw_after_head);
+  }
+  if (units.end() != range.end() && (last != units.offset || units.offset == range.offset)) {
+    driver_->told(DebugEvent::pwritev_rmw_tail);
     co_await driver_->read(last, bytes.last(unit));
+    driver_->told(DebugEvent::pwritev_rmw_after_tail);
+  }
   from.copy_to(bytes.subspan(offset - units.offset, from.size()));
   co_await driver_->write(units.offset, Buffers(bytes), flags);
 }

@@ -58,8 +58,10 @@ Task<> CopyOnRead::pull_locked(Range range, MutableBytes buffer) {
       const Buffers data(buffer.first(place.range.length));
       co_await file_->read(place.range.offset, data);
       place.zero = data.all_zero();
+      if (!place.zero) file_->tell(DebugEvent::cor_write);
       if (!place.zero) co_await file_->write(place.range.offset, data, WriteFlags::unchanged);
     }
+    if (place.zero) file_->tell(DebugEvent::cor_write);
     if (place.zero) co_await file_->write_zeroes(place.range, WriteFlags::unchanged);
     range = {place.range.end(), range.end() - place.range.end()};
   }

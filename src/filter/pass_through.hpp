@@ -20,7 +20,11 @@ class PassThrough : public BlockDriver {
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override { return file_->write(offset, from, flags); }
   Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(range, flags); }
   Task<> discard(Range range) override { return file_->discard(range); }
-  Task<> flush() override { return file_->flush(); }
+  Task<> flush() override {
+    file_->tell(DebugEvent::flush_to_os);
+    file_->tell(DebugEvent::flush_to_disk);
+    return file_->flush();
+  }
   bool supports_compression() const noexcept override { return file_->node().driver().supports_compression(); }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override { return file_->write_compressed(offset, from); }
   Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }

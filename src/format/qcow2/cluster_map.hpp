@@ -17,7 +17,7 @@ class ClusterMap {
   ClusterMap(Executor& executor, ImageFile& file, Refcounts& refcounts, HeaderWriter& header,
              std::size_t cache_slices)
       : file_(file), refcounts_(refcounts), header_(header), l1_(file),
-        l2_(executor, file, file.geometry().slice_size(), cache_slices),
+        l2_(executor, file, DebugEvent::l2_load, file.geometry().slice_size(), cache_slices),
         creating_(executor) {}
 
   Task<> load(const Header& header);

@@ -36,8 +36,13 @@ Task<> ClusterMap::fill_table(Refcounts::Allocation place, std::uint64_t copy_of
   if (copy_of == 0 && place.reads_as_zero) co_return;
   AlignedBuffer bytes(file_.geometry().cluster_size());
   const HostOffset source{copy_of};
-  if (copy_of != 0) co_await file_.read(source, bytes.bytes());
-  else Buffers(bytes.bytes()).fill_zero();
+  if (copy_of != 0) {
+    file_.tell(DebugEvent::l2_alloc_cow_read);
+    co_await file_.read(source, bytes.bytes());
+  } else {
+    Buffers(bytes.bytes()).fill_zero();
+  }
+  file_.tell(DebugEvent::l2_alloc_write);
   co_await file_.write(file_.geometry().offset_of(place.run.first), bytes.bytes());
 }
 
@@ -57,6 +62,7 @@ Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {
     co_await Error(Errc::no_space, "qcow2: the L1 table of a disk of " + std::to_string(size) +
                                        " bytes would exceed 32 MiB");
   const HostRun old{g.cluster_of(l1_.at()), g.clusters_for(l1_.size() * entry_bytes)};
+  file_.tell(DebugEvent::l1_grow_alloc_table);
   const Refcounts::Allocation place = co_await refcounts_.allocate_exactly(g.clusters_for(entries * entry_bytes));
   const HostOffset at = g.offset_of(place.run.first);
   std::vector<std::uint64_t> longer = l1_.entries();
@@ -77,7 +83,9 @@ Task<> ClusterMap::grow_l1(std::uint64_t size, Committer& committer) {
 Task<> ClusterMap::write_longer_l1(HostOffset at, const std::vector<std::uint64_t>& entries,
                                    Committer& committer) {
   co_await committer.flush();
+  file_.tell(DebugEvent::l1_grow_write_table);
   co_await l1_.write_copy(at, entries);
+  file_.tell(DebugEvent::l1_grow_activate_table);
   co_await header_.set_l1_table(at, static_cast<std::uint32_t>(entries.size()));
 }
 

@@ -10,6 +10,20 @@ namespace {
 constexpr int writers_max = 8;
 constexpr std::uint64_t write_bytes_max = 1 * MiB;
 
+DebugEvent event_of(Stage stage) noexcept {
+  switch (stage) {
+    case Stage::refcount_blocks: return DebugEvent::refblock_update_part;
+    case Stage::refcount_table: return DebugEvent::refblock_alloc_hookup;
+    case Stage::l2_tables: return DebugEvent::l2_update;
+    case Stage::l1_table: return DebugEvent::l1_update;
+    case Stage::data:
+    case Stage::frees:
+    case Stage::dirty_mark:
+    case Stage::header: break;                   // no tables
+  }
+  TM_ASSERT(false);
+}
+
 // Adjacent slices become one write.
 class Writes {
  public:
@@ -114,6 +128,7 @@ Task<> Committer::round(bool durable, StageSet& unsynced) {
     }
     unsynced |= bit(stage);
     sync_owed = durable;
+    file_.tell(event_of(stage));
     done = co_await write_all(writes).result();
   }
   if (done && sync_owed) done = co_await sync(unsynced).result();

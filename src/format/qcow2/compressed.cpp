@@ -38,6 +38,7 @@ Task<> Qcow2Driver::read_compressed_from(L2Entry entry, std::uint64_t offset, Bu
   const std::uint64_t file_size = image_.size();
   if (place.at.value >= file_size) co_await map_.invalid(offset, entry);
   AlignedBuffer data(std::min(place.length, file_size - place.at.value));
+  image_.tell(DebugEvent::read_compressed);
   co_await image_.read(place.at, data.bytes());
   const bool whole = into.size() == g.cluster_size() && into.contiguous();
   AlignedBuffer scratch(whole ? 0 : g.cluster_size());
@@ -104,6 +105,7 @@ Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
   if (!map_.valid(offset, entries[0])) co_await map_.invalid(offset, entries[0]);
   const HostOffset at = co_await refcounts_.allocate_bytes(compressed.size());
   const CompressedPlace place{at, compressed.size()};
+  image_.tell(DebugEvent::write_compressed);
   const Result<> written = co_await image_.write(at, Buffers::of_const(compressed)).result();
   const std::uint64_t reach = std::uint64_t{1} << std::min(56u, CompressedPlace::offset_bits(g));
   if (!written || at.value >= reach) {
@@ -112,6 +114,7 @@ Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
     co_await Error(Errc::no_space, "qcow2: the image file is too large for compressed clusters", EFBIG);
   }
   const L2Entry old = entries[0];
+  image_.tell(DebugEvent::l2_update_compressed);
   map_.set(entries, 0, place.entry(g));
   map_.release(old, DiscardCause::never);
   image_.wrote(Stage::data);

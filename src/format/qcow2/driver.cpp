@@ -82,6 +82,7 @@ Task<> Qcow2Driver::before_change() {
 
 Task<> Qcow2Driver::flush() {
   clean_caches();
+  image_.tell(DebugEvent::flush_to_os);
   if (read_only_) co_return;
   co_await watch(committer_.flush());
   // Counts that cannot be lowered now are leaks at worst, not a failed flush.

@@ -157,6 +157,7 @@ class Qcow2Driver final : public MappedDriver {
  protected:
   Edge& storage() const noexcept override { return data_file_ ? *data_file_ : *file_; }
   Edge* below() const noexcept override { return backing_.get(); }
+  Edge& image() const noexcept override { return *file_; }
   std::optional<Extent> map_now(Range wanted) noexcept override { return map_.find_now(wanted); }
   Task<Extent> map_slow(Range wanted) override;
   Task<> read_compressed(std::uint64_t offset, Buffers into) override;

@@ -19,6 +19,7 @@ Task<> ImageFile::read(HostOffset at, Buffers into) {
 }
 
 Task<> ImageFile::flush() {
+  tell(DebugEvent::flush_to_disk);
   if (data_file_) co_await data_file_->flush();
   co_await file_.flush();
 }

@@ -33,6 +33,8 @@ class ImageFile {
   // Makes an external data file hold `end`.
   Task<> grow_data(std::uint64_t end);
 
+  // What is about to be done with it.
+  void tell(DebugEvent event) { file_.tell(event); }
   Task<> read(HostOffset at, Buffers into);
   Task<> write(HostOffset at, Buffers from) { return file_.write(at.value, from); }
   Task<> write_zeroes(Range range) { return file_.write_zeroes(range); }

@@ -19,6 +19,7 @@ Task<> Refcounts::apply_frees() {
 // Advances over what is done.
 Task<> Refcounts::lower(FreeList::Freed& freed) {
   HostRun& run = freed.run;
+  file_.tell(DebugEvent::cluster_free);
   while (run.count != 0) {
     const Place place = place_of(run.first);
     const TableCache::Pin slice = co_await slice_of(place);

@@ -15,6 +15,8 @@ Task<> Refcounts::add_block(std::uint64_t block) {
   const HostRun self{{block * g.block_entries()}, 1};
   if (file_.is_metadata(g.bytes_of(self)))
     co_await file_.corrupt("refcount block " + std::to_string(block) + " is missing where there is metadata");
+  file_.tell(DebugEvent::refblock_alloc);
+  file_.tell(DebugEvent::refblock_alloc_write);
   (void)co_await write_new_blocks(self, 1);
   file_.add_metadata(self, Metadata::refcount_block);
   table_.set(block, g.offset_of(self.first).value);
@@ -76,12 +78,15 @@ Task<> Refcounts::grow_table(std::uint64_t block) {
   const HostOffset table_at = g.offset_of({used.first.index + blocks});
 
   co_await header_.settle();                     // an attempt that failed used the same place
+  file_.tell(DebugEvent::refblock_alloc_write_blocks);
   (void)co_await write_new_blocks(used, blocks);
   std::vector<std::uint64_t> larger = table_.entries();
   larger.resize(entries);
   for (std::uint64_t i = 0; i < blocks; ++i) larger[old_entries + i] = g.offset_of({used.first.index + i}).value;
   co_await file_.flush();
+  file_.tell(DebugEvent::refblock_alloc_write_table);
   co_await table_.write_copy(table_at, larger);
+  file_.tell(DebugEvent::refblock_alloc_switch_table);
   co_await header_.set_refcount_table(table_at, static_cast<std::uint32_t>(table_clusters));
   file_.add_metadata(used, Metadata::refcount_table);
   table_.replace(table_at, std::move(larger));

@@ -16,6 +16,7 @@ Task<> Refcounts::load(HostOffset table_at, std::uint64_t table_clusters) {
   blocks_.forget_all();
   next_ = {};
   packed_end_ = {};
+  file_.tell(DebugEvent::reftable_load);
   co_await table_.load(table_at, table_clusters * (g.cluster_size() / entry_bytes));
   const HostRun table{g.cluster_of(table_at), table_clusters};
   co_await unwrap(file_.claim_metadata(table, Metadata::refcount_table));
@@ -90,6 +91,7 @@ std::optional<Refcounts::Allocation> Refcounts::allocate_now(std::uint64_t want)
 }
 
 Task<Refcounts::Allocation> Refcounts::allocate(std::uint64_t want) {
+  file_.tell(DebugEvent::cluster_alloc);
   if (const auto now = allocate_now(want)) co_return *now;
   const auto turn = co_await growing_.lock();
   for (;;) {
@@ -154,6 +156,7 @@ Task<bool> Refcounts::share_packed(HostOffset at) {
 
 Task<HostOffset> Refcounts::allocate_bytes(std::uint64_t length) {
   const Geometry& g = geometry_;
+  file_.tell(DebugEvent::cluster_alloc_bytes);
   const auto turn = co_await packing_.lock();
   HostOffset at = packed_end_;
   const std::uint64_t left = g.cluster_aligned(at.value) ? 0 : g.cluster_size() - g.in_cluster(at.value);

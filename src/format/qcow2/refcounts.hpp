@@ -21,8 +21,8 @@ class Refcounts {
   Refcounts(Executor& executor, ImageFile& file, HeaderWriter& header, FreeList& frees,
              std::size_t cache_slices, DiscardCauses pass_discards)
       : file_(file), geometry_(file.geometry()), header_(header), frees_(frees), pass_discards_(pass_discards), table_(file),
-        blocks_(executor, file, file.geometry().block_slice_size(), cache_slices), growing_(executor), packing_(executor),
-        freeing_(executor) {}
+        blocks_(executor, file, DebugEvent::refblock_load, file.geometry().block_slice_size(), cache_slices), growing_(executor),
+        packing_(executor), freeing_(executor) {}
 
   Task<> load(HostOffset table_at, std::uint64_t table_clusters);
   TopTable& table() noexcept { return table_; }

@@ -2,8 +2,8 @@
 
 namespace tidemark::qcow2 {
 
-TableCache::TableCache(Executor& executor, ImageFile& file, std::uint64_t slice_size, std::size_t slices_max)
-    : file_(file), slice_size_(slice_size), slices_max_(slices_max), loaded_(executor) {}
+TableCache::TableCache(Executor& executor, ImageFile& file, DebugEvent load, std::uint64_t slice_size, std::size_t slices_max)
+    : file_(file), load_(load), slice_size_(slice_size), slices_max_(slices_max), loaded_(executor) {}
 
 Task<TableCache::Pin> TableCache::get(HostOffset at) {
   for (;;) {
@@ -25,6 +25,7 @@ Task<TableCache::Pin> TableCache::get(HostOffset at) {
 
 Task<> TableCache::load(Slice& slice) {
   slice.loading_ = true;
+  file_.tell(load_);
   const Result<> read = co_await file_.read(slice.at_, slice.bytes_.bytes()).result();
   slice.loading_ = false;
   if (!read && !std::exchange(slice.forgotten_, true)) slices_.erase(slice.at_.value);

@@ -63,7 +63,8 @@ class TableCache final : public TableSource {
     Slice* slice_ = nullptr;
   };
 
-  TableCache(Executor& executor, ImageFile& file, std::uint64_t slice_size, std::size_t slices_max);
+  // A slice that is read from the file is told as `load`.
+  TableCache(Executor& executor, ImageFile& file, DebugEvent load, std::uint64_t slice_size, std::size_t slices_max);
   TableCache(const TableCache&) = delete;
 
   // The slice, when it is in memory.
@@ -102,6 +103,7 @@ class TableCache final : public TableSource {
   void make_room() noexcept;
 
   ImageFile& file_;
+  const DebugEvent load_;
   const std::size_t slice_size_, slices_max_;
   std::unordered_map<std::uint64_t, Slice*> slices_;
   std::vector<std::unique_ptr<Slice>> all_;      // in memory, forgotten ones too until they are idle

@@ -45,6 +45,7 @@ Task<> Qcow2Driver::uncover(Range range) {
 }
 
 Task<> Qcow2Driver::empty() {
+  image_.tell(DebugEvent::empty_image_prepare);
   const Range all{0, size()};
   co_await uncover(all);
   co_await flush();

@@ -33,15 +33,23 @@ class RawDriver final : public BlockDriver {
   Permissions child_permissions(const Edge& child, Permissions node, bool writable) const override;
 
   Task<Extent> map(Range wanted) override;
-  Task<> read(std::uint64_t offset, Buffers into) override { return file_->read(at(offset), into); }
+  Task<> read(std::uint64_t offset, Buffers into) override {
+    file_->tell(DebugEvent::read_aio);
+    return file_->read(at(offset), into);
+  }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
+    file_->tell(DebugEvent::write_aio);
     return file_->write(at(offset), from, flags);
   }
   Task<> write_zeroes(Range range, WriteFlags flags) override {
     return file_->write_zeroes({at(range.offset), range.length}, flags);
   }
   Task<> discard(Range range) override { return file_->discard({at(range.offset), range.length}); }
-  Task<> flush() override { return file_->flush(); }
+  Task<> flush() override {
+    file_->tell(DebugEvent::flush_to_os);
+    file_->tell(DebugEvent::flush_to_disk);
+    return file_->flush();
+  }
   Task<> truncate(std::uint64_t size) override;
   Task<ImageInfo> info() override;
   Task<> close() override;
