@@ -12,9 +12,25 @@ struct Telling {
 constexpr Telling telling[] = {{"file", "filename"},   {"host_device", "filename"}, {"raw", "offset"}, {"raw", "size"},
                                {"null-co", "size"},    {"null-co", "read-zeroes"},  {"nbd", "server"}, {"nbd", "export"},
                                {"null-aio", "size"},   {"null-aio", "read-zeroes"}, {"memory", "size"},
-                               {"throttle", "throttle-group"}};
+                               {"throttle", "throttle-group"},
+                               {"blkdebug", "config"}, {"blkdebug", "align"}, {"blkdebug", "max-transfer"},
+                               {"blkdebug", "opt-write-zero"}, {"blkdebug", "max-write-zero"}, {"blkdebug", "opt-discard"},
+                               {"blkdebug", "max-discard"}, {"blkdebug", "inject-error"}, {"blkdebug", "set-state"}};
 
 bool is_format(std::string_view driver) { return driver == "raw" || driver == "qcow2"; }
+
+// Lists, and what is in them, as one option each.
+void add_flat(Json& told, const std::string& name, const Json& value) {
+  if (!value.is_array()) {
+    told.set(name, value);
+    return;
+  }
+  std::size_t i = 0;
+  for (const Json& item : value.as_array()) {
+    const std::string prefix = name + "." + std::to_string(i++);
+    for (const auto& [member, inner] : item.as_object()) told.set(prefix + "." + member, inner);
+  }
+}
 
 // Its driver, and the options that matter to what it shows.
 Json telling_options(const BlockNode& node) {
@@ -22,7 +38,7 @@ Json telling_options(const BlockNode& node) {
   Json told = Json::object({{"driver", driver}});
   for (const Telling& one : telling)
     if (one.driver == driver)
-      if (const Json* value = node.options().given.find(one.option)) told.set(one.option, *value);
+      if (const Json* value = node.options().given.find(one.option)) add_flat(told, std::string(one.option), *value);
   return told;
 }
 
@@ -67,7 +83,7 @@ Task<Json> all_options_of(BlockNode& node) {
   for (const Edge* edge : node.driver().edges()) {
     if (edge->role() == Role::backing && !overridden) continue;
     Json child = co_await all_options_of(edge->node());
-    options.set(to_string(edge->role()), std::move(child));
+    options.set(edge->name(), std::move(child));
   }
   if (overridden && !node.backing()) options.set("backing", nullptr);
   co_return std::move(options);

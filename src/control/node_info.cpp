@@ -154,7 +154,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.backing_file_depth = flat ? 0 : layers_below(node);      // as QEMU has it: of what is told
   for (const Edge* edge : node.driver().edges()) {
     schema::BlockdevChild child;
-    child.child = to_string(edge->role());
+    child.child = edge->name();
     child.node_name = edge->node().name();
     info.children.push_back(std::move(child));
   }

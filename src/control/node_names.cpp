@@ -22,6 +22,7 @@ struct Collector {
   template <class Options>
   void operator()(const Options& options) const {
     if constexpr (requires { options.file; }) collect(options.file, names);
+    if constexpr (requires { options.image; }) collect(options.image, names);
     if constexpr (requires { options.backing; })
       if (options.backing) collect(*options.backing, names);
     if constexpr (requires { options.data_file; })

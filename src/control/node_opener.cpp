@@ -137,6 +137,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_driver(BlockdevOptions& opti
     case BlockdevDriver::compress:
       return open_compress(std::get<schema::BlockdevOptionsGenericFormat>(options.branch), own);
     case BlockdevDriver::throttle: return open_throttle(std::get<schema::BlockdevOptionsThrottle>(options.branch), own);
+    case BlockdevDriver::blkdebug: return open_blkdebug(std::get<schema::BlockdevOptionsBlkdebug>(options.branch), own);
     case BlockdevDriver::fault: return open_fault(std::get<schema::BlockdevOptionsFault>(options.branch), own);
   }
   TM_ASSERT(false);

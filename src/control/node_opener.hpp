@@ -74,6 +74,7 @@ class NodeOpener {
   Task<Driver> open_copy_on_read(schema::BlockdevOptionsCor& filter, const Inherited& own);
   Task<Driver> open_compress(schema::BlockdevOptionsGenericFormat& filter, const Inherited& own);
   Task<Driver> open_throttle(schema::BlockdevOptionsThrottle& filter, const Inherited& own);
+  Task<Driver> open_blkdebug(schema::BlockdevOptionsBlkdebug& filter, const Inherited& own);
   Task<Driver> open_fault(schema::BlockdevOptionsFault& filter, const Inherited& own);
 
   Task<> open_others(schema::BlockdevOptionsQcow2& qcow2, Qcow2Driver& driver, std::string image, Inherited own);

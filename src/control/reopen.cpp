@@ -27,7 +27,8 @@ Error cannot_change(std::string_view option) {
 
 // Told apart by what follows from them, or looked at each for itself.
 constexpr std::string_view changeable[] = {
-    "node-name", "driver", "discard", "cache", "read-only", "auto-read-only", "detect-zeroes", "file", "backing", "data-file", "target",
+    "node-name", "driver", "discard", "cache", "read-only", "auto-read-only", "detect-zeroes", "file", "backing", "data-file", "image",
+    "target",
     // raw
     "offset", "size",
     // qcow2
@@ -104,6 +105,8 @@ class Reopening {
       co_await keep_child(node_, Role::filtered, throttle->file, own_, undo_);
     if (auto* copying = std::get_if<schema::BlockdevOptionsCor>(&options_.branch))
       co_await keep_child(node_, Role::filtered, copying->file, own_, undo_);
+    if (auto* blkdebug = std::get_if<schema::BlockdevOptionsBlkdebug>(&options_.branch))
+      co_await keep_child(node_, Role::filtered, blkdebug->image, own_, undo_);
     if (auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch))
       co_await keep_child(node_, Role::filtered, fault->file, own_, undo_);
     auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);
@@ -239,13 +242,14 @@ class Reopening {
 Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo) {
   const Edge* edge = node.child(role);
   if (!edge) co_await cannot_change(to_string(role));
+  const std::string_view option = edge->name();
   BlockNode& child = edge->node();
   if (const auto* name = std::get_if<std::string>(&wanted.value)) {
     if (*name == child.name()) co_return;
     if (!node.graph().find(*name)) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", *name));
-    co_await cannot_change(to_string(role));
+    co_await cannot_change(option);
   }
-  if (child.options().monitor_owned) co_await cannot_change(fmt::format("{}.driver", to_string(role)));
+  if (child.options().monitor_owned) co_await cannot_change(fmt::format("{}.driver", option));
   Reopening inner(child, *std::get<schema::Box<BlockdevOptions>>(wanted.value), own, undo);
   co_await inner.run();
 }

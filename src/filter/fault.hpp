@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "base/random.hpp"
-#include "block/node.hpp"
+#include "filter/turnstile.hpp"
 
 namespace tidemark {
 
-enum class FaultOp : std::uint8_t { read, write, write_zeroes, discard, flush };
+using FaultOp = RequestKind;     // faults do not strike questions where bytes are
 
 struct FaultRule {
   std::optional<FaultOp> op;     // none: any
@@ -33,7 +33,7 @@ struct FaultOptions {
   std::optional<std::uint64_t> seed;  // of chance; none: the backend's
 };
 
-class Fault final : public BlockDriver {
+class Fault final : public Turnstile {
  public:
   Fault(Reactor& reactor, std::unique_ptr<Edge> file, FaultOptions options);
 
@@ -42,34 +42,15 @@ class Fault final : public BlockDriver {
   std::uint64_t failed() const noexcept { return failed_; }
 
   std::string_view name() const noexcept override { return "fault"; }
-  std::uint64_t size() const noexcept override { return file_->size(); }
-  bool is_filter() const noexcept override { return true; }
-  bool supports_fua() const noexcept override { return true; }
-  std::vector<Edge*> edges() const override;
-
-  Task<Extent> map(Range wanted) override { return file_->map(wanted); }
-  Task<> read(std::uint64_t offset, Buffers into) override;
-  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
-  bool supports_compression() const noexcept override {
-    return file_->node().driver().supports_compression();
-  }
-  Task<> write_compressed(std::uint64_t offset, Buffers from) override;
-  Task<> write_zeroes(Range range, WriteFlags flags) override;
-  Task<> discard(Range range) override;
-  Task<> flush() override;
-  Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }
-  Task<ImageInfo> info() override { return file_->node().driver().info(); }
-  Task<> close() override;
 
  private:
   struct Rule {
     FaultRule rule;
     std::uint64_t seen = 0;  // matching requests
   };
-  bool acts(Rule& rule, FaultOp op, Range range);
-  Task<> pass(FaultOp op, Range range);
+  bool acts(Rule& rule, RequestKind kind, Range range);
+  Task<> pass(RequestKind kind, Range range) override;
 
-  std::unique_ptr<Edge> file_;
   std::vector<Rule> rules_;
   Prng random_;
   std::uint64_t failed_ = 0;

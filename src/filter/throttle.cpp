@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "filter/pass_through.hpp"
+#include "filter/turnstile.hpp"
 #include "task/sync.hpp"
 
 namespace tidemark {
@@ -11,10 +11,16 @@ namespace {
 // How often one who waits looks whether limits have changed, or the node is to come to rest.
 constexpr Duration look_again = std::chrono::milliseconds(20);
 
-class Throttle final : public PassThrough {
+// Whether somebody wants a node at rest whose requests may be waiting here: this one, or one above.
+bool wanted_at_rest(const BlockNode& node) noexcept {
+  const auto above = [](const Edge* user) { return user->parent() && wanted_at_rest(*user->parent()); };
+  return node.quiesced() || std::any_of(node.parents().begin(), node.parents().end(), above);
+}
+
+class Throttle final : public Turnstile {
  public:
   Throttle(Reactor& reactor, std::unique_ptr<Edge> file, std::shared_ptr<ThrottleGroup> group)
-      : PassThrough(reactor, std::move(file)), group_(std::move(group)), reads_(home()), writes_(home()) {}
+      : Turnstile(reactor, std::move(file)), group_(std::move(group)), reads_(home()), writes_(home()) {}
 
   std::string_view name() const noexcept override { return "throttle"; }
   // Who waits goes on at once.
@@ -23,36 +29,15 @@ class Throttle final : public PassThrough {
     co_return;
   }
 
-  Task<> read(std::uint64_t offset, Buffers into) override {
-    co_await wait_turn(false, into.size());
-    co_await file().read(offset, into);
-  }
-  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
-    co_await wait_turn(true, from.size());
-    co_await file().write(offset, from, flags);
-  }
-  Task<> write_zeroes(Range range, WriteFlags flags) override {
-    co_await wait_turn(true, range.length);
-    co_await file().write_zeroes(range, flags);
-  }
-  Task<> discard(Range range) override {
-    co_await wait_turn(true, range.length);
-    co_await file().discard(range);
-  }
-  Task<> write_compressed(std::uint64_t offset, Buffers from) override {
-    co_await wait_turn(true, from.size());
-    co_await file().write_compressed(offset, from);
-  }
-
  private:
-  bool wanted_at_rest() const noexcept { return file().parent() && file().parent()->quiesced(); }
-
-  Task<> wait_turn(bool is_write, std::uint64_t bytes) {
+  Task<> pass(RequestKind kind, Range range) override {
+    if (kind == RequestKind::flush || kind == RequestKind::map) co_return;
+    const bool is_write = kind != RequestKind::read;
     Mutex& queue = is_write ? writes_ : reads_;
     const std::uint64_t let_go = let_go_;
     const auto turn = co_await queue.lock();
-    while (!wanted_at_rest() && let_go == let_go_) {
-      const Duration wait = group_->charge(is_write, bytes, home().reactor().now());
+    while (!(file().parent() && wanted_at_rest(*file().parent())) && let_go == let_go_) {
+      const Duration wait = group_->charge(is_write, range.length, home().reactor().now());
       if (wait == Duration{}) co_return;
       co_await home().reactor().sleep(std::min(wait, look_again));
     }

@@ -1,9 +1,9 @@
 // Leaky buckets: how much gets through in which time; and requests that wait for them.
-#include <gtest/gtest.h>
+#include "filter/throttle.hpp"
 
-#include "filter/throttle_group.hpp"
+#include "tests/support/test_disks.hpp"
 
-namespace tidemark {
+namespace tidemark::test {
 namespace {
 
 using namespace std::chrono_literals;
@@ -99,5 +99,52 @@ TEST(ThrottleGroup, ARequestOfAnySizeIsCountedWithoutOverflow) {
   EXPECT_GT(group.charge(true, 1, 0s), 1h);
 }
 
+// A disk "above" on a throttled one that lets one request a second begin, and a guest with many.
+class ThrottledTest : public testing::Test {
+ protected:
+  static constexpr int requests = 100;
+  Disks disks{1};
+  std::shared_ptr<ThrottleGroup> group = std::make_shared<ThrottleGroup>();
+  Content data = Content(4 * KiB, std::byte{1});
+  Edge* edge = nullptr;
+  BlockNode* throttled = nullptr;
+
+  ThrottledTest() {
+    ThrottleLimits limits;
+    limits.of[Kind::iops_total].average = 1;
+    group->set(limits);
+    BlockNode& memory = disks.add("memory", *open_memory({MiB}));
+    throttled = &disks.add("throttled", open_throttle(*Edge::attach(memory, Role::filtered, {}, "throttle"), group));
+    edge = &disks.attach(disks.add("above", *open_fault({throttled, {}, 1})));
+  }
+  Task<> requests_while(std::function<Task<>()> what) {
+    const auto body = [&](TaskGroup& tasks) -> Task<> {
+      for (int i = 0; i < requests; ++i) tasks.spawn(edge->write(0, Buffers::of_const(data)));
+      co_await disks.process.reactor().sleep(1s);
+      co_await what();
+      co_await tasks.join();
+    };
+    co_await with_group(disks.process.reactor(), body);
+  }
+};
+
+TEST_F(ThrottledTest, WaitsForItsTurn) {
+  disks.run(requests_while([]() -> Task<> { co_return; }));
+  EXPECT_GE(disks.world.now(), 98s);
+}
+
+TEST_F(ThrottledTest, NobodyWaitsWhileWhatIsAboveIsToRest) {
+  disks.run(requests_while([&]() -> Task<> {
+    const auto drained = co_await disks.graph.drain(disks.node("above"));
+    EXPECT_LT(disks.world.now(), 3s);
+  }));
+  EXPECT_LT(disks.world.now(), 3s);
+}
+
+TEST_F(ThrottledTest, NobodyWaitsWhenWhatIsInFlightIsToEnd) {
+  disks.run(requests_while([&]() -> Task<> { return disks.graph.cancel_in_flight(*throttled); }));
+  EXPECT_LT(disks.world.now(), 3s);
+}
+
 }  // namespace
-}  // namespace tidemark
+}  // namespace tidemark::test

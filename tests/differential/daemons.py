@@ -24,13 +24,20 @@ def size_of(text):
 def make_image(lab, directory, words):
     name, kind, size, *options = words
     path = directory / name
-    if kind == "raw":
+    if kind == "text":
+        path.write_text("\n".join([size, *options]) + "\n", encoding="utf-8")
+    elif kind == "raw":
         count = size_of(size)
         with open(path, "wb") as file:
             file.write(random.Random(options[0] if options else name).randbytes(count * 3 // 4))
             file.truncate(count)
     else:
         lab.run("qemu-img", "create", "-q", "-f", kind, *options, path, *([] if size == "-" else [size]), cwd=directory)
+
+
+def failed(answer):
+    """Of a guest's request."""
+    return isinstance(answer, dict) and "errno" in answer
 
 
 def nameless(value):
@@ -103,18 +110,31 @@ class Daemon:
         handle.connect_unix(str(self._path / "nbd.sock"))
         return handle
 
+    def _request(self, export, request):
+        handle = self._export(export)
+        try:
+            answer = request(handle)
+        except nbd.Error as error:
+            # Debian's server hangs up when a read fails.
+            answer = {"errno": "EIO" if error.errno == "ENOTCONN" else error.errno}
+        if handle.aio_is_ready():
+            handle.shutdown()
+        return answer
+
     def write(self, words):
         name, offset, length, byte = words
-        handle = self._export(name)
-        handle.pwrite(bytes([int(byte, 0)]) * size_of(length), size_of(offset))
-        handle.shutdown()
+        data = bytes([int(byte, 0)]) * size_of(length)
+        return self._request(name, lambda handle: handle.pwrite(data, size_of(offset)))
 
     def read(self, words):
-        handle = self._export(words[0])
-        size = handle.get_size()
-        content = b"".join(handle.pread(min(1 << 20, size - at), at) for at in range(0, size, 1 << 20))
-        handle.shutdown()
-        return hashlib.sha256(content).hexdigest()
+        def content(handle):
+            size = handle.get_size()
+            parts = (handle.pread(min(1 << 20, size - at), at) for at in range(0, size, 1 << 20))
+            return hashlib.sha256(b"".join(parts)).hexdigest()
+        return self._request(words[0], content)
+
+    def flush(self, words):
+        return self._request(words[0], lambda handle: handle.flush())
 
     def events(self):
         """All so far, without their times."""

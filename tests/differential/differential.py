@@ -115,6 +115,8 @@ class Comparison:
             self._command(statement, where)
         elif statement.verb not in ("image", "without"):
             ours = self._comparable(getattr(self._ours, statement.verb)(statement.words))
+            if daemons.failed(ours) != statement.fails:
+                self._complain(where, f"it was expected to {'fail' if statement.fails else 'succeed'}: {shown(ours)}")
             if not self._diverged:
                 theirs = self._comparable(getattr(self._theirs, statement.verb)(statement.words))
                 if ours != theirs:

@@ -2,6 +2,7 @@
 
     # A comment.  The first one is the script's title.
     image NAME FORMAT SIZE [OPTION ...]   a file, before the daemons start: random bytes, or qemu-img create's options
+    image NAME text [LINE ...]            one of such lines
     COMMAND ARGUMENTS                     a QMP command that succeeds
     ! COMMAND ARGUMENTS                   one that fails
     better "WHY" COMMAND ARGUMENTS        one that our daemon answers otherwise, and why (also with !)
@@ -9,8 +10,9 @@
     ours COMMAND ARGUMENTS                one that Debian's daemon does not know: held against QEMU 11's schema (also with !)
     without NAME ...                      members of objects, events and files that are not compared in this script
     wait job ID | wait status ID STATUS | wait event NAME [KEY=VALUE ...]
-    write EXPORT OFFSET LENGTH BYTE       as a guest, through the NBD server at nbd.sock
-    read EXPORT                           its content is compared
+    write EXPORT OFFSET LENGTH BYTE       as a guest, through the NBD server at nbd.sock (with !: it fails, of both with one errno)
+    read EXPORT                           its content is compared (also with !)
+    flush EXPORT                          (also with !)
 
 ARGUMENTS are words KEY=VALUE, where a key may be a path (file.driver) and a value is JSON or else a string, or one JSON object, which alone
 can have a null, or spaces in a string.
@@ -22,6 +24,9 @@ import pathlib
 import shlex
 
 
+REQUESTS = ("write", "read", "flush")
+
+
 class ScriptError(Exception):
     pass
 
@@ -30,7 +35,7 @@ class ScriptError(Exception):
 class Statement:
     line: int
     text: str
-    verb: str                              # image, without, command, wait, write, read
+    verb: str                              # image, without, command, wait, write, read, flush
     words: tuple = ()
     command: str = ""
     arguments: dict = dataclasses.field(default_factory=dict)
@@ -90,8 +95,11 @@ def _command(line, text):
 def _statement(line, text):
     verb, _, rest = text.partition(" ")
     try:
-        if verb in ("image", "without", "wait", "write", "read"):
+        if verb in ("image", "without", "wait", *REQUESTS):
             return Statement(line, text, verb, tuple(shlex.split(rest)))
+        request, _, words = rest.partition(" ")
+        if verb == "!" and request in REQUESTS:
+            return Statement(line, text, request, tuple(shlex.split(words)), fails=True)
         return _command(line, text)
     except (ValueError, ScriptError) as error:
         raise ScriptError(f"line {line}: {error}") from None
