@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "control/node_opener.hpp"
+#include "control/read_only.hpp"
 #include "control/transaction_commands.hpp"
 #include "io/sim/backend.hpp"
 #include "storage/file.hpp"
@@ -118,6 +119,38 @@ Task<> clear_in_transaction(Machine& machine) {
 }
 
 TEST(BitmapCommands, ATransactionIsAnsweredAsItWas) { expect_answered_as_it_was(clear_in_transaction); }
+
+Task<> only_read(BlockNode& node) {
+  const auto drained = co_await node.graph().drain(node);
+  co_await set_read_only(node, true);
+}
+
+// A disk that cannot be flushed, or whose marks cannot be stored, at one point after the other: it is written on, and tracked.
+TEST(BitmapCommands, ADiskThatCannotBeOnlyReadIsTrackedOn) {
+  std::uint64_t failed = 0;
+  for (std::uint64_t skip = 0; skip < 60; ++skip) {
+    Machine machine;
+    machine.run(machine.guest->write(0, Buffers::of_const(machine.data)));
+    machine.guest.reset();
+    SimFault fails;
+    fails.path = "/disk";
+    fails.skip = skip;
+    machine.world.faults().add(fails);
+    BlockNode& node = *machine.homes.main().graph.find("disk");
+    const Result<> ended = machine.reactor.run(only_read(node));
+    machine.world.faults().clear();
+    ASSERT_EQ(node.read_only(), ended.ok()) << "from operation " << skip << " on";
+    if (ended) continue;
+    ++failed;
+    ASSERT_NE(node.tracking(), nullptr) << "from operation " << skip << " on";
+    const Permissions all{Permissions::write, Permissions::all};
+    machine.guest = *Edge::attach(node, Role::root, all, "a guest");
+    machine.run(machine.guest->write(MiB, Buffers::of_const(machine.data)));
+    EXPECT_EQ(machine.bitmap().dirty_bytes(), 2 * granularity);
+    EXPECT_FALSE(machine.bitmap().inconsistent());
+  }
+  EXPECT_GE(failed, 2u);
+}
 
 }  // namespace
 }  // namespace tidemark::test

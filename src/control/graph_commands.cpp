@@ -10,9 +10,9 @@
 namespace tidemark {
 namespace {
 
-// On the node's thread.
+// On the node's thread.  The node may be gone since it was found.
 
-Task<const BlockNode*> find(Graph& graph, std::string name) { co_return graph.find(name); }
+Task<const BlockNode*> find(Graph& graph, std::string name) { co_return co_await unwrap(graph.lookup(name)); }
 
 // Guests' requests go on meanwhile; those that a smaller disk has no place for fail.
 Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
@@ -25,8 +25,9 @@ Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
 }
 
 Task<> check_child(Graph& graph, const std::string& parent, const std::string& child) {
-  for (const Edge* edge : graph.find(parent)->driver().edges())
-    if (to_string(edge->role()) == child) co_return;
+  const BlockNode* node = co_await unwrap(graph.lookup(parent));
+  for (const Edge* edge : node->driver().edges())
+    if (edge->name() == child) co_return;
   co_await Error(Errc::not_found, fmt::format("Node '{}' does not have child '{}'", parent, child));
 }
 
@@ -61,7 +62,7 @@ struct Drawing {
     schema::XDbgBlockGraphEdge drawn;
     drawn.parent = number_of(parent);
     drawn.child = number_of(&edge.node());
-    drawn.name = to_string(edge.role());
+    drawn.name = edge.name();
     drawn.perm = describe(edge.permissions().uses);
     drawn.shared_perm = describe(edge.permissions().shares);
     edges.push_back(std::move(drawn));

@@ -11,7 +11,14 @@ namespace {
 
 using schema::BlockdevOptions;
 
-Task<BlockNode*> find(Graph& graph, std::string name) { co_return graph.find(name); }
+Error not_there(const std::string& name) { return Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name)); }
+
+// The node may be gone since it was found.
+Task<BlockNode*> find(Graph& graph, std::string name) {
+  BlockNode* node = graph.find(name);
+  if (!node) co_await not_there(name);
+  co_return node;
+}
 
 // On the nodes' thread.  One may have to wait for another: what is below is written first, and only read last.
 Task<> reopen_all(std::vector<std::pair<BlockNode*, BlockdevOptions>> waiting, UndoSteps& undo) {
@@ -60,7 +67,7 @@ class Reopen final : public TransactionAction {
  private:
   Task<BlockNode*> look_up(std::string name) {
     Place* place = co_await homes_.find(name);
-    if (!place) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name));
+    if (!place) co_await not_there(name);
     if (place_ && place_ != place)
       co_await Error(Errc::busy, fmt::format("node '{}' is on another thread than others that are to be reopened", name));
     place_ = place;

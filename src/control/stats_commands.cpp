@@ -66,9 +66,13 @@ Task<std::vector<schema::BlockStats>> describe_nodes(Graph& graph) {
   co_return std::move(all);
 }
 
+Error not_there(const std::string& name) { return Error(Errc::not_found, fmt::format("Device '{}' not found", name)); }
+
+// The node may be gone since it was found.
 Task<> set_threshold(Graph& graph, const std::string& name, std::uint64_t threshold) {
-  graph.find(name)->set_write_threshold(threshold);
-  co_return;
+  BlockNode* node = graph.find(name);
+  if (!node) co_await not_there(name);
+  node->set_write_threshold(threshold);
 }
 
 }  // namespace
@@ -100,7 +104,7 @@ Task<std::vector<schema::BlockInfo>> StatsCommandHandler::query_block(schema::Qu
 
 Task<> StatsCommandHandler::block_set_write_threshold(schema::BlockSetWriteThresholdArguments arguments) {
   Place* place = co_await homes_.find(arguments.node_name);
-  if (!place) co_await Error(Errc::not_found, fmt::format("Device '{}' not found", arguments.node_name));
+  if (!place) co_await not_there(arguments.node_name);
   co_await homes_.at(*place, set_threshold(place->graph, arguments.node_name, arguments.write_threshold));
 }
 

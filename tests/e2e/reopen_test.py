@@ -159,6 +159,50 @@ class Reopen(Bed):
         self.client.execute("block-dirty-bitmap-remove", node="window", name="b")
         self.client.execute("block_resize", size=2 * DISK, **{"node-name": "disk"})
 
+    def test_a_file_that_nobody_else_would_have_stays_below_a_window(self):
+        self.start("raw")
+        self.raw("other.img")
+        self.client.execute("blockdev-add", driver="file", filename="other.img", **{"node-name": "other"})
+        with self.assertRaisesRegex(QmpError, "nobody else would have the present one"):
+            self.client.execute("blockdev-reopen", options=[{**self.options, "file": "other"}])
+        self.write(4)
+
+    def test_what_a_copy_on_read_filter_stands_on_is_not_changed_behind_its_back(self):
+        self.start("qcow2")
+        self.qcow2("other.qcow2", DISK)
+        other = {"driver": "qcow2", "node-name": "other", "file": {"driver": "file", "filename": "other.qcow2"}}
+        self.client.execute("blockdev-add", **other)
+        above = {"driver": "copy-on-read", "node-name": "above", "file": "disk"}
+        self.client.execute("blockdev-add", **above)
+        with self.assertRaisesRegex(QmpError, "Cannot change the option 'file'"):
+            self.client.execute("blockdev-reopen", options=[{**above, "file": "other"}])
+        self.client.execute("blockdev-reopen", options=[above])
+        self.client.execute("blockdev-del", **{"node-name": "above"})
+        # One that was described inline has options of its own.
+        inlined = {**above, "file": {**other, "node-name": "inner"}}
+        self.client.execute("blockdev-del", **{"node-name": "other"})
+        self.client.execute("blockdev-add", **inlined)
+        inlined["file"]["detect-zeroes"] = "on"
+        self.client.execute("blockdev-reopen", options=[inlined])
+        nodes = {node["node-name"]: node for node in self.client.execute("query-named-block-nodes")}
+        self.assertEqual(nodes["inner"]["detect_zeroes"], "on")
+
+    def test_marks_go_on_after_a_reopening_that_failed(self):
+        self.start("qcow2")
+        self.raw("other.img")
+        other = {"driver": "file", "node-name": "other", "filename": "other.img"}
+        self.client.execute("blockdev-add", **other)
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.write(1)
+        with self.assertRaises(QmpError):
+            self.client.execute("blockdev-reopen", options=[{**self.options, "read-only": True}, {**other, "filename": "none.img"}])
+        self.assertEqual(self.bitmap()["count"], 64 * KiB)
+        self.write(5)
+        self.kill()
+        self.start("qcow2")
+        self.assertEqual(self.bitmap()["count"], 128 * KiB)
+        self.assertNotIn("inconsistent", self.bitmap())
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -172,6 +172,33 @@ class Snapshots(Bed):
         self.assertTrue(nodes["disk"]["dirty-bitmaps"][0]["recording"])
         self.change(seed=7)
 
+    def test_a_file_that_cannot_be_made_whole_is_removed(self):
+        self.begin("since")
+        # An image's header has no place for so long a name of what is below it.
+        self.raw("plain.img")
+        self.monitor.execute("blockdev-add", driver="file", filename="./" * 600 + "plain.img", **{"node-name": "far"})
+        names = {path.name for path in self.path.iterdir()}
+        action = {"node-name": "far", "snapshot-file": "over.qcow2", "snapshot-node-name": "over"}
+        for mode in ("absolute-paths", None):
+            with self.assertRaisesRegex(QmpError, "name too long"):
+                self.monitor.execute("blockdev-snapshot-sync", **action, **({"mode": mode} if mode else {}))
+            self.assertEqual({path.name for path in self.path.iterdir()}, names)
+        # What was there before stays, whatever is in it.
+        (self.path / "over.qcow2").write_bytes(b"x")
+        with self.assertRaises(QmpError):
+            self.monitor.execute("blockdev-snapshot-sync", **action)
+        self.assertTrue((self.path / "over.qcow2").exists())
+
+    def test_an_overlay_that_is_only_read_takes_no_writers(self):
+        self.begin("since")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "over.qcow2", "8M")
+        overlay = {"driver": "qcow2", "node-name": "over", "file": {"driver": "file", "filename": "over.qcow2"}}
+        self.monitor.execute("blockdev-add", **overlay, **{"read-only": True})
+        with self.assertRaisesRegex(QmpError, "Read-only block node 'over' cannot support read-write users"):
+            self.monitor.execute("blockdev-snapshot", node="disk", overlay="over")
+        self.change(seed=8)
+        self.monitor.execute("blockdev-del", **{"node-name": "over"})
+
 
 if __name__ == "__main__":
     unittest.main()
