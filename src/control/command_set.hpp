@@ -2,9 +2,11 @@
 // in which they end: a daemon has it behind its sockets, a simulation without.
 #pragma once
 
+#include "control/amend_commands.hpp"
 #include "control/backup_commands.hpp"
 #include "control/bitmap_commands.hpp"
 #include "control/chain_commands.hpp"
+#include "control/chain_cost_commands.hpp"
 #include "control/command_lock.hpp"
 #include "control/command_table.hpp"
 #include "control/create_commands.hpp"
@@ -42,8 +44,10 @@ struct CommandSet {
   JobCommandHandler jobs;
   BackupCommandHandler backups;
   ChainCommandHandler chains;
+  ChainCostCommandHandler chain_costs;
   MirrorCommandHandler mirrors;
   CreateCommandHandler images;
+  AmendCommandHandler amendments;
   TransactionCommandHandler transactions;
   SnapshotCommandHandler snapshots;
   GraphCommandHandler graph;

@@ -100,6 +100,24 @@ Task<Json> QomCommandHandler::qom_get(schema::QomGetArguments arguments) {
   co_return value_of(object, arguments.property);
 }
 
+Task<std::vector<schema::ObjectPropertiesValues>> QomCommandHandler::qom_list_get(schema::QomListGetArguments arguments) {
+  std::vector<schema::ObjectPropertiesValues> all;
+  for (const std::string& path : arguments.paths) {
+    const Object object = co_await unwrap(find(path));
+    schema::ObjectPropertiesValues listed;
+    for (const schema::ObjectPropertyInfo& info : properties_of(object)) {
+      schema::ObjectPropertyValue property;
+      property.name = info.name;
+      property.type = info.type;
+      if (info.type.starts_with("child<")) property.value = (object.kind == Kind::root ? "/" : "/objects/") + info.name;
+      else property.value = value_of(object, info.name);
+      listed.properties.push_back(std::move(property));
+    }
+    all.push_back(std::move(listed));
+  }
+  co_return std::move(all);
+}
+
 Task<> QomCommandHandler::qom_set(schema::QomSetArguments arguments) {
   const Object object = co_await unwrap(find(arguments.path));
   const std::string& name = arguments.property;

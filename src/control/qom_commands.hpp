@@ -11,6 +11,7 @@ class QomCommandHandler final : public QomCommands {
  public:
   explicit QomCommandHandler(Objects& objects) : objects_(objects) {}
   Task<std::vector<schema::ObjectPropertyInfo>> qom_list(schema::QomListArguments arguments) override;
+  Task<std::vector<schema::ObjectPropertiesValues>> qom_list_get(schema::QomListGetArguments arguments) override;
   Task<Json> qom_get(schema::QomGetArguments arguments) override;
   Task<> qom_set(schema::QomSetArguments arguments) override;
   Task<std::vector<schema::ObjectTypeInfo>> qom_list_types(schema::QomListTypesArguments arguments) override;

@@ -26,5 +26,7 @@ CLI::Validator not_empty();
 
 // `tidemark image` and its verbs.
 void add_image(CLI::App& app, Options& options);
+// `tidemark chain` and its verbs.
+void add_chain(CLI::App& app, Options& options);
 
 }  // namespace tidemark::cli

@@ -87,6 +87,7 @@ struct ImageRebaseOptions {
   std::string backing, backing_format;   // empty: none any more
   bool unsafe = false, force_share = false;
 };
+Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options);     // bytes that were written
 Task<Exit> image_rebase(const Context& context, ImageRebaseOptions options);
 
 struct ImageCommitOptions {
@@ -94,6 +95,12 @@ struct ImageCommitOptions {
   std::string base;                      // empty: the image right below
   bool keep = false;                     // the image is not emptied afterwards
 };
+struct ImageCommitted {
+  std::string base;
+  std::uint64_t data_bytes = 0, zero_bytes = 0;
+  bool emptied = false;
+};
+Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options);
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options);
 
 struct ImageAmendOptions {

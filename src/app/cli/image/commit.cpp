@@ -95,7 +95,7 @@ Task<> empty(const Context& context, std::string path) {
 
 }  // namespace
 
-Task<Exit> image_commit(const Context& context, ImageCommitOptions options) {
+Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) {
   const std::string format = co_await format_of(context.reactor, options.image, false);
   const auto path = local_path(options.image.name);
   if (!path) co_await Error(Errc::unsupported, fmt::format("'{}': only files and block devices can be committed", options.image.name));
@@ -109,12 +109,17 @@ Task<Exit> image_commit(const Context& context, ImageCommitOptions options) {
   const image::CopyReport report = co_await unwrap(std::move(committed));
   const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
   if (emptied) co_await empty(context, *path);
-  const std::uint64_t bytes = report.data_bytes + report.zero_bytes;
+  co_return ImageCommitted{chain[depth].name, report.data_bytes, report.zero_bytes, emptied};
+}
+
+Task<Exit> image_commit(const Context& context, ImageCommitOptions options) {
+  const std::string name = options.image.name, path = local_path(name).value_or(name);
+  const ImageCommitted done = co_await commit(context, std::move(options));
   if (context.json)
-    print_json(Json::object({{"filename", *path}, {"base", chain[depth].name}, {"data-bytes", report.data_bytes},
-                             {"zero-bytes", report.zero_bytes}, {"emptied", emptied}}));
+    print_json(Json::object({{"filename", path}, {"base", done.base}, {"data-bytes", done.data_bytes}, {"zero-bytes", done.zero_bytes},
+                             {"emptied", done.emptied}}));
   else
-    print_line(fmt::format("committed {} of '{}' to '{}'", human_size(bytes), *path, chain[depth].name));
+    print_line(fmt::format("committed {} of '{}' to '{}'", human_size(done.data_bytes + done.zero_bytes), path, done.base));
   co_return Exit::ok;
 }
 

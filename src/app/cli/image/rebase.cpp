@@ -81,7 +81,7 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
 
 }  // namespace
 
-Task<Exit> image_rebase(const Context& context, ImageRebaseOptions options) {
+Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options) {
   const std::string format = co_await format_of(context.reactor, options.image, false);
   const auto path = local_path(options.image.name);
   if (format != "qcow2") co_await Error(Errc::unsupported, "Backing file not supported for file format 'raw'");
@@ -97,6 +97,11 @@ Task<Exit> image_rebase(const Context& context, ImageRebaseOptions options) {
     written = co_await unwrap(std::move(copied));
   }
   co_await change_header(context, options);
+  co_return written;
+}
+
+Task<Exit> image_rebase(const Context& context, ImageRebaseOptions options) {
+  const std::uint64_t written = co_await rebase(context, options);
   if (context.json) {
     print_json(Json::object({{"filename", options.image.name}, {"backing-filename", options.backing}, {"data-bytes", written}}));
     co_return Exit::ok;

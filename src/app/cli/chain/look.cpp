@@ -1,0 +1,117 @@
+#include "app/cli/chain/look.hpp"
+
+#include <charconv>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "app/cli/fields.hpp"
+#include "app/cli/image/session.hpp"
+#include "control/chain_cost_commands.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+using Ask = std::function<Task<Json>(std::vector<std::string>)>;
+
+// Names are known once the chain has been looked at.
+Task<Json> ask_twice(const ChainName& chain, const std::vector<std::string>& words, Ask ask) {
+  Json answer = co_await ask(std::vector<std::string>());
+  std::vector<std::string> nodes;
+  for (const std::string& word : words) {
+    const Json::Array& layers = items(*answer.find("layers"));
+    const std::size_t layer = co_await unwrap(find_layer(*answer.find("layers"), chain, word));
+    nodes.push_back(text(layers[layer], "node-name"));
+  }
+  if (!nodes.empty()) answer = co_await ask(std::move(nodes));
+  co_return std::move(answer);
+}
+
+Task<Json> ask_daemon(QmpClient& client, std::string top, std::vector<std::string> nodes) {
+  Json remove = Json::array();
+  for (std::string& node : nodes) remove.push_back(std::move(node));
+  Json arguments = Json::object({{"node-name", std::move(top)}, {"remove", std::move(remove)}});
+  Json answer = co_await client.execute("query-chain-cost", std::move(arguments));
+  if (!answer.find("layers") || items(*answer.find("layers")).empty())
+    co_await Error(Errc::invalid_format, "the daemon's answer to query-chain-cost tells of no layers");
+  co_return std::move(answer);
+}
+
+Task<Json> look_live(const Context& context, const ChainName& chain, const std::vector<std::string>& words) {
+  QmpClient client = co_await context.connect();
+  const Ask ask = [&](std::vector<std::string> nodes) { return ask_daemon(client, chain.top, std::move(nodes)); };
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_return co_await finally(ask_twice(chain, words, ask), close);
+}
+
+Task<Json> ask_nodes(BlockNode& top, std::vector<std::string> nodes) {
+  const schema::ChainCost cost = co_await tidemark::chain_cost(top, std::move(nodes));
+  co_return schema::to_json(cost);
+}
+
+Task<Json> look_at_files(const Context& context, const ChainName& chain, const std::vector<std::string>& words) {
+  std::function<Task<Json>(Session&)> body = [&](Session& session) -> Task<Json> {
+    ImageName name{chain.top, {}};
+    const ImageAccess access;
+    Edge* top = co_await session.open(std::move(name), access);
+    BlockNode& node = top->node();
+    const Ask ask = [&node](std::vector<std::string> nodes) { return ask_nodes(node, std::move(nodes)); };
+    co_return co_await ask_twice(chain, words, ask);
+  };
+  co_return co_await in_session<Json>(context.reactor, body);
+}
+
+// Steps tell of nodes: of what people call them, too.
+void add_names(Json& answer, const ChainName& chain) {
+  Json layers = Json::array();
+  std::size_t i = 0;
+  for (const Json& layer : items(*answer.find("layers"))) {
+    Json named = layer;
+    named.set("layer", layer_name(chain, i++));
+    layers.push_back(std::move(named));
+  }
+  answer.set("layers", std::move(layers));
+}
+
+std::optional<std::size_t> index_in(const ChainName& chain, std::string_view word) {
+  if (word.starts_with(chain.top + "[")) word.remove_prefix(chain.top.size());
+  if (word.starts_with('[') && word.ends_with(']')) word = word.substr(1, word.size() - 2);
+  std::size_t index = 0;
+  const auto end = std::from_chars(word.data(), word.data() + word.size(), index);
+  if (word.empty() || end.ec != std::errc{} || end.ptr != word.data() + word.size()) return std::nullopt;
+  return index;
+}
+
+}  // namespace
+
+std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::format("{}[{}]", chain.live ? chain.top : "", layer); }
+
+Result<std::size_t> find_layer(const Json& layers, const ChainName& chain, const std::string& word) {
+  const Json::Array& all = items(layers);
+  for (const char* member : {"node-name", "filename"})
+    for (std::size_t i = 0; i < all.size(); ++i)
+      if (text(all[i], member) == word) return i;
+  if (const auto index = index_in(chain, word)) {
+    if (*index < all.size()) return *index;
+    return Error(Errc::not_found, fmt::format("the chain of '{}' has {} layers: there is no '{}'", chain.top, all.size(), word));
+  }
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (std::filesystem::path(text(all[i], "filename")).filename() != word) continue;
+    if (found) return Error(Errc::invalid_argument, fmt::format("'{}' is the name of several layers; say which by its number", word));
+    found = i;
+  }
+  if (found) return *found;
+  return Error(Errc::not_found, fmt::format("the chain of '{}' has no layer '{}'", chain.top, word));
+}
+
+Task<Json> look_at_chain(const Context& context, const ChainName& chain, const std::vector<std::string>& layers) {
+  Json answer;
+  if (chain.live) answer = co_await look_live(context, chain, layers);
+  else answer = co_await look_at_files(context, chain, layers);
+  add_names(answer, chain);
+  co_return std::move(answer);
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,102 @@
+// Layers are taken out of a chain.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/cli/chain/look.hpp"
+#include "app/cli/chain/steps.hpp"
+#include "app/cli/fields.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+using Way = ChainRemoveOptions::Way;
+
+std::size_t index_of(const Json& layers, const std::string& node) {
+  for (std::size_t i = 0; i < items(layers).size(); ++i)
+    if (text(items(layers)[i], "node-name") == node) return i;
+  return 0;
+}
+
+std::vector<std::size_t> gone_in(const Json& layers, const Json& step) {
+  std::vector<std::size_t> gone;
+  for (const Json& node : items(*step.find("layers")))
+    if (node.is_string()) gone.push_back(index_of(layers, node.as_string()));
+  return gone;
+}
+
+// The steps of the plan, or one for all layers that lie together.
+std::vector<Removal> steps_of(const Json& cost, Way way) {
+  const Json& layers = *cost.find("layers");
+  std::vector<Removal> steps;
+  std::vector<std::size_t> all;
+  for (const Json& step : items(*cost.find("steps"))) {
+    const std::vector<std::size_t> gone = gone_in(layers, step);
+    if (gone.empty()) continue;
+    all.insert(all.end(), gone.begin(), gone.end());
+    if (way == Way::cheapest) steps.push_back({text(step, "action") == "commit", gone.front(), gone.back()});
+  }
+  if (way == Way::cheapest) return steps;
+  std::sort(all.begin(), all.end());
+  for (const std::size_t layer : all) {
+    if (!steps.empty() && steps.back().last + 1 == layer) steps.back().last = layer;
+    else steps.push_back({way == Way::commit, layer, layer});
+  }
+  return steps;
+}
+
+Result<> check(const std::vector<Removal>& steps, std::size_t layers) {
+  for (const Removal& step : steps) {
+    if (!step.commit && step.first == 0) return Error(Errc::invalid_argument, "nothing is above the top: it cannot be pulled");
+    if (step.commit && step.last + 1 == layers)
+      return Error(Errc::invalid_argument, "nothing is below the last layer: it cannot be committed");
+  }
+  return {};
+}
+
+std::string describe(const Json& layers, const Removal& step) {
+  const auto name = [&](std::size_t layer) { return text(items(layers)[layer], "layer"); };
+  const std::string gone = step.first == step.last ? name(step.first) : fmt::format("{} to {}", name(step.first), name(step.last));
+  return fmt::format("{} {} into {}", step.commit ? "committed" : "pulled", gone, name(step.into()));
+}
+
+Json to_json(const Json& layers, const Removal& step) {
+  Json gone = Json::array();
+  for (std::size_t i = step.first; i <= step.last; ++i) gone.push_back(text(items(layers)[i], "filename"));
+  return Json::object({{"action", step.commit ? "commit" : "pull"},
+                       {"layers", std::move(gone)},
+                       {"into", text(items(layers)[step.into()], "filename")}});
+}
+
+Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, const std::vector<Removal>& steps, std::uint64_t speed) {
+  Json done = Json::array();
+  for (const Removal& step : steps) {
+    if (client) co_await remove_live(context, *client, layers, step, speed);
+    else co_await remove_offline(context, layers, step);
+    if (!context.json) print_line(describe(layers, step));
+    done.push_back(to_json(layers, step));
+  }
+  if (context.json) print_json(done);
+}
+
+}  // namespace
+
+Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options) {
+  if (options.speed != 0 && !options.chain.live) co_await Error(Errc::invalid_argument, "--speed is for a daemon's jobs: give --qmp, too");
+  const Json cost = co_await look_at_chain(context, options.chain, options.layers);
+  const Json& layers = *cost.find("layers");
+  const std::vector<Removal> steps = steps_of(cost, options.way);
+  co_await unwrap(check(steps, items(layers).size()));
+  if (!options.chain.live) {
+    co_await carry_out(context, nullptr, layers, steps, 0);
+    co_return Exit::ok;
+  }
+  QmpClient client = co_await context.connect();
+  client.see_through();                  // a job that was begun is cancelled in order
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_await finally(carry_out(context, &client, layers, steps, options.speed), close);
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,102 @@
+// What a chain is made of, and what it would cost to make it shorter.
+#include <algorithm>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "app/cli/chain/look.hpp"
+#include "app/cli/fields.hpp"
+#include "app/cli/text.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+std::string short_name(const Json& layer) {
+  const std::string file = text(layer, "filename");
+  if (file.starts_with("json:")) return text(layer, "node-name");
+  const std::string last = std::filesystem::path(file).filename();
+  return last.empty() ? file : last;
+}
+
+// The base is on the left, as everywhere where chains are drawn; those that are to go are left out.
+std::string picture(const Json::Array& layers, const std::vector<std::string>& gone) {
+  std::string drawn;
+  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+    if (std::find(gone.begin(), gone.end(), text(*layer, "node-name")) != gone.end()) continue;
+    if (!drawn.empty()) drawn += " <- ";
+    drawn += fmt::format("{} {}", text(*layer, "layer"), short_name(*layer));
+  }
+  return drawn;
+}
+
+std::string size_or_none(const Json& layer, const char* member) {
+  return layer.find(member) ? human_size(number(layer, member)) : "-";
+}
+
+std::string table_of(const Json::Array& layers, bool live) {
+  std::vector<std::string> head{"LAYER", "FORMAT", "HOLDS", "PULL", "COMMIT", "FILE"};
+  if (live) head.insert(head.begin() + 1, "NODE");
+  Table table(head);
+  for (const Json& layer : layers) {
+    std::vector<std::string> row{text(layer, "layer"),          text(layer, "driver"),          human_size(number(layer, "bytes")),
+                                 size_or_none(layer, "pull"), size_or_none(layer, "commit"), text(layer, "filename")};
+    if (live) row.insert(row.begin() + 1, text(layer, "node-name"));
+    table.add(std::move(row));
+  }
+  return table.to_text();
+}
+
+std::string name_of(const Json& layers, const std::string& node) {
+  const Json* layer = find_by(layers, "node-name", node);
+  return layer ? text(*layer, "layer") : node;
+}
+
+std::vector<std::string> gone_in(const Json& step) {
+  std::vector<std::string> nodes;
+  for (const Json& node : items(*step.find("layers")))
+    if (node.is_string()) nodes.push_back(node.as_string());
+  return nodes;
+}
+
+void print_steps(const Json& cost) {
+  const Json& layers = *cost.find("layers");
+  std::vector<std::string> gone;
+  std::string lines;
+  std::size_t i = 0;
+  for (const Json& step : items(*cost.find("steps"))) {
+    std::string names;
+    for (const std::string& node : gone_in(step)) {
+      gone.push_back(node);
+      names += (names.empty() ? "" : ", ") + name_of(layers, node);
+    }
+    lines += fmt::format("{}. {} {} into {}: {}\n", ++i, text(step, "action"), names, name_of(layers, text(step, "into")),
+                         human_size(number(step, "bytes")));
+  }
+  print_line("now   " + picture(items(layers), {}));
+  print_line("then  " + picture(items(layers), gone));
+  print_line(lines + fmt::format("moves {} in all", human_size(number(cost, "bytes"))));
+}
+
+}  // namespace
+
+Task<Exit> chain_show(const Context& context, ChainShowOptions options) {
+  const std::vector<std::string> none;
+  const Json cost = co_await look_at_chain(context, options.chain, none);
+  const Json& layers = *cost.find("layers");
+  if (context.json) {
+    print_json(layers);
+    co_return Exit::ok;
+  }
+  print_line(picture(items(layers), {}));
+  print_line(table_of(items(layers), options.chain.live));
+  co_return Exit::ok;
+}
+
+Task<Exit> chain_plan(const Context& context, ChainPlanOptions options) {
+  const Json cost = co_await look_at_chain(context, options.chain, options.layers);
+  if (context.json) print_json(cost);
+  else print_steps(cost);
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,128 @@
+"""tidemark chain show and plan: of files and of a daemon's nodes the same numbers, which are those of what jobs then move."""
+import json
+import unittest
+
+from bed import FAILED, KiB, MiB, Bed
+
+DISK = 8 * MiB
+
+
+class ChainPlan(Bed):
+    def setUp(self):
+        super().setUp()
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", DISK)
+        for name, below in (("a", "base"), ("b", "a"), ("top", "b")):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{below}.qcow2", "-F", "qcow2", f"{name}.qcow2")
+        # In clusters of 64 KiB.
+        self.fill("base", (0, 64))
+        self.fill("a", (0, 10), (20, 10))
+        self.fill("b", (0, 8), (40, 4))
+        self.fill("top", (0, 9))
+
+    def fill(self, name, *runs):
+        commands = [word for first, count in runs for word in ("-c", f"write -P 7 {first * 64}k {count * 64}k")]
+        self.lab.run("qemu-io", "-f", "qcow2", *commands, f"{name}.qcow2")
+
+    def chain(self, *arguments, live=False, status=0):
+        if not live:
+            self.lab.env.pop("TIDEMARK_QMP", None)
+        done = self.lab.run(self.tidemark, "chain", *arguments, ok=None)
+        self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        return done.stdout if status == 0 else done.stderr
+
+    EXPECTED = [(9, None, 9), (12, 4, 12), (20, 12, 20), (64, 44, None)]
+
+    def numbers(self, text):
+        units = [(layer["bytes"], layer.get("pull"), layer.get("commit")) for layer in json.loads(text)]
+        return [tuple(None if one is None else one // (64 * KiB) for one in row) for row in units]
+
+    def test_of_files(self):
+        self.assertEqual(self.numbers(self.chain("show", "top.qcow2", "--json")), self.EXPECTED)
+        shown = self.chain("show", "top.qcow2")
+        self.assertIn("[3] base.qcow2 <- [2] a.qcow2 <- [1] b.qcow2 <- [0] top.qcow2", shown)
+        self.assertIn("768.0 KiB", shown)
+
+    def test_of_a_daemon(self):
+        self.serve("top.qcow2=vda")
+        self.assertEqual(self.numbers(self.chain("show", "vda", "--json", live=True)), self.EXPECTED)
+        plan = self.chain("plan", "vda", "vda[1]", "2", live=True)
+        self.assertIn("then  vda[3] base.qcow2 <- vda[0] top.qcow2", plan)
+        # What shows of both is 4 of b and 11 of a (its tenth cluster is below top's end); all that both hold is 22.
+        self.assertIn("1. pull vda[1], vda[2] into vda[0]: 960.0 KiB", plan)
+        self.assertEqual(json.loads(self.chain("plan", "vda", "1", "a.qcow2", "--json", live=True))["bytes"], 15 * 64 * KiB)
+
+    def test_a_plan_moves_what_it_says(self):
+        self.serve("top.qcow2=vda")
+        plan = json.loads(self.chain("plan", "vda", "1", "2", "--json", live=True))
+        qmp, before = self.qmp(), self.held()
+        qmp.execute("block-stream", device="vda", **{"job-id": "j", "base-node": plan["layers"][3]["node-name"]})
+        qmp.wait_event("BLOCK_JOB_COMPLETED", device="j")
+        self.assertEqual(self.held() - before, plan["bytes"])
+
+    def held(self):
+        return json.loads(self.chain("show", "vda", "--json", live=True))[0]["bytes"]
+
+    def test_layers_are_found_or_not(self):
+        for word in ("1", "[1]", "top.qcow2[1]", "b.qcow2"):
+            self.assertEqual(json.loads(self.chain("plan", "top.qcow2", word, "--json"))["bytes"], 4 * 64 * KiB, word)
+        for word, why in (("4", "has 4 layers"), ("none.qcow2", "no layer 'none.qcow2'"), ("other[1]", "no layer")):
+            self.assertIn(why, self.chain("plan", "top.qcow2", word, status=FAILED))
+        self.assertIn("must stay", self.chain("plan", "top.qcow2", "0", "1", "2", "3", status=FAILED))
+        self.assertIn("No such file", self.chain("show", "none.qcow2", status=FAILED))
+        self.serve("top.qcow2=vda")
+        self.assertIn("none", self.chain("show", "none", live=True, status=FAILED))
+
+    def test_the_bottom_is_pulled_and_the_top_committed(self):
+        bottom = json.loads(self.chain("plan", "top.qcow2", "3", "--json"))["steps"]
+        self.assertEqual([(step["action"], step["bytes"] // (64 * KiB)) for step in bottom], [("pull", 44)])
+        top = json.loads(self.chain("plan", "top.qcow2", "0", "1", "2", "--json"))["steps"]
+        self.assertEqual([(step["action"], step["bytes"] // (64 * KiB)) for step in top], [("commit", 24)])
+
+    def flat(self):
+        self.lab.run("qemu-img", "convert", "-O", "raw", "top.qcow2", "flat.raw")
+        return (self.path / "flat.raw").read_bytes()
+
+    def files_below(self):
+        told = json.loads(self.lab.run("qemu-img", "info", "--backing-chain", "--output=json", "-U", "top.qcow2").stdout)
+        return [one["filename"].rpartition("/")[2] for one in told[1:]]
+
+    REMOVALS = {
+        "cheapest": (("remove", "1", "2"), ["base.qcow2"]),
+        "pull one": (("pull", "2"), ["b.qcow2", "base.qcow2"]),
+        "pull two apart": (("pull", "1", "3"), ["a.qcow2"]),
+        "commit one": (("commit", "1"), ["a.qcow2", "base.qcow2"]),
+        "commit two": (("commit", "1", "2"), ["base.qcow2"]),
+        "pull all": (("remove", "1", "2", "3"), []),
+    }
+
+    def test_removed_from_files(self):
+        before = self.flat()
+        for name, ((verb, *layers), left) in self.REMOVALS.items():
+            with self.subTest(name):
+                self.setUp()
+                self.chain(verb, "top.qcow2", *layers)
+                self.assertEqual(self.files_below(), left)
+                self.assertEqual(self.flat(), before)
+                self.lab.run("qemu-img", "check", "-q", "top.qcow2")
+
+    def test_removed_from_a_daemons_disk(self):
+        before = self.flat()
+        for name, ((verb, *layers), left) in self.REMOVALS.items():
+            with self.subTest(name):
+                self.setUp()
+                self.serve("top.qcow2=vda")
+                done = json.loads(self.chain(verb, "vda", *layers, "--json", live=True))
+                self.assertEqual(sum(len(step["layers"]) for step in done), len(layers))
+                self.assertEqual(self.files_below(), left)
+                self.assertEqual(self.content("vda"), before)
+                self.assertEqual(self.qmp().execute("query-jobs"), [])
+
+    def test_what_cannot_be_removed(self):
+        self.assertIn("nothing is above", self.chain("pull", "top.qcow2", "0", status=FAILED))
+        self.assertIn("nothing is below", self.chain("commit", "top.qcow2", "3", status=FAILED))
+        self.assertIn("--speed", self.chain("pull", "top.qcow2", "1", "--speed", "1M", status=FAILED))
+
+
+if __name__ == "__main__":
+    unittest.main()
