@@ -65,16 +65,18 @@ bool valid_name(std::string_view name) noexcept {
 }
 
 Json disk_to_json(const DiskManifest& disk) {
-  return Json::object({{"name", disk.name},
-                       {"node", disk.node},
-                       {"size", disk.size},
-                       {"base", disk.base ? Json(*disk.base) : Json()},
-                       {"image", disk.image_file()},
-                       {"sums", disk.sums_file()},
-                       {"sums-digest", digest_text(disk.sums_digest)},
-                       {"granularity", disk.granularity},
-                       {"stored-bytes", disk.stored_bytes},
-                       {"bitmap", disk.bitmap}});
+  Json json = Json::object({{"name", disk.name},
+                            {"node", disk.node},
+                            {"size", disk.size},
+                            {"base", disk.base ? Json(*disk.base) : Json()},
+                            {"image", disk.image_file()},
+                            {"sums", disk.sums_file()},
+                            {"sums-digest", digest_text(disk.sums_digest)},
+                            {"granularity", disk.granularity},
+                            {"stored-bytes", disk.stored_bytes},
+                            {"bitmap", disk.bitmap}});
+  if (!disk.checkpoint.empty()) json.set("checkpoint", disk.checkpoint);
+  return json;
 }
 
 Result<DiskManifest> parse_disk(const Json& json) {
@@ -88,6 +90,7 @@ Result<DiskManifest> parse_disk(const Json& json) {
   disk.stored_bytes = reader.number("stored-bytes", max_disk_size);
   disk.sums_digest = reader.digest("sums-digest");
   disk.bitmap = reader.text("bitmap");
+  if (reader.member("checkpoint")) disk.checkpoint = reader.text("checkpoint");
   if (!valid_disk_name(disk.name)) reader.fail("'name' is not a disk's name");
   if (disk.base && !valid_point_id(*disk.base)) reader.fail("'base' is not a point's id");
   if (disk.granularity < 512 || !is_power_of_two(disk.granularity)) reader.fail("'granularity' is not a power of two");

@@ -20,6 +20,7 @@ struct DiskManifest {
   std::uint64_t stored_bytes = 0;      // of the disk, held in this point's own file
   Digest sums_digest;                  // of the whole sums file
   std::string bitmap;                  // on `node`: records since this point
+  std::string checkpoint{};            // the bitmap of the checkpoint that was taken with it; empty: none was
 
   std::string image_file() const { return name + ".qcow2"; }
   std::string sums_file() const { return name + ".sums"; }

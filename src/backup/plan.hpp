@@ -35,4 +35,8 @@ std::string bitmap_name(std::string_view directory_id, std::string_view point_id
 Result<DiskPlan> plan_disk(const BackupDirectory& directory, std::string_view disk, std::uint64_t disk_size,
                            const std::vector<NodeBitmapState>& bitmaps, BackupLevel level);
 
+// On the newest point that was taken with the checkpoint of this name, which the node must still have.
+Result<DiskPlan> plan_since(const BackupDirectory& directory, std::string_view disk, std::uint64_t disk_size,
+                            const std::vector<NodeBitmapState>& bitmaps, std::string_view checkpoint);
+
 }  // namespace tidemark

@@ -99,9 +99,7 @@ Task<> Graph::remove(BlockNode& node) {
 }
 
 Task<> Graph::release(BlockNode& node) {
-  const auto& bitmaps = node.bitmaps().all();
-  const bool shown = std::any_of(bitmaps.begin(), bitmaps.end(), [](const auto& b) { return b->busy(); });
-  if (node.parents().empty() && !node.options().monitor_owned && !shown) co_await close_node(node);
+  if (node.parents().empty() && !node.options().monitor_owned) co_await close_node(node);
 }
 
 Task<> Graph::close_all() {

@@ -69,8 +69,7 @@ class Graph {
   // Closes a node that nobody uses, and its children that nobody else does and no monitor owns.  Waits
   // while another holds the node drained.
   Task<> remove(BlockNode& node);
-  // After a root user has let go: removes the node unless it is used or monitor-owned, or an export of another node
-  // shows one of its bitmaps: then it stays until the graph is closed.
+  // After a root user has let go: removes the node unless it is used or monitor-owned.
   Task<> release(BlockNode& node);
   Task<> close_all();                               // no root users are left
 

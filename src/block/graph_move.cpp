@@ -31,7 +31,7 @@ Result<> Graph::check_movable(BlockNode& node) const {
       if (!user->parent_) return in_use(user->describe_user());
     if (member->closing_) return in_use("its removal");
     for (const auto& bitmap : member->bitmaps_.all())
-      if (bitmap->busy()) return in_use("who uses bitmap '" + bitmap->name() + "'");
+      if (bitmap->busy() || bitmap->in_group()) return in_use("who uses bitmap '" + bitmap->name() + "'");
     // Somebody has opened it just now and is about to use it.
     if (member->parents_.empty() && !member->options_.monitor_owned) return in_use("a command or job");
     if (std::find(drained_.begin(), drained_.end(), member) != drained_.end()) return in_use("a command or job");

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "block/checkpoints.hpp"
+
 namespace tidemark {
 
 std::uint64_t NodeBitmap::dirty_bytes() const noexcept {
@@ -46,6 +48,19 @@ void NodeBitmap::truncate(std::uint64_t disk_size) {
   if (successor_) successor_->truncate(disk_size);
   if (kept_) kept_->bits.truncate(disk_size);
   if (suspected_) suspected_->truncate(disk_size);
+  if (recorder_) recorder_->truncate(disk_size);
+}
+
+void NodeBitmap::hold_for_group(bool was_recording) {
+  ++group_holds_;
+  if (was_recording && !recorder_) recorder_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
+}
+
+void NodeBitmap::end_group() noexcept {
+  TM_ASSERT(group_holds_ > 0);
+  if (--group_holds_ != 0) return;
+  recorder_.reset();
+  in_group_ = false;
 }
 
 void NodeBitmap::come_back(NodeBitmap stored) {
@@ -55,8 +70,26 @@ void NodeBitmap::come_back(NodeBitmap stored) {
   suspected_ = std::move(stored.suspected_);
   inconsistent_ = std::move(stored.inconsistent_);
   enabled_ = stored.enabled_;
+  follows_ = stored.follows_;
   persistent_ = true;
   read_only_ = false;
+}
+
+void NodeBitmap::become(const NodeBitmap& other) {
+  TM_ASSERT(!successor_);
+  keep(bits_);
+  DirtyBitmap bits(bits_.size(), bits_.granularity());
+  bits.merge(other.bits_);
+  if (other.successor_) bits.merge(*other.successor_);
+  bits_ = std::move(bits);
+  suspected_.reset();
+  if (other.suspected_) suspect(*other.suspected_);
+  persistent_ = persistent_ || other.persistent_;
+  if (other.kept_) keep(other.kept_->bits);
+  enabled_ = other.enabled_;
+  follows_ = other.follows_;
+  carried_ = other.carried_;
+  inconsistent_ = other.inconsistent_;
 }
 
 void NodeBitmap::keep(const DirtyBitmap& bits) {
@@ -112,9 +145,11 @@ void NodeBitmap::acquit(Range range) {
 }
 
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use) {
-  if (bitmap.busy())
+  if (bitmap.busy() || bitmap.in_group())
     return Error(Errc::busy, "Bitmap '" + bitmap.name() +
                                  "' is currently in use by another operation and cannot be used");
+  if (use != BitmapUse::read && checkpoint_of(bitmap.name()))
+    return Error(Errc::permission, "Bitmap '" + bitmap.name() + "' is a checkpoint's and cannot be modified by itself");
   if (use != BitmapUse::read && bitmap.read_only())
     return Error(Errc::permission, "Bitmap '" + bitmap.name() + "' is readonly and cannot be modified");
   if (use != BitmapUse::allow_inconsistent && bitmap.inconsistent())
@@ -136,18 +171,18 @@ Result<NodeBitmap*> NodeBitmaps::add(std::string name, std::uint64_t disk_size, 
   if (granularity < 512 || !is_power_of_two(granularity))
     return Error(Errc::invalid_argument,
                  "Granularity must be power of 2 and at least 512");
-  insert(std::make_unique<NodeBitmap>(std::move(name), disk_size, granularity));
+  insert(std::make_shared<NodeBitmap>(std::move(name), disk_size, granularity));
   return all_.back().get();
 }
 
-void NodeBitmaps::bring_back(std::unique_ptr<NodeBitmap> bitmap) {
+void NodeBitmaps::bring_back(std::shared_ptr<NodeBitmap> bitmap) {
   NodeBitmap* present = find(bitmap->name());
   if (!present) return insert(std::move(bitmap));
   present->come_back(std::move(*bitmap));
   begun();
 }
 
-std::unique_ptr<NodeBitmap> NodeBitmaps::remove(NodeBitmap& bitmap) noexcept {
+std::shared_ptr<NodeBitmap> NodeBitmaps::remove(NodeBitmap& bitmap) noexcept {
   auto place = std::find_if(all_.begin(), all_.end(), [&](const auto& b) { return b.get() == &bitmap; });
   TM_ASSERT(place != all_.end());
   auto removed = std::move(*place);
@@ -157,8 +192,8 @@ std::unique_ptr<NodeBitmap> NodeBitmaps::remove(NodeBitmap& bitmap) noexcept {
 
 namespace {
 
-void move_bitmap(NodeBitmap& bitmap, std::vector<std::unique_ptr<NodeBitmap>>& from,
-                 std::vector<std::unique_ptr<NodeBitmap>>* to) noexcept {
+void move_bitmap(NodeBitmap& bitmap, std::vector<std::shared_ptr<NodeBitmap>>& from,
+                 std::vector<std::shared_ptr<NodeBitmap>>* to) noexcept {
   auto place = std::find_if(from.begin(), from.end(), [&](const auto& b) { return b.get() == &bitmap; });
   TM_ASSERT(place != from.end());
   if (to) to->push_back(std::move(*place));

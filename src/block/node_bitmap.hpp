@@ -15,7 +15,8 @@
 
 namespace tidemark {
 
-class NodeBitmap {
+// Owned by its node; who shows it to others shares it, and what it shows then may outlive the node.
+class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
  public:
   NodeBitmap(std::string name, std::uint64_t disk_size, std::uint32_t granularity)
       : name_(std::move(name)), bits_(disk_size, granularity) {}
@@ -26,8 +27,13 @@ class NodeBitmap {
   bool busy() const noexcept { return busy_; }                  // a job or export holds it
   bool has_successor() const noexcept { return successor_ != nullptr; }
   bool recording() const noexcept { return !inconsistent() && (successor_ ? true : enabled_); }
+  // The same, and what is to be recorded should a group be undone.
+  bool records() const noexcept { return recording() || (recorder_ && !inconsistent()); }
   bool persistent() const noexcept { return persistent_; }
   bool read_only() const noexcept { return read_only_; }        // shown with a node that is only read
+  // It stays with the disk when layers come and go; and an overlay has it, too, since.
+  bool follows() const noexcept { return follows_; }
+  bool carried() const noexcept { return carried_; }
   bool inconsistent() const noexcept { return !inconsistent_.empty(); }
   const std::string& inconsistent_reason() const noexcept { return inconsistent_; }
   // Dirty bytes, those recorded since a job froze it included.
@@ -40,6 +46,8 @@ class NodeBitmap {
   void set_busy(bool busy) noexcept { busy_ = busy; }
   void set_persistent(bool persistent) noexcept { persistent_ = persistent; }
   void set_read_only() noexcept { read_only_ = true; }
+  void set_follows(bool follows) noexcept { follows_ = follows; }
+  void set_carried(bool carried) noexcept { carried_ = carried; }
   // Shown read-only so far, or left over: it is as it was stored, or more is dirty.
   void come_back(NodeBitmap stored);
   void set_inconsistent(std::string reason) { inconsistent_ = std::move(reason); }
@@ -47,6 +55,7 @@ class NodeBitmap {
   void mark(Range range) {
     if (successor_) successor_->set(range);
     else if (enabled_) bits_.set(range);
+    if (recorder_) recorder_->set(range);
     if (suspected_) trust(range);
   }
 
@@ -64,6 +73,19 @@ class NodeBitmap {
   [[nodiscard]] DirtyBitmap clear();
 
   void truncate(std::uint64_t disk_size);
+
+  // Actions and jobs that take effect together hold what they have changed until they have ended.  What is written meanwhile is
+  // recorded beside it, too, if it `was_recording` before: so it can be as it was, and no mark is lost.  Once the group is complete
+  // it is nobody else's.
+  void hold_for_group(bool was_recording);
+  void complete_group() noexcept { in_group_ = true; }
+  void end_group() noexcept;
+  bool in_group() const noexcept { return in_group_; }
+  const DirtyBitmap* recorder() const noexcept { return recorder_.get(); }
+
+  // It says from here on what the other one, of another node, says at this moment, whoever holds that; this one nobody
+  // holds.  The bits that are dropped so are kept.
+  void become(const NodeBitmap& other);
 
   // Of a persistent bitmap: bits that memory has dropped and its store still keeps.  The store forgets
   // them, after a flush of the disk, once they are released; what drops bits for good says so.
@@ -95,18 +117,21 @@ class NodeBitmap {
   std::string name_;
   DirtyBitmap bits_;
   std::unique_ptr<DirtyBitmap> successor_;       // records while a job holds bits_
+  std::unique_ptr<DirtyBitmap> recorder_;
+  unsigned group_holds_ = 0;
   std::unique_ptr<Kept> kept_;
   std::uint64_t kept_version_ = 0;
   std::unique_ptr<DirtyBitmap> suspected_;
   std::string inconsistent_;                     // why
-  bool enabled_ = true, busy_ = false, persistent_ = false, read_only_ = false, leaving_ = false;
+  bool enabled_ = true, busy_ = false, persistent_ = false, read_only_ = false, leaving_ = false,
+       follows_ = false, carried_ = false, in_group_ = false;
 };
 
 // What a command needs of a bitmap; QEMU's bdrv_dirty_bitmap_check() conditions and messages.
 enum class BitmapUse : std::uint8_t {
-  read,          // not busy, not inconsistent
-  modify,        // nor read-only
-  allow_inconsistent,   // removal: not busy, not read-only
+  read,          // not busy nor of a group that has not ended, not inconsistent
+  modify,        // nor read-only, nor a checkpoint's
+  allow_inconsistent,   // removal: not busy, not read-only, not a checkpoint's
 };
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use);
 
@@ -115,15 +140,15 @@ class NodeBitmaps {
   NodeBitmap* find(std::string_view name) noexcept;
   // Errors as QEMU's block-dirty-bitmap-add: name empty or over 1023 bytes, exists, granularity.
   Result<NodeBitmap*> add(std::string name, std::uint64_t disk_size, std::uint32_t granularity);
-  void insert(std::unique_ptr<NodeBitmap> bitmap) {
+  void insert(std::shared_ptr<NodeBitmap> bitmap) {
     all_.push_back(std::move(bitmap));
     begun();
   }
   // One that was stored.  Where there is one of its name, that is it.
-  void bring_back(std::unique_ptr<NodeBitmap> bitmap);
-  std::unique_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
-  // A persistent bitmap goes out of sight and on recording, until it is revived, or buried when the store
-  // does not have it any more.
+  void bring_back(std::shared_ptr<NodeBitmap> bitmap);
+  std::shared_ptr<NodeBitmap> remove(NodeBitmap& bitmap) noexcept;
+  // A bitmap goes out of sight and on recording, until it is revived, or buried: a persistent one when the store does not
+  // have it any more.
   void retire(NodeBitmap& bitmap) noexcept;
   void revive(NodeBitmap& bitmap) noexcept;
   void bury(NodeBitmap& bitmap) noexcept;
@@ -136,12 +161,12 @@ class NodeBitmaps {
   }
   void truncate(std::uint64_t disk_size);
   bool empty() const noexcept { return all_.empty(); }
-  const std::vector<std::unique_ptr<NodeBitmap>>& all() const noexcept { return all_; }
-  const std::vector<std::unique_ptr<NodeBitmap>>& retired() const noexcept { return retired_; }
+  const std::vector<std::shared_ptr<NodeBitmap>>& all() const noexcept { return all_; }
+  const std::vector<std::shared_ptr<NodeBitmap>>& retired() const noexcept { return retired_; }
 
  private:
-  std::vector<std::unique_ptr<NodeBitmap>> all_;
-  std::vector<std::unique_ptr<NodeBitmap>> retired_;
+  std::vector<std::shared_ptr<NodeBitmap>> all_;
+  std::vector<std::shared_ptr<NodeBitmap>> retired_;
   std::uint64_t beginnings_ = 0;
 };
 

@@ -21,6 +21,8 @@ class Transaction {
     finished_ = true;
     for (auto& step : commits_) step();
   }
+  // What the steps are about is gone.
+  void forget() noexcept { finished_ = true; }
   void abort() noexcept {
     finished_ = true;
     for (auto step = aborts_.rbegin(); step != aborts_.rend(); ++step) (*step)();

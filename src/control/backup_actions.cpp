@@ -25,6 +25,8 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   options.source = &source;
   options.sync = to_sync(given.sync);
   options.bitmap = given.bitmap;
+  options.bitmap_node = given.bitmap_node;
+  options.since = given.since;
   if (given.bitmap_mode) options.bitmap_mode = to_bitmap_mode(*given.bitmap_mode);
   options.compress = given.compress;
   options.on_source_error = to_policy(given.on_source_error);

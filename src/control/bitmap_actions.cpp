@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "block/checkpoints.hpp"
+#include "block/status.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/tracking_stores.hpp"
 
@@ -41,12 +43,14 @@ Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, 
   auto node = graph.lookup(arguments.node);
   if (!node) return node.error();
   TM_ASSERT(!arguments.persistent || (*node)->tracking());
+  if (checkpoint_of(arguments.name)) return Error(Errc::invalid_argument, "Bitmap name is a checkpoint's: " + arguments.name);
   NodeBitmaps& bitmaps = (*node)->bitmaps();
   auto added = bitmaps.add(arguments.name, (*node)->size(), arguments.granularity.value_or(granularity));
   if (!added) return added.error();
   NodeBitmap* bitmap = *added;
   bitmap->set_enabled(!arguments.disabled);
   bitmap->set_persistent(arguments.persistent);
+  bitmap->set_follows(arguments.follows_disk);
   if (bitmap->enabled()) bitmap->keep_all();
   transaction.on_commit([bitmap] { bitmap->release_kept(); });
   transaction.on_abort([&bitmaps, bitmap] { (void)bitmaps.remove(*bitmap); });
@@ -60,15 +64,17 @@ Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, 
   // Out of sight for what follows in the transaction; forgotten when it takes effect.
   NodeBitmaps& bitmaps = found->node->bitmaps();
   NodeBitmap* bitmap = found->bitmap;
-  if (bitmap->persistent()) {
-    bitmaps.retire(*bitmap);
-    transaction.on_commit([bitmap] { bitmap->leave(); });
-    transaction.on_abort([&bitmaps, bitmap] { bitmaps.revive(*bitmap); });
-    return {};
-  }
-  auto removed = std::make_shared<std::unique_ptr<NodeBitmap>>(bitmaps.remove(*bitmap));
-  transaction.on_abort([&bitmaps, removed] { bitmaps.insert(std::move(*removed)); });
+  retire_bitmap(bitmaps, *bitmap, transaction);
   return {};
+}
+
+void retire_bitmap(NodeBitmaps& bitmaps, NodeBitmap& bitmap, Transaction& transaction) {
+  bitmaps.retire(bitmap);
+  transaction.on_commit([&bitmaps, &bitmap] {
+    if (bitmap.persistent()) bitmap.leave();
+    else bitmaps.bury(bitmap);
+  });
+  transaction.on_abort([&bitmaps, &bitmap] { bitmaps.revive(bitmap); });
 }
 
 Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction) {
@@ -105,6 +111,17 @@ Result<FoundBitmap> find_source(Graph& graph, const std::string& node, const sch
   if (const auto* local = std::get_if<std::string>(&source.value)) return find_bitmap(graph, node, *local);
   const auto& external = std::get<schema::BlockDirtyBitmap>(source.value);
   return find_bitmap(graph, external.node, external.name);
+}
+
+Result<std::optional<DirtyBitmap>> bits_since(BlockNode& disk, const std::optional<std::string>& checkpoint) {
+  if (!checkpoint) return std::optional<DirtyBitmap>();
+  const auto all = checkpoints_in(skip_filters(disk).bitmaps());
+  const auto from = find_checkpoint(all, *checkpoint);
+  if (from == all.end())
+    return Error(Errc::not_found, fmt::format("Checkpoint '{}' not found on node '{}'", *checkpoint, disk.name()));
+  auto written = written_since(all, from);
+  if (!written) return written.error();
+  return std::optional<DirtyBitmap>(*std::move(written));
 }
 
 Task<DirtyBitmap> copy_bits(Graph& graph, const schema::BlockDirtyBitmap& source) {
@@ -154,9 +171,15 @@ Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& argume
                    fmt::format("Bitmaps are of different sizes (destination size is {}) and can't be merged", bitmap->bits().size()));
     sources.push_back(bits);
   }
+  auto since = bits_since(*target->node, arguments.since);
+  if (!since) return since.error();
+  if (*since) sources.push_back(&**since);
   auto old = std::make_shared<DirtyBitmap>(bitmap->bits().clone());
   for (const DirtyBitmap* source : sources) bitmap->bits().merge(*source);
-  transaction.on_abort([bitmap, old] { bitmap->bits() = std::move(*old); });
+  transaction.on_abort([bitmap, old] {
+    old->truncate(bitmap->bits().size());
+    bitmap->bits() = std::move(*old);
+  });
   return {};
 }
 

@@ -28,6 +28,8 @@ Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node, const std
 Result<> add_bitmap(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments, std::uint32_t granularity,
                     Transaction& transaction);
 Result<> remove_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
+// Out of sight for what follows in the transaction; on recording until it is over.
+void retire_bitmap(NodeBitmaps& bitmaps, NodeBitmap& bitmap, Transaction& transaction);
 Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, Transaction& transaction);
 Result<> enable_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled, Transaction& transaction);
 // `foreign` holds the bits of the sources that are on other threads, in their order.

@@ -186,6 +186,7 @@ MirrorOptions active_commit(const CommitOptions& options) {
   mirror.sync = SyncMode::top;
   mirror.on_source_error = mirror.on_target_error = options.on_error;
   mirror.filter_node_name = options.filter_node_name;
+  mirror.access = options.access;
   mirror.commit = ActiveCommitOptions{options.access, options.keep_active, options.backing_file, options.mask_protocol,
                                       options.empty_active};
   return mirror;

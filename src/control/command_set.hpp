@@ -7,6 +7,7 @@
 #include "control/bitmap_commands.hpp"
 #include "control/chain_commands.hpp"
 #include "control/chain_cost_commands.hpp"
+#include "control/checkpoint_commands.hpp"
 #include "control/command_lock.hpp"
 #include "control/command_table.hpp"
 #include "control/create_commands.hpp"
@@ -49,6 +50,7 @@ struct CommandSet {
   CreateCommandHandler images;
   AmendCommandHandler amendments;
   TransactionCommandHandler transactions;
+  CheckpointCommandHandler checkpoints;
   SnapshotCommandHandler snapshots;
   GraphCommandHandler graph;
   ReopenCommandHandler reopening;

@@ -5,9 +5,11 @@
 #include <fmt/format.h>
 
 #include "control/backing_names.hpp"
+#include "control/bitmap_following.hpp"
 #include "control/file_names.hpp"
 #include "control/images_made.hpp"
 #include "control/read_only.hpp"
+#include "control/tracking_stores.hpp"
 #include "io/file.hpp"
 
 namespace tidemark {
@@ -104,6 +106,11 @@ Task<BlockNode*> open_file(const BlockNode& node, const schema::BlockdevSnapshot
   co_return co_await opener.resolve(std::move(reference));
 }
 
+Task<> commit_all(Transaction& changes) {
+  changes.commit();
+  co_return;
+}
+
 Task<> freeze(BlockNode& node) {
   if (!node.read_only()) co_await set_read_only(node, true);
 }
@@ -113,12 +120,15 @@ class ExternalSnapshot : public TransactionAction {
   ExternalSnapshot(Homes& homes, JobManager& jobs, std::string node) : homes_(homes), jobs_(jobs), name_(std::move(node)) {}
 
   std::vector<std::string> nodes() const override { return {name_}; }
+  Task<> make_durable() override { return homes_.at(*place_, save_tracking(*overlay_)); }
+  Task<> commit() override { return homes_.at(*place_, commit_all(bitmaps_)); }
   // What fails here is told, and harms nobody: the node is not written any more, whatever it could be.
   Task<> begin() override {
     (void)co_await homes_.at(*place_, freeze(*node_)).result();
     co_await let_go();
   }
   Task<> abort() override {
+    if (overlay_) co_await homes_.at(*place_, undo_bitmaps());
     if (on_top_) co_await homes_.at(*place_, take_off(*node_, *overlay_, moved_));
     if (overlay_) co_await let_go();
   }
@@ -135,6 +145,7 @@ class ExternalSnapshot : public TransactionAction {
     kept_ = co_await homes_.at(*place_, keep(*overlay_));
     moved_ = co_await homes_.at(*place_, put_on_top(*node_, *overlay_));
     on_top_ = true;
+    co_await homes_.at(*place_, continue_bitmaps(*node_, *overlay_, bitmaps_));
   }
 
   Homes& homes_;
@@ -145,10 +156,15 @@ class ExternalSnapshot : public TransactionAction {
   BlockNode* overlay_ = nullptr;
 
  private:
+  Task<> undo_bitmaps() {
+    bitmaps_.abort();
+    co_await forget_dropped(*overlay_);
+  }
   // Of an overlay that nobody uses and nobody has added.
   Task<> let_go() { (void)co_await homes_.at(*place_, release(*overlay_, kept_)).result(); }
 
   std::unique_ptr<Edge> kept_;                     // the overlay stays, whoever else lets go of it meanwhile
+  Transaction bitmaps_;
   bool on_top_ = false;
   std::vector<Edge*> moved_;
 };
@@ -162,6 +178,7 @@ class NodeSnapshot final : public ExternalSnapshot {
     std::vector<std::string> names{name_, overlay_name_};
     const auto gathered = co_await homes_.gather(std::move(names)).result();
     if (!gathered) apart_ = gathered.error();
+    else (void)co_await homes_.at(**gathered, make_ready((*gathered)->graph)).result();
   }
   Task<> prepare() override {
     co_await find_node();
@@ -172,6 +189,14 @@ class NodeSnapshot final : public ExternalSnapshot {
   }
 
  private:
+  // What fails here fails again, and is told.
+  Task<> make_ready(Graph& graph) {
+    BlockNode* node = co_await find(graph, name_);
+    BlockNode* overlay = co_await find(graph, overlay_name_);
+    const Result<> legal = check_overlay(*overlay);
+    if (legal) co_await prepare_to_follow(*node, *overlay);
+  }
+
   const std::string overlay_name_;
   std::optional<Error> apart_;                     // why they are not on one thread
 };
@@ -209,6 +234,7 @@ class FileSnapshot final : public ExternalSnapshot {
     const bool there = co_await fs::exists(homes_.main().reactor, arguments_.snapshot_file);
     made_ = !there;                                      // in part, if it fails
     co_await homes_.at(*place_, make_file(*node_, arguments_.snapshot_file, arguments_.format.value_or("qcow2")));
+    co_await remove_store_left_over(homes_.main().reactor, arguments_.snapshot_file);
   }
 
   const schema::BlockdevSnapshotSync arguments_;

@@ -1,7 +1,8 @@
 // An overlay put on top of a node, as an action: what used the node uses the overlay from then on, and the node is only read.
 //
 // Invariants: what was written before is durable below the overlay before anything is written to the overlay; bitmaps stay with
-// the node that they are of.  Undone, the graph is as it was, and a file that was made is gone.
+// the node that they are of, and those that follow the disk are the overlay's, too.  Undone, the graph is as it was, and a file
+// that was made is gone.
 #pragma once
 
 #include "control/transaction_action.hpp"

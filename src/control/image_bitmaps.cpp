@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "base/bytes.hpp"
+#include "block/checkpoints.hpp"
 #include "tracking/checksum.hpp"
 
 namespace tidemark {
@@ -48,6 +49,7 @@ std::unique_ptr<NodeBitmap> to_node_bitmap(Qcow2Bitmap held, std::uint64_t disk_
   auto bitmap = std::make_unique<NodeBitmap>(entry.name, disk_size, granularity);
   bitmap->set_persistent(true);
   bitmap->set_enabled(entry.enabled());
+  bitmap->set_follows(checkpoint_of(entry.name).has_value());
   if (held.bits) bitmap->bits() = std::move(*held.bits);
   else bitmap->set_inconsistent(unusable);
   return bitmap;
@@ -67,9 +69,10 @@ Qcow2Bitmap to_image_bitmap(const NodeBitmap& bitmap, const std::vector<BitmapEn
   }
   held.entry.name = bitmap.name();
   held.entry.granularity_bits = log2_of(bitmap.granularity());
-  if (bitmap.enabled()) held.entry.flags |= BitmapEntry::auto_flag;
+  if (bitmap.enabled() || bitmap.recorder()) held.entry.flags |= BitmapEntry::auto_flag;
   held.bits = bitmap.bits().clone();
   if (bitmap.successor()) held.bits->merge(*bitmap.successor());
+  if (bitmap.recorder()) held.bits->merge(*bitmap.recorder());
   if (bitmap.kept()) held.bits->merge(bitmap.kept()->bits);
   return held;
 }

@@ -88,7 +88,7 @@ Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, Bl
 
 }  // namespace
 
-Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::BlockdevMirror arguments) {
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& access, schema::BlockdevMirror arguments) {
   co_await homes.lookup(arguments.device);
   co_await homes.lookup(arguments.target);
   std::vector<std::string> nodes{arguments.device, arguments.target};
@@ -97,6 +97,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::BlockdevMi
   BlockNode* target = co_await homes.at(*place, look_up(place->graph, arguments.target));
   MirrorOptions options = co_await unwrap(to_options(arguments, *source));
   options.target = target;
+  options.access = &access;
   options.filter_node_name = arguments.filter_node_name.value_or("");
   options.target_is_zero = arguments.target_is_zero;
   std::vector<std::string> names;
@@ -105,11 +106,12 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::BlockdevMi
   co_return co_await MirrorJob::create(jobs, std::move(options));
 }
 
-Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::DriveMirror arguments) {
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& access, schema::DriveMirror arguments) {
   Place* place = co_await homes.lookup(arguments.device);
   BlockNode* source = co_await homes.at(*place, look_up(place->graph, arguments.device));
   MirrorOptions options = co_await unwrap(to_options(arguments, *source));
   options.unmap = arguments.unmap;
+  options.access = &access;
   co_await unwrap(check_file(arguments, *source));
   const std::string format = arguments.format.value_or(source->driver().name() == "qcow2" ? "qcow2" : "raw");
   const std::string node_name = arguments.node_name.value_or("");

@@ -7,9 +7,9 @@
 
 namespace tidemark {
 
-Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::BlockdevMirror arguments);
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& access, schema::BlockdevMirror arguments);
 // Makes or opens the target, too.  A file that is there keeps its content when it is refused for what can be known
 // before.
-Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, schema::DriveMirror arguments);
+Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& access, schema::DriveMirror arguments);
 
 }  // namespace tidemark

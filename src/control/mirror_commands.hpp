@@ -3,6 +3,7 @@
 
 #include "control/commands/mirror.hpp"
 #include "control/homes.hpp"
+#include "control/node_access.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
@@ -16,6 +17,7 @@ class MirrorCommandHandler final : public MirrorCommands {
  private:
   Homes& homes_;
   JobManager& jobs_;
+  NodeAccess access_;
 };
 
 }  // namespace tidemark

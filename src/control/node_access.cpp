@@ -1,5 +1,6 @@
 #include "control/node_access.hpp"
 
+#include "control/bitmap_following.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
 #include "format/qcow2/driver.hpp"
@@ -23,5 +24,9 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
 }
 
 Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }
+
+Task<> NodeAccess::bring_bitmaps(BlockNode& from, BlockNode& to) { return bring_following_bitmaps(from, to); }
+
+void NodeAccess::drop_bitmaps(BlockNode& from) noexcept { drop_following_bitmaps(from); }
 
 }  // namespace tidemark

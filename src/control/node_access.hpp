@@ -1,4 +1,4 @@
-// NodeAccess: how block jobs have nodes made writable, and read-only again.
+// NodeAccess: how block jobs have nodes made writable, and read-only again, and their bitmaps brought along.
 #pragma once
 
 #include "block/graph.hpp"
@@ -12,6 +12,8 @@ class NodeAccess final : public ChainAccess {
   Task<> make_read_only(BlockNode& node) override;
   Task<> uncover(BlockNode& image, Range range) override;
   Result<> check_size_change(const BlockNode& node) override;
+  Task<> bring_bitmaps(BlockNode& from, BlockNode& to) override;
+  void drop_bitmaps(BlockNode& from) noexcept override;
 };
 
 }  // namespace tidemark

@@ -35,8 +35,6 @@ Task<> remove(Graph& graph, const std::string& name) {
       co_await Error(Errc::busy, fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", name, user->parent()->name()));
   if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
   if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
-  for (const auto& bitmap : node->bitmaps().all())       // by an export of another node, which shows it
-    if (bitmap->busy()) co_await Error(Errc::busy, fmt::format("Node {} is in use: so is its bitmap '{}'", name, bitmap->name()));
   co_await graph.remove(*node);
 }
 

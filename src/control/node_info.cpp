@@ -136,6 +136,7 @@ std::vector<schema::BlockDirtyInfo> describe_bitmaps(const NodeBitmaps& bitmaps)
       info.inconsistent = true;
       info.inconsistent_reason = bitmap->inconsistent_reason();
     }
+    if (bitmap->follows()) info.follows_disk = true;
     if (bitmap->suspected()) info.suspected = to_int(bitmap->suspected_bytes());
     all.push_back(std::move(info));
   }

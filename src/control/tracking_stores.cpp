@@ -44,6 +44,12 @@ std::string stable_id_of(const std::string& device) {
   return names.empty() ? std::string() : *std::min_element(names.begin(), names.end());
 }
 
+std::string real_name_of(const std::string& name) {
+  std::error_code error;
+  const files::path real = files::canonical(name, error);
+  return error ? name : real.string();
+}
+
 Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   const TrackingOptions& given = node.options().tracking;
   StoreOptions options;
@@ -54,9 +60,7 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.broken = node.graph().workings().broken;
   options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
-  std::error_code error;
-  const files::path real = files::canonical(name, error);
-  options.image = error ? name : real.string();
+  options.image = real_name_of(name);
   if (storage.driver().name() == "host_device") {
     options.stable_id = stable_id_of(options.image);
     if (options.path.empty() && !options.stable_id.empty()) options.path = fmt::format("{}/{}", device_stores, options.stable_id);
@@ -203,6 +207,11 @@ Task<> ensure_tracking(BlockNode& node) {
   if (!store) co_await refuse(store.error().message());
   if (image) co_await begin_tracking_image(node, *image, *std::move(store));
   else node.set_tracking(*std::move(store));
+}
+
+Task<> remove_store_left_over(Reactor& reactor, std::string image) {
+  std::string store = real_name_of(image) + ".tidemark";
+  (void)co_await fs::unlink(reactor, std::move(store)).result();
 }
 
 Task<> save_tracking(BlockNode& node) {

@@ -15,6 +15,8 @@ Task<> open_tracking(BlockNode& node);
 // Of a node that is to have a persistent bitmap: makes a store, unless it has one.  The error says why its
 // bitmaps cannot be persistent.
 Task<> ensure_tracking(BlockNode& node);
+// Of an image that has just been made: a store in its place is about another one.
+Task<> remove_store_left_over(Reactor& reactor, std::string image);
 // What changed of the node's persistent bitmaps is durable afterwards.
 Task<> save_tracking(BlockNode& node);
 // The same when bitmaps have dropped something: that has happened, so a failure is an event and no error.  The store has

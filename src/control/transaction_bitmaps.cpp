@@ -1,6 +1,7 @@
 #include "control/transaction_bitmaps.hpp"
 
 #include "control/bitmap_actions.hpp"
+#include "control/bitmap_change.hpp"
 #include "control/tracking_stores.hpp"
 
 namespace tidemark {
@@ -37,14 +38,31 @@ Result<> change_bitmap(Graph& graph, const schema::TransactionAction& action, st
   }
 }
 
-Task<> act(Graph& graph, const schema::TransactionAction& action, const ForeignBits& foreign, Transaction& undo) {
+// The bitmap that the action is about; null before it is there.
+NodeBitmap* find_target(BlockNode& node, const schema::TransactionAction& action) {
+  if (const auto* add = added_by(action)) return node.bitmaps().find(add->name);
+  if (const auto* merge = merged_by(action)) return node.bitmaps().find(merge->target);
+  return node.bitmaps().find(std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data.name);
+}
+
+Task<> touch(Graph& graph, const schema::TransactionAction& action, BitmapChange& change) {
+  BlockNode* node = graph.find(node_of(action));
+  if (!node) co_return;
+  NodeBitmap* target = find_target(*node, action);
+  co_await change.begin(*node);
+  if (target && !added_by(action)) change.touch(*target);
+}
+
+Task<> act(Graph& graph, const schema::TransactionAction& action, const ForeignBits& foreign, BitmapChange& change) {
+  co_await touch(graph, action, change);
   std::uint32_t granularity = 0;
   if (const auto* add = added_by(action)) {
     BlockNode* node = co_await unwrap(graph.lookup(add->node));
     granularity = co_await default_granularity(*node);
     if (add->persistent) co_await prepare_persistent(*node, *add, granularity);
   }
-  co_await unwrap(change_bitmap(graph, action, granularity, foreign, undo));
+  co_await unwrap(change_bitmap(graph, action, granularity, foreign, change.steps()));
+  if (added_by(action)) change.touch(*find_target(*graph.find(node_of(action)), action));
 }
 
 Task<> save(Graph& graph, const std::string& name, bool committed) {
@@ -54,17 +72,12 @@ Task<> save(Graph& graph, const std::string& name, bool committed) {
   else co_await save_tracking(*node);
 }
 
-Task<> end(Transaction& undo, bool well) {
-  if (well) undo.commit();
-  else undo.abort();
-  co_return;
-}
-
 // Before the commit, what was added becomes durable; after it, what was dropped is forgotten.
 class BitmapAction final : public TransactionAction {
  public:
-  BitmapAction(Homes& homes, schema::TransactionAction action, std::shared_ptr<UnsavedNodes> unsaved)
-      : homes_(homes), action_(std::move(action)), unsaved_(std::move(unsaved)) {}
+  BitmapAction(Homes& homes, schema::TransactionAction action, std::shared_ptr<UnsavedNodes> unsaved,
+               std::shared_ptr<JobTransaction> group)
+      : homes_(homes), action_(std::move(action)), unsaved_(std::move(unsaved)), group_(std::move(group)) {}
 
   std::vector<std::string> nodes() const override {
     std::vector<std::string> names{node_of(action_)};
@@ -82,17 +95,19 @@ class BitmapAction final : public TransactionAction {
     if (const auto* merge = merged_by(action_)) foreign = co_await copy_foreign_sources(homes_, *merge, *place);
     place_ = place;
     unsaved_->insert(node);
-    co_await homes_.at(*place, act(place->graph, action_, foreign, undo_));
+    change_ = std::make_unique<BitmapChange>(homes_, *place, group_ != nullptr);
+    co_await homes_.at(*place, act(place->graph, action_, foreign, *change_));
   }
 
   Task<> make_durable() override { return save_once(false); }
   Task<> commit() override {
     unsaved_->insert(node_of(action_));
-    co_await homes_.at(*place_, end(undo_, true));
+    co_await homes_.at(*place_, change_->take_effect());
+    if (group_) group_->add(std::move(change_));
   }
   Task<> begin() override { return save_once(true); }
   Task<> abort() override {
-    if (place_) co_await homes_.at(*place_, end(undo_, false));
+    if (change_) co_await homes_.at(*place_, change_->undo());
   }
 
  private:
@@ -104,8 +119,9 @@ class BitmapAction final : public TransactionAction {
   Homes& homes_;
   const schema::TransactionAction action_;
   std::shared_ptr<UnsavedNodes> unsaved_;
+  std::shared_ptr<JobTransaction> group_;
   Place* place_ = nullptr;
-  Transaction undo_;
+  std::unique_ptr<BitmapChange> change_;
 };
 
 }  // namespace
@@ -115,8 +131,9 @@ bool is_about_bitmap(const schema::TransactionAction& action) noexcept {
 }
 
 std::unique_ptr<TransactionAction> make_bitmap_action(Homes& homes, schema::TransactionAction action,
-                                                      std::shared_ptr<UnsavedNodes> unsaved) {
-  return std::make_unique<BitmapAction>(homes, std::move(action), std::move(unsaved));
+                                                      std::shared_ptr<UnsavedNodes> unsaved,
+                                                      std::shared_ptr<JobTransaction> group) {
+  return std::make_unique<BitmapAction>(homes, std::move(action), std::move(unsaved), std::move(group));
 }
 
 }  // namespace tidemark

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "control/transaction_action.hpp"
+#include "job/job_manager.hpp"
 #include "schema/transaction.hpp"
 
 namespace tidemark {
@@ -12,7 +13,9 @@ namespace tidemark {
 using UnsavedNodes = std::set<std::string>;
 
 bool is_about_bitmap(const schema::TransactionAction& action) noexcept;
+// With a group it is confirmed or undone when the jobs of the group have ended.
 std::unique_ptr<TransactionAction> make_bitmap_action(Homes& homes, schema::TransactionAction action,
-                                                      std::shared_ptr<UnsavedNodes> unsaved);
+                                                      std::shared_ptr<UnsavedNodes> unsaved,
+                                                      std::shared_ptr<JobTransaction> group);
 
 }  // namespace tidemark

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/checkpoint_commands.hpp"
 #include "control/export_actions.hpp"
 #include "control/external_snapshot.hpp"
 #include "control/internal_snapshot.hpp"
@@ -35,7 +36,13 @@ struct Setting {
 };
 
 bool can_be_grouped(Kind kind) noexcept {
-  return kind == Kind::blockdev_backup || kind == Kind::drive_backup || kind == Kind::abort;
+  switch (kind) {
+    case Kind::block_export_add:
+    case Kind::blockdev_snapshot:
+    case Kind::blockdev_snapshot_internal_sync:
+    case Kind::blockdev_snapshot_sync: return false;
+    default: return true;
+  }
 }
 
 ActionPtr make_action(const Setting& setting, schema::TransactionAction& action) {
@@ -43,11 +50,15 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
     return std::make_unique<Refused>(
         Error(Errc::unsupported, fmt::format("Action '{}' does not support transaction property completion-mode = grouped",
                                              schema::to_string(action.type))));
-  if (is_about_bitmap(action)) return make_bitmap_action(setting.homes, std::move(action), setting.unsaved);
+  if (is_about_bitmap(action)) return make_bitmap_action(setting.homes, std::move(action), setting.unsaved, setting.group);
   if (auto* backup = std::get_if<schema::BlockdevBackupWrapper>(&action.branch))
     return make_backup_action(setting.homes, setting.jobs, std::move(backup->data), setting.group);
   if (auto* backup = std::get_if<schema::DriveBackupWrapper>(&action.branch))
     return make_backup_action(setting.homes, setting.jobs, std::move(backup->data), setting.group);
+  if (auto* create = std::get_if<schema::CheckpointCreateWrapper>(&action.branch))
+    return make_checkpoint_action(setting.homes, std::move(create->data), setting.group);
+  if (auto* remove = std::get_if<schema::CheckpointDeleteWrapper>(&action.branch))
+    return make_checkpoint_action(setting.homes, std::move(remove->data), setting.group);
   if (auto* snapshot = std::get_if<schema::BlockdevSnapshotWrapper>(&action.branch))
     return make_snapshot_action(setting.homes, setting.jobs, std::move(snapshot->data));
   if (auto* snapshot = std::get_if<schema::BlockdevSnapshotSyncWrapper>(&action.branch))
@@ -64,10 +75,12 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
 Task<> TransactionCommandHandler::transaction(schema::TransactionArguments arguments) {
   const bool grouped = arguments.properties && arguments.properties->completion_mode == schema::ActionCompletionMode::grouped;
   Setting setting{homes_, jobs_, exports_, grouped, nullptr};
-  if (grouped) setting.group = jobs_.new_transaction();
+  if (grouped) setting.group = jobs_.new_group();
   TransactionActions actions;
   for (auto& action : arguments.actions) actions.push_back(make_action(setting, action));
-  co_await carry_out(homes_, std::move(actions));
+  const Result<> done = co_await carry_out(homes_, std::move(actions)).result();
+  if (setting.group) co_await jobs_.all_started(setting.group);
+  co_await unwrap(done);
 }
 
 }  // namespace tidemark

@@ -40,6 +40,12 @@ void Point::protect(const DirtyBitmap& selection) noexcept {
   inside_.merge(selection);
 }
 
+void Point::only_changed(BlockNode& below, const DirtyBitmap& dirty) {
+  changed_below_ = &below;
+  changed_.emplace(size(), granule());
+  changed_->merge(dirty);
+}
+
 // Of a disk that has grown meanwhile, what the point knows.
 Range Point::whole(Range range) const noexcept {
   return range.widened(granule()).intersect({0, size()});

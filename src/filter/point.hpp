@@ -54,7 +54,9 @@ class Point {
   // What no layer above this one holds is dropped from the point when it is come across.  The chain may change: an edge
   // goes with its layer.  It outlives the point; with null nothing is dropped.
   void only_above(const Edge* below) noexcept { below_ = below; }
-  bool drops_unallocated() const noexcept { return below_ != nullptr; }
+  // What `dirty` does not have is dropped so where none of the layers above `below`, a layer of the source, holds it.
+  void only_changed(BlockNode& below, const DirtyBitmap& dirty);
+  bool drops_unallocated() const noexcept { return below_ || changed_; }
 
   // For a writer: returns when `range` may change.
   Task<Outcome> preserve(Range range);
@@ -165,7 +167,9 @@ class Point {
   DirtyBitmap staged_, zero_;
   Holds holds_;
   std::uint64_t copied_bytes_ = 0;
-  const Edge* below_ = nullptr;
+  const Edge* below_ = nullptr;           // only_above()
+  BlockNode* changed_below_ = nullptr;    // only_changed()
+  std::optional<DirtyBitmap> changed_;
   Outcome broken_;
   std::function<void()> on_break_;
 };

@@ -33,7 +33,7 @@ std::optional<Point::Candidate> Point::next_candidate(Range range, std::uint64_t
 std::optional<Point::Candidate> Point::next_piece(Range range, const Stride& stride,
                                                   std::uint64_t data_max) const noexcept {
   auto candidate = next_candidate(range, stride.window);
-  if (!candidate || candidate->kind == Kind::zero || below_) return candidate;
+  if (!candidate || candidate->kind == Kind::zero || drops_unallocated()) return candidate;
   const bool moves = stride.window <= data_max;
   if (candidate->kind == Kind::plain && (!moves || candidate->range.length >= data_max)) return candidate;
   auto area = todo_.next_dirty_area(range.offset, range.end(), data_max);
@@ -60,7 +60,7 @@ Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes 
 Task<Point::Outcome> Point::copy_plain(Claim& claim, Stride& stride, MutableBytes buffer) {
   auto status = co_await look_at(claim.range()).result();
   if (!status) co_return Failure{status.error(), true};
-  const bool unallocated = below_ && !status->allocated;
+  const bool unallocated = drops_unallocated() && !status->allocated;
   const std::uint64_t alike = whole_granules(claim.range(), status->range.length);
   const bool nothing_to_move = (unallocated || status->zero) && alike != 0;
   if (nothing_to_move) {
@@ -155,8 +155,15 @@ Task<std::uint64_t> Point::drop_unallocated(std::uint64_t from) {
   co_return end;
 }
 
+// What is dropped, if it may be, is not allocated.
 Task<BlockStatus> Point::look_at(Range range) {
-  return block_status_above(source_.node(), below_ ? &below_->node() : nullptr, range);
+  const bool changed = changed_ && changed_->test(range.offset);
+  if (changed_) range.length = end_of_alike(*changed_, range) - range.offset;
+  BlockNode* below = below_ ? &below_->node() : changed_below_;
+  if (changed) below = nullptr;
+  BlockStatus status = co_await block_status_above(source_.node(), below, range);
+  status.allocated = status.allocated || changed;
+  co_return status;
 }
 
 // How much of `range` is granules of which `length` bytes from its start on tell all.

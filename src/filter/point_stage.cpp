@@ -63,13 +63,13 @@ Task<Point::Outcome> Point::stage_some(Range range) {
 // Deals with whole granules of which there is nothing to read: they are zeroes, or no part of the
 // point.  Whether there were any.
 Task<bool> Point::set_aside(Range range) {
-  Range look = below_ ? whole(range) : range.narrowed(granule());
+  Range look = drops_unallocated() ? whole(range) : range.narrowed(granule());
   look = look.intersect({0, size()});
   look.length = std::min(look.length, look_max);
   if (look.empty() || look.offset > range.offset || holds_.any(look)) co_return false;
   const auto hold = holds_.hold(look);
   const BlockStatus status = co_await look_at(look);
-  const bool unallocated = below_ && !status.allocated;
+  const bool unallocated = drops_unallocated() && !status.allocated;
   const std::uint64_t alike = whole_granules(look, status.range.length);
   if (alike == 0 || (!unallocated && !status.zero)) co_return false;
   // A copier may have claimed some meanwhile.

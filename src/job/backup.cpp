@@ -1,5 +1,7 @@
 #include "job/backup.hpp"
 
+#include <algorithm>
+
 #include "block/status.hpp"
 #include "io/visit.hpp"
 
@@ -19,18 +21,22 @@ bool reaches(const BlockNode& node, const BlockNode& below) {
 
 }  // namespace
 
-Task<NodeBitmap*> BackupJob::check(BackupOptions& options) { co_return co_await unwrap(check_backup(options)); }
+Task<std::shared_ptr<NodeBitmap>> BackupJob::check(BackupOptions& options) {
+  NodeBitmap* bitmap = co_await unwrap(check_backup(options));
+  co_return bitmap ? bitmap->shared_from_this() : nullptr;
+}
 
 Task<ManagedJob*> BackupJob::create(JobManager& jobs, BackupOptions options) {
   Reactor& here = jobs.reactor();
   Reactor& home = options.source->reactor();
-  NodeBitmap* bitmap = co_await visit(here, home, check(options));
+  std::shared_ptr<NodeBitmap> bitmap = co_await visit(here, home, check(options));
   co_await unwrap(jobs.check_id(options.job.id));
   co_await jobs.check_unused(*options.source, home);
   co_await jobs.check_unused(*options.target, home);
+  for (const BlockNode* layer : options.layers) co_await jobs.check_unused(*layer, home);
   JobOptions job_options = options.job;
   job_options.home = &home;
-  auto backup = std::make_unique<BackupJob>(std::move(options), bitmap);
+  auto backup = std::make_unique<BackupJob>(std::move(options), std::move(bitmap));
   BackupJob& self = *backup;
   std::unique_ptr<Job> job = std::move(backup);
   Result<> attached = co_await visit(here, home, self.attach()).result();
@@ -107,11 +113,24 @@ Result<> BackupJob::check_chunk() const {
 void BackupJob::start() noexcept {
   const bool by_bitmap =
       options_.sync == SyncMode::bitmap || options_.sync == SyncMode::incremental;
-  if (by_bitmap)
+  if (options_.written)
+    point().protect(*options_.written);
+  else if (by_bitmap && options_.layers.empty())
     point().protect(bitmap_->bits());
   else
     point().protect_all();
   point().only_above(below_.get());
+  if (options_.layers.empty()) return;
+  DirtyBitmap dirty = bitmap_->bits().clone();
+  dirty.truncate(point().size());
+  point().only_changed(*options_.layers.back(), dirty);
+}
+
+// A chain whose layers are told apart stays as it is.
+bool BackupJob::uses(const BlockNode& node) const noexcept {
+  if (!filter_node_) return false;
+  const auto& layers = options_.layers;
+  return &node == filter_node_ || &node == options_.target || std::find(layers.begin(), layers.end(), &node) != layers.end();
 }
 
 JobProgress BackupJob::progress() const noexcept {
@@ -276,7 +295,7 @@ Task<> BackupJob::clean() {
   if (!filter_node_) co_return;
   cancellation_->job = nullptr;
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
-  NodeTracking* tracking = options_.source->tracking();
+  NodeTracking* tracking = options_.bitmap_owner ? options_.bitmap_owner->tracking() : nullptr;
   if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();

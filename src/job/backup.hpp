@@ -35,8 +35,8 @@ class BackupJob final : public Job {
   // is drained by the caller until the job is started or abandoned.  On error nothing has changed.
   static Task<ManagedJob*> create(JobManager& jobs, BackupOptions options);
 
-  BackupJob(BackupOptions options, NodeBitmap* bitmap)
-      : options_(std::move(options)), bitmap_(bitmap) {}
+  BackupJob(BackupOptions options, std::shared_ptr<NodeBitmap> bitmap)
+      : options_(std::move(options)), bitmap_(std::move(bitmap)) {}
 
   // Before the job is started, at its home: copies to this node instead, which is as the one it was made
   // with.  That one is let go of.
@@ -48,9 +48,7 @@ class BackupJob final : public Job {
   JobType type() const noexcept override { return JobType::backup; }
   JobProgress progress() const noexcept override;
   std::optional<JobStaging> staging() const noexcept override;
-  bool uses(const BlockNode& node) const noexcept override {
-    return &node == filter_node_ || (filter_node_ && &node == options_.target);
-  }
+  bool uses(const BlockNode& node) const noexcept override;
   Edge* edge() const noexcept override { return edge_.get(); }
   void start() noexcept override;
   Task<> run(JobContext& context) override;
@@ -64,7 +62,7 @@ class BackupJob final : public Job {
   struct Cancellation {
     BackupJob* job = nullptr;
   };
-  static Task<NodeBitmap*> check(BackupOptions& options);
+  static Task<std::shared_ptr<NodeBitmap>> check(BackupOptions& options);
   Task<> attach();
   Task<> detach();
   Result<> check_chunk() const;
@@ -81,7 +79,7 @@ class BackupJob final : public Job {
   void drop_frozen_bits() noexcept;
 
   BackupOptions options_;
-  NodeBitmap* bitmap_;
+  std::shared_ptr<NodeBitmap> bitmap_;
   BlockNode* filter_node_ = nullptr;
   CopyBeforeWrite* filter_ = nullptr;      // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter

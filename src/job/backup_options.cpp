@@ -2,7 +2,9 @@
 
 #include <climits>
 
+#include "block/checkpoints.hpp"
 #include "block/graph.hpp"
+#include "block/status.hpp"
 
 namespace tidemark {
 namespace {
@@ -28,6 +30,56 @@ Result<> check_staging(const StageOptions& staging, const Workings& workings) {
   return {};
 }
 
+// The node of the bitmap.  What the layers above it hold was written after it had become a layer, so it is among the changes.
+Result<BlockNode*> find_owner(BackupOptions& options) {
+  BlockNode& source = *options.source;
+  if (!options.bitmap_node) return &source;
+  if (!options.bitmap) return refuse("'bitmap-node' makes no sense without 'bitmap'");
+  auto owner = source.graph().lookup(*options.bitmap_node);
+  if (!owner) return owner;
+  std::vector<BlockNode*> layers;
+  for (BlockNode* at = &source; at; at = at->driver().is_filter() ? at->filtered() : at->backing()) {
+    layers.push_back(at);
+    if (at != *owner) continue;
+    const bool below = &skip_filters(*at) != &skip_filters(source);
+    if (below && options.sync != SyncMode::bitmap && options.sync != SyncMode::incremental)
+      return refuse("'bitmap-node' needs sync mode 'bitmap' or 'incremental'");
+    if (below) options.layers = std::move(layers);
+    return owner;
+  }
+  return refuse("Node '" + *options.bitmap_node + "' is not in the backing chain of '" + source.name() + "'");
+}
+
+Result<> find_written(BackupOptions& options) {
+  if (options.bitmap || options.bitmap_node || options.bitmap_mode)
+    return refuse("'since' and 'bitmap' cannot be specified at the same time");
+  if (options.sync != SyncMode::bitmap && options.sync != SyncMode::incremental)
+    return refuse("'since' needs sync mode 'incremental' or 'bitmap'");
+  const auto all = checkpoints_in(skip_filters(*options.source).bitmaps());
+  const auto from = find_checkpoint(all, *options.since);
+  if (from == all.end())
+    return Error(Errc::not_found, "Checkpoint '" + *options.since + "' not found on node '" + options.source->name() + "'");
+  auto written = written_since(all, from);
+  if (!written) return written.error();
+  options.written = std::make_shared<const DirtyBitmap>(*std::move(written));
+  return {};
+}
+
+// What is to be copied, where it is not everything.
+Result<NodeBitmap*> choose_selection(BackupOptions& options) {
+  if (options.since) {
+    if (auto found = find_written(options); !found) return found.error();
+    return static_cast<NodeBitmap*>(nullptr);
+  }
+  BitmapChoice choice{options.sync, options.bitmap, options.bitmap_mode};
+  auto owner = find_owner(options);
+  if (!owner) return owner.error();
+  options.bitmap_owner = *owner;
+  auto bitmap = choose_bitmap(**owner, choice);
+  options.bitmap_mode = choice.mode;
+  return bitmap;
+}
+
 }  // namespace
 
 std::string_view to_string(SyncMode mode) noexcept {
@@ -40,7 +92,7 @@ std::string_view to_string(BitmapMode mode) noexcept {
   return names[static_cast<unsigned>(mode)];
 }
 
-Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice) {
+Result<NodeBitmap*> choose_bitmap(BlockNode& node, BitmapChoice& choice) {
   const bool by_bitmap = choice.sync == SyncMode::bitmap || choice.sync == SyncMode::incremental;
   const auto mode = choice.mode;
   if (by_bitmap && !choice.name)
@@ -51,7 +103,7 @@ Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice) {
   if (choice.sync == SyncMode::incremental) choice.mode = BitmapMode::on_success;
   if (!choice.name && mode) return refuse("Cannot specify bitmap sync mode without a bitmap");
   if (!choice.name) return static_cast<NodeBitmap*>(nullptr);
-  NodeBitmap* bitmap = source.bitmaps().find(*choice.name);
+  NodeBitmap* bitmap = node.bitmaps().find(*choice.name);
   if (!bitmap) return Error(Errc::not_found, "Bitmap '" + *choice.name + "' could not be found");
   if (!choice.mode) return refuse("Bitmap sync mode must be given when providing a bitmap");
   const auto use = choice.mode == BitmapMode::never ? BitmapUse::read : BitmapUse::modify;
@@ -66,10 +118,8 @@ Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice) {
 }
 
 Result<NodeBitmap*> check_backup(BackupOptions& options) {
-  BitmapChoice choice{options.sync, options.bitmap, options.bitmap_mode};
-  auto bitmap = choose_bitmap(*options.source, choice);
+  auto bitmap = choose_selection(options);
   if (!bitmap) return bitmap;
-  options.bitmap_mode = choice.mode;
   if (options.source == options.target) return refuse("Source and target cannot be the same");
   if (options.discard_source) return Error(Errc::unsupported, "discard-source is not supported");
   if (auto ok = check_perf(options.perf); !ok) return ok.error();

@@ -16,22 +16,24 @@ std::string_view to_string(SyncMode mode) noexcept;
 enum class BitmapMode : std::uint8_t { on_success, never, always };
 std::string_view to_string(BitmapMode mode) noexcept;
 
-// Which bitmap of the source a job that copies is to use and what is to become of it.
+// Which bitmap of a node a job that copies is to use and what is to become of it.
 struct BitmapChoice {
   SyncMode sync = SyncMode::full;
   std::optional<std::string> name;
   std::optional<BitmapMode> mode;
 };
 // The bitmap to use, or null; the mode is filled in where QEMU implies it.
-Result<NodeBitmap*> choose_bitmap(BlockNode& source, BitmapChoice& choice);
+Result<NodeBitmap*> choose_bitmap(BlockNode& node, BitmapChoice& choice);
 
 struct BackupOptions {
   JobOptions job;
   BlockNode* source = nullptr;
   BlockNode* target = nullptr;
   SyncMode sync = SyncMode::full;
-  std::optional<std::string> bitmap;  // of the source
+  std::optional<std::string> bitmap;
+  std::optional<std::string> bitmap_node;  // whose it is: a layer of the source; by default the source
   std::optional<BitmapMode> bitmap_mode;
+  std::optional<std::string> since;  // a checkpoint of the source; instead of a bitmap
   bool compress = false;
   OnError on_source_error = OnError::report, on_target_error = OnError::report;
   // QEMU's default fails the guest's write; ours fails the backup instead.
@@ -40,6 +42,9 @@ struct BackupOptions {
   std::string filter_node_name;  // empty: generated
   std::shared_ptr<CopyWitness> witness;  // null: nobody
   bool discard_source = false;
+  BlockNode* bitmap_owner = nullptr;  // filled in
+  std::shared_ptr<const DirtyBitmap> written;  // filled in: since the checkpoint
+  std::vector<BlockNode*> layers;  // filled in: from the source down to the bitmap's node, when that is a layer below
   struct Perf {                   // x-perf
     bool use_copy_range = false;  // a hint that is not needed
     std::int64_t max_workers = 64;
@@ -48,7 +53,8 @@ struct BackupOptions {
   } perf;
 };
 
-// The bitmap to use, or null; options.bitmap_mode is filled in where QEMU implies it.
+// The bitmap to use, or null; options.bitmap_mode is filled in where QEMU implies it, and what is to be filled in.
+// The source is at rest until the job starts, where that is about a checkpoint.
 Result<NodeBitmap*> check_backup(BackupOptions& options);
 
 }  // namespace tidemark

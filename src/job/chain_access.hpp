@@ -18,6 +18,12 @@ class ChainAccess {
   // Whether all that shows the node can be shown another size.
   virtual Result<> check_size_change(const BlockNode& node) = 0;
 
+  // The bitmaps of `from` that follow their disk are those of `to`, too, durably: it holds the same and is about to become the
+  // disk.  Both are at rest.  On error `to` has those that it had.
+  virtual Task<> bring_bitmaps(BlockNode& from, BlockNode& to) = 0;
+  // It has become it.
+  virtual void drop_bitmaps(BlockNode& from) noexcept = 0;
+
  protected:
   ~ChainAccess() = default;
 };

@@ -154,8 +154,10 @@ Task<> CommitJob::shorten_chain() {
   chain_.clear();
   Graph& graph = base().graph();
   const auto drained = co_await graph.drain(*filter_node_);
+  if (options_.access) co_await options_.access->bring_bitmaps(top(), base());
   co_await unwrap(graph.replace(*filter_node_, base()));
   shortened_ = true;
+  if (options_.access) options_.access->drop_bitmaps(top());
 }
 
 // The disk may have lost its other users meanwhile.

@@ -33,6 +33,7 @@ Task<> JobManager::run(ManagedJob& job) {
 
 // Commits or aborts, then lets go of everything.
 Task<> JobManager::settle(ManagedJob& job) {
+  if (job.final_progress_) co_return;
   const bool failed = job.error_ || job.status_ == JobStatus::aborting;
   job.final_progress_ = co_await visit(reactor_, job.home(), take_effect(job.job(), failed));
   (void)co_await visit(reactor_, job.home(), job.job().clean()).result();
@@ -84,8 +85,28 @@ Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
     job->set_status(JobStatus::aborting);
     co_return co_await abort_transaction(transaction);
   }
+  co_await end_parts(transaction, true);
   for (const JobPtr& job : transaction->jobs) co_await conclude(job);
-  transaction->end();
+  end(transaction);
+}
+
+Task<> JobManager::all_started(TransactionPtr transaction) {
+  if (!transaction->jobs.empty() || transaction->over.is_set()) co_return;
+  co_await end_parts(transaction, true);
+  end(transaction);
+}
+
+void JobManager::end(const TransactionPtr& transaction) {
+  const TransactionPtr held = transaction;
+  std::erase(groups_, held);
+  held->end();
+}
+
+// What was done last is undone first.
+Task<> JobManager::end_parts(TransactionPtr transaction, bool well) {
+  auto parts = std::move(transaction->parts);
+  if (!well) std::reverse(parts.begin(), parts.end());
+  for (const auto& part : parts) (void)co_await part->end(well).result();
 }
 
 Task<> JobManager::abort_transaction(TransactionPtr transaction) {
@@ -93,11 +114,22 @@ Task<> JobManager::abort_transaction(TransactionPtr transaction) {
   transaction->aborting = true;
   for (const JobPtr& job : transaction->jobs)
     if (!job->error_) job->request_cancel(true);
+  if (!transaction->parts.empty()) co_await undo(transaction);
   for (const JobPtr& job : transaction->jobs) {
     while (!job->ended_) (void)co_await job->ended_waiters_.wait();
     co_await conclude(job);
   }
-  transaction->end();
+  end(transaction);
+}
+
+// All of it is as it was when the first of the jobs is seen to have ended.
+Task<> JobManager::undo(TransactionPtr transaction) {
+  for (const JobPtr& job : transaction->jobs) {
+    while (!job->ended_) (void)co_await job->ended_waiters_.wait();
+    job->fail_if_cancelled();
+    co_await settle(*job);
+  }
+  co_await end_parts(transaction, false);
 }
 
 Task<> JobManager::conclude(JobPtr job) {

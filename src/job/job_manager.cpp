@@ -167,6 +167,10 @@ Task<> JobManager::cancel_all() {
     (void)cancel(*job, true);
     if (find_job(job->id()).ok()) co_await gone_.wait();
   }
+  while (!groups_.empty()) {
+    const TransactionPtr group = groups_.front();
+    co_await group->over.wait();
+  }
 }
 
 JobManager::JobPtr JobManager::hold(const ManagedJob& job) const {

@@ -20,6 +20,15 @@ class JobTransaction {
  public:
   explicit JobTransaction(Executor& executor) : over(executor) {}
 
+  // What else takes effect with the jobs or is undone with them.  It is told once: before jobs that have done their work take
+  // effect, and after jobs of which one has not have been undone.
+  class Part {
+   public:
+    virtual ~Part() = default;
+    virtual Task<> end(bool well) = 0;
+  };
+  void add(std::unique_ptr<Part> part) { parts.push_back(std::move(part)); }
+
  private:
   friend class JobManager;
   void end() {
@@ -27,6 +36,7 @@ class JobTransaction {
     over.set();
   }
   std::vector<std::shared_ptr<ManagedJob>> jobs;  // newest first
+  std::vector<std::unique_ptr<Part>> parts;       // in the order they were made
   bool finalizing = false, aborting = false;
   Event over;  // all its jobs are concluded
 };
@@ -45,6 +55,9 @@ class JobManager {
   std::shared_ptr<JobTransaction> new_transaction() {
     return std::make_shared<JobTransaction>(reactor_);
   }
+  // One with parts.  all_started() is awaited once its jobs have been, or will not be; without any it is over then.
+  std::shared_ptr<JobTransaction> new_group() { return groups_.emplace_back(new_transaction()); }
+  Task<> all_started(std::shared_ptr<JobTransaction> transaction);
 
   // A job is created first, then started, or, when what surrounds it fails, abandoned.
   Result<> check_id(const std::string& id) const;  // "Job ID 'x' already in use"
@@ -87,6 +100,9 @@ class JobManager {
   Task<> carry_out(JobPtr job);
   Task<> succeeded(JobPtr job);
   Task<> finalize_transaction(TransactionPtr transaction);
+  static Task<> end_parts(TransactionPtr transaction, bool well);
+  Task<> undo(TransactionPtr transaction);
+  void end(const TransactionPtr& transaction);
   Task<> abort_transaction(TransactionPtr transaction);
   Task<> conclude(JobPtr job);
   void remove(ManagedJob& job);
@@ -95,6 +111,7 @@ class JobManager {
   TaskGroup& group_;
   JobEvents& events_;
   std::vector<JobPtr> jobs_;  // newest first
+  std::vector<TransactionPtr> groups_;  // that are not over
   Event gone_;                // a job was dismissed
 };
 

@@ -71,6 +71,7 @@ Task<> MirrorJob::pivot() {
   const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
+  if (options_.access) co_await options_.access->bring_bitmaps(source, target);
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();
@@ -80,6 +81,7 @@ Task<> MirrorJob::pivot() {
   const Permissions nothing;
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) commit_->hand_over();
+  if (options_.access) options_.access->drop_bitmaps(source);
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());

@@ -26,6 +26,7 @@ struct MirrorOptions {
   bool unmap = true;
   bool target_is_zero = false;
   std::string filter_node_name;          // empty: generated
+  ChainAccess* access = nullptr;         // null: bitmaps stay where they are
   std::optional<ActiveCommitOptions> commit;     // the target is in the source's chain, and both have been checked
 };
 

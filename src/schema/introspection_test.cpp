@@ -31,6 +31,15 @@ const std::set<std::string> extensions = {
     // Checksums of what is read, not of what is read back.
     "blockdev-backup(checksums",
     "drive-backup(checksums",
+    // Bitmaps of layers below, and since a checkpoint.
+    "blockdev-backup(bitmap-node",
+    "drive-backup(bitmap-node",
+    "blockdev-backup(since",
+    "drive-backup(since",
+    "block-dirty-bitmap-merge(since",
+    "checkpoint-create",
+    "checkpoint-delete",
+    "query-checkpoints",
     // Clients find a disk in the moment of its point.
     "transaction(actions[].type=block-export-add)",
     // Commits after which the image on top does no harm.
@@ -50,6 +59,8 @@ const std::set<std::string> extensions = {
     "TRACKING_STORE_STATUS",
     "query-named-block-nodes:[](dirty-bitmaps[].inconsistent-reason",
     "query-named-block-nodes:[](dirty-bitmaps[].suspected",
+    "query-named-block-nodes:[](dirty-bitmaps[].follows-disk",
+    "block-dirty-bitmap-add(follows-disk",
 };
 
 class Schema {

@@ -18,6 +18,7 @@ struct CatalogueEntry {
   std::uint64_t size_largest = 0;         // that the disk ever had while this was kept
   bool enabled = false;                   // marks, when no job holds it
   bool frozen = false;                    // a job holds it; with a successor if it marks
+  bool follows = false;                   // stays with the disk when layers come and go
   std::string inconsistent;               // why it cannot be used; empty when it can
   SegmentTable tables[parts];
 

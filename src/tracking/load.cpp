@@ -60,6 +60,7 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
   auto bitmap = std::make_unique<NodeBitmap>(entry.name, entry.size, static_cast<std::uint32_t>(entry.granularity));
   bitmap->set_persistent(true);
   bitmap->set_enabled(entry.enabled);
+  bitmap->set_follows(entry.follows);
   if (!entry.inconsistent.empty()) bitmap->set_inconsistent(entry.inconsistent);
   DirtyBitmap suspected(entry.size, entry.granularity);
   Loader loader(file, root.store_id);

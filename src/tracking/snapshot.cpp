@@ -21,7 +21,7 @@ bool loses(const Losses& losses, const NodeBitmap& bitmap, bool all) {
 std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses) {
   std::vector<const NodeBitmap*> stored;
   for (const auto& bitmap : bitmaps.retired())
-    if (!loses(losses, *bitmap, true)) stored.push_back(bitmap.get());
+    if (bitmap->persistent() && !loses(losses, *bitmap, true)) stored.push_back(bitmap.get());
   for (const auto& bitmap : bitmaps.all()) {
     const auto named = [&](const NodeBitmap* other) { return other->name() == bitmap->name(); };
     if (bitmap->persistent() && std::none_of(stored.begin(), stored.end(), named)) stored.push_back(bitmap.get());
@@ -30,7 +30,7 @@ std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses
 }
 
 std::uint64_t smallest_granule(const NodeBitmap& bitmap, std::uint64_t grain) {
-  return bitmap.recording() ? std::min(grain, bitmap.granularity()) : grain;
+  return bitmap.records() ? std::min(grain, bitmap.granularity()) : grain;
 }
 
 // Bitmaps are often alike: two that are need no more than a look.
@@ -87,8 +87,9 @@ void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
   entry.granularity = bitmap.granularity();
   entry.size = bitmap.bits().size();
   entry.size_largest = std::max(plan.size_largest, entry.size);
-  entry.enabled = bitmap.enabled();
+  entry.enabled = bitmap.enabled() || bitmap.recorder();
   entry.frozen = bitmap.busy();
+  entry.follows = bitmap.follows();
   entry.inconsistent = bitmap.inconsistent_reason();
   const CatalogueEntry* old = plan.before.find(entry.name);
   if (old && (old->granularity != entry.granularity || old->size != entry.size)) old = nullptr;
@@ -99,18 +100,19 @@ void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
   };
   if (!bitmap.inconsistent()) {
     const bool forgets = loses(plan.losses, bitmap, false);
-    const bool alone = !bitmap.kept() && !bitmap.successor();
+    const bool alone = !bitmap.kept() && !bitmap.successor() && !bitmap.recorder();
     if (alone) {
       store(CatalogueEntry::bits, bitmap.bits());
       if (bitmap.recording()) narrow(common, bitmap.bits(), grain_);
     } else {
       DirtyBitmap bits = bitmap.bits().clone();
+      if (bitmap.recorder()) bits.merge(*bitmap.recorder());
       if (bitmap.kept() && !forgets) bits.merge(bitmap.kept()->bits);
       store(CatalogueEntry::bits, bits);
       if (bitmap.successor()) store(CatalogueEntry::successor, *bitmap.successor());
       if (bitmap.successor()) bits.merge(*bitmap.successor());
       if (forgets && !plan.uncover_losses) bits.merge(bitmap.kept()->bits);
-      if (bitmap.recording()) narrow(common, bits, grain_);
+      if (bitmap.records()) narrow(common, bits, grain_);
     }
     if (bitmap.suspected()) store(CatalogueEntry::suspected, *bitmap.suspected());
   }

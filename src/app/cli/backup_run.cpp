@@ -97,23 +97,20 @@ Task<> BackupRun::end_jobs(std::vector<std::string> ids) {
 Task<> BackupRun::plan() {
   const Json nodes = co_await client_.execute("query-named-block-nodes");
   const Json commands = co_await client_.execute("query-commands");
+  checkpoints_ = find_by(commands, "name", "checkpoint-create") != nullptr;
+  if (!checkpoints_ && !(options_.checkpoint.empty() && options_.since.empty()))
+    co_await Error(Errc::unsupported, "the daemon has no checkpoints");
   extended_ = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
-  co_await choose_disks(nodes);
+  co_await choose_disks();
   for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
 }
 
-Task<> BackupRun::choose_disks(const Json& nodes) {
+Task<> BackupRun::choose_disks() {
   if (options_.disks.empty()) {
-    const Json exports = co_await client_.execute("query-block-exports");
-    for (const Json& entry : items(exports)) {
-      const std::string node = text(entry, "node-name");
-      const Json* found = find_by(nodes, "node-name", node);
-      const bool known = std::any_of(options_.disks.begin(), options_.disks.end(), [&](auto& d) { return d.node == node; });
-      if (found && !flag(*found, "ro") && !known) options_.disks.push_back({node, node});
-    }
+    const std::vector<std::string> exported = co_await exported_writable(client_);
+    for (const std::string& node : exported) options_.disks.push_back({node, node});
     if (options_.disks.empty())
       co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
-    std::ranges::sort(options_.disks, {}, &DiskChoice::node);
   }
   for (const DiskChoice& choice : options_.disks) {
     RunDisk disk;
@@ -139,7 +136,10 @@ Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
   disk.size = image ? number(*image, "virtual-size") : 0;
   if (disk.size == 0) co_await Error(Errc::invalid_format, fmt::format("node '{}' has no size", disk.choice.node));
   const auto bitmaps = bitmaps_of(*node);
-  disk.plan = co_await unwrap(plan_disk(directory_, disk.choice.name, disk.size, bitmaps, options_.level));
+  if (options_.since.empty())
+    disk.plan = co_await unwrap(plan_disk(directory_, disk.choice.name, disk.size, bitmaps, options_.level));
+  else
+    disk.plan = co_await unwrap(plan_since(directory_, disk.choice.name, disk.size, bitmaps, options_.since));
   for (const std::string& name : disk.plan.litter) {
     Json arguments = Json::object({{"node", disk.choice.node}, {"name", name}});
     co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments));
@@ -153,6 +153,7 @@ Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
 Task<> BackupRun::take_point() {
   for (RunDisk& disk : disks_) co_await prepare(disk);
   co_await start();
+  if (!options_.checkpoint.empty()) co_await note_checkpoint();
   co_await wait();
   co_await remove_targets();
   progress_.finish();
@@ -199,13 +200,16 @@ Task<> BackupRun::start_jobs(bool persistent) {
   for (const RunDisk& disk : disks_) {
     Json bitmap = Json::object({{"node", disk.choice.node}, {"name", disk.new_bitmap}, {"granularity", granularity}});
     if (persistent) bitmap.set("persistent", true);
+    if (checkpoints_) bitmap.set("follows-disk", true);
     actions.push_back(action("block-dirty-bitmap-add", std::move(bitmap)));
     Json backup = Json::object({{"job-id", disk.job_id},
                                 {"device", disk.choice.node},
                                 {"target", disk.target_node},
                                 {"sync", disk.plan.base ? "bitmap" : "full"},
                                 {"auto-dismiss", false}});
-    if (disk.plan.base) {
+    if (disk.plan.base && !options_.since.empty()) {
+      backup.set("since", options_.since);
+    } else if (disk.plan.base) {
       backup.set("bitmap", disk.plan.base_bitmap);
       backup.set("bitmap-mode", "never");
     }
@@ -217,9 +221,34 @@ Task<> BackupRun::start_jobs(bool persistent) {
     if (!options_.on_staging_full.empty()) backup.set("on-staging-full", options_.on_staging_full);
     actions.push_back(action("blockdev-backup", std::move(backup)));
   }
+  if (!options_.checkpoint.empty()) {
+    Json nodes = Json::array();
+    for (const RunDisk& disk : disks_) nodes.push_back(disk.choice.node);
+    Json checkpoint = Json::object({{"name", options_.checkpoint}, {"disks", std::move(nodes)}});
+    if (!persistent) checkpoint.set("persistent", false);
+    actions.push_back(action("checkpoint-create", std::move(checkpoint)));
+  }
   time_ns_ = context_.reactor.backend().wall_clock_ns();
   Json arguments = Json::object({{"actions", std::move(actions)}});
   co_await client_.execute("transaction", std::move(arguments));
+}
+
+// Which bitmaps hold it: another checkpoint of that name would be another one.
+Task<> BackupRun::note_checkpoint() {
+  checkpoint_taken_ = true;
+  const Json all = co_await client_.execute("query-checkpoints");
+  for (const Json& checkpoint : items(all)) {
+    const Json* there = checkpoint.find("disks");
+    if (text(checkpoint, "name") != options_.checkpoint || !there) continue;
+    for (RunDisk& disk : disks_)
+      if (const Json* entry = find_by(*there, "node", disk.choice.node)) disk.checkpoint = text(*entry, "bitmap");
+  }
+}
+
+Task<> BackupRun::drop_checkpoint() {
+  if (!std::exchange(checkpoint_taken_, false)) co_return;
+  Json arguments = Json::object({{"name", options_.checkpoint}});
+  co_await client_.execute("checkpoint-delete", std::move(arguments));
 }
 
 // An error when one has gone: whether it went well can no longer be known.
@@ -325,7 +354,7 @@ Task<> BackupRun::seal(RunDisk& disk) {
   (void)co_await file.close().result();
   co_await unwrap(std::move(synced));
   disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
-                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap};
+                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap, disk.checkpoint};
 }
 
 Task<PointManifest> BackupRun::publish() {
@@ -347,6 +376,8 @@ Task<> BackupRun::undo() {
   Result<> first = co_await end_jobs(std::move(ids)).result();
   auto removed = co_await drop_targets().result();
   if (first) first = removed;
+  auto forgotten = co_await drop_checkpoint().result();
+  if (first) first = forgotten;
   for (const RunDisk& disk : disks_) {
     if (!disk.bitmap_added) continue;
     Json arguments = Json::object({{"node", disk.choice.node}, {"name", disk.new_bitmap}});

@@ -30,7 +30,7 @@ struct RunDisk {
   std::uint64_t size = 0;
   DiskPlan plan;
   std::vector<std::string> base_images;   // newest first; empty for a full backup
-  std::string target_node, job_id, new_bitmap;
+  std::string target_node, job_id, new_bitmap, checkpoint;
   bool target_added = false, bitmap_added = false, job_started = false;
   bool job_concluded = false;
   std::string job_error;
@@ -52,7 +52,9 @@ class BackupRun {
  private:
   Task<> clear_left_behind();
   Task<> plan();
-  Task<> choose_disks(const Json& nodes);
+  Task<> choose_disks();
+  Task<> drop_checkpoint();
+  Task<> note_checkpoint();
   Task<> plan_one(RunDisk& disk, const Json& nodes);
   Task<> take_point();
   Task<> prepare(RunDisk& disk);
@@ -85,6 +87,8 @@ class BackupRun {
   Instant started_{};
   Json machine_;
   bool extended_ = false;              // the daemon is ours, not QEMU's
+  bool checkpoints_ = false;           // and bitmaps follow their disks there
+  bool checkpoint_taken_ = false;
   std::string bitmaps_reason_;
 };
 

@@ -12,6 +12,7 @@ std::string state_of(const Json& bitmap) {
   std::string state = flag(bitmap, "recording") ? "recording" : "disabled";
   if (flag(bitmap, "busy")) state += ",busy";
   if (flag(bitmap, "persistent")) state += ",persistent";
+  if (flag(bitmap, "follows-disk")) state += ",follows-disk";
   if (flag(bitmap, "inconsistent")) state += ",inconsistent";
   return state;
 }
@@ -52,6 +53,8 @@ Json arguments_of(const BitmapOptions& options) {
   if (options.verb == BitmapOptions::Verb::add) {
     if (options.granularity) arguments.set("granularity", options.granularity);
     if (options.disabled) arguments.set("disabled", true);
+    if (options.persistent) arguments.set("persistent", true);
+    if (options.follows_disk) arguments.set("follows-disk", true);
   }
   return arguments;
 }

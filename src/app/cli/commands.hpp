@@ -21,6 +21,8 @@ struct BackupOptions {
   BackupLevel level = BackupLevel::automatic;
   bool compress = false;
   std::uint64_t speed = 0;               // bytes a second, 0: as fast as it goes
+  std::string checkpoint;                // to take at the same moment; empty: none
+  std::string since;                     // one of an earlier point, to build on that; empty: the level says
   std::string machine_file;              // JSON to keep with the point
   // Where old data waits for a slow directory; what is not given is the daemon's choice.
   std::uint64_t staging_budget = 0;      // bytes
@@ -60,10 +62,21 @@ struct BitmapOptions {
   enum class Verb : std::uint8_t { list, add, remove, clear, enable, disable, merge } verb = Verb::list;
   std::string node, name;
   std::uint64_t granularity = 0;         // 0: the daemon's default
-  bool disabled = false;
+  bool disabled = false, persistent = false, follows_disk = false;
   std::vector<std::string> sources;      // merge
 };
 Task<Exit> bitmap(const Context& context, BitmapOptions options);
+
+struct CheckpointOptions {
+  enum class Verb : std::uint8_t { create, list, show, remove } verb = Verb::list;
+  std::string name;
+  std::vector<std::string> disks;        // create: none is all that are exported writable; remove: none is all that have it
+  std::uint64_t granularity = 0;         // 0: the daemon's default
+  bool transient = false;
+};
+Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
+// The nodes that a daemon exports writable, by name.
+Task<std::vector<std::string>> exported_writable(QmpClient& client);
 
 struct JobOptions {
   enum class Verb : std::uint8_t { list, watch, pause, resume, complete, cancel, set_speed } verb = Verb::list;

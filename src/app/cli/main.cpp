@@ -70,6 +70,10 @@ void add_backup(CLI::App& app, Options& options) {
       ->type_name("DIR")->check(not_empty());
   command->add_option("--on-staging-full", chosen->on_staging_full, "beyond the budget: the backup fails, or guests wait (default: fail)")
       ->check(CLI::IsMember({"fail", "throttle"}));
+  command->add_option("--checkpoint", chosen->checkpoint, "take a checkpoint of the disks at the same moment")->type_name("NAME")
+      ->check(not_empty());
+  command->add_option("--since", chosen->since, "copy what was written since a checkpoint, on top of the point taken with it")
+      ->type_name("CHECKPOINT")->check(not_empty())->excludes("--level");
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
       ->type_name("FILE")->check(not_empty());
   add_qmp(command, options);
@@ -149,12 +153,38 @@ void add_bitmap(CLI::App& app, Options& options) {
   auto* add = verb("add", "start recording", Verb::add);
   add->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check());
   add->add_flag("--disabled", chosen->disabled, "do not record yet");
+  add->add_flag("--persistent", chosen->persistent, "keep it when the node is closed, and through crashes");
+  add->add_flag("--follows-disk", chosen->follows_disk, "snapshots, commits and mirrors of the disk take it along");
   verb("remove", "forget a bitmap", Verb::remove);
   verb("clear", "mark everything clean", Verb::clear);
   verb("enable", "record from now on", Verb::enable);
   verb("disable", "stop recording", Verb::disable);
   verb("merge", "add other bitmaps' bits to NAME", Verb::merge)
       ->add_option("SOURCE", chosen->sources, "the other bitmaps, of the same node")->required();
+}
+
+void add_checkpoint(CLI::App& app, Options& options) {
+  using Verb = CheckpointOptions::Verb;
+  auto* group = app.add_subcommand("checkpoint", "named points in time of a running daemon's disks")->require_subcommand(1);
+  auto chosen = std::make_shared<CheckpointOptions>();
+  auto verb = [&](const char* name, const char* help, Verb which) {
+    auto* command = group->add_subcommand(name, help);
+    add_qmp(command, options);
+    if (which != Verb::list) command->add_option("NAME", chosen->name, "the checkpoint's name")->required()->check(not_empty());
+    command->callback([=, &options] {
+      chosen->verb = which;
+      options.command = [=](const Context& context) { return checkpoint(context, *chosen); };
+    });
+    return command;
+  };
+  auto* create = verb("create", "remember from now on what is written, on all disks from one moment", Verb::create);
+  create->add_option("--disk", chosen->disks, "a node (default: all exported writable)")->type_name("NODE");
+  create->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check());
+  create->add_flag("--transient", chosen->transient, "forget it when the disk is closed");
+  verb("list", "all checkpoints, the oldest first", Verb::list);
+  verb("show", "what is known of one", Verb::show);
+  verb("delete", "forget one; the others stay as good as they are", Verb::remove)
+      ->add_option("--disk", chosen->disks, "a node (default: all that have it)")->type_name("NODE");
 }
 
 void add_job(CLI::App& app, Options& options) {
@@ -294,6 +324,7 @@ int main(int argc, char** argv) {
   add_restore(app, options);
   add_list_and_verify(app, options);
   add_bitmap(app, options);
+  add_checkpoint(app, options);
   add_job(app, options);
   add_image(app, options);
   add_chain(app, options);

@@ -16,7 +16,7 @@ struct MetaContext {
   enum class Kind : std::uint8_t { allocation, depth, dirty_bitmap };
   Kind kind = Kind::allocation;
   std::string name;
-  const NodeBitmap* bitmap = nullptr;        // dirty_bitmap: busy while it is exported
+  std::shared_ptr<const NodeBitmap> bitmap{};        // dirty_bitmap: busy while it is exported
 
   // The status of the disk from wanted.offset on, for at most wanted.length bytes, in at most
   // `extents_max` extents whose lengths are multiples of `align` (but for the disk's end), as the

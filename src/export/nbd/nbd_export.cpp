@@ -42,8 +42,8 @@ Result<NodeBitmap*> find_bitmap(BlockNode& exported, const NbdExportOptions::Bit
   return bitmap;
 }
 
-Result<std::vector<NodeBitmap*>> find_bitmaps(BlockNode& node, const NbdExportOptions& options) {
-  std::vector<NodeBitmap*> found;
+Result<std::vector<std::shared_ptr<NodeBitmap>>> find_bitmaps(BlockNode& node, const NbdExportOptions& options) {
+  std::vector<std::shared_ptr<NodeBitmap>> found;
   for (const auto& wanted : options.bitmaps) {
     auto bitmap = find_bitmap(node, wanted);
     if (!bitmap) return bitmap.error();
@@ -53,10 +53,10 @@ Result<std::vector<NodeBitmap*>> find_bitmaps(BlockNode& node, const NbdExportOp
       return invalid("Enabled bitmap '" + wanted.name + "' incompatible with readonly export");
     if (std::string(nbd::context_dirty_bitmap).size() + wanted.name.size() > nbd::string_size_max)
       return invalid("Bitmap name '" + wanted.name + "' too long to export");
-    auto same_name = [&](const NodeBitmap* other) { return other->name() == wanted.name; };
+    auto same_name = [&](const auto& other) { return other->name() == wanted.name; };
     if (std::any_of(found.begin(), found.end(), same_name))
       return invalid("Bitmap '" + wanted.name + "' is exported twice");
-    found.push_back(*bitmap);
+    found.push_back((*bitmap)->shared_from_this());
   }
   return found;
 }
@@ -93,14 +93,14 @@ Result<std::shared_ptr<NbdExport>> NbdExport::create(BlockNode& node, Reactor& s
 }
 
 NbdExport::NbdExport(std::unique_ptr<Edge> disk, Reactor& server, NbdExportOptions options,
-                     std::vector<NodeBitmap*> bitmaps)
+                     std::vector<std::shared_ptr<NodeBitmap>> bitmaps)
     : server_(server), home_(disk->node().reactor()), options_(std::move(options)), disk_(std::move(disk)),
       size_(disk_->size()), sizes_(block_sizes_of(disk_->node(), size_)), bitmaps_(std::move(bitmaps)),
       clients_(server) {
   contexts_.push_back({MetaContext::Kind::allocation, std::string(nbd::context_allocation)});
   if (options_.allocation_depth)
     contexts_.push_back({MetaContext::Kind::depth, std::string(nbd::context_depth)});
-  for (NodeBitmap* bitmap : bitmaps_) {
+  for (const auto& bitmap : bitmaps_) {
     bitmap->set_busy(true);
     contexts_.push_back({MetaContext::Kind::dirty_bitmap,
                          std::string(nbd::context_dirty_bitmap) + bitmap->name(), bitmap});
@@ -122,7 +122,7 @@ std::uint16_t NbdExport::flags(nbd::Headers headers, bool contexts_chosen) const
 }
 
 Task<> NbdExport::let_go() {
-  for (NodeBitmap* bitmap : bitmaps_) bitmap->set_busy(false);
+  for (const auto& bitmap : bitmaps_) bitmap->set_busy(false);
   BlockNode& node = disk_->node();
   disk_.reset();
   co_await node.graph().release(node);

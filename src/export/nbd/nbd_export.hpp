@@ -68,7 +68,7 @@ class NbdExport {
 
  private:
   NbdExport(std::unique_ptr<Edge> disk, Reactor& server, NbdExportOptions options,
-            std::vector<NodeBitmap*> bitmaps);
+            std::vector<std::shared_ptr<NodeBitmap>> bitmaps);
   Task<> let_go();
 
   Reactor& server_;
@@ -77,7 +77,7 @@ class NbdExport {
   std::unique_ptr<Edge> disk_;
   std::uint64_t size_;                 // does not change: resize is not shared
   nbd::BlockSizes sizes_;              // of when it was made: clients know them for good
-  std::vector<NodeBitmap*> bitmaps_;
+  std::vector<std::shared_ptr<NodeBitmap>> bitmaps_;     // as they were when their node went, if it has
   std::vector<MetaContext> contexts_;  // a context's id is its index
   Gate clients_;
   bool shutting_down_ = false;

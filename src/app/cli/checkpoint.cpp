@@ -1,0 +1,123 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "app/cli/commands.hpp"
+#include "app/cli/fields.hpp"
+#include "app/cli/text.hpp"
+#include "backup/manifest.hpp"
+#include "task/finally.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+using Verb = CheckpointOptions::Verb;
+
+std::string time_of(const Json& checkpoint) { return utc_time(static_cast<std::int64_t>(number(checkpoint, "taken")) * 1000); }
+
+std::string since(const Json& disk) { return disk.find("since") ? human_size(number(disk, "since")) : "not known"; }
+
+std::string state_of(const Json& disk) {
+  std::string state = flag(disk, "recording") ? "recording" : "frozen";
+  if (flag(disk, "persistent")) state += ",persistent";
+  if (disk.find("inconsistent-reason")) state += ",inconsistent";
+  return state;
+}
+
+const Json& disks_of(const Json& checkpoint) {
+  static const Json none = Json::array();
+  const Json* disks = checkpoint.find("disks");
+  return disks ? *disks : none;
+}
+
+void print_all(const Json& checkpoints) {
+  Table table({"CHECKPOINT", "TAKEN", "DISK", "SINCE"});
+  for (const Json& checkpoint : items(checkpoints))
+    for (const Json& disk : items(disks_of(checkpoint)))
+      table.add({text(checkpoint, "name"), time_of(checkpoint), text(disk, "node"), since(disk)});
+  print_line(table.to_text());
+}
+
+void print_one(const Json& checkpoint) {
+  Table table({"DISK", "TAKEN", "PARENT", "WRITTEN", "SINCE", "STATE", "BITMAP"});
+  for (const Json& disk : items(disks_of(checkpoint))) {
+    const std::string parent = text(disk, "parent");
+    table.add({text(disk, "node"), time_of(checkpoint), parent.empty() ? "-" : parent, human_size(number(disk, "written")),
+               since(disk), state_of(disk), text(disk, "bitmap")});
+  }
+  print_line(table.to_text());
+}
+
+Task<> list_checkpoints(const Context& context, QmpClient& client) {
+  const Json all = co_await client.execute("query-checkpoints");
+  if (context.json) print_json(all);
+  else print_all(all);
+}
+
+// Of several of one name the last.
+Task<> show_checkpoint(const Context& context, QmpClient& client, std::string name) {
+  const Json all = co_await client.execute("query-checkpoints");
+  const Json* found = nullptr;
+  for (const Json& checkpoint : items(all))
+    if (text(checkpoint, "name") == name) found = &checkpoint;
+  if (!found) co_await Error(Errc::not_found, fmt::format("the daemon has no checkpoint '{}'", name));
+  if (context.json) print_json(*found);
+  else print_one(*found);
+}
+
+Json names_of(const std::vector<std::string>& disks) {
+  Json names = Json::array();
+  for (const std::string& disk : disks) names.push_back(disk);
+  return names;
+}
+
+Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
+  if (options.disks.empty()) options.disks = co_await exported_writable(client);
+  if (options.disks.empty())
+    co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes with --disk");
+  Json arguments = Json::object({{"name", options.name}, {"disks", names_of(options.disks)}});
+  if (options.granularity) arguments.set("granularity", options.granularity);
+  if (options.transient) arguments.set("persistent", false);
+  const Json answer = co_await client.execute("checkpoint-create", std::move(arguments));
+  if (context.json) print_json(answer);
+}
+
+Task<> delete_checkpoint(const Context& context, QmpClient& client, const CheckpointOptions& options) {
+  Json arguments = Json::object({{"name", options.name}});
+  if (!options.disks.empty()) arguments.set("disks", names_of(options.disks));
+  const Json answer = co_await client.execute("checkpoint-delete", std::move(arguments));
+  if (context.json) print_json(answer);
+}
+
+Task<> run(const Context& context, QmpClient& client, CheckpointOptions options) {
+  switch (options.verb) {
+    case Verb::create: co_await create_checkpoint(context, client, std::move(options)); break;
+    case Verb::list: co_await list_checkpoints(context, client); break;
+    case Verb::show: co_await show_checkpoint(context, client, options.name); break;
+    case Verb::remove: co_await delete_checkpoint(context, client, options); break;
+  }
+}
+
+}  // namespace
+
+Task<std::vector<std::string>> exported_writable(QmpClient& client) {
+  const Json nodes = co_await client.execute("query-named-block-nodes");
+  const Json exports = co_await client.execute("query-block-exports");
+  std::vector<std::string> found;
+  for (const Json& entry : items(exports)) {
+    const std::string name = text(entry, "node-name");
+    const Json* node = find_by(nodes, "node-name", name);
+    if (node && !flag(*node, "ro") && std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+  }
+  std::ranges::sort(found);
+  co_return std::move(found);
+}
+
+Task<Exit> checkpoint(const Context& context, CheckpointOptions options) {
+  QmpClient client = co_await context.connect();
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_await finally(run(context, client, std::move(options)), close);
+  co_return Exit::ok;
+}
+
+}  // namespace tidemark::cli
