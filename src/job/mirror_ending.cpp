@@ -78,7 +78,7 @@ Task<> MirrorJob::pivot() {
   co_await unwrap(graph().replace(*filter_node_, source));
   top().let_go_of_target();
   co_await unwrap(graph().replace(*replaced, target));
-  const Permissions nothing;
+  const Permissions nothing{0, Permissions::all};
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) commit_->hand_over();
   if (options_.access) options_.access->drop_bitmaps(source);

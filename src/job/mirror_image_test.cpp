@@ -22,7 +22,11 @@ TEST_F(MirrorImageTest, ATargetThatIsZeroBelowDiscards) {
     Edge& writer = disks->attach(source);
     run([&]() -> Task<> {
       const Content data(granule, std::byte{1});
-      for (std::uint64_t i = 0; i < 256; i += 4) co_await writer.write(i * granule, Buffers::of_const(data));
+      for (std::uint64_t i = 0; i < 256; ++i) {
+        const Range range{i * granule, granule};
+        co_await writer.write(range.offset, Buffers::of_const(data));
+        if (i % 4 != 0) co_await writer.discard(range);
+      }
       MirrorOptions options;
       options.job.id = "j";
       options.source = &source;

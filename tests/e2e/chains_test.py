@@ -158,7 +158,8 @@ class Chains(Bed):
                 self.active_commit(base=f"{base}.qcow2", **{"keep-active": True})
                 wanted = writer.stop()
                 self.assertIsNone(first_difference(self.content("disk"), wanted))
-                self.active_commit(base=f"{base}.qcow2", **{"keep-active": True})    # what was written meanwhile
+                named = {"base": "b.qcow2"} if base == "b" else {}           # the last one, that is
+                self.active_commit(**named, **{"keep-active": True})         # what was written meanwhile
                 self.end()
                 self.check()
                 self.assertEqual(self.backing_of("disk"), f"{base}.qcow2")

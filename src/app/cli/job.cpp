@@ -77,7 +77,8 @@ Task<Exit> tell_ready(const Context& context, const std::string& id, const Json&
 Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, bool until_ready) {
   Progress progress(context, id);
   Ending ending;
-  for (bool seen = false;; seen = true) {
+  // Who has just completed it knows that it was there, however soon it ends.
+  for (bool seen = !until_ready;; seen = true) {
     const Json jobs = co_await client.execute("query-jobs");
     co_await take_events(client, ending, id);
     const Json* job = find_by(jobs, "id", id);
