@@ -95,6 +95,8 @@ Task<> Graph::close_node(BlockNode& node) {
 Task<> Graph::remove(BlockNode& node) {
   if (!node.parents().empty())
     co_await Error(Errc::busy, "Node " + node.name() + " is in use");
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->busy()) co_await Error(Errc::busy, "Node " + node.name() + " is in use: its bitmap '" + bitmap->name() + "' is");
   co_await close_node(node);
 }
 

@@ -79,6 +79,7 @@ Task<> BackupJob::attach() {
   filter_node_ = *added;
   filter_ = &opened;
   cancellation_->job = this;
+  cancellation_->home = &source.reactor();
   warning_ = opened.warning();
   co_await unwrap(check_chunk());
   co_await unwrap(graph.replace(source, *filter_node_));
@@ -91,7 +92,7 @@ Task<> BackupJob::attach() {
   const Permissions nothing{P::none, P::all};
   if (below) below_ = co_await unwrap(Edge::attach(*below, Role::filtered, nothing, "block job '" + options_.job.id + "'"));
   if (bitmap_) bitmap_->freeze();
-  frozen_ = bitmap_ != nullptr;
+  holds_ = frozen_ = bitmap_ != nullptr;
 }
 
 Task<> BackupJob::take_target(BlockNode& target) {
@@ -263,7 +264,7 @@ void BackupJob::commit() noexcept {
   if (loses_bits(true))
     drop_frozen_bits();
   else
-    bitmap_->reclaim();
+    thaw();
 }
 
 void BackupJob::abort() noexcept {
@@ -271,20 +272,26 @@ void BackupJob::abort() noexcept {
   frozen_ = false;
   // bitmap-mode always: what is safely in the target is dropped even now.
   const bool gives_back = !loses_bits(false) || !unfinished_;
-  if (gives_back && options_.source->graph().keeps(Rule::reclaim_on_failure)) return bitmap_->reclaim();
+  if (gives_back && options_.source->graph().keeps(Rule::reclaim_on_failure)) return thaw();
   drop_frozen_bits();
   if (unfinished_) bitmap_->bits().merge(*unfinished_);
 }
 
+void BackupJob::thaw() noexcept {
+  bitmap_->reclaim();
+  bitmap_->set_busy(true);         // until clean()
+}
+
 void BackupJob::drop_frozen_bits() noexcept {
   bitmap_->abdicate();
+  bitmap_->set_busy(true);
   bitmap_->release_kept();
   save_ = bitmap_->persistent();
 }
 
 // On the manager's thread.
 bool BackupJob::cancel(bool) noexcept {
-  options_.source->reactor().post_remote([cancellation = cancellation_] {
+  cancellation_->home->post_remote([cancellation = cancellation_] {
     BackupJob* job = cancellation->job;
     if (job) job->point().break_with({Error(Errc::cancelled, "Operation canceled", ECANCELED), false});
   });
@@ -295,8 +302,8 @@ Task<> BackupJob::clean() {
   if (!filter_node_) co_return;
   cancellation_->job = nullptr;
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
-  NodeTracking* tracking = options_.bitmap_owner ? options_.bitmap_owner->tracking() : nullptr;
-  if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
+  NodeTracking* tracking = std::exchange(save_, false) ? options_.bitmap_owner->tracking() : nullptr;
+  if (tracking) (void)co_await tracking->save().result();
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();
   const Point& point = filter_->point();
@@ -312,6 +319,10 @@ Task<> BackupJob::clean() {
   }
   co_await graph.remove(filter);
   below_.reset();
+  if (std::exchange(holds_, false)) {
+    bitmap_->set_busy(false);
+    (void)co_await graph.release(*options_.bitmap_owner).result();
+  }
   if (options_.witness) (void)co_await options_.witness->close(succeeded_).result();
 }
 

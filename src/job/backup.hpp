@@ -61,6 +61,7 @@ class BackupJob final : public Job {
   // What cancel() leaves at the job's home, where it may arrive after the job's end.
   struct Cancellation {
     BackupJob* job = nullptr;
+    Reactor* home = nullptr;
   };
   static Task<std::shared_ptr<NodeBitmap>> check(BackupOptions& options);
   Task<> attach();
@@ -77,6 +78,7 @@ class BackupJob final : public Job {
   Task<> flush();
   bool loses_bits(bool succeeded) const noexcept;
   void drop_frozen_bits() noexcept;
+  void thaw() noexcept;
 
   BackupOptions options_;
   std::shared_ptr<NodeBitmap> bitmap_;
@@ -85,7 +87,8 @@ class BackupJob final : public Job {
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
   std::unique_ptr<Edge> below_;            // of `top`: on the layer that the target stands on; carries no requests
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
-  bool frozen_ = false, succeeded_ = false;
+  // The source may leave the chain meanwhile and be removed, unless its bitmap is busy: `holds_` from start to end.
+  bool frozen_ = false, holds_ = false, succeeded_ = false;
   bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
   std::string warning_;
   std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();

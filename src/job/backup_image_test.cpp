@@ -137,6 +137,39 @@ TEST_F(BackupImageTest, TheTopLayerBelowASnapshot) {
   });
 }
 
+// An overlay takes a disk's place beneath its backup, and stands on nothing in the end, as after a stream.
+TEST_F(BackupImageTest, ADiskThatHasLeftTheChain) {
+  for (const bool by_bitmap : {false, true}) {
+    restart(by_bitmap);
+    BlockNode& top = image("top");
+    disks->fill(top);
+    BlockNode& overlay = image("overlay");
+    BlockNode& target = image("target");
+    disks->attach(top);
+    run([&]() -> Task<> {
+      BackupOptions slowly = backup("j", top, target, by_bitmap ? SyncMode::bitmap : SyncMode::full);
+      slowly.job.speed = 256 * KiB;
+      if (by_bitmap) {
+        NodeBitmap& bitmap = **top.bitmaps().add("b", top.size(), 64 * KiB);
+        bitmap.bits().set_all();
+        slowly.bitmap = "b";
+        slowly.bitmap_mode = BitmapMode::on_success;
+      }
+      co_await start(slowly);
+      Graph& graph = top.graph();
+      {
+        const auto drained = co_await graph.drain(top);
+        EXPECT_TRUE(graph.replace(top, overlay).ok());
+      }
+      const Result<> removed = co_await graph.remove(top).result();
+      EXPECT_EQ(removed.ok(), !by_bitmap) << "its bitmap is in use";
+      EXPECT_TRUE(jobs->cancel(job("j"), true).ok());
+      co_await end_of("j");
+      if (by_bitmap) co_await graph.remove(top);
+    });
+  }
+}
+
 // The file of an image that goes on being written to grows: what it grows by is not part of the point.
 TEST_F(BackupImageTest, TheFileBelowAnImageInUse) {
   BlockNode& disk = image("disk");
