@@ -179,7 +179,8 @@ def commit(world, disk):
     content, base_content = written_into(top, base), base.content
     for layer in (*between, base):
         layer.content = None                     # of the files in between that is so for good
-        layer.snapshots = dict.fromkeys(layer.snapshots)
+    for layer in (top, *between):
+        layer.snapshots = dict.fromkeys(layer.snapshots)     # which may show what is below
 
     def ended(_job, ok):
         if ok:

@@ -163,6 +163,10 @@ def states_of(path, format_, world, extra=()):
 
 
 def backing_of(path, world):
-    done = world.run("qemu-img", "info", "-U", "--output=json", path)
+    """The name of the file, out of what an image's header says: a path, or the options of a node."""
+    format_ = path.name.rpartition(".")[2]
+    done = world.run("qemu-img", "info", "-U", "--output=json", "-f", format_, path)
     name = json.loads(done.stdout).get("backing-filename")
+    if name and name.startswith("json:"):
+        name = json.loads(name.removeprefix("json:"))["file"]["filename"]
     return name and pathlib.Path(name).name

@@ -1,12 +1,11 @@
 """The world of one run: a daemon, its disks and guests, the jobs that are under way, and the checks that hold at any time or at rest."""
 import contextlib
-import json
 import random
 import time
 
 import nbd
 from daemon import STOPPED_MAX, Daemon
-from disks import Disk, Layer, states_of
+from disks import Disk, Layer, backing_of, states_of
 from lab.qmp import QmpError
 from model import SECTOR, Mismatch, tell
 
@@ -476,8 +475,13 @@ class World:
             return True
 
     def chain_on_disk(self, disk):
-        done = self.run("qemu-img", "info", "-U", "--backing-chain", "--output=json", "-f", disk.top.format, disk.top.path)
-        return [image["filename"].rpartition("/")[2] for image in json.loads(done.stdout)]
+        """What the headers name, from the first image on."""
+        found, path = [], disk.top.path
+        while path:
+            found.append(path.name)
+            below = backing_of(path, self)
+            path = below and self.path(below)
+        return found
 
     def go_on(self):
         for disk in self.disks:
