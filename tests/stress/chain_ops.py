@@ -191,6 +191,45 @@ def commit(world, disk):
     world.add_job(Job(name, "commit", [disk], ended, list(disk.layers), changes_chain=True))
 
 
+# Active commit
+
+def could_take_the_top(world, disk):
+    """Layers that are not larger than the disk, which would grow."""
+    nodes = world.nodes()
+    return [layer for layer in disk.layers[1:] if nodes[layer.node]["image"]["virtual-size"] <= disk.size]
+
+
+def stands_on_something(world, disk):
+    return idle(world, disk) and few_jobs(world, disk) and not disk.filters and len(disk.layers) > 1
+
+
+def commit_active(world, disk):
+    """The disk becomes one of the images that it stands on, when it is told to."""
+    bases = could_take_the_top(world, disk)
+    if not bases:
+        return
+    base, name = world.rng.choice(bases), world.new("commit")
+    gone = disk.layers[:disk.layers.index(base)]
+    world.qmp("block-commit", job_id=name, device=disk.root, base_node=base.node, **job_options(world))
+    for layer in (*gone[1:], base):
+        layer.content = None
+    for layer in gone:
+        layer.snapshots = dict.fromkeys(layer.snapshots)
+
+    def ended(job, ok):
+        if job.point:
+            disk.model.close_point(job.point)
+        if not (ok and job.note.get("pivot")):
+            return
+        for layer in gone:
+            disk.drop_marks(layer)
+            disk.layers.remove(layer)
+            layer.shared = True
+            world.retire(layer)
+        disk.record_again(base)
+    world.add_job(Job(name, "commit-active", [disk], ended, list(disk.layers), changes_chain=True))
+
+
 # Mirror
 
 def can_be_mirrored(world, disk):
@@ -258,6 +297,7 @@ OPERATIONS = [
     Operation("snapshot-internal-delete", 2, has_snapshots, delete_inside),
     Operation("stream", 8, has_backing, stream),
     Operation("commit", 8, has_middle, commit),
+    Operation("commit-active", 6, stands_on_something, commit_active),
     Operation("mirror", 7, can_be_mirrored, mirror),
     Operation("change-backing-file", 2, can_be_renamed, rename),
 ]

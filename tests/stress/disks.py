@@ -37,6 +37,7 @@ class Layer:
     options: dict = dataclasses.field(default_factory=dict)
     owned: bool = False                          # its node is there until blockdev-del; else it goes with its last user
     lazy: bool = False                           # its refcounts
+    shared: bool = False                         # what it stands on is in use, though it is not
     leaky: bool = False                          # it was open when the daemon was killed
 
     def describe(self, backing="none"):
@@ -137,6 +138,14 @@ class Disk:
         """Nobody writes to it any more."""
         for bitmap in layer.bitmaps.values():
             self.model.forget(bitmap.marks)
+
+    def record_again(self, layer):
+        """It is written to from now on."""
+        for bitmap in layer.bitmaps.values():
+            old, bitmap.marks = bitmap.marks, self.model.record()
+            bitmap.marks.recording = old.recording
+            bitmap.marks.must = (old.must + bytes(len(bitmap.marks.must)))[:len(bitmap.marks.must)]
+            self.world.drop_chain(bitmap)
 
     def forget_bitmap(self, layer, name):
         bitmap = layer.bitmaps.pop(name)

@@ -60,7 +60,7 @@ def set_limits(world, disk):
     node = next(node for node, kind in disk.filters if kind == "throttle")
     limits = world.rng.choice(({"iops-total": 100}, {"iops-total": 0, "iops-read": 500, "iops-write": 300}, {"bps-total": 4 * MiB},
                                {"iops-total": 2000, "iops-total-max": 4000, "iops-total-max-length": 2}))
-    nothing = {"iops-total": 0, "iops-read": 0, "iops-write": 0, "bps-total": 0, "iops-total-max": 0}
+    nothing = {"iops-total": 0, "iops-read": 0, "iops-write": 0, "bps-total": 0, "iops-total-max": 0, "iops-total-max-length": 1}
     world.qmp("qom-set", path=world.groups[node], property="limits", value={**nothing, **limits})
 
 

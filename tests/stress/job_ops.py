@@ -151,7 +151,11 @@ def complete(world, _disk):
         world.end_ready_job(world.rng.choice(jobs))
 
 
-def mirrors_run(world, _disk):
+def some_get_ready(world, _disk):
+    return any(job.kind in ("mirror", "commit-active") for job in world.jobs.values())
+
+
+def modes_can_change(world, _disk):
     return any(job.kind == "mirror" for job in world.jobs.values())
 
 
@@ -172,6 +176,6 @@ OPERATIONS = [
     Operation("job-resume", 6, has_jobs, resume, per_disk=False),
     Operation("job-set-speed", 5, has_jobs, set_speed, per_disk=False),
     Operation("job-cancel", 2, has_jobs, cancel, per_disk=False),
-    Operation("job-complete", 6, mirrors_run, complete, per_disk=False),
-    Operation("block-job-change", 3, mirrors_run, change_mode, per_disk=False),
+    Operation("job-complete", 6, some_get_ready, complete, per_disk=False),
+    Operation("block-job-change", 3, modes_can_change, change_mode, per_disk=False),
 ]

@@ -345,7 +345,7 @@ class World:
     def check_image(self, layer):
         """A file that nobody writes to: clean, and what it should be."""
         if layer.format == "qcow2":
-            done = self.run("qemu-img", "check", layer.path, ok=None)
+            done = self.run("qemu-img", "check", *(["-U"] if layer.shared else []), layer.path, ok=None)
             if not (layer.leaky and layer.lazy) and done.returncode not in ((0, 3) if layer.leaky else (0,)):
                 raise Wrong(f"qemu-img check {layer.path.name}: status {done.returncode}\n{done.stdout}{done.stderr}")
         if layer.content is not None:
@@ -464,7 +464,7 @@ class World:
 
     def took_effect(self, job):
         disk = job.disks[0]
-        if job.kind != "mirror":
+        if job.kind not in ("mirror", "commit-active"):
             return self.chain_on_disk(disk) != disk.chain_files()
         if not job.note.get("pivot"):
             return False
