@@ -1,4 +1,4 @@
-// Chain jobs through power cuts: after a crash at any operation of a stream or a commit the disk, opened by what the headers
+// Chain jobs through power cuts: after a crash at any operation of a stream, a commit or a mirror the disk, opened by what the headers
 // name, holds what it may hold; its images have leaked clusters at most; and the job can be run again.
 #include "base/random.hpp"
 #include "block/graph.hpp"
@@ -49,6 +49,8 @@ class OpenChain final : public ChainAccess {
     root_.reset();
     co_await graph_.close_all();
   }
+  // Beside the chain.
+  Task<BlockNode*> add(std::string name) { return open_image(std::move(name)); }
   Edge& edge() noexcept { return *root_; }
   Graph& graph() noexcept { return graph_; }
   BlockNode* find(const std::string& name) { return graph_.find(name.substr(1)); }
@@ -87,11 +89,12 @@ class OpenChain final : public ChainAccess {
 };
 
 // What is done: all down to `bottom` is pulled into the disk; or what is from `top` down, or guests write to, is committed
-// into `base`.
+// into `base`; or all goes to `target`.
 struct Work {
   std::string bottom, top, base;
   bool keep = false;                       // the disk stays on top
   bool empty = false;                      // or goes, emptied
+  std::string target = "";
 };
 
 class ChainJob : public Workload {
@@ -106,6 +109,8 @@ class ChainJob : public Workload {
       co_await make_image(process, layer, below);
       below = layer.name;
     }
+    process.backend().world().disk().import_file(target_.name, {});
+    co_await make_image(process, target_, "");
     // Into each layer what the disk has there from above cannot be seen; the model is what the chain reads as.
     OpenChain chain(process.reactor());
     co_await chain.open(disk_);
@@ -179,7 +184,7 @@ class ChainJob : public Workload {
         if (jobs.jobs().front()->status() == JobStatus::ready) (void)jobs.complete(*jobs.jobs().front());
         co_await process.reactor().sleep(std::chrono::milliseconds(1));
       }
-      if (done && !work_.empty && !chain.edge().node().name().starts_with("disk")) disk_ = work_.base;
+      if (done && !work_.empty && !chain.edge().node().name().starts_with("disk")) disk_ = "/" + chain.edge().node().name();
       if (done && guest) done = co_await write_some(process, chain.edge()).result();
       co_await jobs.cancel_all();
       co_await unwrap(done);
@@ -194,6 +199,16 @@ class ChainJob : public Workload {
 
   Task<> begin(JobManager& jobs, OpenChain& chain) {
     BlockNode& disk = chain.edge().node();
+    if (!work_.target.empty()) {
+      MirrorOptions options;
+      options.job.id = "j";
+      options.source = &disk;
+      options.sync = SyncMode::full;
+      if (disk_ == work_.target) co_return;
+      options.target = co_await chain.add(work_.target);
+      jobs.start(*co_await MirrorJob::create(jobs, std::move(options)));
+      co_return;
+    }
     if (work_.bottom.empty() && work_.top.empty()) {
       MirrorOptions options;
       options.job.id = "j";
@@ -242,6 +257,7 @@ class ChainJob : public Workload {
 
   Task<> compare(SimProcess& process, std::string when) {
     for (const Layer& layer : layers_) co_await check(process, layer.name);
+    co_await check(process, target_.name);
     OpenChain chain(process.reactor());
     co_await chain.open(disk_);
     AlignedBuffer content(disk_size);
@@ -268,6 +284,7 @@ class ChainJob : public Workload {
   }
 
   const std::vector<Layer> layers_{{"/base", 128 * KiB, 4096}, {"/a", 160 * KiB, 8192}, {"/b", 96 * KiB, 4096}, {"/disk", disk_size, 4096}};
+  const Layer target_{"/target", disk_size, 8192};
   const Work work_;
   std::string disk_ = "/disk";             // which guests use: another one after a pivot
   SectorModel model_{disk_size};
@@ -297,6 +314,9 @@ TEST(ChainCrash, CommitSeveralLayers) {
 }
 TEST(ChainCrash, CommitOfTheDiskByAPivot) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/a"}); }, plan_of(60)));
+}
+TEST(ChainCrash, MirrorToAnotherImage) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "", "/target"}); }, plan_of(60)));
 }
 TEST(ChainCrash, CommitOfAllByAPivot) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/base"}); }, plan_of(60)));
