@@ -19,10 +19,10 @@ class ChainAccess {
   virtual Result<> check_size_change(const BlockNode& node) = 0;
 
   // The bitmaps of `from` that follow their disk are those of `to`, too, durably: it holds the same and is about to become the
-  // disk.  Both are at rest.  On error `to` has those that it had.
-  virtual Task<> bring_bitmaps(BlockNode& from, BlockNode& to) = 0;
+  // disk.  Both are at rest.  On error `to` has those that it had.  By default there are none that follow.
+  virtual Task<> bring_bitmaps(BlockNode&, BlockNode&) { co_return; }
   // It has become it.
-  virtual void drop_bitmaps(BlockNode& from) noexcept = 0;
+  virtual void drop_bitmaps(BlockNode&) noexcept {}
 
  protected:
   ~ChainAccess() = default;

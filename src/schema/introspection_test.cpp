@@ -40,6 +40,8 @@ const std::set<std::string> extensions = {
     "checkpoint-create",
     "checkpoint-delete",
     "query-checkpoints",
+    "transaction(actions[].type=checkpoint-create)",
+    "transaction(actions[].type=checkpoint-delete)",
     // Clients find a disk in the moment of its point.
     "transaction(actions[].type=block-export-add)",
     // Commits after which the image on top does no harm.
