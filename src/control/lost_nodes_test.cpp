@@ -89,7 +89,7 @@ TEST_F(LostNodes, AResize) {
     arguments.size = 4096;
     co_await commands.block_resize(arguments);
   };
-  EXPECT_EQ(lost(command).message(), "Cannot find device='' nor node-name='disk'");
+  EXPECT_EQ(lost(command).message(), "Cannot find device='disk' nor node-name='disk'");
 }
 
 TEST_F(LostNodes, AChangeOfAChild) {
@@ -100,7 +100,7 @@ TEST_F(LostNodes, AChangeOfAChild) {
     arguments.child = "file";
     co_await commands.x_blockdev_change(arguments);
   };
-  EXPECT_EQ(lost(command).message(), "Cannot find device='' nor node-name='disk'");
+  EXPECT_EQ(lost(command).message(), "Cannot find device='disk' nor node-name='disk'");
 }
 
 TEST_F(LostNodes, AReopening) {
