@@ -23,7 +23,8 @@ bool reaches(const BlockNode& node, const BlockNode& below) {
 
 Task<std::shared_ptr<NodeBitmap>> BackupJob::check(BackupOptions& options) {
   NodeBitmap* bitmap = co_await unwrap(check_backup(options));
-  co_return bitmap ? bitmap->shared_from_this() : nullptr;
+  if (!bitmap) co_return nullptr;
+  co_return bitmap->shared_from_this();
 }
 
 Task<ManagedJob*> BackupJob::create(JobManager& jobs, BackupOptions options) {

@@ -44,6 +44,11 @@ const std::set<std::string> extensions = {
     "transaction(actions[].type=checkpoint-delete)",
     // Clients find a disk in the moment of its point.
     "transaction(actions[].type=block-export-add)",
+    // What chains cost; amendments of more than encryption.
+    "query-chain-cost",
+    "x-blockdev-amend(options.version",
+    "x-blockdev-amend(options.lazy-refcounts",
+    "x-blockdev-amend(options.data-file-raw",
     // Commits after which the image on top does no harm.
     "block-commit(keep-active",
     "block-commit(empty-active",

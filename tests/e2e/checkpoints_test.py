@@ -416,19 +416,22 @@ class Checkpoints(Bed):
         self.assertIsNone(first_difference(target.read_bytes(), now))
         machine.end(kill=False)
 
-    def test_an_export_shows_a_bitmap_whose_node_is_gone(self):
+    def test_an_export_keeps_the_node_of_a_bitmap_that_it_shows(self):
         machine = self.machine(13)
         machine.client.execute("blockdev-add", driver="memory", size=DISK, **{"node-name": "other"})
-        machine.client.execute("block-dirty-bitmap-add", node="other", name="b")
+        machine.client.execute("block-dirty-bitmap-add", node="other", name="b", disabled=True)
         machine.client.execute("block-export-add", type="nbd", id="e", name="e", bitmaps=[{"node": "other", "name": "b"}], **{"node-name": "n0"})
-        machine.client.execute("blockdev-del", **{"node-name": "other"})
+        with self.assertRaisesRegex(QmpError, "Node other is in use: its bitmap 'b' is"):
+            machine.client.execute("blockdev-del", **{"node-name": "other"})
         handle, extents = nbd.NBD(), []
         handle.add_meta_context("qemu:dirty-bitmap:b")
         handle.connect_uri(f"nbd+unix:///e?socket={self.path / 'nbd.sock'}")
         handle.block_status(DISK, 0, lambda context, offset, entries, error: extents.extend(entries) and 0 or 0)
         self.assertEqual(extents, [DISK, 0])
         handle.shutdown()
-        machine.client.execute("block-export-del", id="e")
+        machine.client.execute("block-export-del", id="e", mode="hard")
+        machine.client.wait_event("BLOCK_EXPORT_DELETED", id="e")
+        machine.client.execute("blockdev-del", **{"node-name": "other"})
         machine.end(kill=False)
 
     def test_a_group_takes_effect_or_is_undone(self):

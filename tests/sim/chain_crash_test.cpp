@@ -316,7 +316,7 @@ TEST(ChainCrash, CommitOfTheDiskByAPivot) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/a"}); }, plan_of(60)));
 }
 TEST(ChainCrash, MirrorToAnotherImage) {
-  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "", "/target"}); }, plan_of(60)));
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "", false, false, "/target"}); }, plan_of(60)));
 }
 TEST(ChainCrash, CommitOfAllByAPivot) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/base"}); }, plan_of(60)));

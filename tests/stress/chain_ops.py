@@ -299,5 +299,5 @@ OPERATIONS = [
     Operation("commit", 8, has_middle, commit),
     Operation("commit-active", 6, stands_on_something, commit_active),
     Operation("mirror", 7, can_be_mirrored, mirror),
-    Operation("change-backing-file", 2, can_be_renamed, rename),
+    Operation("change-backing-file", 2, can_be_renamed, rename, refused="image file are not in the same chain"),     # below a raw node
 ]

@@ -188,7 +188,8 @@ Task<> CopyRun::copy_beside_guests(std::string partial, Overlay overlay) {
   if (merged) co_return co_await unwrap(copied);
   const std::string why = fmt::format("disk '{}' may stand on '{}', which could not be merged: {}", options_.disk, overlay.path,
                                       merged.error().message());
-  co_await Error(merged.error().code(), fmt::format("{}; run this again when the daemon serves the disk; if it has ended, {}", why, what_to_do()));
+  co_await Error(merged.error().code(), fmt::format("{}; run this again when the daemon serves the disk; if it has ended, {}", why,
+                                                    what_to_do()));
 }
 
 Task<> CopyRun::snapshot(Overlay overlay) {
@@ -240,7 +241,8 @@ Task<bool> CopyRun::is_in_daemon(std::string node) {
 Task<Json> CopyRun::job(std::string id) {
   const Json jobs = co_await client_.execute("query-jobs");
   const Json* found = find_by(jobs, "id", id);
-  co_return found ? *found : Json();
+  if (found) co_return *found;
+  co_return Json();
 }
 
 Task<> CopyRun::command_for_job(std::string_view command, std::string id) {

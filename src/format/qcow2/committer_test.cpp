@@ -20,7 +20,7 @@ class CommitterTest : public test::BlockTest {
   test::TestDriver& storage = add_disk("storage", options());
   Edge& edge = attach(node("storage"), {P::consistent_read | P::write | P::resize, P::all});
   ImageFile file{edge, Geometry{}};
-  TableCache blocks{reactor, file, 4096, 16}, l2{reactor, file, 4096, 16};
+  TableCache blocks{reactor, file, DebugEvent::refblock_load, 4096, 16}, l2{reactor, file, DebugEvent::l2_load, 4096, 16};
   TopTable table{file}, l1{file};
   ExtentPins pins;
   FreeList frees{pins};
