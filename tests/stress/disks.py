@@ -171,11 +171,16 @@ def states_of(path, format_, world, extra=()):
         flat.unlink()
 
 
-def backing_of(path, world):
-    """The name of the file, out of what an image's header says: a path, or the options of a node."""
+def backing_name_of(path, world):
+    """What an image's header says: a path, or the options of a node."""
     format_ = path.name.rpartition(".")[2]
     done = world.run("qemu-img", "info", "-U", "--output=json", "-f", format_, path)
-    name = json.loads(done.stdout).get("backing-filename")
+    return json.loads(done.stdout).get("backing-filename")
+
+
+def backing_of(path, world):
+    """The name of the file, out of that."""
+    name = backing_name_of(path, world)
     if name and name.startswith("json:"):
         name = json.loads(name.removeprefix("json:"))["file"]["filename"]
     return name and pathlib.Path(name).name
