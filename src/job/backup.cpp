@@ -319,7 +319,11 @@ Task<> BackupJob::clean() {
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   co_await graph.remove(filter);
-  below_.reset();
+  if (below_) {
+    BlockNode& below = below_->node();
+    below_.reset();
+    (void)co_await graph.release(below).result();
+  }
   if (std::exchange(holds_, false)) {
     bitmap_->set_busy(false);
     (void)co_await graph.release(*options_.bitmap_owner).result();

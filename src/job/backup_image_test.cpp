@@ -17,6 +17,7 @@ class BackupImageTest : public JobsTest {
                    std::uint64_t cluster_size = 64 * KiB) {
     return *disks->run(make_image(name, backing, cluster_size));
   }
+  bool monitor_owned = true;              // images that are made
   Task<BlockNode*> make_image(std::string name, BlockNode* backing, std::uint64_t cluster_size,
                               bool open_backing = true, std::uint32_t version = 3) {
     using P = Permissions;
@@ -42,7 +43,7 @@ class BackupImageTest : public JobsTest {
     if (backing && open_backing) driver->set_backing(*Edge::attach(*backing, Role::backing, {}, "test"));
     NodeOptions options;
     options.name = name;
-    options.monitor_owned = true;
+    options.monitor_owned = monitor_owned;
     co_return co_await disks->graph.add(options, std::move(driver));
   }
   Task<> write(BlockNode& node, std::uint64_t offset, std::size_t length) {
@@ -168,6 +169,32 @@ TEST_F(BackupImageTest, ADiskThatHasLeftTheChain) {
       if (by_bitmap) co_await graph.remove(top);
     });
   }
+}
+
+// Nobody uses it any more once the backup has ended, and nobody has added it: it goes.
+TEST_F(BackupImageTest, TheLayerBelowLeavesTheChain) {
+  monitor_owned = false;
+  BlockNode& below = image("below");
+  monitor_owned = true;
+  disks->fill(below);
+  BlockNode& top = image("top", &below);
+  BlockNode& target = image("target");
+  disks->attach(top);
+  run([&]() -> Task<> {
+    BackupOptions slowly = backup("j", top, target, SyncMode::top);
+    slowly.job.speed = 256 * KiB;
+    co_await start(slowly);
+    Graph& graph = top.graph();
+    {
+      const auto drained = co_await graph.drain(top);
+      EXPECT_TRUE(graph.set_backing(top, nullptr).ok());
+    }
+    co_await graph.release(below);
+    EXPECT_NE(graph.find("below"), nullptr) << "the backup looks at it";
+    EXPECT_TRUE(jobs->cancel(job("j"), true).ok());
+    co_await end_of("j");
+    EXPECT_EQ(graph.find("below"), nullptr);
+  });
 }
 
 // The file of an image that goes on being written to grows: what it grows by is not part of the point.
