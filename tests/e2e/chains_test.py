@@ -9,7 +9,7 @@ import unittest
 
 import nbd
 from bed import DONE, MiB, Bed, first_difference, processes
-from lab.qmp import Qmp
+from lab.qmp import Qmp, QmpError
 
 SIZE = 16 * MiB
 LAYERS = ["base", "a", "b", "disk"]
@@ -208,6 +208,49 @@ class Chains(Bed):
             # Another reader may have it again.
             self.lab.run("qemu-io", "-r", "-c", "read 0 4k", "a.qcow2")
         self.end()
+
+
+class Alone(Bed):
+    """Commits of what guests write to, on a base that is longer and that nobody else may notice."""
+
+    def setUp(self):
+        super().setUp()
+        self.raw("served.raw")
+        self.serve("served.raw=served")
+        self.client = self.qmp()
+        self.raw("base.raw", 3 * MiB)
+        for name in ("top", "other"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.raw", f"{name}.qcow2", MiB)
+        self.client.execute("blockdev-add", driver="raw", **{"node-name": "base"}, file={"driver": "file", "filename": "base.raw"})
+        self.add("top")
+
+    def add(self, name):
+        self.client.execute("blockdev-add", driver="qcow2", **{"node-name": name, "backing": "base"},
+                            file={"driver": "file", "filename": f"{name}.qcow2"})
+
+    def commit(self, device="top"):
+        self.client.execute("block-commit", **{"job-id": "j", "device": device, "top-node": "top", "base-node": "base", "auto-dismiss": False})
+
+    def test_another_image_on_the_base(self):
+        self.add("other")
+        with self.assertRaisesRegex(QmpError, "Node 'base' is busy: 'other' stands on it, too"):
+            self.commit()
+
+    def test_bitmaps_of_what_shows_the_disk(self):
+        self.client.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
+        self.client.execute("blockdev-add", driver="throttle", file="top", **{"node-name": "t", "throttle-group": "g"})
+        self.client.execute("block-dirty-bitmap-add", node="t", name="b")
+        with self.assertRaisesRegex(QmpError, "node 't', which shows it, has bitmaps"):
+            self.commit("t")
+
+    def test_without_guests_a_cancelled_one_lets_go_of_all(self):
+        self.commit()
+        self.client.wait_event("BLOCK_JOB_READY", device="j")
+        self.client.execute("job-cancel", id="j")
+        self.client.wait_event("JOB_STATUS_CHANGE", id="j", status="concluded")
+        self.client.execute("blockdev-del", **{"node-name": "top"})
+        self.client.execute("blockdev-del", **{"node-name": "base"})
+        self.client.execute("job-dismiss", id="j")
 
 
 class Guide(Bed):

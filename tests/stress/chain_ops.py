@@ -296,8 +296,8 @@ OPERATIONS = [
     Operation("snapshot-internal", 3, can_have_snapshots, snapshot_inside),
     Operation("snapshot-internal-delete", 2, has_snapshots, delete_inside),
     Operation("stream", 8, has_backing, stream),
-    Operation("commit", 8, has_middle, commit, refused="not in this backing file chain"),     # below a raw node
-    Operation("commit-active", 6, stands_on_something, commit_active, refused="not in this backing file chain"),     # below a raw node
+    Operation("commit", 8, has_middle, commit, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
+    Operation("commit-active", 6, stands_on_something, commit_active, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
     Operation("mirror", 7, can_be_mirrored, mirror),
     Operation("change-backing-file", 2, can_be_renamed, rename, refused="image file are not in the same chain"),     # below a raw node
 ]
