@@ -107,6 +107,31 @@ class Bed(unittest.TestCase):
         self.addCleanup(client.close)
         return client
 
+    # Documents
+
+    def run_guide(self, page, begin="", end=None):
+        """The commands of a page of docs/guide, from the text `begin` to `end`, as they stand there, with the daemon that they
+        start; what they print.  What they leave is there afterwards, but for the daemon."""
+        text = (processes.ROOT / "docs" / "guide" / page).read_text(encoding="utf-8")
+        text = text[text.index(begin):text.index(end) if end else None]
+        commands = [line for block in text.split("```\n")[1::2] for line in block.splitlines()]
+        self.lab.env["PATH"] = f"{self.tidemark.parent}:{self.lab.env['PATH']}"
+        daemon, printed = None, ""
+        for command in commands:
+            if command.startswith("export "):
+                name, _, value = command.removeprefix("export ").partition("=")
+                self.lab.env[name] = value.replace("$PWD", str(self.path))
+            elif command.endswith("&"):
+                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
+                processes.wait_for_socket(pathlib.Path(self.lab.env["TIDEMARK_QMP"]), daemon)
+            else:
+                done = self.lab.run("bash", "-c", command, ok=None, timeout=60)
+                self.assertEqual((done.returncode, done.stderr), (DONE, ""), f"{command}\n{done.stdout}{done.stderr}")
+                printed += done.stdout
+        self.run_tidemark("qmp", "quit")
+        self.assertEqual(daemon.wait(20), 0)
+        return printed
+
     # What has to hold
 
     def backup(self, *words, level=None):

@@ -3,12 +3,11 @@ and as qemu-img sees it afterwards."""
 import json
 import os
 import random
-import subprocess
 import threading
 import unittest
 
 import nbd
-from bed import DONE, MiB, Bed, first_difference, processes
+from bed import MiB, Bed, first_difference
 from lab.qmp import Qmp, QmpError
 
 SIZE = 16 * MiB
@@ -255,21 +254,7 @@ class Alone(Bed):
 
 class Guide(Bed):
     def test_its_commands(self):
-        text = (processes.ROOT / "docs" / "guide" / "chains.md").read_text().partition("## Mirror")[0]
-        blocks = [block.partition("```")[0] for block in text.split("```\n")[1::2]]
-        commands = [line for block in blocks for line in block.splitlines()]
-        self.assertGreater(len(commands), 10)
-        self.lab.env["TIDEMARK_QMP"] = str(self.path / "q.sock")
-        for command in commands:
-            command = command.replace("tidemark", str(self.tidemark), 1).replace("$PWD", str(self.path))
-            if command.endswith("&"):
-                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
-                processes.wait_for_socket(self.path / "q.sock", daemon)
-            elif not command.startswith("export"):
-                done = self.lab.run("bash", "-c", command, ok=None, timeout=60)
-                self.assertEqual((done.returncode, done.stderr), (DONE, ""), f"{command}\n{done.stderr}")
-        self.run_tidemark("qmp", "quit")
-        self.assertEqual(daemon.wait(20), 0)
+        self.run_guide("chains.md", end="## Mirror")
 
 
 if __name__ == "__main__":

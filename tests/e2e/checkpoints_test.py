@@ -4,12 +4,11 @@ import contextlib
 import json
 import os
 import random
-import subprocess
 import threading
 import unittest
 
 import nbd
-from bed import DONE, KiB, MiB, Bed, first_difference, processes
+from bed import KiB, MiB, Bed, first_difference, processes
 from lab.qmp import QmpError
 
 DISK = 4 * MiB
@@ -525,21 +524,7 @@ class Checkpoints(Bed):
 
 class Guide(Bed):
     def test_as_it_is_written(self):
-        text = (processes.ROOT / "docs" / "guide" / "bitmaps.md").read_text()
-        commands = [line for block in text.split("```\n")[1::2] for line in block.partition("```")[0].splitlines()]
-        self.assertGreater(len(commands), 40)
-        self.lab.env.update(TIDEMARK_QMP=str(self.path / "q.sock"), PWD=str(self.path))
-        for command in commands:
-            if command.startswith("tidemark "):
-                command = f"{self.tidemark}{command.removeprefix('tidemark')}"
-            if command.endswith("&"):
-                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
-                processes.wait_for_socket(self.path / "q.sock", daemon)
-            elif not command.startswith("export"):
-                done = self.lab.run("bash", "-c", command, ok=None, timeout=60)
-                self.assertEqual((done.returncode, done.stderr), (DONE, ""), f"{command}\n{done.stdout}{done.stderr}")
-        self.run_tidemark("qmp", "quit")
-        self.assertEqual(daemon.wait(20), 0)
+        self.run_guide("bitmaps.md")
         # Each of the images holds what the text says that it does.
         for image, pattern, at in (("since-thursday.qcow2", 4, "2M"), ("since-thursday.qcow2", 1, "0"), ("full.qcow2", 3, "8M"),
                                    ("since-mine.qcow2", 7, "5M"), ("since-mine.qcow2", 8, "6M"), ("since-mine.qcow2", 0, "1M")):

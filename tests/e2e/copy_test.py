@@ -10,7 +10,6 @@ import unittest
 
 import nbd
 from bed import FAILED, KiB, Bed
-from lab import processes
 
 BLOCK, BLOCKS = 4 * KiB, 512
 DISK = BLOCK * BLOCKS
@@ -96,7 +95,6 @@ class Copies(Bed):
             self.run_tidemark("copy", "disk", name)
             self.assert_a_moment(name, first, self.writer.last)
             self.assert_nothing_is_left()
-        self.lab.run("qemu-img", "compare", "-q", "two", "two")
         self.assertTrue(self.json("copy", "--force", "disk", "two")["bytes"] >= DISK // 4)
         self.assert_disk_is_whole()
 
@@ -237,19 +235,7 @@ class Copies(Bed):
         self.assert_nothing_is_left()
 
     def test_the_guide(self):
-        text = (processes.ROOT / "docs" / "guide" / "chains.md").read_text().partition("## A copy of the file itself")[2]
-        commands = [line for block in text.split("```\n")[1::2] for line in block.splitlines()]
-        self.assertEqual(len(commands), 6)
-        self.lab.env["TIDEMARK_QMP"] = str(self.path / "c.sock")
-        for command in commands:
-            command = command.replace("tidemark", str(self.tidemark), 1).replace("$PWD", str(self.path))
-            if command.endswith("&"):
-                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
-                processes.wait_for_socket(self.path / "c.sock", daemon)
-            elif not command.startswith("export"):
-                self.lab.run("bash", "-c", command, timeout=60)
-        self.run_tidemark("qmp", "quit")
-        self.assertEqual(daemon.wait(20), 0)
+        self.assertIn("Images are identical", self.run_guide("chains.md", begin="## A copy of the file itself"))
 
 
 if __name__ == "__main__":
