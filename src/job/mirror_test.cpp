@@ -363,6 +363,39 @@ TEST_F(MirrorTest, SyncNoneCopiesWhatIsWrittenFromThenOn) {
   });
 }
 
+// As one of several actions of a transaction, of which another fails.
+TEST_F(MirrorTest, AbandonedBeforeItIsStartedItLeavesNothing) {
+  for (std::uint64_t seed = 70; seed < 76; ++seed) {
+    make(seed);
+    (void)events.take();
+    NodeBitmap& bitmap = add_bitmap();
+    const Content before = of(*target);
+    const std::size_t nodes = disks->graph.nodes().size();
+    run_with_guest([&]() -> Task<> {
+      co_await pass(5);
+      {
+        const auto still = co_await disks->graph.drain(*source);
+        ManagedJob* made = co_await MirrorJob::create(*jobs, by_bitmap(SyncMode::bitmap, BitmapMode::always));
+        EXPECT_TRUE(bitmap.busy());
+        const std::uint64_t requests = guest->requests();
+        co_await pass(20);
+        EXPECT_EQ(guest->requests(), requests);
+        co_await jobs->abandon(*made);
+      }
+      EXPECT_FALSE(bitmap.busy());
+      EXPECT_EQ(disks->graph.nodes().size(), nodes);
+      EXPECT_TRUE(target->parents().empty());
+      EXPECT_EQ(&disks->roots[0]->node(), source);
+      EXPECT_EQ(events.take(), "j created\nj aborting\nj concluded\nj null\n");
+      const Content now = co_await Disks::read_all(*target);
+      EXPECT_TRUE(now == before);
+      co_await start(by_bitmap(SyncMode::full, BitmapMode::always));
+      co_await pivot_beside_guest();
+    });
+    EXPECT_TRUE(of(*target) == guest->content) << "seed " << seed;
+  }
+}
+
 TEST_F(MirrorTest, ATargetThatIsZeroIsNotZeroed) {
   for (const bool is_zero : {true, false}) {
     restart(170);
