@@ -6,8 +6,8 @@
 #include "control/export_actions.hpp"
 #include "control/external_snapshot.hpp"
 #include "control/internal_snapshot.hpp"
-#include "control/transaction_backups.hpp"
 #include "control/transaction_bitmaps.hpp"
+#include "control/transaction_jobs.hpp"
 
 namespace tidemark {
 namespace {
@@ -30,6 +30,7 @@ struct Setting {
   Homes& homes;
   JobManager& jobs;
   Exports& exports;
+  ChainAccess& access;
   bool grouped;
   std::shared_ptr<JobTransaction> group;           // null unless grouped
   std::shared_ptr<UnsavedNodes> unsaved = std::make_shared<UnsavedNodes>();
@@ -38,6 +39,7 @@ struct Setting {
 bool can_be_grouped(Kind kind) noexcept {
   switch (kind) {
     case Kind::block_export_add:
+    case Kind::blockdev_mirror:
     case Kind::blockdev_snapshot:
     case Kind::blockdev_snapshot_internal_sync:
     case Kind::blockdev_snapshot_sync: return false;
@@ -55,6 +57,8 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
     return make_backup_action(setting.homes, setting.jobs, std::move(backup->data), setting.group);
   if (auto* backup = std::get_if<schema::DriveBackupWrapper>(&action.branch))
     return make_backup_action(setting.homes, setting.jobs, std::move(backup->data), setting.group);
+  if (auto* mirror = std::get_if<schema::BlockdevMirrorWrapper>(&action.branch))
+    return make_mirror_action(setting.homes, setting.jobs, setting.access, std::move(mirror->data));
   if (auto* create = std::get_if<schema::CheckpointCreateWrapper>(&action.branch))
     return make_checkpoint_action(setting.homes, std::move(create->data), setting.group);
   if (auto* remove = std::get_if<schema::CheckpointDeleteWrapper>(&action.branch))
@@ -74,7 +78,7 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
 
 Task<> TransactionCommandHandler::transaction(schema::TransactionArguments arguments) {
   const bool grouped = arguments.properties && arguments.properties->completion_mode == schema::ActionCompletionMode::grouped;
-  Setting setting{homes_, jobs_, exports_, grouped, nullptr};
+  Setting setting{homes_, jobs_, exports_, access_, grouped, nullptr};
   if (grouped) setting.group = jobs_.new_group();
   TransactionActions actions;
   for (auto& action : arguments.actions) actions.push_back(make_action(setting, action));

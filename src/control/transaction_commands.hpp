@@ -8,6 +8,7 @@
 #include "control/commands/transaction.hpp"
 #include "control/exports.hpp"
 #include "control/homes.hpp"
+#include "control/node_access.hpp"
 #include "job/job_manager.hpp"
 
 namespace tidemark {
@@ -21,6 +22,7 @@ class TransactionCommandHandler final : public TransactionCommands {
   Homes& homes_;
   JobManager& jobs_;
   Exports& exports_;
+  NodeAccess access_;
 };
 
 }  // namespace tidemark

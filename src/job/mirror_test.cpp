@@ -342,6 +342,32 @@ TEST_F(MirrorTest, WriteBlockingTheTwoAreEqualWhenAWriteHasEnded) {
   });
 }
 
+// It gains on them one by one; more at a time would only stand in the device's queue before the guest's.
+TEST_F(MirrorTest, WhatGuestsHaveWrittenIsCopiedOneByOneWhileTheyGoOn) {
+  make(155, 100'000);
+  Edge& writer = disks->attach(*source);
+  run([&]() -> Task<> {
+    co_await start(mirror());
+    co_await reach("j", JobStatus::ready);
+    EXPECT_TRUE(jobs->pause(job("j")).ok());
+    co_await pass(5);
+    const Content data(4096, std::byte{7});
+    for (std::uint64_t i = 0; i < 45; ++i) co_await writer.write(i * 128 * KiB, Buffers::of_const(data));
+    EXPECT_TRUE(jobs->resume(job("j")).ok());
+    std::uint64_t most = 0;
+    for (std::uint64_t i = 0; i < 100; ++i) {
+      co_await writer.write(6 * MiB, Buffers::of_const(data));
+      co_await disks->process.reactor().sleep(std::chrono::microseconds(200));
+      most = std::max(most, target->in_flight());
+    }
+    EXPECT_LE(most, 2u);
+    EXPECT_TRUE(jobs->cancel_block_job(job("j"), false).ok());
+    co_await end_of("j");
+    const bool same = co_await equal();
+    EXPECT_TRUE(same);
+  });
+}
+
 TEST_F(MirrorTest, SyncNoneCopiesWhatIsWrittenFromThenOn) {
   make(160, 0);
   Edge& writer = disks->attach(*source);
@@ -361,6 +387,39 @@ TEST_F(MirrorTest, SyncNoneCopiesWhatIsWrittenFromThenOn) {
     EXPECT_EQ(events.take(), "j waiting\nj pending\nj completed 65536/65536\nj concluded\nj null\n");
     EXPECT_EQ(&writer.node(), source);
   });
+}
+
+// As one of several actions of a transaction, of which another fails.
+TEST_F(MirrorTest, AbandonedBeforeItIsStartedItLeavesNothing) {
+  for (std::uint64_t seed = 70; seed < 76; ++seed) {
+    make(seed);
+    (void)events.take();
+    NodeBitmap& bitmap = add_bitmap();
+    const Content before = of(*target);
+    const std::size_t nodes = disks->graph.nodes().size();
+    run_with_guest([&]() -> Task<> {
+      co_await pass(5);
+      {
+        const auto still = co_await disks->graph.drain(*source);
+        ManagedJob* made = co_await MirrorJob::create(*jobs, by_bitmap(SyncMode::bitmap, BitmapMode::always));
+        EXPECT_TRUE(bitmap.busy());
+        const std::uint64_t requests = guest->requests();
+        co_await pass(20);
+        EXPECT_EQ(guest->requests(), requests);
+        co_await jobs->abandon(*made);
+      }
+      EXPECT_FALSE(bitmap.busy());
+      EXPECT_EQ(disks->graph.nodes().size(), nodes);
+      EXPECT_TRUE(target->parents().empty());
+      EXPECT_EQ(&disks->roots[0]->node(), source);
+      EXPECT_EQ(events.take(), "j created\nj aborting\nj concluded\nj null\n");
+      const Content now = co_await Disks::read_all(*target);
+      EXPECT_TRUE(now == before);
+      co_await start(by_bitmap(SyncMode::full, BitmapMode::always));
+      co_await pivot_beside_guest();
+    });
+    EXPECT_TRUE(of(*target) == guest->content) << "seed " << seed;
+  }
 }
 
 TEST_F(MirrorTest, ATargetThatIsZeroIsNotZeroed) {

@@ -44,6 +44,8 @@ const std::set<std::string> extensions = {
     "transaction(actions[].type=checkpoint-delete)",
     // Clients find a disk in the moment of its point.
     "transaction(actions[].type=block-export-add)",
+    // Mirrors of several disks begin at one moment, with backups and bitmaps.
+    "transaction(actions[].type=blockdev-mirror)",
     // What chains cost; amendments of more than encryption.
     "query-chain-cost",
     "x-blockdev-amend(options.version",

@@ -151,6 +151,24 @@ class Backups(Threads):
         again = [client.execute("x-debug-block-dirty-bitmap-sha256", node=disk, name="since") for disk in "ab"]
         self.assertEqual(again, sums)
 
+    def test_mirrors_on_two_threads_begin_in_one_transaction(self):
+        self.two_disks()
+        client = self.qmp()
+        for disk in "ab":
+            self.add_file(client, f"t{disk}")
+        mirrors = [{"type": "blockdev-mirror", "data": {"device": disk, "target": f"t{disk}", "job-id": f"j{disk}", "sync": "full"}}
+                   for disk in "ab"]
+        self.assertIn("aborted", self.refused(client, "transaction", actions=[*mirrors, {"type": "abort", "data": {}}]))
+        self.assertEqual(client.execute("query-jobs"), [])
+        client.execute("transaction", actions=mirrors)
+        for disk in "ab":
+            client.wait_event("BLOCK_JOB_READY", device=f"j{disk}")
+            self.change(disk)
+        for disk in "ab":
+            client.execute("block-job-cancel", device=f"j{disk}")
+            client.wait_event("BLOCK_JOB_COMPLETED", device=f"j{disk}")
+            self.assertEqual((self.path / f"t{disk}.img").read_bytes(), self.content(disk))
+
     def test_a_transaction_that_fails_undoes_what_it_did_on_every_thread(self):
         self.two_disks()
         client = self.qmp()

@@ -1,5 +1,6 @@
-"""Exports in transactions: clients find them when all has taken effect, with what the disk held at that moment, and nothing is
-left of those that were undone."""
+"""Exports and mirrors in transactions: clients find exports when all has taken effect, with what the disk held at that moment;
+mirrors begin at that moment, all of them; nothing is left of what was undone."""
+import threading
 import unittest
 
 import nbd
@@ -104,6 +105,116 @@ class Exports(Bed):
     def test_needs_a_server(self):
         self.monitor.execute("nbd-server-stop")
         self.assertIn("NBD server not running", self.refused(export("one")))
+
+
+BLOCK = 64 * KiB
+
+
+class Mirrors(Bed):
+    def setUp(self):
+        super().setUp()
+        for name in "abc":
+            (self.path / f"{name}.raw").write_bytes(bytes(DISK))
+        self.serve("a.raw=a", "b.raw=b", "c.raw=c")
+        self.monitor = self.qmp()
+        for name in "abc":
+            self.raw(f"t{name}.raw", DISK)
+            self.monitor.execute("blockdev-add", driver="raw", **{"node-name": f"t{name}"},
+                                 file={"driver": "file", "filename": f"t{name}.raw"})
+
+    def transaction(self, *actions, **properties):
+        self.monitor.execute("transaction", actions=list(actions), **({"properties": properties} if properties else {}))
+
+    def refused(self, *actions, **properties):
+        with self.assertRaises(QmpError) as refused:
+            self.transaction(*actions, **properties)
+        return str(refused.exception)
+
+    def mirror(self, name, **options):
+        return action("blockdev-mirror", **{"device": name, "target": f"t{name}", "job_id": f"m{name}", "sync": "full", **options})
+
+    def nodes(self):
+        return self.monitor.execute("query-named-block-nodes", flat=True)
+
+    def bitmap(self, node, name):
+        found = [entry for entry in self.nodes() if entry["node-name"] == node]
+        return [entry for entry in found[0]["dirty-bitmaps"] if entry["name"] == name][0]
+
+    def write_all(self, enough, written):
+        """One block to a, then b, then c, then the next: what was written before a moment is a prefix."""
+        disks = [self.disk(name) for name in "abc"]
+        for block in range(DISK // BLOCK):
+            for disk in disks:
+                disk.pwrite(bytes([block % 255 + 1]) * BLOCK, block * BLOCK)
+            written.append(block)
+            if block > 20 and enough.is_set():
+                return
+
+    def test_begin_at_one_moment_with_backups_and_bitmaps(self):
+        for name in "ab":
+            (self.path / f"t{name}.raw").write_bytes(bytes(DISK))
+        enough, written = threading.Event(), []
+        writer = threading.Thread(target=self.write_all, args=(enough, written))
+        writer.start()
+        self.until(lambda: len(written) > 10, "writes")
+        # Of `sync=none` a target has what was written since, of a backup what was written before.
+        self.transaction(self.mirror("a", sync="none"), self.mirror("b", sync="none"),
+                         action("blockdev-backup", device="c", target="tc", job_id="kept", sync="full"),
+                         *(action("block-dirty-bitmap-add", node=name, name="since") for name in "abc"))
+        self.until(lambda: written[-1] > 40, "writes")
+        enough.set()
+        writer.join()
+        for name in "ab":
+            self.monitor.wait_event("BLOCK_JOB_READY", device=f"m{name}")
+            self.monitor.execute("block-job-cancel", device=f"m{name}")
+            self.monitor.wait_event("BLOCK_JOB_COMPLETED", device=f"m{name}")
+        self.until(lambda: not self.monitor.execute("query-jobs"), "the end of the backup")
+        blocks = range(written[-1] + 1)
+        has = {name: [self.path.joinpath(f"t{name}.raw").read_bytes()[block * BLOCK] != 0 for block in blocks] for name in "abc"}
+        first = {"a": has["a"].index(True), "b": has["b"].index(True), "c": has["c"].index(False)}
+        for name in "ab":
+            self.assertTrue(all(has[name][first[name]:]))
+        self.assertFalse(any(has["c"][first["c"]:]))
+        self.assertTrue(first["c"] <= first["b"] <= first["a"] <= first["c"] + 1, first)
+        for name in "abc":
+            self.assertEqual(self.bitmap(name, "since")["count"], (len(blocks) - first[name]) * BLOCK)
+
+    def test_copies_of_several_disks_end_with_the_disks_on_their_targets(self):
+        self.transaction(self.mirror("a"), self.mirror("b"))
+        for name in "ab":
+            self.monitor.wait_event("BLOCK_JOB_READY", device=f"m{name}")
+            self.change(name)
+        for name in "ab":
+            self.monitor.execute("job-complete", id=f"m{name}")
+            self.monitor.wait_event("BLOCK_JOB_COMPLETED", device=f"m{name}")
+        for name in "ab":
+            self.monitor.execute("blockdev-del", **{"node-name": name})
+            self.assertEqual(self.content(name), self.path.joinpath(f"t{name}.raw").read_bytes())
+
+    def test_leave_nothing_when_another_action_fails(self):
+        self.monitor.execute("block-dirty-bitmap-add", node="b", name="todo")
+        self.change("b")
+        before = self.nodes()
+        begins = [self.mirror("a"), self.mirror("b", sync="bitmap", bitmap="todo", bitmap_mode="always"),
+                  action("block-dirty-bitmap-add", node="a", name="new"), export("shown", "c")]
+        for bad, why in ((action("abort"), "Abort"),
+                         (self.mirror("c", target="none"), "nor node-name='none'"),
+                         (self.mirror("c", target="ta"), "Node 'ta' is busy"),
+                         (self.mirror("c", job_id="ma"), "Job ID 'ma' already in use"),
+                         (action("block-dirty-bitmap-clear", node="b", name="todo"), "Bitmap 'todo' is currently in use")):
+            self.assertIn(why, self.refused(*begins, bad))
+            self.assertEqual(self.nodes(), before)
+            self.assertEqual(self.monitor.execute("query-jobs"), [])
+        self.raw("same.raw", DISK)
+        for name in "ab":
+            self.monitor.execute("blockdev-del", **{"node-name": f"t{name}"})
+            self.assertEqual(self.path.joinpath(f"t{name}.raw").read_bytes(), self.path.joinpath("same.raw").read_bytes())
+            self.change(name, seed=3)
+
+    def test_end_each_for_itself(self):
+        why = self.refused(self.mirror("a"), **{"completion-mode": "grouped"})
+        self.assertIn("'blockdev-mirror' does not support transaction property completion-mode = grouped", why)
+        self.assertEqual(self.monitor.execute("query-jobs"), [])
 
 
 if __name__ == "__main__":
