@@ -36,7 +36,8 @@ Task<> LiveCopy::find_source() {
     direct_ = flag(*cache, "direct");
     no_flush_ = flag(*cache, "no-flush");
   }
-  report_.node = free_node_name(nodes, options_.target);
+  const auto path = local_path(options_.target);
+  report_.node = free_node_name(nodes, path ? *path : options_.chain.top + "-copy");
 }
 
 Task<> LiveCopy::check_target() {
