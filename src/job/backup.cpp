@@ -152,7 +152,7 @@ Task<> BackupJob::run(JobContext& context) {
   CopyLimits limits;
   limits.workers = static_cast<std::uint64_t>(options_.perf.max_workers);
   limits.chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
-  CopyEngine engine(reactor, point(), *edge_, limits);
+  CopyEngine engine(reactor, point(), *edge_, filter_->target(), limits);
   Event broken(reactor);
   point().on_break([&] {
     broken.set();
