@@ -69,6 +69,8 @@ class BlockDriver {
   // From now on it is only read, or written too, while nothing is in flight; what it stands on can be written then and until
   // then (Graph::set_read_only).  On error it is as it was.
   virtual Task<> set_read_only(bool) { co_return; }
+  // While it is only read: other programs may use what it is stored in from here on; or no longer, and it looks at that anew.
+  virtual Task<> set_active(bool) { co_return; }
 
   // Where the edge to the backing file is, or would be; null where there can be none.  For Graph::set_backing.
   virtual std::unique_ptr<Edge>* backing_place() noexcept { return nullptr; }

@@ -18,7 +18,17 @@ Error conflict(const Edge& user, const Edge& owner, Permissions::Set set) {
                                "' are both required by " + use(user) + " and unshared by " + use(owner) + ".");
 }
 
+// Its content is another program's.
+Result<> check_idle(const BlockNode& node) {
+  for (const Edge* user : node.parents())
+    if (user->permissions().uses != Permissions::none)
+      return Error(Errc::busy, "Node '" + node.name() + "' cannot be inactive while " + user->describe_user() +
+                                   " uses it; activate it with blockdev-set-active, or end that use first");
+  return {};
+}
+
 Result<> check_users(const BlockNode& node) {
+  if (!node.active()) return check_idle(node);
   for (const Edge* user : node.parents())
     for (const Edge* owner : node.parents()) {
       if (user == owner) continue;
@@ -62,7 +72,8 @@ Result<> PermissionUpdate::refresh(BlockNode& node) {
     cumulative.shares &= user->permissions_.shares;
   }
   for (Edge* child : node.driver_->edges()) {
-    const Permissions wanted = node.driver_->child_permissions(*child, cumulative, !node.read_only());
+    Permissions wanted;
+    if (node.active()) wanted = node.driver_->child_permissions(*child, cumulative, !node.read_only());
     if (wanted == child->permissions_) continue;
     set(*child, wanted);
     if (auto ok = refresh(*child->node_); !ok) return ok;
@@ -71,7 +82,7 @@ Result<> PermissionUpdate::refresh(BlockNode& node) {
 }
 
 Result<std::unique_ptr<Edge>> Edge::attach(BlockNode& child, Role role, Permissions permissions, std::string user) {
-  if (child.read_only() && (permissions.uses & Permissions::write))
+  if (child.active() && child.read_only() && (permissions.uses & Permissions::write))
     return Error(Errc::permission, "Block node '" + child.name() + "' is read-only", EROFS);
   std::unique_ptr<Edge> edge(new Edge(role, std::move(user)));
   PermissionUpdate update;

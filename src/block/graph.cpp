@@ -42,7 +42,12 @@ Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> dr
     ok = Error(Errc::out_of_range, "node '" + options.name + "': " + std::to_string(driver->size()) +
                                        " bytes are more than a disk can have");
   std::unique_ptr<BlockNode> node(new BlockNode(*this, std::move(options), std::move(driver)));
-  for (Edge* edge : node->driver_->edges()) edge->parent_ = node.get();
+  for (Edge* edge : node->driver_->edges()) {
+    edge->parent_ = node.get();
+    const BlockNode& child = edge->node();
+    if (ok && node->active() && !child.active())
+      ok = Error(Errc::busy, "Node '" + child.name() + "' is inactive; activate it with blockdev-set-active first");
+  }
   if (ok) {
     PermissionUpdate update;
     ok = update.refresh(*node);

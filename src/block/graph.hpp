@@ -111,6 +111,12 @@ class Graph {
   // Whether it can be: nobody writes to it.
   Result<> check_no_writer(const BlockNode& node) const;
 
+  // A node that is only read and drained by the caller: see BlockDriver::set_active.  Who uses an inactive one asks for no
+  // permissions, and what it reads may not be of one moment; what an active one stands on is active.  On error all is as it was.
+  Task<> set_active(BlockNode& node, bool active);
+  // Another driver instead, with the same children; drained by the caller.  The old one is closed.
+  Task<> exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver);
+
   // To another graph, in the graph's own thread each: out of this one, with all that is connected to the
   // node, once nothing is in flight there; then into the other.  Errc::busy when anybody but nodes uses
   // one of them, or is about to: nothing has changed then.
@@ -133,6 +139,7 @@ class Graph {
   Task<> end_writing(BlockNode& node);
   Task<> begin_writing(BlockNode& node);
   Result<> show_read_only(BlockNode& node, bool read_only);
+  Result<> show_active(BlockNode& node, bool active);
 
   Reactor& reactor_;
   NodeList nodes_;                                  // in the order they were added

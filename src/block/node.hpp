@@ -39,6 +39,8 @@ enum class DetectZeroes : std::uint8_t { off, on, unmap };
 struct NodeOptions {
   std::string name;                 // empty: a generated "#block123"
   bool read_only = false;
+  bool active = true;               // false: only read, and other programs may write what it is stored in
+  bool writes_when_active = false;  // read_only is because it is not active
   bool read_only_fixed = false;     // read_only was asked for: it does not follow that of who uses it
   bool monitor_owned = false;       // made by blockdev-add: stays until blockdev-del
   bool discard = true;              // "unmap"; false: discards are ignored
@@ -58,6 +60,9 @@ class BlockNode final {
   const std::string& name() const noexcept { return options_.name; }
   const NodeOptions& options() const noexcept { return options_; }
   bool read_only() const noexcept { return options_.read_only; }
+  bool active() const noexcept { return options_.active; }
+  bool writes_when_active() const noexcept { return options_.writes_when_active; }
+  void set_writes_when_active(bool writes) noexcept { options_.writes_when_active = writes; }
   BlockDriver& driver() const noexcept { return *driver_; }
   Graph& graph() const noexcept { return *graph_; }
   Reactor& reactor() const noexcept;

@@ -94,10 +94,8 @@ void add_overlays(const BlockNode& node, std::vector<BlockNode*>& overlays) {
   }
 }
 
-// Guests who go over to the base write to it, and the job before them: other images on it, or on what is between, would change.
+// The job writes to the base, and guests who go over to it do: other images on it, or on what is between, would change.
 Result<> check_alone(BlockNode& top, BlockNode& base) {
-  if (base.size() > top.size())
-    if (auto can = check_no_bitmaps_above(top); !can) return can;
   const BlockNode* above = &top;
   for (BlockNode* at = next_in_chain(top); at; at = at == &base ? nullptr : next_in_chain(*at)) {
     std::vector<BlockNode*> overlays;
@@ -159,7 +157,8 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
     const char* const why = topmost ? "is the active layer" : "has a writer on it";
     co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
   }
-  if (plan.active) co_await unwrap(check_alone(*top, *base));
+  if (plan.active && base->size() > top->size()) co_await unwrap(check_no_bitmaps_above(*top));
+  co_await unwrap(check_alone(*top, *base));
   plan.concerned.push_back(disk);
   add_overlays(*top, plan.concerned);
   if (plan.active && plan.concerned.size() != 1)

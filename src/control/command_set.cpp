@@ -23,11 +23,13 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       objects(homes, manager, made),
       qom(made),
       exports(homes, group, events),
+      handing_over(homes, manager, exports),
       homes_(homes),
       manager_(manager) {}
 
 CommandTable CommandSet::table() {
-  return command_table({.bitmap = bitmaps,
+  return command_table({.active = handing_over,
+                        .bitmap = bitmaps,
                         .graph = graph,
                         .node = nodes,
                         .amend = amendments,

@@ -2,6 +2,7 @@
 // in which they end: a daemon has it behind its sockets, a simulation without.
 #pragma once
 
+#include "control/active_commands.hpp"
 #include "control/amend_commands.hpp"
 #include "control/backup_commands.hpp"
 #include "control/bitmap_commands.hpp"
@@ -58,6 +59,7 @@ struct CommandSet {
   ObjectCommandHandler objects;
   QomCommandHandler qom;
   Exports exports;
+  ActiveCommandHandler handing_over;
 
  private:
   Homes& homes_;

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "control/active.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -140,6 +142,7 @@ Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
 
 Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   BlockNode* node = co_await homes_.at(place, find_node(place.graph, arguments.node_name));
+  if (!arguments.allow_inactive) co_await homes_.at(place, activate(*node));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -148,6 +151,7 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   options.writable = arguments.writable;
   options.writethrough = arguments.writethrough;
   options.allocation_depth = nbd.allocation_depth;
+  options.allow_inactive = arguments.allow_inactive;
   options.hidden = true;
   if (nbd.bitmaps)
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
@@ -284,6 +288,13 @@ std::string in_uri(std::string_view text) {
 }
 
 }  // namespace
+
+std::vector<std::shared_ptr<NbdExport>> Exports::at(const Reactor& home) const {
+  std::vector<std::shared_ptr<NbdExport>> found;
+  for (const auto& [id, entry] : exports_)
+    if (&entry.nbd->home() == &home) found.push_back(entry.nbd);
+  return found;
+}
 
 std::vector<std::string> Exports::uris() const {
   std::vector<std::string> all;

@@ -41,6 +41,9 @@ class Exports final : public ExportCommands {
   // Ends all exports and the server.
   Task<> stop();
 
+  // Those that are served on a thread.
+  std::vector<std::shared_ptr<NbdExport>> at(const Reactor& home) const;
+
   // Where clients find an export: "nbd+unix:///NAME?socket=PATH"; for people.
   std::vector<std::string> uris() const;
 

@@ -149,7 +149,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.image = co_await describe_chain(node, flat);
   info.file = info.image.filename;
   info.node_name = node.name();
-  info.ro = node.read_only();
+  info.ro = node.read_only() && !node.writes_when_active();
   info.drv = node.driver().name();
   if (BlockNode* backing = node.backing()) info.backing_file = co_await file_name_of(*backing);
   info.backing_file_depth = flat ? 0 : layers_below(node);      // as QEMU has it: of what is told
@@ -159,7 +159,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
     child.node_name = edge->node().name();
     info.children.push_back(std::move(child));
   }
-  info.active = true;
+  info.active = node.active();
   info.detect_zeroes = describe(node.options().detect_zeroes);
   info.write_threshold = to_int(node.write_threshold());
   info.cache.writeback = true;

@@ -29,8 +29,9 @@ TrackingOptions tracking_options(const schema::BlockdevTracking& given) {
 }
 
 // What opening an image may do to its child before the child's node has users of its own.
-Permissions opening_permissions(Role role, bool read_only) {
+Permissions opening_permissions(Role role, bool read_only, bool active) {
   using P = Permissions;
+  if (!active) return {};
   if (role == Role::target) return {P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
   if (role == Role::filtered) return {P::consistent_read, P::all};
   if (role == Role::backing) return {P::consistent_read, P::all};      // that it may change is for the users to mind
@@ -85,9 +86,12 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.read_only = options.read_only.value_or(parent.read_only);
   own.auto_read_only = options.auto_read_only.value_or(parent.auto_read_only);
   own.force_share = options.force_share.value_or(parent.force_share);
+  own.active = options.active.value_or(parent.active);
+  const bool writes_when_active = !own.active && !own.read_only;
+  if (!own.active) own.read_only = true;
   if (options.cache) own.cache = *options.cache;
   own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
-  if (own.force_share && !own.read_only)
+  if (own.force_share && (!own.read_only || writes_when_active))
     co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
   Json given = schema::to_json(options);
   const auto* image = std::get_if<schema::BlockdevOptionsQcow2>(&options.branch);
@@ -96,6 +100,8 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   NodeOptions node;
   node.name = options.node_name.value_or("");
   node.read_only = own.read_only;
+  node.active = own.active;
+  node.writes_when_active = writes_when_active;
   node.read_only_fixed = options.read_only.has_value();
   node.given = std::move(given);
   node.backing_found = found_below;
@@ -111,7 +117,7 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   if (options.tracking) node.tracking = tracking_options(*options.tracking);
   BlockNode* added = co_await graph_.add(std::move(node), std::move(driver));
   own.opened->push_back(added->name());
-  if (image_bitmaps_ == ImageBitmaps::left_alone && added->driver().name() == "qcow2") co_return added;
+  if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && added->driver().name() == "qcow2")) co_return added;
   const auto tracked = co_await open_tracking(*added).result();
   if (tracked) co_return added;
   own.opened->pop_back();
@@ -151,6 +157,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_file_or_device(const Blockde
   file.direct = own.cache.direct;
   file.locking = given.locking != schema::OnOffAuto::off;
   file.force_share = own.force_share;
+  file.active = own.active;
   const bool device = options.driver == BlockdevDriver::host_device;
   auto open = [&](FileOptions how) {
     return device ? open_host_device(graph_.reactor(), std::move(how)) : open_file(graph_.reactor(), std::move(how));
@@ -210,7 +217,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsR
   if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
   // Nothing is looked at meanwhile: it needs what its users will.
   BlockNode* storage = co_await resolve(std::move(raw.file), own);
-  if (storage->read_only() && !own.read_only)
+  if (storage->active() && storage->read_only() && !own.read_only)
     co_await Error(Errc::permission, fmt::format("Block node '{}' is read-only", storage->name()), EROFS);
   const Permissions none{Permissions::none, Permissions::all};
   auto file = co_await unwrap(Edge::attach(*storage, Role::file, none, "an image being opened"));
@@ -219,7 +226,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsR
 
 Task<std::unique_ptr<Edge>> NodeOpener::attach(schema::BlockdevRef reference, Role role, Inherited own) {
   BlockNode* node = co_await resolve(std::move(reference), own);
-  co_return co_await unwrap(Edge::attach(*node, role, opening_permissions(role, own.read_only), "an image being opened"));
+  co_return co_await unwrap(Edge::attach(*node, role, opening_permissions(role, own.read_only, own.active), "an image being opened"));
 }
 
 }  // namespace tidemark

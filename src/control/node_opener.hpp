@@ -47,7 +47,7 @@ class NodeOpener {
   };
   // What a node that is described inline takes from its parent.
   struct Inherited {
-    bool read_only = false, auto_read_only = false, force_share = false;
+    bool read_only = false, auto_read_only = false, force_share = false, active = true;
     bool unmap = false;
     bool inlined = false;
     schema::BlockdevCacheOptions cache;

@@ -27,8 +27,8 @@ Error cannot_change(std::string_view option) {
 
 // Told apart by what follows from them, or looked at each for itself.
 constexpr std::string_view changeable[] = {
-    "node-name", "driver", "discard", "cache", "read-only", "auto-read-only", "detect-zeroes", "file", "backing", "data-file", "image",
-    "target",
+    "node-name", "driver", "active", "discard", "cache", "read-only", "auto-read-only", "detect-zeroes", "file", "backing", "data-file",
+    "image", "target",
     // raw
     "offset", "size",
     // qcow2
@@ -75,6 +75,9 @@ class Reopening {
   Result<> check() const {
     const Json& before = node_.options().given;
     if (before.is_null()) return Error(Errc::unsupported, fmt::format("Node '{}' is not one that was added", node_.name()));
+    if (!node_.active())
+      return Error(Errc::busy, fmt::format("Node '{}' is inactive; activate it with blockdev-set-active first", node_.name()));
+    if (options_.active && *options_.active == false) return cannot_change("active");
     if (node_.driver().name() != schema::to_string(options_.driver)) return cannot_change("driver");
     if (auto ok = check_fixed(before, given_); !ok) return ok;
     if (own_.cache.direct != node_.options().cache_direct) return cannot_change("cache.direct");

@@ -67,6 +67,8 @@ class Point {
    public:
     explicit Reading(InFlight in_flight) : in_flight_(std::move(in_flight)) {}
     virtual ~Reading() = default;
+    // Nothing is under way any more; the turn lasts.
+    void end() noexcept { const InFlight ended(std::move(in_flight_)); }
 
    private:
     InFlight in_flight_;

@@ -21,10 +21,10 @@ class GuestPace {
   Task<std::unique_ptr<Point::Reading>> enter_at_once();
   // The most that a guest at work should have to wait behind; no limit when none is.
   std::uint64_t piece_max() const noexcept;
+  bool guests_at_work() noexcept;
 
  private:
   class Turn;
-  bool guests_at_work() noexcept;
 
   Reactor& reactor_;
   Edge& through_;

@@ -13,6 +13,14 @@ constexpr std::uint64_t buffers_default = 16 * MiB;
 constexpr std::uint64_t workers_max = 16;        // more only spoil the processor's caches
 constexpr std::uint64_t look_max = 1 * GiB;      // for zeroes and what is not allocated
 constexpr std::uint64_t look_max_active = 8 * MiB;   // while guests would have to wait for it
+constexpr Duration judge_every = std::chrono::milliseconds(100);
+
+// Not one that another program keeps, which is far away as a rule.
+bool is_local(const BlockNode& node) {
+  for (const Edge* edge : node.driver().edges())
+    if (edge->role() != Role::backing) return is_local(edge->node());
+  return node.driver().flush_at_close();
+}
 
 }  // namespace
 
@@ -70,6 +78,7 @@ MirrorCopy::MirrorCopy(Reactor& reactor, MirrorTop& top, Edge& through, MirrorCo
       options_(options),
       sink_(top.target(), {granule(), false, nullptr, top.unmaps()}),
       pace_(reactor, through),
+      shares_device_(is_local(top.target().node())),
       piece_ended_(reactor) {
   const std::uint64_t buffers = options.buffers ? options.buffers : buffers_default;
   chunk_ = std::max(align_down(std::min(chunk_default, buffers), granule()), granule());
@@ -123,6 +132,11 @@ Task<> MirrorCopy::work(const Manner& manner) {
     const std::uint64_t chunk = chunk_for(speed);
     if (speed != 0) co_await context->charge(chunk);
     const bool goes_on = !failure_ && manner.going();
+    if (goes_on && reserved_.size() >= side_by_side(manner)) {
+      if (speed != 0) context->refund(chunk);
+      (void)co_await piece_ended_.wait();
+      continue;
+    }
     const auto area = goes_on ? next_area(std::max(window, chunk)) : std::nullopt;
     std::uint64_t moved = 0;
     if (area) moved = co_await copy_area(manner.drained, *area, window, buffer.bytes().first(chunk));
@@ -131,6 +145,20 @@ Task<> MirrorCopy::work(const Manner& manner) {
     if (area) co_await reactor_.yield();         // a guest's requests get their turn
     else (void)co_await piece_ended_.wait();     // it may leave something behind
   }
+}
+
+// More when what is dirty does not become less, fewer when there is hardly anything.
+std::uint64_t MirrorCopy::side_by_side(const Manner& manner) noexcept {
+  if (first_pass_ || !manner.context || !pace_.guests_at_work()) return workers_;
+  const Instant now = reactor_.now();
+  if (now - judged_ < judge_every) return width_;
+  const std::uint64_t left = top_.dirty().dirty_bytes();
+  const bool gains = judged_ == Instant{} || left < left_before_ - left_before_ / 64;
+  if (!gains && left > 4 * width_ * granule()) width_ = std::min(width_ * 2, workers_);
+  else if (left < width_ * granule()) width_ = std::max<std::uint64_t>(width_ / 2, 1);
+  left_before_ = left;
+  judged_ = now;
+  return width_;
 }
 
 std::optional<Range> MirrorCopy::next_area(std::uint64_t length_max) noexcept {
@@ -199,7 +227,8 @@ Task<std::uint64_t> MirrorCopy::move(Piece& piece, const Stretch& stretch, Mutab
   const Buffers data = stretch.to_move ? Buffers(buffer.first(range.length)) : Buffers();
   Result<> done;
   if (stretch.to_move) done = co_await top_.file().read(range.offset, data).result();
-  reading.reset();
+  if (shares_device_) reading->end();
+  else reading.reset();
   if (!done) {
     fail(done.error(), true);
     co_return 0;

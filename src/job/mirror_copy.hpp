@@ -5,8 +5,8 @@
 // the end is dirty again.  While the source is read it is in flight in it for drain, and in the target to its
 // end: nobody who drains the source waits for the target.
 //
-// The first time through the disk it leaves most of the disk's time to guests at work; after that, when what it copies
-// is what they write, it keeps up with them.
+// To guests at work it leaves most of the disk's time: the first time through it copies one piece after the other, with rests;
+// after that, when what it copies is what they write, as many side by side as it takes to gain on them, and no more.
 #pragma once
 
 #include <list>
@@ -73,6 +73,7 @@ class MirrorCopy {
   Task<std::uint64_t> move(Piece& piece, const Stretch& stretch, MutableBytes buffer,
                            std::unique_ptr<Point::Reading> reading);
   Task<Stretch> look_at(Range range, std::uint64_t data_max);
+  std::uint64_t side_by_side(const Manner& manner) noexcept;
   std::optional<Range> next_area(std::uint64_t length_max) noexcept;
   std::optional<Range> next_area(std::uint64_t from, std::uint64_t length_max) const noexcept;
   Range alike(Range area) const noexcept;
@@ -90,6 +91,9 @@ class MirrorCopy {
   std::uint64_t chunk_, workers_;
   TargetSink sink_;
   GuestPace pace_;
+  const bool shares_device_;       // the target may be on the source's device
+  std::uint64_t width_ = 1, left_before_ = 0;      // pieces side by side while guests write, and what was dirty then
+  Instant judged_{};
   std::list<Range> reserved_;      // by pieces
   WaitQueue piece_ended_;
   Outcome failure_;

@@ -33,7 +33,7 @@ Task<FileInfo> check_and_lock(File& file, const FileOptions& options, std::strin
   if (info.size > max_disk_size)
     co_await Error(Errc::out_of_range,
                    "Could not open '" + options.filename + "': Image size is too large");
-  if (options.locking) co_await lock_image(file, lock_permissions(options));
+  if (options.locking && options.active) co_await lock_image(file, lock_permissions(options));
   co_return info;
 }
 

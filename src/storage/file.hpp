@@ -19,6 +19,7 @@ struct FileOptions {
   bool direct = false;  // cache.direct: past the page cache
   bool locking = true;
   bool force_share = false;  // read in spite of another's lock; only with read_only
+  bool active = true;        // else it is locked with BlockDriver::set_active; only with read_only
 };
 
 Task<std::unique_ptr<BlockDriver>> open_file(Reactor& reactor, FileOptions options);

@@ -4,9 +4,8 @@
 #include <cerrno>
 
 namespace tidemark {
-namespace {
 
-BlockLimits limits_of(const FileInfo& info, bool direct) {
+BlockLimits FileDriver::limits_of(const FileInfo& info, bool direct) {
   BlockLimits limits;
   if (direct) {
     limits.request_align = info.logical_block;
@@ -17,6 +16,8 @@ BlockLimits limits_of(const FileInfo& info, bool direct) {
   limits.write_zeroes_align = limits.discard_align = device ? info.logical_block : 1;
   return limits;
 }
+
+namespace {
 
 // Some file systems say EINVAL for a range they cannot deallocate or zero.
 bool is_refusal(const Error& error) {

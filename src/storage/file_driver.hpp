@@ -32,17 +32,20 @@ class FileDriver final : public BlockDriver {
   Task<> flush() override;
   Task<> truncate(std::uint64_t size) override;
   Task<> set_read_only(bool read_only) override;
+  Task<> set_active(bool active) override;
   Task<ImageInfo> info() override;
   Task<> close() override { return file_.close(); }
   void leave() noexcept override { file_.leave(); }
   void arrive() noexcept override { file_.arrive(home().reactor()); }
 
  private:
+  static BlockLimits limits_of(const FileInfo& info, bool direct);
   Task<> write_durably(std::uint64_t offset, Buffers from);
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
   Task<> durable(Task<> work);
   Task<> replace_file(File& next, const FileOptions& wanted);
+  Task<> take_up(File& next);
 
   File file_;
   FileOptions options_;

@@ -1,5 +1,5 @@
 // A file that was opened for reading is opened for writing too, or the other way round: the same file, whatever its name leads
-// to by now.
+// to by now.  One that was left to other programs is taken up again: the file that has its name by now.
 #include "storage/file_driver.hpp"
 #include "storage/image_lock.hpp"
 
@@ -32,6 +32,36 @@ Task<> FileDriver::replace_file(File& next, const FileOptions& wanted) {
   if (wanted.locking) co_await move_lock(file_, lock_permissions(options_), next, lock_permissions(wanted));
   std::swap(file_, next);
   options_ = wanted;
+}
+
+Task<> FileDriver::set_active(bool active) {
+  if (!active) {
+    if (options_.locking) co_await unlock_image(file_);
+    co_return;
+  }
+  OpenFlags flags;
+  flags.direct = options_.direct;
+  auto opened = co_await File::open(home().reactor(), file_.path(), flags).result();
+  if (!opened) co_await Error::from_errno(opened.error().to_errno(), "Could not reopen '" + file_.path() + "'");
+  File next = *std::move(opened);
+  const Result<> taken = co_await take_up(next).result();
+  (void)co_await next.close().result();                  // the one that is not used
+  co_await unwrap(taken);
+}
+
+Task<> FileDriver::take_up(File& next) {
+  const FileInfo info = co_await next.stat();
+  if ((info.type == FileInfo::Type::block_device) != is_device_)
+    co_await Error(Errc::invalid_argument, "Could not reopen '" + file_.path() + "': it is of another kind by now");
+  if (info.size > max_disk_size)
+    co_await Error(Errc::out_of_range, "Could not reopen '" + file_.path() + "': Image size is too large");
+  if (options_.locking) co_await lock_image(next, lock_permissions(options_));
+  std::swap(file_, next);
+  limits_ = limits_of(info, options_.direct);
+  size_ = info.size;
+  data_ = {};
+  ++holes_made_;
+  lost_.reset();
 }
 
 }  // namespace tidemark

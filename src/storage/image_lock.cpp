@@ -56,13 +56,6 @@ Task<> look_for_others(File& file, Permissions permissions) {
   }
 }
 
-Task<> unlock(File& file) {
-  for (const std::uint64_t byte : {used_byte, unshared_byte}) {
-    const LockRequest request{LockRequest::Mode::unlock, byte, permissions_known.size()};
-    co_await file.lock(request);
-  }
-}
-
 }  // namespace
 
 Task<> lock_image(File& file, Permissions permissions) {
@@ -70,9 +63,16 @@ Task<> lock_image(File& file, Permissions permissions) {
   co_await look_for_others(file, permissions);
 }
 
+Task<> unlock_image(File& file) {
+  for (const std::uint64_t byte : {used_byte, unshared_byte}) {
+    const LockRequest request{LockRequest::Mode::unlock, byte, permissions_known.size()};
+    co_await file.lock(request);
+  }
+}
+
 Task<> move_lock(File& before, Permissions had, File& file, Permissions permissions) {
   co_await place_all(file, permissions);
-  Result<> moved = co_await unlock(before).result();
+  Result<> moved = co_await unlock_image(before).result();
   if (moved) moved = co_await look_for_others(file, permissions).result();
   if (moved) co_return;
   (void)co_await place_all(before, had).result();

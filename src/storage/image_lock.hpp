@@ -15,6 +15,8 @@ namespace tidemark {
 // Errc::busy: `Failed to get "write" lock`, and which image.  The file is to be closed then.
 Task<> lock_image(File& file, Permissions permissions);
 
+Task<> unlock_image(File& file);
+
 // The same for an image that we have open already as `before`, which has no locks afterwards: there is no moment without.
 // On error it has those that it had.
 Task<> move_lock(File& before, Permissions had, File& file, Permissions permissions);

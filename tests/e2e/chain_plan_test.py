@@ -43,6 +43,13 @@ class ChainPlan(Bed):
         self.assertIn("[3] base.qcow2 <- [2] a.qcow2 <- [1] b.qcow2 <- [0] top.qcow2", shown)
         self.assertIn("768.0 KiB", shown)
 
+    def test_of_files_by_their_whole_names(self):
+        top = str(self.path / "top.qcow2")
+        self.assertIn("[1] b.qcow2 <- [0] top.qcow2", self.chain("show", top))
+        before = self.flat()
+        self.chain("remove", top, "1", "2")
+        self.assertEqual((self.files_below(), self.flat() == before), (["base.qcow2"], True))
+
     def test_of_a_daemon(self):
         self.serve("top.qcow2=vda")
         self.assertEqual(self.numbers(self.chain("show", "vda", "--json", live=True)), self.EXPECTED)

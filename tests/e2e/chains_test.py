@@ -210,7 +210,7 @@ class Chains(Bed):
 
 
 class Alone(Bed):
-    """Commits of what guests write to, on a base that is longer and that nobody else may notice."""
+    """Commits into a base that nobody else may notice, of what guests write to also on one that is longer."""
 
     def setUp(self):
         super().setUp()
@@ -234,6 +234,14 @@ class Alone(Bed):
         self.add("other")
         with self.assertRaisesRegex(QmpError, "Node 'base' is busy: 'other' stands on it, too"):
             self.commit()
+
+    def test_another_image_on_the_base_of_an_intermediate_commit(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "top.qcow2", "disk.qcow2", MiB)
+        self.add("other")
+        self.client.execute("blockdev-add", driver="qcow2", **{"node-name": "disk", "backing": "top"},
+                            file={"driver": "file", "filename": "disk.qcow2"})
+        with self.assertRaisesRegex(QmpError, "Node 'base' is busy: 'other' stands on it, too"):
+            self.commit("disk")
 
     def test_bitmaps_of_what_shows_the_disk(self):
         self.client.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})

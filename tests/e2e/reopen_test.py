@@ -118,6 +118,7 @@ class Reopen(Bed):
         self.read_only(True)
         other = self.lab.start("qemu-nbd", "--read-only", "--persistent", "-k", str(self.path / "other.sock"), "-f", "qcow2", "disk.qcow2")
         processes.wait_for_socket(self.path / "other.sock", other)
+        self.lab.run("nbdinfo", "--size", f"nbd+unix:///?socket={self.path / 'other.sock'}")     # it has the image once it answers
         with self.assertRaises(QmpError):
             self.read_only(False)
         nodes = {node["node-name"]: node for node in self.client.execute("query-named-block-nodes")}

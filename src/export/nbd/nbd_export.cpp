@@ -70,23 +70,29 @@ nbd::BlockSizes block_sizes_of(const BlockNode& node, std::uint64_t size) noexce
   return sizes;
 }
 
+Permissions permissions_of(const NbdExportOptions& options, bool active) {
+  Permissions permissions;
+  permissions.shares = Permissions::all & ~Permissions::resize;      // clients know the size for good
+  if (!active) return permissions;
+  permissions.uses = Permissions::consistent_read;
+  if (options.writable) permissions.uses |= Permissions::write;
+  return permissions;
+}
+
 }  // namespace
 
 Result<std::shared_ptr<NbdExport>> NbdExport::create(BlockNode& node, Reactor& server,
                                                      NbdExportOptions options) {
   if (auto good = check_text("export name", options.name); !good) return good.error();
   if (auto good = check_text("description", options.description); !good) return good.error();
-  if (options.writable && node.read_only())
+  if (options.writable && node.read_only() && !node.writes_when_active())
     return Error(Errc::permission, "Cannot export read-only node as writable", EROFS);
   auto bitmaps = find_bitmaps(node, options);
   if (!bitmaps) return bitmaps.error();
 
-  Permissions permissions;
-  permissions.uses = Permissions::consistent_read;
-  if (options.writable) permissions.uses |= Permissions::write;
-  permissions.shares = Permissions::all & ~Permissions::resize;      // clients know the size for good
+  const bool asleep = options.allow_inactive && !node.active();
   if (options.id.empty()) options.id = options.name;
-  auto disk = Edge::attach(node, Role::root, permissions, "export '" + options.id + "'");
+  auto disk = Edge::attach(node, Role::root, permissions_of(options, !asleep), "export '" + options.id + "'");
   if (!disk) return disk.error();
   return std::shared_ptr<NbdExport>(
       new NbdExport(*std::move(disk), server, std::move(options), *std::move(bitmaps)));
@@ -119,6 +125,11 @@ std::uint16_t NbdExport::flags(nbd::Headers headers, bool contexts_chosen) const
   if (headers != nbd::Headers::simple) flags |= f::send_df;
   if (headers == nbd::Headers::extended && contexts_chosen) flags |= f::block_status_payload;
   return flags;
+}
+
+Result<> NbdExport::set_active(bool active) {
+  if (!disk_ || !options_.allow_inactive) return {};
+  return disk_->set_permissions(permissions_of(options_, active));
 }
 
 Task<> NbdExport::let_go() {

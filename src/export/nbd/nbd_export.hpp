@@ -30,6 +30,7 @@ struct NbdExportOptions {
   bool allocation_depth = false;       // offers qemu:allocation-depth
   bool multi_conn = true;              // clients may use several connections at once
   std::vector<BitmapName> bitmaps;     // offered as qemu:dirty-bitmap:NAME
+  bool allow_inactive = false;         // of the node: clients only read then
   bool hidden = false;                 // no client finds it before show()
   std::function<void()> on_removed;    // called when it is closed
 };
@@ -62,6 +63,9 @@ class NbdExport {
   void show() noexcept { options_.hidden = false; }
   bool shutting_down() const noexcept { return shutting_down_; }
   void shut_down() noexcept { shutting_down_ = true; }
+
+  // The node, on whose thread this is called, is about to be inactive, where that is allowed, or is active again.
+  Result<> set_active(bool active);
 
   // Waits for the last client, lets go of bitmaps and node, and tells on_removed.
   Task<> close();

@@ -33,4 +33,23 @@ struct ChainRemoveOptions {
 };
 Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options);
 
+struct ChainCopyOptions {
+  ChainName chain;
+  std::string target, format;            // format: empty: the disk's own
+  bool shallow = false;                  // the top alone, on what it stands on
+  bool reuse = false;                    // the target is there
+  bool pivot = false, stay = false;      // of a daemon's disk, when the copy is equal: it goes over to it; the copy goes on
+  std::uint64_t speed = 0;               // bytes a second; 0: as fast as it goes
+};
+Task<Exit> chain_copy(const Context& context, ChainCopyOptions options);
+
+struct ChainRebaseOptions {
+  ChainName chain;
+  std::string base, format;              // base: a layer below, or a file; empty: nothing
+  std::string layer;                     // that is to stand on it; empty: the top
+  bool unsafe = false;                   // what it stands on now reads the same
+  std::uint64_t speed = 0;
+};
+Task<Exit> chain_rebase(const Context& context, ChainRebaseOptions options);
+
 }  // namespace tidemark::cli

@@ -5,9 +5,11 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/session.hpp"
 #include "control/chain_cost_commands.hpp"
+#include "io/file.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
@@ -38,25 +40,43 @@ Task<Json> ask_daemon(QmpClient& client, std::string top, std::vector<std::strin
   co_return std::move(answer);
 }
 
-Task<Json> look_live(const Context& context, const ChainName& chain, const std::vector<std::string>& words) {
-  QmpClient client = co_await context.connect();
-  const Ask ask = [&](std::vector<std::string> nodes) { return ask_daemon(client, chain.top, std::move(nodes)); };
-  auto close = [&client]() -> Task<> { return client.close(); };
-  co_return co_await finally(ask_twice(chain, words, ask), close);
+Task<Json> ask_about_disk(QmpClient& client, const ChainName& chain, const std::vector<std::string>& words) {
+  const std::string top = co_await node_of_disk(client, chain.top);
+  const Ask ask = [&](std::vector<std::string> nodes) { return ask_daemon(client, top, std::move(nodes)); };
+  co_return co_await ask_twice(chain, words, ask);
 }
 
-Task<Json> ask_nodes(BlockNode& top, std::vector<std::string> nodes) {
-  const schema::ChainCost cost = co_await tidemark::chain_cost(top, std::move(nodes));
+Task<Json> look_live(const Context& context, const ChainName& chain, const std::vector<std::string>& words) {
+  QmpClient client = co_await context.connect();
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_return co_await finally(ask_about_disk(client, chain, words), close);
+}
+
+// Of nodes that were opened one by one: each is told as the file that it is.
+Task<Json> ask_nodes(BlockNode& top, const std::vector<ImageName>& files, std::vector<std::string> nodes) {
+  schema::ChainCost cost = co_await tidemark::chain_cost(top, std::move(nodes));
+  for (std::size_t i = 0; i < cost.layers.size() && i < files.size(); ++i) cost.layers[i].filename = files[i].name;
   co_return schema::to_json(cost);
 }
 
+Task<std::vector<ImageName>> files_of(Reactor& reactor, std::string name) {
+  std::vector<ImageName> files;
+  const auto path = local_path(name);
+  if (!path) co_return std::move(files);
+  ImageName top{*path, {}};
+  top.format = co_await format_of(reactor, top, false);
+  files = co_await chain_of(reactor, std::move(top));
+  co_return std::move(files);
+}
+
 Task<Json> look_at_files(const Context& context, const ChainName& chain, const std::vector<std::string>& words) {
+  const std::vector<ImageName> files = co_await files_of(context.reactor, chain.top);
   std::function<Task<Json>(Session&)> body = [&](Session& session) -> Task<Json> {
     ImageName name{chain.top, {}};
     const ImageAccess access;
     Edge* top = co_await session.open(std::move(name), access);
     BlockNode& node = top->node();
-    const Ask ask = [&node](std::vector<std::string> nodes) { return ask_nodes(node, std::move(nodes)); };
+    const Ask ask = [&](std::vector<std::string> nodes) { return ask_nodes(node, files, std::move(nodes)); };
     co_return co_await ask_twice(chain, words, ask);
   };
   co_return co_await in_session<Json>(context.reactor, body);
@@ -84,6 +104,20 @@ std::optional<std::size_t> index_in(const ChainName& chain, std::string_view wor
 }
 
 }  // namespace
+
+Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
+  const auto first = co_await fs::stat(reactor, std::move(one)).result();
+  const auto second = co_await fs::stat(reactor, std::move(other)).result();
+  co_return first && second && first->device == second->device && first->inode == second->inode;
+}
+
+std::string name_seen_from(const std::string& file, const std::string& other) {
+  std::filesystem::path there(other);
+  const bool absolute = std::filesystem::path(file).is_absolute();
+  if (there.is_absolute() && !absolute) return other;
+  if (absolute) there = std::filesystem::absolute(there).lexically_normal();
+  return there.lexically_relative(std::filesystem::path(file).parent_path()).string();
+}
 
 std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::format("{}[{}]", chain.live ? chain.top : "", layer); }
 

@@ -8,6 +8,12 @@ namespace tidemark::cli {
 // `layers` are to be removed.  Each of the layers that are told has a member "layer": what people call it, as below.
 Task<Json> look_at_chain(const Context& context, const ChainName& chain, const std::vector<std::string>& layers);
 
+// Whether two names are of one file that is there.
+Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other);
+
+// As the header of one image is to name another.
+std::string name_seen_from(const std::string& file, const std::string& other);
+
 // Which layer of an answer is meant:
 //   1, [1], vda[1]      the first one below the top, which is 0; as libvirt counts, vda being the chain's top
 //   a node's name, the name of a file as it is told, or the last part of one that no other layer has

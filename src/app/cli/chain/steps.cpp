@@ -1,24 +1,21 @@
 #include "app/cli/chain/steps.hpp"
 
-#include <filesystem>
-
 #include <fmt/format.h>
 
+#include "app/cli/chain/jobs.hpp"
+#include "app/cli/chain/look.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
-#include "app/cli/progress.hpp"
 
 namespace tidemark::cli {
 namespace {
-
-constexpr Duration poll_interval = std::chrono::milliseconds(100);
 
 std::string node_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "node-name"); }
 std::string file_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "filename"); }
 std::string format_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "driver"); }
 
-Json job_arguments(const Json& layers, Removal step, std::string job, std::uint64_t speed) {
-  Json arguments = Json::object({{"job-id", std::move(job)}, {"auto-dismiss", false}});
+Json job_arguments(const Json& layers, Removal step, std::uint64_t speed) {
+  Json arguments = Json::object();
   if (speed != 0) arguments.set("speed", speed);
   if (step.commit) {
     arguments.set("device", node_of(layers, 0));
@@ -29,55 +26,6 @@ Json job_arguments(const Json& layers, Removal step, std::string job, std::uint6
   arguments.set("device", node_of(layers, step.into()));
   if (step.last + 1 < items(layers).size()) arguments.set("base-node", node_of(layers, step.last + 1));
   return arguments;
-}
-
-Task<std::string> free_name(QmpClient& client) {
-  const Json jobs = co_await client.execute("query-jobs");
-  for (unsigned i = 0;; ++i) {
-    std::string name = fmt::format("tidemark-chain{}", i);
-    if (!find_by(jobs, "id", name)) co_return name;
-  }
-}
-
-// Once the job has concluded, however it ended.
-Task<> wait(const Context& context, QmpClient& client, std::string job, const CancelToken& interrupted) {
-  Progress progress(context, job);
-  for (bool completed = false;;) {
-    const Json jobs = co_await client.execute("query-jobs");
-    const Json* entry = find_by(jobs, "id", job);
-    if (!entry) co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", job));
-    const std::string status = text(*entry, "status"), error = text(*entry, "error");
-    Json by_id = Json::object({{"id", job}});
-    if (status == "concluded") {
-      progress.finish();
-      co_await client.execute("job-dismiss", std::move(by_id));
-      if (!error.empty()) co_await Error(Errc::io, fmt::format("job '{}' failed: {}", job, error));
-      co_return;
-    }
-    if (status == "ready" && !completed) co_await client.execute("job-complete", std::move(by_id));
-    completed = completed || status == "ready";
-    progress.update(number(*entry, "current-progress"), number(*entry, "total-progress"));
-    (void)co_await context.reactor.sleep(poll_interval, interrupted).result();
-    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
-  }
-}
-
-// Interrupted, the job is cancelled before anything is said.
-Task<> see_through(const Context& context, QmpClient& client, std::string job) {
-  const Result<> done = co_await wait(context, client, job, context.interrupted).result();
-  if (done || done.error().code() != Errc::cancelled) co_return co_await unwrap(done);
-  Json by_id = Json::object({{"id", job}});
-  (void)co_await client.execute("job-cancel", std::move(by_id)).result();
-  const CancelToken never;
-  (void)co_await wait(context, client, job, never).result();
-  co_await Error(Errc::cancelled, "interrupted; the steps that were done stay done");
-}
-
-// As the header of one image is to name another.
-std::string name_seen_from(const std::string& file, const std::string& other) {
-  const std::filesystem::path there(other);
-  if (there.is_absolute() && !std::filesystem::path(file).is_absolute()) return other;
-  return there.lexically_relative(std::filesystem::path(file).parent_path()).string();
 }
 
 Task<> set_backing(const Context& context, const Json& layers, std::size_t image, std::optional<std::size_t> below, bool unsafe) {
@@ -94,11 +42,12 @@ Task<> set_backing(const Context& context, const Json& layers, std::size_t image
 }  // namespace
 
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
-  const std::string job = co_await free_name(client);
-  Json arguments = job_arguments(layers, step, job, speed);
-  const std::string command = step.commit ? "block-commit" : "block-stream";
-  co_await client.execute(command, std::move(arguments));
-  co_await see_through(context, client, job);
+  DaemonJob job;
+  job.command = step.commit ? "block-commit" : "block-stream";
+  job.arguments = job_arguments(layers, step, speed);
+  const auto done = co_await run_job(context, client, std::move(job)).result();
+  if (!done && done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; the steps that were done stay done");
+  co_await unwrap(done);
 }
 
 // What is committed is durable before the image above names the one below.

@@ -64,6 +64,11 @@ struct ImageConvertOptions {
   std::uint64_t speed = 0;               // bytes a second; 0: as fast as it goes
   std::uint64_t workers = 0;             // requests in flight; 0: a good number
 };
+struct ImageConverted {
+  std::uint64_t size = 0;                // of the disk
+  std::uint64_t data_bytes = 0, zero_bytes = 0, backing_bytes = 0;
+};
+Task<ImageConverted> convert(const Context& context, ImageConvertOptions options);
 Task<Exit> image_convert(const Context& context, ImageConvertOptions options);
 
 struct ImageMeasureOptions {

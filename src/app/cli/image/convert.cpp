@@ -231,17 +231,15 @@ Error explained(const Error& error, const ImageConvertOptions& options, bool fil
 
 }  // namespace
 
-Task<Exit> image_convert(const Context& context, ImageConvertOptions options) {
+Task<ImageConverted> convert(const Context& context, ImageConvertOptions options) {
   const FormatOptions format = co_await unwrap(format_options(options));
-  const Instant started = context.reactor.now();
-  CopyReport report;
-  std::uint64_t size = 0;
+  ImageConverted done;
   KeptBitmaps* bitmaps = nullptr;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     Convert convert(context, options, session);
     co_await run_convert(context, options, format, convert, bitmaps);
-    report = convert.report();
-    size = convert.size();
+    const CopyReport& report = convert.report();
+    done = {convert.size(), report.data_bytes, report.zero_bytes, report.skipped_bytes};
   };
   std::function<Task<>(KeptBitmaps*)> run = [&](KeptBitmaps* kept) -> Task<> {
     bitmaps = kept;
@@ -250,14 +248,20 @@ Task<Exit> image_convert(const Context& context, ImageConvertOptions options) {
   const bool file = co_await is_file_name(context.reactor, options.target);
   auto converted = co_await with_bitmaps(context, options, std::move(run)).result();
   if (!converted) co_await explained(converted.error(), options, file);
+  co_return done;
+}
+
+Task<Exit> image_convert(const Context& context, ImageConvertOptions options) {
+  const Instant started = context.reactor.now();
+  const ImageConverted done = co_await convert(context, options);
   const double seconds = std::chrono::duration<double>(context.reactor.now() - started).count();
   if (context.json)
-    print_json(Json::object({{"filename", options.target}, {"format", options.target_format}, {"virtual-size", size},
-                             {"data-bytes", report.data_bytes}, {"zero-bytes", report.zero_bytes},
-                             {"backing-bytes", report.skipped_bytes}, {"seconds", seconds}}));
+    print_json(Json::object({{"filename", options.target}, {"format", options.target_format}, {"virtual-size", done.size},
+                             {"data-bytes", done.data_bytes}, {"zero-bytes", done.zero_bytes},
+                             {"backing-bytes", done.backing_bytes}, {"seconds", seconds}}));
   else
-    print_line(fmt::format("wrote '{}': {}, {}, {} of it data, {}", options.target, options.target_format, human_size(size),
-                           human_size(report.data_bytes), human_duration(seconds)));
+    print_line(fmt::format("wrote '{}': {}, {}, {} of it data, {}", options.target, options.target_format, human_size(done.size),
+                           human_size(done.data_bytes), human_duration(seconds)));
   co_return Exit::ok;
 }
 

@@ -1,0 +1,87 @@
+#include "app/cli/chain/jobs.hpp"
+
+#include <fmt/format.h>
+
+#include "app/cli/fields.hpp"
+#include "app/cli/progress.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+constexpr Duration poll_interval = std::chrono::milliseconds(100);
+
+Task<std::string> free_name(QmpClient& client) {
+  const Json jobs = co_await client.execute("query-jobs");
+  for (unsigned i = 0;; ++i) {
+    std::string name = fmt::format("tidemark-chain{}", i);
+    if (!find_by(jobs, "id", name)) co_return name;
+  }
+}
+
+Task<Json> look_at(QmpClient& client, std::string id) {
+  const Json jobs = co_await client.execute("query-jobs");
+  const Json* entry = find_by(jobs, "id", id);
+  if (!entry) co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
+  co_return *entry;
+}
+
+Task<> tell_to_end(QmpClient& client, std::string id, WhenReady end) {
+  Json by_id = Json::object({{"id", id}}), by_device = Json::object({{"device", id}});
+  if (end == WhenReady::complete) co_await client.execute("job-complete", std::move(by_id));
+  else co_await client.execute("block-job-cancel", std::move(by_device));
+}
+
+// Once it has concluded, or is ready and stays.  One that was told to end is not interrupted.
+Task<Json> follow(const Context& context, QmpClient& client, std::string id, WhenReady when_ready) {
+  Progress progress(context, id);
+  for (bool told = false;;) {
+    Json now = co_await look_at(client, id);
+    const std::string status = text(now, "status");
+    const bool ready = status == "ready";
+    if (status == "concluded" || (ready && when_ready == WhenReady::stay)) co_return std::move(now);
+    if (ready && !told) co_await tell_to_end(client, id, when_ready);
+    told = told || ready;
+    progress.update(number(now, "current-progress"), number(now, "total-progress"));
+    CancelToken until;
+    if (!told) until = context.interrupted;
+    (void)co_await context.reactor.sleep(poll_interval, until).result();
+    if (until.requested()) co_await Error(Errc::cancelled, "interrupted");
+  }
+}
+
+Task<Json> cancel(const Context& context, QmpClient& client, std::string id) {
+  Json by_id = Json::object({{"id", id}});
+  (void)co_await client.execute("job-cancel", std::move(by_id)).result();
+  for (;;) {
+    Json now = co_await look_at(client, id);
+    if (text(now, "status") == "concluded") co_return std::move(now);
+    co_await context.reactor.sleep(poll_interval);
+  }
+}
+
+}  // namespace
+
+// Who was cancelled and has concluded without an error had taken effect before.
+Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob job) {
+  std::string id = co_await free_name(client);
+  job.arguments.set("job-id", id);
+  job.arguments.set("auto-dismiss", false);
+  co_await client.execute(job.command, std::move(job.arguments));
+  const auto followed = co_await follow(context, client, id, job.when_ready).result();
+  Json now;
+  if (followed) now = *followed;
+  else {
+    const auto cancelled = co_await cancel(context, client, id).result();
+    if (!cancelled) co_await followed.error();
+    now = *cancelled;
+  }
+  if (text(now, "status") != "concluded") co_return std::move(id);
+  Json by_id = Json::object({{"id", id}});
+  co_await client.execute("job-dismiss", std::move(by_id));
+  const std::string error = text(now, "error");
+  if (error.empty()) co_return std::move(id);
+  if (!followed) co_await followed.error();
+  co_await Error(Errc::io, fmt::format("job '{}' failed: {}", id, error));
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,60 @@
+#include "app/cli/chain/nodes.hpp"
+
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "app/cli/fields.hpp"
+
+namespace tidemark::cli {
+namespace {
+
+constexpr std::size_t name_size_max = 31;
+
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_legal(char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_'; }
+
+}  // namespace
+
+Task<std::string> node_of_disk(QmpClient& client, std::string name) {
+  const Json exports = co_await client.execute("query-block-exports");
+  if (const Json* shown = find_by(exports, "id", name)) co_return text(*shown, "node-name");
+  co_return name;
+}
+
+Task<Json> all_nodes(QmpClient& client) {
+  Json flat = Json::object({{"flat", true}});
+  co_return co_await client.execute("query-named-block-nodes", std::move(flat));
+}
+
+Result<Json> node_in(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  if (!node) return Error(Errc::not_found, fmt::format("the daemon has no node '{}'", name));
+  return *node;
+}
+
+std::string free_node_name(const Json& nodes, const std::string& file) {
+  std::string wanted = std::filesystem::path(file).stem().string();
+  for (char& c : wanted)
+    if (!is_legal(c)) c = '-';
+  if (wanted.empty() || !is_letter(wanted[0])) wanted.insert(0, "disk-");
+  for (unsigned i = 0;; ++i) {
+    const std::string ending = i == 0 ? std::string() : fmt::format("-{}", i);
+    const std::string name = wanted.substr(0, name_size_max - ending.size()) + ending;
+    if (!find_by(nodes, "node-name", name)) return name;
+  }
+}
+
+std::vector<std::string> bitmap_names(const Json& node) {
+  std::vector<std::string> names;
+  if (const Json* bitmaps = node.find("dirty-bitmaps"))
+    for (const Json& bitmap : items(*bitmaps)) names.push_back(text(bitmap, "name"));
+  return names;
+}
+
+Task<> remove_node(QmpClient& client, std::string name) {
+  Json node = Json::object({{"node-name", std::move(name)}});
+  co_await client.execute("blockdev-del", std::move(node));
+}
+
+}  // namespace tidemark::cli

@@ -1,0 +1,26 @@
+// A daemon's nodes, as people name them.
+#pragma once
+
+#include "app/cli/context.hpp"
+
+namespace tidemark::cli {
+
+// The node at the top of a disk's chain: the one that an export of that id shows now, so that a disk keeps its name when its top
+// changes; else the node of that name.
+Task<std::string> node_of_disk(QmpClient& client, std::string name);
+
+// query-named-block-nodes, without what is below each.
+Task<Json> all_nodes(QmpClient& client);
+
+// A node's entry in that; an error when there is none.
+Result<Json> node_in(const Json& nodes, const std::string& name);
+
+// A name that no node has, after that of its file.
+std::string free_node_name(const Json& nodes, const std::string& file);
+
+std::vector<std::string> bitmap_names(const Json& node);
+
+// A node that nobody uses any more.
+Task<> remove_node(QmpClient& client, std::string name);
+
+}  // namespace tidemark::cli

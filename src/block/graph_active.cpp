@@ -1,0 +1,51 @@
+// Nodes that are handed over to another program, and taken back.
+//
+// Invariant: an inactive node is only read, keeps no other program away, and nobody above relies on what it reads as.
+#include "block/graph.hpp"
+#include "block/permission_update.hpp"
+
+namespace tidemark {
+
+Result<> Graph::show_active(BlockNode& node, bool active) {
+  node.options_.active = active;
+  PermissionUpdate update;
+  auto ok = update.refresh(node);
+  if (ok) update.commit();
+  else node.options_.active = !active;
+  return ok;
+}
+
+Task<> Graph::set_active(BlockNode& node, bool active) {
+  if (node.active() == active) co_return;
+  TM_ASSERT(node.read_only());
+  if (!active) co_await unwrap(show_active(node, false));
+  const Result<> done = co_await node.driver_->set_active(active).result();
+  Result<> shown;
+  if (done && active) shown = show_active(node, true);
+  if (done && shown) co_return refresh_limits(node);
+  if (!active) {
+    (void)show_active(node, true);                       // as it was before
+    co_await done.error();
+  }
+  if (!done) co_await done.error();
+  (void)co_await node.driver_->set_active(false).result();
+  co_await shown.error();
+}
+
+Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
+  std::swap(node.driver_, driver);
+  node.driver_->home().move_to(reactor_);
+  for (Edge* edge : node.driver_->edges()) edge->parent_ = &node;
+  PermissionUpdate update;
+  const Result<> ok = update.refresh(node);
+  if (ok) update.commit();
+  else std::swap(node.driver_, driver);
+  (void)co_await driver->close().result();               // it was only read
+  driver.reset();
+  node.remember_size(node.size());
+  refresh_limits(node);
+  shape_changed();
+  co_await unwrap(ok);
+}
+
+}  // namespace tidemark
