@@ -258,6 +258,11 @@ bool BackupJob::loses_bits(bool succeeded) const noexcept {
   return succeeded || options_.bitmap_mode == BitmapMode::always;
 }
 
+Task<> BackupJob::prepare() {
+  if (frozen_ && loses_bits(true)) bitmap_->drop_with_group(options_.job.transaction ? options_.job.transaction->id() : 0);
+  co_return;
+}
+
 void BackupJob::commit() noexcept {
   succeeded_ = true;
   if (!frozen_) return;
