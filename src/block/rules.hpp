@@ -34,6 +34,7 @@ enum class Rule : std::uint8_t {
   reclaim_on_failure,        // a backup that fails gives its bits back
   // control
   drain_together,            // a transaction's nodes are at rest from its first action to its last
+  intend_before_record,      // all stores of a group have what it comes to before one has it on record that it ended well
   save_before_reply,         // what a command has done to bitmaps is durable when it is answered
 };
 

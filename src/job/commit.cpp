@@ -54,6 +54,7 @@ Task<> CommitJob::block_chain() {
   Permissions writing{P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
   if (base().size() < top().size()) writing.uses |= P::resize;
   target_ = co_await unwrap(Edge::attach(base(), Role::target, writing, user()));
+  behind_.emplace(*target_);
 }
 
 bool CommitJob::uses(const BlockNode& node) const noexcept {
@@ -81,6 +82,7 @@ Task<PieceSource::Outcome> CommitJob::copy(Range piece, Kind kind, MutableBytes 
                                         : target_->write(piece.offset, Buffers(buffer.first(piece.length)));
   const Result<> written = co_await std::move(writing).result();
   if (!written) co_return Failure{written.error(), false};
+  co_await behind_->wrote(piece.length);
   co_return std::nullopt;
 }
 
