@@ -92,6 +92,23 @@ class Files(SnapshotBed):
         self.assertEqual(json.loads(self.snapshot("list", "vda.qcow2", "--json"))[0]["internal"], [])
         self.assertIn("give --qmp", self.snapshot("create", "vda.qcow2", "--quiesce", "true", expect=FAILED))
 
+    def test_no_room(self):
+        small = self.path / "small"
+        small.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", small], capture_output=True, text=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", small], check=True)
+        before = self.flat("vda.qcow2")
+        for words in (["create", "vda.qcow2=y.qcow2", "vdb.qcow2=small/x.qcow2"],
+                      ["revert", "y.qcow2", "1", "--overlay", "small/x.qcow2"]):
+            self.assertIn("No space left", self.snapshot(*words, expect=FAILED))
+            self.assertEqual((self.names(), list(small.iterdir())), (sorted({*self.names()} - {"y.qcow2.tidemark-partial"}), []))
+            if words[0] == "create":
+                self.assertNotIn("y.qcow2", self.names())
+                self.snapshot("create", "vda.qcow2=y.qcow2")
+        self.assertEqual((self.flat("vda.qcow2") == before, self.flat("y.qcow2") == before), (True, True))
+
     def test_in_use(self):
         self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
         self.serve("vda.qcow2=vda")
@@ -302,6 +319,17 @@ class Live(SnapshotBed):
         for words in (["vda", "none"], ["vda", "vdb=nowhere/x.qcow2"], ["vda=y.qcow2", "vdb=y.qcow2"], ["vda=vda.qcow2"], ["vda=y.qcow2", "vda=z.qcow2"]):
             self.snapshot("create", *words, expect=FAILED)
             self.assertEqual((self.shown(), self.nodes(), self.names()), before, words)
+
+    def test_two_at_once(self):
+        self.begin()
+        before = self.content("vda")
+        for n in range(6):
+            both = [self.lab.start(self.tidemark, "snapshot", "create", "vda", "--name", f"s{n}", stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True) for _ in range(2)]
+            ends = sorted(self.end_of(process)[0] for process in both)
+            self.assertEqual(ends, [0, FAILED])
+        self.assertEqual(len(self.json("chain", "show", "vda")), 7)
+        self.assertEqual(self.content("vda") == before, True)
 
     def test_deleted_ones_leave_all_others(self):
         for way in ("auto", "pull", "commit"):
