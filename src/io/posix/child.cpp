@@ -3,6 +3,7 @@
 #include <csignal>
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,7 +39,7 @@ struct Setup {
 
 Result<Pipe> Pipe::create() {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return Error::from_errno(errno, "make a pipe");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return Error::from_errno(errno, "make a pipe");
   return Pipe(ends[0], ends[1]);
 }
 
@@ -52,7 +53,8 @@ Pipe::~Pipe() {
 void Pipe::close_reading() noexcept { close_fd(reading_); }
 
 void Pipe::tell() noexcept {
-  if (writing_ >= 0) (void)posix::retried([&] { return ::write(writing_, "\n", 1); });
+  // Who was to read may have been killed: no reason to end.
+  if (writing_ >= 0) (void)posix::retried([&] { return ::send(writing_, "\n", 1, MSG_NOSIGNAL); });
   close_fd(writing_);
 }
 
@@ -71,6 +73,7 @@ Result<Child> Child::start(std::vector<std::string> words, Options options) {
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
+  ::signal(SIGCHLD, SIG_DFL);            // where a program was started with it ignored, children end without a status
   pid_t pid = 0;
   const int failed = ::posix_spawnp(&pid, arguments[0], &setup.files, &setup.attributes, arguments.data(), environ);
   if (failed != 0) return Error::from_errno(failed, "run '" + words[0] + "'");

@@ -130,20 +130,36 @@ void print(const Context& context, const SnapshotCreateOptions& options, const s
   print_json(told);
 }
 
+// The disks, with the files that they are then.
+std::string places_of(const std::vector<Made>& all) {
+  std::string places;
+  for (const Made& made : all) {
+    places += fmt::format("{}'{}'", places.empty() ? "" : ", ", made.disk);
+    if (!made.overlay.empty()) places += fmt::format(" (now '{}')", made.overlay);
+  }
+  return places;
+}
+
 Task<> create_live(const Context& context, QmpClient& client, SnapshotCreateOptions options) {
   const std::string name = name_of(context, options);
   const std::vector<Made> all = co_await choose_live(context, client, options, name);
   std::string disks;
   for (const Made& made : all) disks += (disks.empty() ? "" : " ") + made.disk;
+  bool taken = false;
   const std::function<Task<>()> take = [&]() -> Task<> {
     co_await unwrap(context.check_interrupted());
     Json actions = transaction_of(all, options, name);
     co_await client.execute("transaction", std::move(actions));
+    taken = true;
   };
-  co_await while_quiesced(context, options.quiesce, std::move(disks), take);
-  std::vector<std::string> left;
-  if (!options.internal) left = co_await bitmaps_left(client, all);
-  print(context, options, name, all, left);
+  const auto quiesced = co_await while_quiesced(context, options.quiesce, std::move(disks), take).result();
+  if (!taken) co_await unwrap(quiesced);
+  Result<std::vector<std::string>> left = std::vector<std::string>();
+  if (!options.internal) left = co_await bitmaps_left(client, all).result();
+  const std::vector<std::string> unknown;
+  print(context, options, name, all, left ? *left : unknown);
+  if (!quiesced) co_await quiesced.error().with_context(fmt::format("snapshot '{}' of {}", name, places_of(all)));
+  co_await unwrap(left);
 }
 
 Task<bool> keeps_bitmaps(Reactor& reactor, std::string file, std::string format) {
@@ -191,12 +207,16 @@ Task<> create_internal(const Context& context, SnapshotCreateOptions options, st
     if (one) all.push_back({options.disks[i].name, one->id, options.disks[i].name, {}, {}, {}});
     else made = one.error();
   }
+  std::string stays;
   change.action = ImageSnapshotOptions::Action::remove;
   for (std::size_t i = 0; !made && i < all.size(); ++i) {
     change.image.name = all[i].disk;
     change.name = all[i].image;          // a name can be there twice
-    (void)co_await change_snapshots(context, change).result();
+    const auto removed = co_await change_snapshots(context, change).result();
+    if (removed) continue;
+    stays += fmt::format("; '{}' keeps the snapshot with the id {}: {}", all[i].disk, all[i].image, removed.error().message());
   }
+  if (!stays.empty()) co_await Error(made.error().code(), made.error().message() + stays);
   co_await unwrap(made);
   const std::vector<std::string> none;
   print(context, options, name, all, none);

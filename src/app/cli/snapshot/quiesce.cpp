@@ -9,7 +9,8 @@ namespace tidemark::cli {
 namespace {
 
 // $1: the command, $2: the disks.  Whoever is told, or sees the end of what it was to be told by, thaws.
-constexpr const char* freezing = "export TIDEMARK_DISKS=\"$2\"; eval \"$1 freeze\"";
+// What a command leaves behind when it has ended does not keep the pipe, which would hold up the thaw.
+constexpr const char* freezing = "export TIDEMARK_DISKS=\"$2\"; { eval \"$1 freeze\"; } 9>&-; exit $?";
 constexpr const char* thawing = "trap '' HUP INT TERM; read -r told; trap - HUP INT TERM; export TIDEMARK_DISKS=\"$2\"; eval \"$1 thaw\"";
 
 class Quiesce {
@@ -27,8 +28,10 @@ class Quiesce {
     if (done) done = co_await work_in_time(pipe, std::move(work)).result();
     pipe.tell();
     const auto thawed = co_await end_of_thaw(thaw).result();
+    if (!done && !thawed)
+      co_await Error(done.error().code(), fmt::format("{}; and {}", done.error().message(), thawed.error().message()));
     co_await unwrap(done);
-    co_await unwrap(thawed);
+    if (!thawed) co_await Error(thawed.error().code(), "done, but " + thawed.error().message());
     if (late_)
       co_await Error(Errc::timed_out, fmt::format("done, but after {} s guests were thawed: it is not quiesced", options_.timeout));
   }
@@ -101,7 +104,7 @@ class Quiesce {
     if (status == 0) co_return;
     std::string how = fmt::format("has not ended after {} s", options_.timeout);
     if (status) how = fmt::format("ended with status {}", *status);
-    co_await Error(Errc::io, fmt::format("done, but '{} thaw' {}: guests may be frozen", options_.command, how));
+    co_await Error(Errc::io, fmt::format("'{} thaw' {}: guests may be frozen", options_.command, how));
   }
 
   static constexpr Duration poll_interval = std::chrono::milliseconds(20);
