@@ -7,7 +7,7 @@ import subprocess
 import unittest
 
 from bed import FAILED, KiB, MiB
-from snapshots_test import SIZE, SnapshotBed
+from snapshot_bed import SIZE, SnapshotBed
 
 
 class Files(SnapshotBed):
@@ -48,6 +48,16 @@ class Files(SnapshotBed):
         os.mkfifo(self.path / "fifo")
         self.assertEqual(self.delete("top.qcow2", "2"), "commit")
         self.assertEqual((self.flat("alt.qcow2") == self.top, self.flat("top.qcow2") == self.top), (True, True))
+
+    def test_bitmaps_of_an_image_that_had_the_name(self):
+        (self.path / "over.qcow2.tidemark").write_text("what another image's bitmaps knew")
+        self.snapshot("create", "top.qcow2=over.qcow2")
+        self.assertFalse((self.path / "over.qcow2.tidemark").exists())
+
+    def test_a_name_with_a_colon(self):
+        (self.path / "top.qcow2").rename(self.path / "to:p.qcow2")
+        self.snapshot("create", f"{self.path}/to:p.qcow2={self.path}/over.qcow2")
+        self.assertEqual(self.flat("over.qcow2") == self.top, True)
 
     def test_a_stale_top_shows_the_disk(self):
         """The file that was the disk before what it held was committed, taken for the disk by mistake."""
@@ -175,6 +185,18 @@ class Live(SnapshotBed):
         self.assertEqual((status, "exists" in err), (FAILED, True), err)
         self.assertEqual((self.path / "copy.qcow2").read_text(), "another's")
         self.assertEqual(self.names(), ["copy.qcow2", "vda.qcow2"])
+
+    def test_a_copy_that_another_ends(self):
+        """Between its being equal and the disk's going over to it."""
+        self.begin()
+        process = self.lab.start(self.tidemark, "chain", "copy", "vda", "copy.qcow2", "--pivot", stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, text=True)
+        self.client.wait_event("BLOCK_JOB_READY")
+        self.client.execute("block-job-cancel", device="tidemark-chain0")
+        status, _, err = self.end_of(process)
+        self.assertEqual((status, "somebody else has ended the copy" in err), (FAILED, True), err)
+        self.assertEqual(self.names(), ["vda.qcow2"])
+        self.assertEqual([node["node-name"] for node in self.json("chain", "show", "vda")], ["vda"])
 
     def test_a_copy_that_is_told_to_be_whole_is_durable(self):
         self.begin()

@@ -176,7 +176,15 @@ Task<> LiveCopy::mirror() {
   if (made_ && !options_.shallow) job.arguments.set("target-is-zero", true);
   if (options_.speed != 0) job.arguments.set("speed", options_.speed);
   std::string name = co_await run_job(context_, client_, std::move(job));
+  if (options_.pivot) co_await check_gone_over();
   if (options_.stay) report_.job = std::move(name);
+}
+
+// Somebody else may have ended the job, and let go of the target.
+Task<> LiveCopy::check_gone_over() {
+  const Json exports = co_await client_.execute("query-block-exports");
+  if (find_by(exports, "node-name", source_))
+    co_await Error(Errc::busy, fmt::format("somebody else has ended the copy: '{}' is still on node '{}'", options_.chain.top, source_));
 }
 
 Task<> LiveCopy::see_to_nodes() {

@@ -38,6 +38,7 @@ class LiveCopy {
   Task<> mirror_to(ImageName target);
   Task<Json> describe_target(ImageName target);
   Task<> mirror();
+  Task<> check_gone_over();
   Task<> see_to_nodes();
   bool goes_over() const noexcept { return options_.pivot || options_.stay; }
 

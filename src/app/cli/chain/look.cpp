@@ -138,7 +138,10 @@ std::string name_seen_from(const std::string& file, const std::string& other) {
   if (stdfs::path(other).is_absolute() && !from.is_absolute()) return other;
   const stdfs::path name = from.is_absolute() ? whole.lexically_relative(from) : stdfs::path(other).lexically_relative(from);
   const bool reaches = !name.empty() && stdfs::equivalent(from / name, whole, error);
-  return reaches ? name.string() : whole.string();
+  if (!reaches) return whole.string();
+  std::string said = name.string();
+  if (said.find(':') < said.find('/')) said.insert(0, "./");       // before a colon would stand a protocol
+  return said;
 }
 
 std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::format("{}[{}]", chain.live ? chain.top : "", layer); }

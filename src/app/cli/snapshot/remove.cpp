@@ -25,6 +25,23 @@ namespace {
 
 using Way = SnapshotDeleteOptions::Way;
 
+// What was deleted, for programs: one document, a list when several are to go.
+class Told {
+ public:
+  Told(const Context& context, bool several) : context_(context), several_(several) {}
+  bool for_programs() const noexcept { return context_.json; }
+  void add(Json one) { all_.push_back(std::move(one)); }
+  void print() const {
+    if (!context_.json || (!several_ && items(all_).empty())) return;
+    print_json(several_ ? all_ : items(all_).front());
+  }
+
+ private:
+  const Context& context_;
+  const bool several_;
+  Json all_ = Json::array();
+};
+
 // A file's name is what people start guests with: it stays the disk unless they say otherwise.
 Task<Removal> choose(const Context& context, QmpClient* client, const Json& layers, std::size_t snapshot, Way way) {
   const bool cheaper = number(items(layers)[snapshot - 1], "commit") < number(items(layers)[snapshot], "pull");
@@ -49,11 +66,11 @@ std::vector<std::string> names_of(const Json& layers, bool live) {
   return names;
 }
 
-void print(const Context& context, const SnapshotDeleteOptions& options, const Json::Array& layers, std::size_t snapshot, Removal step,
+void print(Told& deleted, const SnapshotDeleteOptions& options, const Json::Array& layers, std::size_t snapshot, Removal step,
            const LeftNode& left) {
   const Json& gone = layers[step.first];
   const bool new_top = step.commit && step.first == 0;
-  if (context.json) {
+  if (deleted.for_programs()) {
     Json told = Json::object({{"disk", options.disk.top}, {"snapshot", text(layers[snapshot], "layer")},
                               {"action", step.commit ? "commit" : "pull"}, {"file", text(gone, "filename")}});
     told.set("top", text(layers[new_top ? step.into() : 0], "filename"));
@@ -62,7 +79,7 @@ void print(const Context& context, const SnapshotDeleteOptions& options, const J
       for (const std::string& bitmap : left.bitmaps) bitmaps.push_back(bitmap);
       told.set("bitmaps-left", std::move(bitmaps));
     }
-    return print_json(told);
+    return deleted.add(std::move(told));
   }
   print_line(fmt::format("deleted snapshot {}: '{}' is not part of the disk any more", text(layers[snapshot], "layer"),
                          text(gone, "filename")));
@@ -72,7 +89,7 @@ void print(const Context& context, const SnapshotDeleteOptions& options, const J
 
 // `expected`: the chain's layers, of which one goes.
 Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDeleteOptions& options, std::size_t snapshot,
-                    std::vector<std::string>& expected) {
+                    std::vector<std::string>& expected, Told& told) {
   const std::vector<std::string> none;
   const Json cost = co_await look_at_chain(context, options.disk, none);
   const Json& layers = *cost.find("layers");
@@ -88,11 +105,11 @@ Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDel
     if (step.commit && step.first == 0)
       left = co_await let_go_of(*client, text(all[0], "node-name"), text(all[step.into()], "node-name"));
   }
-  print(context, options, all, snapshot, step, left);
+  print(told, options, all, snapshot, step, left);
   expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(step.first));
 }
 
-Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOptions options) {
+Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOptions options, Told& told) {
   const std::vector<std::string> none;
   const Json cost = co_await look_at_chain(context, options.disk, none);
   std::vector<std::size_t> found;
@@ -106,16 +123,16 @@ Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOp
   std::sort(found.rbegin(), found.rend());
   found.erase(std::unique(found.begin(), found.end()), found.end());
   std::vector<std::string> expected = names_of(*cost.find("layers"), client != nullptr);
-  for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected);
+  for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected, told);
 }
 
-void print_kept(const Context& context, const SnapshotDeleteOptions& options, const std::string& id, const std::string& name) {
-  if (context.json) print_json(Json::object({{"disk", options.disk.top}, {"id", id}, {"name", name}}));
+void print_kept(Told& told, const SnapshotDeleteOptions& options, const std::string& id, const std::string& name) {
+  if (told.for_programs()) told.add(Json::object({{"disk", options.disk.top}, {"id", id}, {"name", name}}));
   else print_line(fmt::format("deleted snapshot '{}' with the id {}", name, id));
 }
 
 // An id counts more than a name that looks like one.
-Task<> remove_kept_live(const Context& context, QmpClient& client, SnapshotDeleteOptions options) {
+Task<> remove_kept_live(QmpClient& client, SnapshotDeleteOptions options, Told& told) {
   const std::string node = co_await node_of_disk(client, options.disk.top);
   for (const std::string& word : options.snapshots) {
     const Json nodes = co_await all_nodes(client);
@@ -127,35 +144,40 @@ Task<> remove_kept_live(const Context& context, QmpClient& client, SnapshotDelet
     if (!found) co_await Error(Errc::not_found, fmt::format("the image of '{}' keeps no snapshot '{}'", options.disk.top, word));
     Json arguments = Json::object({{"device", node}, {"id", text(*found, "id")}, {"name", text(*found, "name")}});
     co_await client.execute("blockdev-snapshot-delete-internal-sync", std::move(arguments));
-    print_kept(context, options, text(*found, "id"), text(*found, "name"));
+    print_kept(told, options, text(*found, "id"), text(*found, "name"));
   }
 }
 
-Task<> remove_kept(const Context& context, SnapshotDeleteOptions options) {
+Task<> remove_kept(const Context& context, SnapshotDeleteOptions options, Told& told) {
   for (const std::string& word : options.snapshots) {
     ImageSnapshotOptions change;
     change.action = ImageSnapshotOptions::Action::remove;
     change.image.name = options.disk.top;
     change.name = word;
     const Qcow2Snapshot gone = co_await change_snapshots(context, std::move(change));
-    print_kept(context, options, gone.id, gone.name);
+    print_kept(told, options, gone.id, gone.name);
   }
+}
+
+Task<> remove_live_ones(const Context& context, SnapshotDeleteOptions options, Told& told) {
+  QmpClient client = co_await context.connect();
+  client.see_through();                  // a job that was begun is cancelled in order
+  auto close = [&client]() -> Task<> { return client.close(); };
+  if (options.internal) co_await finally(remove_kept_live(client, std::move(options), told), close);
+  else co_await finally(remove_layers(context, &client, std::move(options), told), close);
 }
 
 }  // namespace
 
 Task<Exit> snapshot_delete(const Context& context, SnapshotDeleteOptions options) {
-  if (!options.disk.live) {
-    if (options.speed != 0) co_await Error(Errc::invalid_argument, "--speed is for a daemon's jobs: give --qmp, too");
-    if (options.internal) co_await remove_kept(context, std::move(options));
-    else co_await remove_layers(context, nullptr, std::move(options));
-    co_return Exit::ok;
-  }
-  QmpClient client = co_await context.connect();
-  client.see_through();                  // a job that was begun is cancelled in order
-  auto close = [&client]() -> Task<> { return client.close(); };
-  if (options.internal) co_await finally(remove_kept_live(context, client, std::move(options)), close);
-  else co_await finally(remove_layers(context, &client, std::move(options)), close);
+  if (!options.disk.live && options.speed != 0) co_await Error(Errc::invalid_argument, "--speed is for a daemon's jobs: give --qmp, too");
+  Told told(context, options.snapshots.size() > 1);
+  Result<> done;
+  if (options.disk.live) done = co_await remove_live_ones(context, std::move(options), told).result();
+  else if (options.internal) done = co_await remove_kept(context, std::move(options), told).result();
+  else done = co_await remove_layers(context, nullptr, std::move(options), told).result();
+  told.print();
+  co_await unwrap(done);
   co_return Exit::ok;
 }
 

@@ -14,6 +14,7 @@
 #include "app/cli/snapshot/commands.hpp"
 #include "app/cli/snapshot/overlays.hpp"
 #include "control/tracking_stores.hpp"
+#include "io/posix/owner.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
@@ -54,7 +55,10 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     (void)co_await hold_file(session, overlay.file);
     co_await check_replaceable_top(reactor, overlay.file);
-    auto make = [&](std::string partial) -> Task<> { co_await make_overlay(reactor, overlay, std::move(partial)); };
+    auto make = [&](std::string partial) -> Task<> {
+      co_await make_overlay(reactor, overlay, partial);
+      co_await unwrap(take_over_owner(overlay.file, partial));
+    };
     co_await make_file(file, make);
   };
   co_await in_session<void>(reactor, body);
