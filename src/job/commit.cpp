@@ -82,7 +82,6 @@ Task<PieceSource::Outcome> CommitJob::copy(Range piece, Kind kind, MutableBytes 
                                         : target_->write(piece.offset, Buffers(buffer.first(piece.length)));
   const Result<> written = co_await std::move(writing).result();
   if (!written) co_return Failure{written.error(), false};
-  co_await behind_->wrote(piece.length);
   co_return std::nullopt;
 }
 

@@ -70,6 +70,7 @@ class CommitJob final : public Job, PieceSource {
   Task<> shorten_chain();
   Task<Found> look(Range wanted) override;
   Task<Outcome> copy(Range piece, Kind kind, MutableBytes buffer) override;
+  Task<> copied(std::uint64_t bytes) override { return behind_->wrote(bytes); }
 
   CommitOptions options_;
   BlockNode* filter_node_ = nullptr;     // above the top

@@ -72,6 +72,7 @@ Task<> Pieces::one(JobContext& context, MutableBytes buffer) {
     }
   }
   if (speed != 0) context.refund(chunk - std::min(chunk, moved));
+  if (moved != 0) co_await source_.copied(moved);
 }
 
 // Passes what there is nothing to be done about.  Nobody else takes from the front meanwhile.

@@ -31,6 +31,8 @@ class PieceSource {
   virtual Task<Found> look(Range wanted) = 0;
   // Data goes through `buffer`, which holds it.
   virtual Task<Outcome> copy(Range piece, Kind kind, MutableBytes buffer) = 0;
+  // So much data was copied; nothing is in flight any more.
+  virtual Task<> copied(std::uint64_t) { co_return; }
 
  protected:
   ~PieceSource() = default;
