@@ -121,15 +121,24 @@ class Bed(unittest.TestCase):
             if command.startswith("export "):
                 name, _, value = command.removeprefix("export ").partition("=")
                 self.lab.env[name] = value.replace("$PWD", str(self.path))
+            elif command.startswith("unset "):
+                del self.lab.env[command.removeprefix("unset ")]
             elif command.endswith("&"):
-                daemon = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
-                processes.wait_for_socket(pathlib.Path(self.lab.env["TIDEMARK_QMP"]), daemon)
+                named = re.search(r" --qmp (\S+)", command)
+                socket = named[1].replace("$PWD", str(self.path)) if named else self.lab.env["TIDEMARK_QMP"]
+                started = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
+                processes.wait_for_socket(pathlib.Path(socket), started)
+                daemon = daemon or started
+            elif command == "tidemark qmp quit":
+                self.run_tidemark("qmp", "quit")
+                self.assertEqual(daemon.wait(20), 0)
             else:
                 done = self.lab.run("bash", "-c", command, ok=None, timeout=60)
                 self.assertEqual((done.returncode, done.stderr), (DONE, ""), f"{command}\n{done.stdout}{done.stderr}")
                 printed += done.stdout
-        self.run_tidemark("qmp", "quit")
-        self.assertEqual(daemon.wait(20), 0)
+        if daemon.poll() is None:
+            self.run_tidemark("qmp", "quit")
+            self.assertEqual(daemon.wait(20), 0)
         return printed
 
     # What has to hold

@@ -240,6 +240,19 @@ class Live(CopyBed):
         self.end_of(process)
         self.assert_nothing_is_left()
 
+    def test_two_that_go_over_to_one_file(self):
+        """Whoever comes second removes nothing of the first one's."""
+        self.begin_writing()
+        for n in range(6):
+            name = f"n{n}.qcow2"
+            both = [self.lab.start(self.tidemark, "chain", "copy", "disk", name, "--pivot", stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True) for _ in range(2)]
+            self.assertEqual(sorted(self.end_of(process)[0] for process in both), [0, FAILED])
+            self.assertIn(name, self.names())
+            self.assertIn(f"disk[0] {name}", self.chain("show", "disk"))
+        self.writer.end()
+        self.assertEqual(self.content() == moment(self.writer.last), True)
+
     def test_no_room(self):
         small = self.path / "small"
         small.mkdir()

@@ -235,7 +235,7 @@ class Copies(Bed):
         self.assert_nothing_is_left()
 
     def test_the_guide(self):
-        self.assertIn("Images are identical", self.run_guide("chains.md", begin="## A copy of the file itself"))
+        self.assertIn("Images are identical", self.run_guide("chains.md", begin="## A copy of the file itself", end="## From virsh"))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
 import unittest
 
-from bed import FAILED, INTERRUPTED, KiB, MiB, Bed
+from bed import FAILED, INTERRUPTED, KiB, MiB, Bed, processes
 from copy_test import BLOCKS, Counter, moment
 from copy_test import DISK as COUNTED
 
@@ -28,6 +29,7 @@ class SnapshotBed(Bed):
         disk = self.disk(name)
         disk.pwrite(bytes([seed]) * (256 * KiB), 0)
         disk.pwrite(bytes([seed]) * MiB, seed * 64 * KiB)
+        disk.flush()
         disk.shutdown()
 
     def flat(self, name):
@@ -65,6 +67,20 @@ class Files(SnapshotBed):
         listed = self.snapshot("list", "vda.tuesday.qcow2")
         self.assertIn("[2] vda.qcow2 <- [1] vda.monday.qcow2 <- [0] vda.tuesday.qcow2", listed)
 
+    def test_names_from_elsewhere(self):
+        before = self.flat("vda.qcow2")
+        for name in ("deep/down", "other"):
+            (self.path / name).mkdir(parents=True)
+        (self.path / "other" / "link").symlink_to("../deep/down")
+        for cwd, disk, overlay in (("deep", "../vda.qcow2", "down/a.qcow2"), ("other", "../vda.qcow2", "b.qcow2"),
+                                   (".", "vda.qcow2", "other/link/c.qcow2"), ("deep/down", "a.qcow2", "../../d.qcow2"),
+                                   (".", "./vda.qcow2", self.path / "e.qcow2"), ("other", self.path / "vda.qcow2", "f.qcow2")):
+            self.lab.run(self.tidemark, "snapshot", "create", f"{disk}={overlay}", cwd=self.path / cwd)
+            self.assertEqual(self.flat(self.path / cwd / overlay) == before, True, overlay)
+        self.lab.run(self.tidemark, "chain", "commit", "../../d.qcow2", "1", cwd=self.path / "deep" / "down")
+        self.assertEqual(self.chain("d.qcow2"), ["d.qcow2", "vda.qcow2"])
+        self.assertEqual(self.flat("d.qcow2") == before, True)
+
     def test_all_or_none(self):
         self.snapshot("create", "vda.qcow2", "none.qcow2", expect=FAILED)
         (self.path / "vdb.x.qcow2").write_text("kept")
@@ -75,6 +91,23 @@ class Files(SnapshotBed):
         self.assertEqual(self.names(), ["vda.qcow2", "vdb.qcow2", "vdb.x.qcow2"])
         self.assertEqual(json.loads(self.snapshot("list", "vda.qcow2", "--json"))[0]["internal"], [])
         self.assertIn("give --qmp", self.snapshot("create", "vda.qcow2", "--quiesce", "true", expect=FAILED))
+
+    def test_no_room(self):
+        small = self.path / "small"
+        small.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", small], capture_output=True, text=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", small], check=True)
+        before = self.flat("vda.qcow2")
+        for words in (["create", "vda.qcow2=y.qcow2", "vdb.qcow2=small/x.qcow2"],
+                      ["revert", "y.qcow2", "1", "--overlay", "small/x.qcow2"]):
+            self.assertIn("No space left", self.snapshot(*words, expect=FAILED))
+            self.assertEqual((self.names(), list(small.iterdir())), (sorted({*self.names()} - {"y.qcow2.tidemark-partial"}), []))
+            if words[0] == "create":
+                self.assertNotIn("y.qcow2", self.names())
+                self.snapshot("create", "vda.qcow2=y.qcow2")
+        self.assertEqual((self.flat("vda.qcow2") == before, self.flat("y.qcow2") == before), (True, True))
 
     def test_in_use(self):
         self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
@@ -287,6 +320,17 @@ class Live(SnapshotBed):
             self.snapshot("create", *words, expect=FAILED)
             self.assertEqual((self.shown(), self.nodes(), self.names()), before, words)
 
+    def test_two_at_once(self):
+        self.begin()
+        before = self.content("vda")
+        for n in range(6):
+            both = [self.lab.start(self.tidemark, "snapshot", "create", "vda", "--name", f"s{n}", stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True) for _ in range(2)]
+            ends = sorted(self.end_of(process)[0] for process in both)
+            self.assertEqual(ends, [0, FAILED])
+        self.assertEqual(len(self.json("chain", "show", "vda")), 7)
+        self.assertEqual(self.content("vda") == before, True)
+
     def test_deleted_ones_leave_all_others(self):
         for way in ("auto", "pull", "commit"):
             for gone in ([1], [2], [3], [1, 3], [1, 2, 3]):
@@ -308,6 +352,36 @@ class Live(SnapshotBed):
                     chain = self.chain(top)
                     wanted = [state for n, state in enumerate(states) if n not in gone]
                     self.assertEqual([self.flat(name) == state for name, state in zip(chain, wanted, strict=True)], [True] * len(wanted))
+
+    def test_killed_while_it_deletes(self):
+        for way, gone in (("pull", "1"), ("commit", "1"), ("commit", "2")):
+            for killed in ("command", "daemon"):
+                with self.subTest(way=way, gone=gone, killed=killed):
+                    self.setUp()
+                    self.begin()
+                    for seed, name in enumerate(("a", "b"), 2):
+                        self.snapshot("create", "vda", "--name", name)
+                        self.guest_writes("vda", seed)
+                    before = self.content("vda")
+                    process = self.lab.start(self.tidemark, "snapshot", "delete", "vda", gone, "--way", way, "--speed", "64K",
+                                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                    self.until(lambda: self.client.execute("query-jobs"), "a job")
+                    time.sleep(random.random() * 0.3)
+                    if killed == "daemon":
+                        self.daemon.kill()
+                        self.daemon.wait(20)
+                        self.assertEqual(self.end_of(process)[0], FAILED)
+                        self.assertEqual(self.flat("vda.b.qcow2") == before, True)
+                        continue
+                    process.kill()
+                    self.end_of(process)
+                    self.assertEqual(self.content("vda") == before, True)
+                    job, = self.client.execute("query-jobs")
+                    self.run_tidemark("job", "cancel", job["id"])
+                    self.until(lambda: self.client.execute("query-jobs")[0]["status"] == "concluded", "it was cancelled")
+                    self.snapshot("delete", "vda", gone, "--way", way)
+                    self.assertEqual(self.content("vda") == before, True)
+                    self.assertEqual(len(self.json("chain", "show", "vda")), 2)
 
     def test_a_stale_top_shows_the_disk(self):
         """The file that was the disk before its snapshot was deleted by a commit, taken for the disk by mistake."""
@@ -340,6 +414,31 @@ class Live(SnapshotBed):
         self.assertNotIn("bitmaps-left", told)
         self.assertEqual(sorted(one["name"] for one in self.json("bitmap", "list", "vda")), ["goes", "stays"])
 
+    def test_reverted_while_nobody_is_served(self):
+        self.begin()
+        self.snapshot("create", "--internal", "--name", "a", "vda")
+        before = self.content("vda")
+        self.guest_writes("vda", 6)
+        self.assertIn("block-export-del id=vda', refused while a guest is connected", self.snapshot("revert", "--internal", "vda", "a", expect=FAILED))
+        disk = self.disk("vda")
+        self.assertIn("still in use", self.run_tidemark("qmp", "block-export-del", "id=vda", expect=FAILED).stderr)
+        disk.shutdown()
+        self.until(lambda: self.lab.run(self.tidemark, "qmp", "block-export-del", "id=vda", ok=None).returncode == 0, "the client has gone")
+        self.until(lambda: "vda" not in self.shown(), "the export is gone")
+        self.assertIn("Can't find snapshot", self.snapshot("revert", "--internal", "vda", "none", expect=FAILED))
+        self.run_tidemark("bitmap", "add", "vda", "b", "--persistent")
+        self.assertIn("remove them first", self.snapshot("revert", "--internal", "vda", "a", expect=FAILED))
+        self.run_tidemark("bitmap", "remove", "vda", "b")
+        self.run_tidemark("bitmap", "add", "vda", "passing")
+        self.snapshot("revert", "--internal", "vda", "a")
+        self.assertTrue(self.json("bitmap", "list", "vda")[0]["inconsistent"])
+        self.client.execute("block-export-add", type="nbd", id="vda", name="vda", writable=True, **{"node-name": "vda"})
+        self.assertEqual(self.content("vda") == before, True)
+        self.guest_writes("vda", 7)
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.run("qemu-img", "check", "-q", "vda.qcow2")
+
     def test_through_a_filter(self):
         self.begin()
         self.client.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
@@ -362,6 +461,20 @@ class Live(SnapshotBed):
         before = self.shown(), self.nodes(), self.names()
         self.assertIn("No space left", self.snapshot("create", "vda", "vdb=small/x.qcow2", expect=FAILED))
         self.assertEqual((self.shown(), self.nodes(), self.names(), list(small.iterdir())), (*before, []))
+
+
+class Guide(SnapshotBed):
+    def test_its_commands(self):
+        page = (processes.ROOT / "docs" / "guide" / "chains.md").read_text(encoding="utf-8").partition("## From virsh")[2]
+        rows = [row.split("|")[2] for row in page.splitlines() if row.startswith("| `virsh ")]
+        commands = [line for block in page.split("```\n")[1::2] for line in block.splitlines()]
+        for row in rows:
+            for command in re.findall(r"`(tidemark [^`]+)`", row):
+                self.assertIn(command, commands)
+        self.assertGreater(len(rows), 12)
+        shown = self.run_guide("chains.md", begin="## From virsh")
+        self.assertIn("vda[2] vda.qcow2 <- vda[1] vda.monday.qcow2 <- vda[0] vda.tuesday.qcow2", shown)
+        self.assertEqual(self.flat("moved.qcow2"), self.flat("there.qcow2"))
 
 
 class Quiesced(SnapshotBed):

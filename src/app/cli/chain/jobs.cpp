@@ -18,11 +18,22 @@ Task<std::string> free_name(QmpClient& client) {
   }
 }
 
+// Of one that is dismissed by itself.
+Task<> fail_as_it_did(QmpClient& client, std::string id) {
+  while (client.has_event()) {
+    const Json event = co_await client.next_event();
+    const Json* data = event.find("data");
+    if (data && text(*data, "device") == id && !text(*data, "error").empty())
+      co_await Error(Errc::io, fmt::format("job '{}' failed: {}", id, text(*data, "error")));
+  }
+  co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
+}
+
 Task<Json> look_at(QmpClient& client, std::string id) {
   const Json jobs = co_await client.execute("query-jobs");
-  const Json* entry = find_by(jobs, "id", id);
-  if (!entry) co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
-  co_return *entry;
+  if (const Json* entry = find_by(jobs, "id", id)) co_return *entry;
+  co_await fail_as_it_did(client, id);
+  co_return Json();
 }
 
 Task<> tell_to_end(QmpClient& client, std::string id, WhenReady end) {
@@ -65,7 +76,7 @@ Task<Json> cancel(const Context& context, QmpClient& client, std::string id) {
 Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob job) {
   std::string id = co_await free_name(client);
   job.arguments.set("job-id", id);
-  job.arguments.set("auto-dismiss", false);
+  job.arguments.set("auto-dismiss", job.when_ready == WhenReady::stay);      // nobody waits for its end
   co_await client.execute(job.command, std::move(job.arguments));
   const auto followed = co_await follow(context, client, id, job.when_ready).result();
   Json now;

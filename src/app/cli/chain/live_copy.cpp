@@ -36,7 +36,8 @@ Task<> LiveCopy::find_source() {
     direct_ = flag(*cache, "direct");
     no_flush_ = flag(*cache, "no-flush");
   }
-  report_.node = free_node_name(nodes, options_.target);
+  const auto path = local_path(options_.target);
+  report_.node = free_node_name(nodes, path ? *path : options_.chain.top + "-copy");
 }
 
 Task<> LiveCopy::check_target() {
@@ -82,8 +83,10 @@ Task<> LiveCopy::check_reused(std::string path) {
 Task<> LiveCopy::to_new_file(std::string path) {
   NewFile file = co_await NewFile::begin(context_.reactor, path);
   std::string name = path;
-  if (!goes_over()) name = file.partial();
-  co_await remove_what_is_left(name);
+  if (!goes_over()) {
+    name = file.partial();
+    co_await remove_what_is_left(name);
+  }
   auto done = co_await make(name).result();
   if (done) {
     ImageName target{name, format_};
@@ -109,7 +112,17 @@ Task<> LiveCopy::remove_what_is_left(std::string path) {
   }
 }
 
+// Only one of two that are started at once makes it: the other would remove what the disk has gone over to.
+Task<> LiveCopy::take_name(std::string path) {
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  File file = co_await File::open(context_.reactor, std::move(path), flags);
+  made_ = true;
+  co_await file.close();
+}
+
 Task<> LiveCopy::make(std::string path) {
+  if (goes_over()) co_await take_name(path);
   FormatOptions format;
   format.qcow2.size = report_.size;
   if (options_.shallow) {
@@ -117,7 +130,7 @@ Task<> LiveCopy::make(std::string path) {
     format.qcow2.backing_format = text(items(layers_)[1], "driver");
   }
   const auto made = co_await make_image(context_.reactor, path, format_, std::move(format)).result();
-  made_ = made || made.error().code() != Errc::busy;             // else another's who is making it
+  made_ = made_ || made || made.error().code() != Errc::busy;    // else another's who is making it
   co_await unwrap(made);
 }
 

@@ -33,6 +33,7 @@ class LiveCopy {
   Task<> check_reused(std::string path);
   Task<> to_new_file(std::string path);
   Task<> remove_what_is_left(std::string path);
+  Task<> take_name(std::string path);
   Task<> make(std::string path);
   Task<> mirror_to(ImageName target);
   Task<Json> describe_target(ImageName target);

@@ -129,12 +129,16 @@ Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
   co_return first && second && first->device == second->device && first->inode == second->inode;
 }
 
+// Names with ".." in them do not say where links lead: one that does not reach the file is no name for it.
 std::string name_seen_from(const std::string& file, const std::string& other) {
-  std::filesystem::path there(other);
-  const bool absolute = std::filesystem::path(file).is_absolute();
-  if (there.is_absolute() && !absolute) return other;
-  if (absolute) there = std::filesystem::absolute(there).lexically_normal();
-  return there.lexically_relative(std::filesystem::path(file).parent_path()).string();
+  namespace stdfs = std::filesystem;
+  std::error_code error;
+  const stdfs::path from = stdfs::path(file).parent_path();
+  const stdfs::path whole = stdfs::absolute(other, error);
+  if (stdfs::path(other).is_absolute() && !from.is_absolute()) return other;
+  const stdfs::path name = from.is_absolute() ? whole.lexically_relative(from) : stdfs::path(other).lexically_relative(from);
+  const bool reaches = !name.empty() && stdfs::equivalent(from / name, whole, error);
+  return reaches ? name.string() : whole.string();
 }
 
 std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::format("{}[{}]", chain.live ? chain.top : "", layer); }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/chain/look.hpp"
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/chain/steps.hpp"
 #include "app/cli/fields.hpp"
 #include "task/finally.hpp"
@@ -72,9 +73,16 @@ Json to_json(const Json& layers, const Removal& step) {
 Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, const std::vector<Removal>& steps, std::uint64_t speed) {
   Json done = Json::array();
   for (const Removal& step : steps) {
-    if (client) co_await remove_live(context, *client, layers, step, speed);
-    else co_await remove_offline(context, layers, step);
+    LeftNode left;
+    if (!client) co_await remove_offline(context, layers, step);
+    else {
+      co_await remove_live(context, *client, layers, step, speed);
+      if (step.commit && step.first == 0)
+        left = co_await let_go_of(*client, text(items(layers)[0], "node-name"), text(items(layers)[step.into()], "node-name"));
+    }
     if (!context.json) print_line(describe(layers, step));
+    if (!context.json && left.there)
+      print_line(fmt::format("node '{}', which was the top, is still there", text(items(layers)[0], "node-name")));
     done.push_back(to_json(layers, step));
   }
   if (context.json) print_json(done);

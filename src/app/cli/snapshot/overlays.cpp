@@ -36,9 +36,10 @@ Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays) {
   std::size_t published = 0;
   Result<> made;
   for (std::size_t i = 0; made && i < overlays.size(); ++i) {
-    NewFile file = co_await NewFile::begin(reactor, overlays[i].file);
-    files.push_back(file);
-    made = co_await make_overlay(reactor, overlays[i], file.partial()).result();
+    const auto file = co_await NewFile::begin(reactor, overlays[i].file).result();
+    if (file) files.push_back(*file);
+    if (file) made = co_await make_overlay(reactor, overlays[i], file->partial()).result();
+    else made = file.error();
   }
   for (; made && published < files.size(); ++published) made = co_await files[published].publish().result();
   if (made) co_return;

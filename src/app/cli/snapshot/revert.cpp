@@ -1,4 +1,4 @@
-// A disk becomes one of its snapshots again, in files that nobody uses.
+// A disk becomes one of its snapshots again, in files that nobody uses, or that a daemon has open and nobody is served.
 //
 // Invariant: interrupted anywhere the disk is what it was, or the snapshot.  No bitmap that knew the disk before claims to know what
 // it is now: those of a new overlay are none, a store beside an image that is replaced goes, and an image that holds bitmaps is
@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/chain/look.hpp"
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/new_file.hpp"
@@ -13,14 +14,26 @@
 #include "app/cli/snapshot/commands.hpp"
 #include "app/cli/snapshot/overlays.hpp"
 #include "control/tracking_stores.hpp"
+#include "task/finally.hpp"
 
 namespace tidemark::cli {
 namespace {
 
-// A guest, or what else has the disk open, would see its content change.
-Error in_use(const SnapshotRevertOptions& options) {
-  return Error(Errc::busy, fmt::format("disk '{0}' is a running daemon's, whose guest would see it change: end the guest and the daemon "
-                                       "('tidemark qmp quit'), and revert the file, without --qmp and TIDEMARK_QMP", options.disk.top));
+// A guest would see the content of its disk change.
+Task<> check_not_exported(QmpClient& client, std::string disk, std::string node) {
+  const Json exports = co_await client.execute("query-block-exports");
+  const Json* shown = find_by(exports, "node-name", node);
+  if (!shown) co_return;
+  constexpr const char* what_to_do =
+      "end the guest and the daemon ('tidemark qmp quit'), and revert the file without --qmp and TIDEMARK_QMP; or remove the export "
+      "('tidemark qmp block-export-del id={}', refused while a guest is connected), revert node '{}', and export it again";
+  const std::string how = fmt::format(what_to_do, text(*shown, "id"), node);
+  co_await Error(Errc::busy, fmt::format("disk '{}' is exported, and would change under its guest: {}", disk, how));
+}
+
+Task<> set_active(QmpClient& client, std::string node, bool active) {
+  Json arguments = Json::object({{"node-name", std::move(node)}, {"active", active}});
+  co_await client.execute("blockdev-set-active", std::move(arguments));
 }
 
 // What the top's file keeps goes with it.
@@ -78,15 +91,42 @@ Task<> revert_to_kept(const Context& context, SnapshotRevertOptions options) {
   print(context, options, fmt::format("'{}'", applied.name), options.disk.top);
 }
 
+// The daemon lets go of the image meanwhile, and reads it anew; it refuses to while anybody uses the node.
+Task<> revert_node_to_kept(const Context& context, QmpClient& client, SnapshotRevertOptions options) {
+  const Json nodes = co_await all_nodes(client);
+  const Json node = co_await unwrap(node_in(nodes, options.disk.top));
+  const std::string name = options.disk.top;
+  co_await set_active(client, name, false);
+  options.disk.top = text(node, "file");
+  auto activate = [&]() -> Task<> { return set_active(client, name, true); };
+  co_await finally(revert_to_kept(context, std::move(options)), activate);
+}
+
+Task<> revert_live(const Context& context, QmpClient& client, SnapshotRevertOptions options) {
+  std::string node = co_await node_of_disk(client, options.disk.top);
+  co_await check_not_exported(client, options.disk.top, node);
+  if (!options.internal)
+    co_await Error(Errc::unsupported, fmt::format("node '{}' stays on its layers: remove it ('tidemark qmp blockdev-del'), revert the file "
+                                                  "without --qmp and TIDEMARK_QMP, and add what is the disk then", node));
+  options.disk.top = std::move(node);
+  co_await revert_node_to_kept(context, client, std::move(options));
+}
+
 }  // namespace
 
 Task<Exit> snapshot_revert(const Context& context, SnapshotRevertOptions options) {
-  if (options.disk.live) co_await in_use(options);
   if (options.internal && (options.discard || !options.overlay.empty()))
     co_await Error(Errc::invalid_argument, "--overlay and --discard are for layers, not for --internal snapshots");
   if (!options.internal && !options.discard && options.overlay.empty())
     co_await Error(Errc::invalid_argument, "what becomes of what was written since? --discard empties the disk's file; --overlay FILE "
                                            "leaves it, and FILE is the disk");
+  if (options.disk.live) {
+    QmpClient client = co_await context.connect();
+    client.see_through();                // what the daemon let go of it takes again
+    auto close = [&client]() -> Task<> { return client.close(); };
+    co_await finally(revert_live(context, client, std::move(options)), close);
+    co_return Exit::ok;
+  }
   if (options.internal) co_await revert_to_kept(context, std::move(options));
   else co_await revert_to_layer(context, std::move(options));
   co_return Exit::ok;
