@@ -21,6 +21,7 @@ Json job_arguments(const Json& layers, Removal step, std::uint64_t speed) {
     arguments.set("device", node_of(layers, 0));
     arguments.set("top-node", node_of(layers, step.first));
     arguments.set("base-node", node_of(layers, step.into()));
+    if (step.preserve_removed != "off") arguments.set("preserve-removed", step.preserve_removed);
     return arguments;
   }
   arguments.set("device", node_of(layers, step.into()));
