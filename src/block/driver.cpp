@@ -30,6 +30,11 @@ Permissions BlockDriver::child_permissions(const Edge& child, Permissions node, 
   return node;
 }
 
+Task<> BlockDriver::write_back() {
+  for (Edge* edge : edges())
+    if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->write_back();
+}
+
 namespace {
 Task<> not_supported(const BlockDriver& driver, std::string_view what) {
   co_await Error(Errc::unsupported, std::string(driver.name()) + ": " + std::string(what) + " not supported");

@@ -62,6 +62,8 @@ class BlockDriver {
   virtual Task<> discard(Range range);
   // Completed writes are durable afterwards, down to the device.
   virtual Task<> flush() = 0;
+  // Advice: what was written may begin to become durable; returns without waiting for that.
+  virtual Task<> write_back();
   // Writes whole clusters, or up to the end, compressed, where the format can.
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);

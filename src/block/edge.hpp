@@ -61,6 +61,7 @@ class Edge {
   Task<> write_compressed(std::uint64_t offset, Buffers from);
   Task<> discard(Range range);
   Task<> flush();
+  Task<> write_back();                           // advice, see BlockDriver; fails never
   Task<> truncate(std::uint64_t size);
   Task<Extent> map(Range wanted);
 

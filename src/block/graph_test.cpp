@@ -1,6 +1,7 @@
 // The graph's shape: names, removal, filters put in and taken out, drain.
 #include "block/status.hpp"
 #include "block/test_driver.hpp"
+#include "block/write_behind.hpp"
 
 namespace tidemark::test {
 namespace {
@@ -24,6 +25,22 @@ class GraphTest : public BlockTest {
     guard.emplace(co_await graph.drain(node));
   }
 };
+
+TEST_F(GraphTest, WhatACopierWroteIsWrittenBackWhereItIsStoredOnly) {
+  TestDriver& file = add_disk("file");
+  TestDriver& below = add_disk("below");
+  TestDriver& target = add_disk("target");
+  add_parent("fmt", {{&node("file"), Role::file}, {&node("below"), Role::backing}});
+  add_parent("cbw", {{&node("fmt"), Role::filtered}, {&node("target"), Role::target}}, true);
+  Edge& edge = attach(node("cbw"));
+  WriteBehind behind(edge);
+  for (int i = 0; i < 64; ++i) run(behind.wrote(256 * KiB));
+  EXPECT_EQ(file.count(Call::write_back), 2u);
+  file.fail_next(Error(Errc::io, "no"));
+  run(behind.wrote(8 * MiB));                          // whoever flushes is told
+  EXPECT_EQ(file.count(Call::write_back), 3u);
+  EXPECT_EQ(below.count(Call::write_back) + target.count(Call::write_back), 0u);
+}
 
 TEST_F(GraphTest, FindsNodesByName) {
   add_disk("a");

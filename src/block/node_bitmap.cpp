@@ -23,18 +23,21 @@ void NodeBitmap::refreeze() {
 }
 
 void NodeBitmap::abdicate() {
+  drops_with_ = 0;
+  busy_ = false;
+  if (std::exchange(dropped_, false)) return;
   keep(bits_);
   suspected_.reset();
   if (successor_) bits_ = std::move(*successor_);
   else bits_.clear_all();
   successor_.reset();
-  busy_ = false;
 }
 
 void NodeBitmap::reclaim() {
   if (successor_) bits_.merge(*successor_);
   successor_.reset();
-  busy_ = false;
+  drops_with_ = 0;
+  busy_ = dropped_ = false;
 }
 
 DirtyBitmap NodeBitmap::clear() {
@@ -51,8 +54,9 @@ void NodeBitmap::truncate(std::uint64_t disk_size) {
   if (recorder_) recorder_->truncate(disk_size);
 }
 
-void NodeBitmap::hold_for_group(bool was_recording) {
+void NodeBitmap::hold_for_group(std::uint64_t group, bool was_recording) {
   ++group_holds_;
+  group_ = group;
   if (was_recording && !recorder_) recorder_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
 }
 
@@ -60,7 +64,20 @@ void NodeBitmap::end_group() noexcept {
   TM_ASSERT(group_holds_ > 0);
   if (--group_holds_ != 0) return;
   recorder_.reset();
+  group_ = 0;
   in_group_ = false;
+}
+
+void NodeBitmap::group_decided(std::uint64_t group) {
+  if (!persistent_ || !concerns(group)) return;
+  kept_.reset();
+  recorder_.reset();
+  if (!drops_with(group)) return;
+  suspected_.reset();
+  if (successor_) bits_ = std::move(*successor_);
+  else bits_.clear_all();
+  successor_.reset();
+  dropped_ = true;
 }
 
 void NodeBitmap::come_back(NodeBitmap stored) {
@@ -205,6 +222,15 @@ void move_bitmap(NodeBitmap& bitmap, std::vector<std::shared_ptr<NodeBitmap>>& f
 void NodeBitmaps::retire(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, all_, &retired_); }
 void NodeBitmaps::revive(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, retired_, &all_); }
 void NodeBitmaps::bury(NodeBitmap& bitmap) noexcept { move_bitmap(bitmap, retired_, nullptr); }
+
+// What was removed the store does not have any more.
+void NodeBitmaps::group_decided(std::uint64_t group) {
+  for (auto& bitmap : all_) bitmap->group_decided(group);
+  for (auto& bitmap : retired_) {
+    bitmap->group_decided(group);
+    if (bitmap->held_by(group)) bitmap->set_persistent(false);
+  }
+}
 
 void NodeBitmaps::truncate(std::uint64_t disk_size) {
   for (auto& bitmap : all_) bitmap->truncate(disk_size);

@@ -77,11 +77,18 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
   // Actions and jobs that take effect together hold what they have changed until they have ended.  What is written meanwhile is
   // recorded beside it, too, if it `was_recording` before: so it can be as it was, and no mark is lost.  Once the group is complete
   // it is nobody else's.
-  void hold_for_group(bool was_recording);
+  void hold_for_group(std::uint64_t group, bool was_recording);
   void complete_group() noexcept { in_group_ = true; }
   void end_group() noexcept;
   bool in_group() const noexcept { return in_group_; }
   const DirtyBitmap* recorder() const noexcept { return recorder_.get(); }
+  // A job that holds it: the frozen bits are dropped if the group ends well.
+  void drop_with_group(std::uint64_t group) noexcept { drops_with_ = group; }
+  bool held_by(std::uint64_t group) const noexcept { return group != 0 && group_ == group; }
+  bool drops_with(std::uint64_t group) const noexcept { return group != 0 && drops_with_ == group; }
+  bool concerns(std::uint64_t group) const noexcept { return held_by(group) || drops_with(group); }
+  // The group ends well, and the store has this bitmap as it is then: nothing is kept for an undo.
+  void group_decided(std::uint64_t group);
 
   // It says from here on what the other one, of another node, says at this moment, whoever holds that; this one nobody
   // holds.  The bits that are dropped so are kept.
@@ -119,12 +126,13 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
   std::unique_ptr<DirtyBitmap> successor_;       // records while a job holds bits_
   std::unique_ptr<DirtyBitmap> recorder_;
   unsigned group_holds_ = 0;
+  std::uint64_t group_ = 0, drops_with_ = 0;
   std::unique_ptr<Kept> kept_;
   std::uint64_t kept_version_ = 0;
   std::unique_ptr<DirtyBitmap> suspected_;
   std::string inconsistent_;                     // why
   bool enabled_ = true, busy_ = false, persistent_ = false, read_only_ = false, leaving_ = false,
-       follows_ = false, carried_ = false, in_group_ = false;
+       follows_ = false, carried_ = false, in_group_ = false, dropped_ = false;
 };
 
 // What a command needs of a bitmap; QEMU's bdrv_dirty_bitmap_check() conditions and messages.
@@ -152,6 +160,7 @@ class NodeBitmaps {
   void retire(NodeBitmap& bitmap) noexcept;
   void revive(NodeBitmap& bitmap) noexcept;
   void bury(NodeBitmap& bitmap) noexcept;
+  void group_decided(std::uint64_t group);
   // A bitmap begins anew: it was cleared or enabled, or made here.
   void begun() noexcept { ++beginnings_; }
   std::uint64_t beginnings() const noexcept { return beginnings_; }

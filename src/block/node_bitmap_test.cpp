@@ -54,6 +54,50 @@ TEST_F(NodeBitmapTest, ReclaimIsTheUnion) {
   EXPECT_EQ(bitmap.dirty_bytes(), 2 * granule);
 }
 
+// The store has it so already: what a job then drops is not kept, and what came since stays.
+TEST_F(NodeBitmapTest, WhenItsGroupIsDecidedFrozenBitsAreGone) {
+  bitmap.set_persistent(true);
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  bitmap.mark({5 * granule, granule});
+  bitmap.drop_with_group(7);
+  bitmap.group_decided(8);
+  EXPECT_TRUE(bitmap.bits().test(0));
+  bitmap.group_decided(7);
+  EXPECT_FALSE(bitmap.bits().test(0));
+  EXPECT_TRUE(bitmap.busy());
+  bitmap.mark({6 * granule, granule});
+  bitmap.abdicate();
+  EXPECT_FALSE(bitmap.busy() || bitmap.concerns(7) || bitmap.kept());
+  EXPECT_TRUE(bitmap.bits().test(5 * granule) && bitmap.bits().test(6 * granule));
+  EXPECT_EQ(bitmap.dirty_bytes(), 2 * granule);
+}
+
+TEST_F(NodeBitmapTest, AGroupThatIsNotDecidedGivesFrozenBitsBack) {
+  bitmap.set_persistent(true);
+  bitmap.mark({0, granule});
+  bitmap.freeze();
+  bitmap.drop_with_group(7);
+  bitmap.reclaim();
+  EXPECT_FALSE(bitmap.concerns(7));
+  EXPECT_TRUE(bitmap.bits().test(0));
+}
+
+TEST_F(NodeBitmapTest, NothingIsKeptForAGroupThatIsDecided) {
+  bitmap.set_persistent(true);
+  bitmap.mark({0, granule});
+  bitmap.hold_for_group(7, true);
+  (void)bitmap.clear();
+  bitmap.set_enabled(false);
+  bitmap.mark({5 * granule, granule});
+  EXPECT_TRUE(bitmap.kept() && bitmap.recorder());
+  bitmap.group_decided(7);
+  EXPECT_FALSE(bitmap.kept() || bitmap.recorder());
+  bitmap.end_group();
+  EXPECT_FALSE(bitmap.concerns(7));
+  EXPECT_TRUE(bitmap.bits().empty());
+}
+
 TEST_F(NodeBitmapTest, AReadOnlyOneIsRead) {
   bitmap.set_read_only();
   EXPECT_TRUE(check_bitmap(bitmap, BitmapUse::read).ok());

@@ -132,6 +132,14 @@ Task<> BlockNode::flush(Edge& via) {
   timed.done();
 }
 
+// The flush that follows tells what fails.
+Task<> BlockNode::write_back(Edge& via) {
+  BlockNode& node = *via.node_;
+  if (via.is_root() && node.quiesced_) co_return;
+  InFlight in_flight(node);
+  (void)co_await node.driver_->write_back().result();
+}
+
 Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;

@@ -36,6 +36,11 @@ struct TrackingReport {
   } kind;
   std::string message;
 };
+// Where it is recorded that a group (completion-mode grouped) has ended well, for all stores that it concerns.
+struct GroupKeeper {
+  std::uint64_t store = 0;          // its number; 0: there is no store
+  std::string path;
+};
 using TrackingListener = std::function<void(const std::string& node, const TrackingReport& report)>;
 
 class NodeTracking {
@@ -49,6 +54,17 @@ class NodeTracking {
   // The disk is flushed and the persistent bitmaps are durable as they were in memory at some moment after
   // this was called; what was released before is forgotten.
   virtual Task<> save() = 0;
+
+  // A group of jobs and actions that is about to end well, in all stores or in none (docs/decisions/0009-groups.md).
+  virtual GroupKeeper keeper() const = 0;
+  // Durable is, with what bitmaps are, what they will be if the keeper has it on record; until settle_group().
+  virtual Task<> intend(std::uint64_t group, const GroupKeeper& keeper) = 0;
+  virtual void withdraw(std::uint64_t group) noexcept = 0;
+  // The group has ended well: durable is what bitmaps will be, and, if others ask, that it has.  On error it has not.
+  virtual Task<> decide(std::uint64_t group, bool recorded) = 0;
+  // The keeper has it on record.  On error that is to stay.
+  virtual Task<> settle_group(std::uint64_t group) = 0;
+  virtual void forget_group(std::uint64_t group) noexcept = 0;
 
   // Around the closing of the node, whose writes have ended: while its bitmaps and driver are there, and
   // when the image below is closed, too, and the node is gone.

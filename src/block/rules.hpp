@@ -35,6 +35,7 @@ enum class Rule : std::uint8_t {
   flush_preserved,           // what a commit preserves in other images is durable before the base is written
   // control
   drain_together,            // a transaction's nodes are at rest from its first action to its last
+  intend_before_record,      // all stores of a group have what it comes to before one has it on record that it ended well
   save_before_reply,         // what a command has done to bitmaps is durable when it is answered
 };
 

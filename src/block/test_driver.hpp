@@ -14,7 +14,7 @@
 
 namespace tidemark::test {
 
-enum class Call : std::uint8_t { read, write, zeroes, discard, flush, compressed, truncate, close };
+enum class Call : std::uint8_t { read, write, zeroes, discard, flush, compressed, truncate, write_back, close };
 
 struct Logged {
   Call call;
@@ -79,6 +79,10 @@ class TestDriver : public BlockDriver {
     from.copy_to(MutableBytes(content_).subspan(offset, from.size()));
   }
   Task<> flush() override { return begin(Call::flush, {}); }
+  Task<> write_back() override {
+    if (edges().empty()) return begin(Call::write_back, {});
+    return BlockDriver::write_back();
+  }
   Task<> truncate(std::uint64_t size) override {
     const Range range{0, size};
     co_await begin(Call::truncate, range);

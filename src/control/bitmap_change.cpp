@@ -9,19 +9,19 @@ namespace tidemark {
 BitmapChange::~BitmapChange() { TM_ASSERT(!edge_); }
 
 Task<> BitmapChange::begin(BlockNode& node) {
-  if (!grouped_) co_return;
+  if (group_ == 0) co_return;
   const Permissions nothing{Permissions::none, Permissions::all};
   edge_ = co_await unwrap(Edge::attach(node, Role::root, nothing, "a transaction whose jobs have not ended"));
 }
 
 void BitmapChange::touch(NodeBitmap& bitmap) {
-  if (!grouped_) return;
+  if (group_ == 0) return;
   held_.push_back({bitmap.shared_from_this(), bitmap.enabled()});
-  bitmap.hold_for_group(bitmap.enabled());
+  bitmap.hold_for_group(group_, bitmap.enabled());
 }
 
 Task<> BitmapChange::take_effect() {
-  if (!grouped_) steps_.commit();
+  if (group_ == 0) steps_.commit();
   for (const Held& held : held_) held.bitmap->complete_group();
   co_return;
 }
@@ -75,7 +75,7 @@ Task<> BitmapChange::finish(bool well) {
       if (!held.bitmap->in_group()) held.bitmap->release_kept();       // it has them again
   }
   held_.clear();
-  if (owner) co_await forget_dropped(*owner);
+  if (owner && !well) co_await forget_dropped(*owner);
   co_await let_go();
 }
 

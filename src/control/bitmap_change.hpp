@@ -13,10 +13,10 @@ namespace tidemark {
 
 class BitmapChange final : public JobTransaction::Part {
  public:
-  BitmapChange(Homes& homes, Place& place, bool grouped) : homes_(homes), place_(place), grouped_(grouped) {}
+  // `group` is null for one that takes effect at once.
+  BitmapChange(Homes& homes, Place& place, const JobTransaction* group)
+      : homes_(homes), place_(place), group_(group ? group->id() : 0) {}
   ~BitmapChange() override;
-
-  bool grouped() const noexcept { return grouped_; }
 
   // At the node's place, the node at rest.
 
@@ -30,7 +30,7 @@ class BitmapChange final : public JobTransaction::Part {
   // Some are not.
   Task<> undo();
 
-  // On the main thread, of a group: its jobs have ended.
+  // On the main thread, of a group: its jobs have ended; what it comes to is durable if they have ended well.
   Task<> end(bool well) override;
 
  private:
@@ -45,7 +45,7 @@ class BitmapChange final : public JobTransaction::Part {
 
   Homes& homes_;
   Place& place_;
-  const bool grouped_;
+  const std::uint64_t group_;            // 0: none
   Transaction steps_;
   std::vector<Held> held_;
   std::unique_ptr<Edge> edge_;           // keeps the node, or what is in its place, at this place

@@ -76,7 +76,7 @@ class CheckpointAction : public TransactionAction {
     for (const std::string& name : names_) {
       Place* place = co_await homes_.lookup(name);
       BlockNode* image = co_await homes_.at(*place, find_disk_image(place->graph, name));
-      parts_.push_back(std::make_unique<Part>(place, image, std::make_unique<BitmapChange>(homes_, *place, group_ != nullptr)));
+      parts_.push_back(std::make_unique<Part>(place, image, std::make_unique<BitmapChange>(homes_, *place, group_.get())));
     }
   }
 

@@ -60,6 +60,28 @@ Task<> ImageTracking::settle() {
   if (store_) co_await store_->settle();
 }
 
+Task<> ImageTracking::intend(std::uint64_t group, const GroupKeeper& keeper) {
+  if (store_) co_await store_->intend(group, keeper);
+}
+
+void ImageTracking::withdraw(std::uint64_t group) noexcept {
+  if (store_) store_->withdraw(group);
+}
+
+Task<> ImageTracking::decide(std::uint64_t group, bool recorded) {
+  if (store_) co_return co_await store_->decide(group, recorded);
+  co_await settle_group(group);
+}
+
+Task<> ImageTracking::settle_group(std::uint64_t group) {
+  if (store_) co_return co_await store_->settle_group(group);
+  node_.bitmaps().group_decided(group);
+}
+
+void ImageTracking::forget_group(std::uint64_t group) noexcept {
+  if (store_) store_->forget_group(group);
+}
+
 void ImageTracking::leave() noexcept {
   if (store_) store_->leave();
 }

@@ -95,7 +95,7 @@ class BitmapAction final : public TransactionAction {
     if (const auto* merge = merged_by(action_)) foreign = co_await copy_foreign_sources(homes_, *merge, *place);
     place_ = place;
     unsaved_->insert(node);
-    change_ = std::make_unique<BitmapChange>(homes_, *place, group_ != nullptr);
+    change_ = std::make_unique<BitmapChange>(homes_, *place, group_.get());
     co_await homes_.at(*place, act(place->graph, action_, foreign, *change_));
   }
 

@@ -7,7 +7,7 @@
 
 #include "control/commands/transaction.hpp"
 #include "control/exports.hpp"
-#include "control/homes.hpp"
+#include "control/group_decisions.hpp"
 #include "control/node_access.hpp"
 #include "job/job_manager.hpp"
 
@@ -15,7 +15,8 @@ namespace tidemark {
 
 class TransactionCommandHandler final : public TransactionCommands {
  public:
-  TransactionCommandHandler(Homes& homes, JobManager& jobs, Exports& exports) : homes_(homes), jobs_(jobs), exports_(exports) {}
+  TransactionCommandHandler(Homes& homes, JobManager& jobs, Exports& exports)
+      : homes_(homes), jobs_(jobs), exports_(exports), decisions_(homes) {}
   Task<> transaction(schema::TransactionArguments arguments) override;
 
  private:
@@ -23,6 +24,7 @@ class TransactionCommandHandler final : public TransactionCommands {
   JobManager& jobs_;
   Exports& exports_;
   NodeAccess access_;
+  GroupDecisions decisions_;
 };
 
 }  // namespace tidemark

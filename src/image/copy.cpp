@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/node.hpp"
+#include "block/write_behind.hpp"
 #include "image/extents.hpp"
 #include "io/aligned.hpp"
 
@@ -11,14 +12,11 @@ namespace {
 
 constexpr std::uint64_t piece_max = 1 * MiB;
 
-// So much is made durable at a time while the rest is copied: the disk does not wait for the end.
-constexpr std::uint64_t flush_step = 64 * MiB;
-
 class Copy {
  public:
   Copy(Edge& source, Range area, Edge& target, CopyOptions& options)
       : source_(source), target_(target), options_(options), running_(target.node().reactor(), options.course),
-        unit_(unit_of(target, options)), extents_(source, area, extent_options()), base_offset_(area.offset) {}
+        unit_(unit_of(target, options)), extents_(source, area, extent_options()), base_offset_(area.offset), behind_(target) {}
 
   Task<CopyReport> run() {
     auto worker = [this](CancelToken stop) { return work(stop); };
@@ -85,17 +83,7 @@ class Copy {
     report_.data_bytes += range.length;
     if (options_.compress) co_await target_.write_compressed(to(range.offset), Buffers(bytes));
     else co_await target_.write(to(range.offset), Buffers(bytes));
-    co_await flush_now_and_then(range.length);
-  }
-
-  // By one worker; the others go on.
-  Task<> flush_now_and_then(std::uint64_t written) {
-    unflushed_ += written;
-    if (unflushed_ < flush_step || flushing_) co_return;
-    unflushed_ = 0;
-    flushing_ = true;
-    co_await target_.flush();
-    flushing_ = false;
+    co_await behind_.wrote(range.length);
   }
 
   Task<> put_zeroes(Range range, AlignedBuffer& buffer) {
@@ -122,8 +110,7 @@ class Copy {
   Extents extents_;
   const std::uint64_t base_offset_;
   CopyReport report_;
-  std::uint64_t unflushed_ = 0;
-  bool flushing_ = false;
+  WriteBehind behind_;
 };
 
 }  // namespace

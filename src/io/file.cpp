@@ -108,6 +108,12 @@ Task<> File::write(std::uint64_t offset, Buffers from, bool durable) {
   }
 }
 
+Task<> File::write_back() {
+  IoOp op(IoOp::Kind::write_back, handle_);
+  const std::int64_t result = co_await reactor_->perform(op);
+  if (result < 0) co_await failed("write back", result);
+}
+
 Task<> File::sync() {
   IoOp op(IoOp::Kind::sync, handle_);
   const std::int64_t result = co_await reactor_->perform(op);

@@ -25,6 +25,7 @@ class File {
   Task<> read(std::uint64_t offset, Buffers into);
   Task<> write(std::uint64_t offset, Buffers from, bool durable = false);
   Task<> sync();
+  Task<> write_back();                            // begins to make durable what was written, and does not wait for it
   Task<> allocate(AllocateMode mode, Range range);
   Task<FileExtent> extent(std::uint64_t offset);
   Task<> truncate(std::uint64_t size);

@@ -19,7 +19,7 @@
 //   lock        handle, lock                                0; -EAGAIN when another holds it
 //   rename      path, path2, flag no_replace                0
 //   link, unlink, mkdir, rmdir, list, sync_dir              0; list fills names
-//   discard_cache handle                                    0; drops clean page cache of a file
+//   write_back  handle                                      0; what was written is on its way to the device, not waited for
 //   work        work                                        0; runs on a worker thread (a simulation: here)
 #pragma once
 
@@ -88,7 +88,7 @@ struct IoOp {
   enum class Kind : std::uint8_t {
     read, write, sync, allocate, extent, truncate,
     recv, send, accept, connect, listen, shutdown,
-    open, close, stat, lock, rename, link, unlink, mkdir, rmdir, list, sync_dir, discard_cache,
+    open, close, stat, lock, rename, link, unlink, mkdir, rmdir, list, sync_dir, write_back,
     work,
   };
 

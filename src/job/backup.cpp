@@ -152,7 +152,7 @@ Task<> BackupJob::run(JobContext& context) {
   CopyLimits limits;
   limits.workers = static_cast<std::uint64_t>(options_.perf.max_workers);
   limits.chunk = static_cast<std::uint64_t>(options_.perf.max_chunk);
-  CopyEngine engine(reactor, point(), *edge_, limits);
+  CopyEngine engine(reactor, point(), *edge_, filter_->target(), limits);
   Event broken(reactor);
   point().on_break([&] {
     broken.set();
@@ -256,6 +256,11 @@ Task<> BackupJob::flush() {
 bool BackupJob::loses_bits(bool succeeded) const noexcept {
   if (!bitmap_ || options_.bitmap_mode == BitmapMode::never) return false;
   return succeeded || options_.bitmap_mode == BitmapMode::always;
+}
+
+Task<> BackupJob::prepare() {
+  if (frozen_ && loses_bits(true)) bitmap_->drop_with_group(options_.job.transaction ? options_.job.transaction->id() : 0);
+  co_return;
 }
 
 void BackupJob::commit() noexcept {

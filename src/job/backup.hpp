@@ -52,6 +52,7 @@ class BackupJob final : public Job {
   Edge* edge() const noexcept override { return edge_.get(); }
   void start() noexcept override;
   Task<> run(JobContext& context) override;
+  Task<> prepare() override;
   void commit() noexcept override;
   void abort() noexcept override;
   Task<> clean() override;

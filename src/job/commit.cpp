@@ -74,6 +74,7 @@ Task<> CommitJob::block_chain() {
   auto target = Edge::attach(base(), Role::target, writing, user());
   if (preserver_ && !target) preserver_->hold_base();
   target_ = co_await unwrap(std::move(target));
+  behind_.emplace(*target_);
 }
 
 bool CommitJob::uses(const BlockNode& node) const noexcept {
@@ -111,6 +112,7 @@ Task<PieceSource::Outcome> CommitJob::copy(Range piece, Kind kind, MutableBytes 
                                         : target_->write(piece.offset, Buffers(buffer.first(piece.length)));
   const Result<> written = co_await std::move(writing).result();
   if (!written) co_return Failure{written.error(), false};
+  co_await behind_->wrote(piece.length);
   co_return std::nullopt;
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "block/graph.hpp"
+#include "block/write_behind.hpp"
 #include "job/chain_access.hpp"
 #include "job/chain_names.hpp"
 #include "job/job_manager.hpp"
@@ -80,6 +81,7 @@ class CommitJob final : public Job, PieceSource {
   std::vector<std::unique_ptr<Edge>> chain_;   // keep the layers from being used and changed by others
   std::optional<Preserver> preserver_;
   std::optional<Pieces> pieces_;
+  std::optional<WriteBehind> behind_;
   std::vector<Overlay> overlays_;
   bool made_writable_ = false, shortened_ = false;
 };

@@ -12,8 +12,8 @@ constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
-CopyEngine::CopyEngine(Reactor& reactor, Point& point, Edge& through, CopyLimits limits)
-    : reactor_(reactor), point_(point), through_(through), limits_(limits), pace_(reactor, through) {
+CopyEngine::CopyEngine(Reactor& reactor, Point& point, Edge& through, Edge& target, CopyLimits limits)
+    : reactor_(reactor), point_(point), through_(through), limits_(limits), pace_(reactor, through), behind_(target) {
   const std::uint64_t wanted = limits_.chunk ? limits_.chunk : point.buffer_size();
   const std::uint64_t chunk = align_down(std::min(wanted, point.buffer_size()), point.granule());
   limits_.chunk = std::max(chunk, point.granule());
@@ -63,6 +63,7 @@ Task<> CopyEngine::copy_piece(JobContext& context, Point::Stride& stride, Mutabl
   Point::Outcome failed =
       co_await point_.copy_some(rest, stride, buffer.first(usable), std::move(reading));
   if (speed != 0) context.refund(chunk - std::min(chunk, stride.done));
+  co_await behind_.wrote(std::min<std::uint64_t>(stride.done, usable));
   if (failure_) co_return;
   if (!staged) position_ = failed ? from + point_.granule() : from;
   failure_ = std::move(failed);

@@ -7,6 +7,7 @@
 
 #include "filter/point.hpp"
 #include "io/reactor.hpp"
+#include "block/write_behind.hpp"
 #include "job/guest_pace.hpp"
 #include "job/job.hpp"
 #include "task/group.hpp"
@@ -22,7 +23,7 @@ class CopyEngine {
  public:
   // A piece is in flight for drain at `through`, a root edge above the point's disks, while the disk
   // is read; for a point without a stage until it has been copied.
-  CopyEngine(Reactor& reactor, Point& point, Edge& through, CopyLimits limits);
+  CopyEngine(Reactor& reactor, Point& point, Edge& through, Edge& target, CopyLimits limits);
 
   // Copies until nothing is todo, the context is interrupted, the point breaks or a piece fails;
   // nothing is in flight when this returns.  The next call goes on behind what failed.
@@ -45,6 +46,7 @@ class CopyEngine {
   std::uint64_t position_ = 0, staged_position_ = 0;
   Point::Outcome failure_;
   GuestPace pace_;
+  WriteBehind behind_;
 };
 
 }  // namespace tidemark

@@ -2,7 +2,7 @@
 //
 //   success   waiting; once all of the transaction are there: pending, each in turn; then, at once
 //   or
-//             when a user says so: prepare all, then commit and conclude each in turn
+//             when a user says so: prepare all, decide, then commit and conclude each in turn
 //   failure   the others are cancelled; then each in turn, when it has ended: abort and conclude
 #include <algorithm>
 
@@ -80,20 +80,31 @@ Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
   transaction->finalizing = true;
   for (const JobPtr& job : transaction->jobs) {
     auto prepared = co_await visit(reactor_, job->home(), job->job().prepare()).result();
-    if (prepared) continue;
-    job->error_ = prepared.error();
-    job->set_status(JobStatus::aborting);
-    co_return co_await abort_transaction(transaction);
+    if (!prepared) co_return co_await fail(job, prepared.error());
   }
+  const Result<> decided = co_await decide(transaction).result();
+  if (!decided) co_return co_await fail(transaction->jobs.front(), decided.error());
   co_await end_parts(transaction, true);
   for (const JobPtr& job : transaction->jobs) co_await conclude(job);
   end(transaction);
 }
 
+Task<> JobManager::fail(JobPtr job, Error error) {
+  job->error_ = std::move(error);
+  job->set_status(JobStatus::aborting);
+  co_await abort_transaction(job->options_.transaction);
+}
+
+Task<> JobManager::decide(TransactionPtr transaction) {
+  if (transaction->decide) co_await transaction->decide(transaction->number);
+}
+
 Task<> JobManager::all_started(TransactionPtr transaction) {
   if (!transaction->jobs.empty() || transaction->over.is_set()) co_return;
-  co_await end_parts(transaction, true);
+  const Result<> decided = co_await decide(transaction).result();
+  co_await end_parts(transaction, decided.ok());
   end(transaction);
+  co_await unwrap(decided);
 }
 
 void JobManager::end(const TransactionPtr& transaction) {

@@ -52,6 +52,13 @@ Result<> JobManager::check_id(const std::string& id) const {
   return {};
 }
 
+std::shared_ptr<JobTransaction> JobManager::new_group(JobTransaction::Decide decide) {
+  TransactionPtr group = groups_.emplace_back(new_transaction());
+  while (group->number == 0) group->number = reactor_.backend().random();
+  group->decide = std::move(decide);
+  return group;
+}
+
 Result<ManagedJob*> JobManager::create(JobOptions options, std::unique_ptr<Job>&& job) {
   if (auto ok = check_id(options.id); !ok) return ok.error();
   if (!options.transaction) options.transaction = new_transaction();

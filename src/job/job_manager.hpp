@@ -6,6 +6,7 @@
 // first.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -18,7 +19,12 @@ namespace tidemark {
 // Jobs that succeed or fail together (completion-mode grouped).
 class JobTransaction {
  public:
+  // Makes it durable that all of the group ends well; on error none of it does.
+  using Decide = std::function<Task<>(std::uint64_t group)>;
   explicit JobTransaction(Executor& executor) : over(executor) {}
+
+  // The number of a group; 0: not one that was asked for.
+  std::uint64_t id() const noexcept { return number; }
 
   // What else takes effect with the jobs or is undone with them.  It is told once: before jobs that have done their work take
   // effect, and after jobs of which one has not have been undone.
@@ -35,6 +41,8 @@ class JobTransaction {
     jobs.clear();  // which hold this
     over.set();
   }
+  std::uint64_t number = 0;
+  Decide decide;
   std::vector<std::shared_ptr<ManagedJob>> jobs;  // newest first
   std::vector<std::unique_ptr<Part>> parts;       // in the order they were made
   bool finalizing = false, aborting = false;
@@ -55,8 +63,8 @@ class JobManager {
   std::shared_ptr<JobTransaction> new_transaction() {
     return std::make_shared<JobTransaction>(reactor_);
   }
-  // One with parts.  all_started() is awaited once its jobs have been, or will not be; without any it is over then.
-  std::shared_ptr<JobTransaction> new_group() { return groups_.emplace_back(new_transaction()); }
+  // One with parts.  all_started() is awaited once its jobs have been, or will not be; without any it is over then, undone on error.
+  std::shared_ptr<JobTransaction> new_group(JobTransaction::Decide decide);
   Task<> all_started(std::shared_ptr<JobTransaction> transaction);
 
   // A job is created first, then started, or, when what surrounds it fails, abandoned.
@@ -100,6 +108,8 @@ class JobManager {
   Task<> carry_out(JobPtr job);
   Task<> succeeded(JobPtr job);
   Task<> finalize_transaction(TransactionPtr transaction);
+  static Task<> decide(TransactionPtr transaction);
+  Task<> fail(JobPtr job, Error error);
   static Task<> end_parts(TransactionPtr transaction, bool well);
   Task<> undo(TransactionPtr transaction);
   void end(const TransactionPtr& transaction);

@@ -78,6 +78,7 @@ MirrorCopy::MirrorCopy(Reactor& reactor, MirrorTop& top, Edge& through, MirrorCo
       options_(options),
       sink_(top.target(), {granule(), false, nullptr, top.unmaps()}),
       pace_(reactor, through),
+      behind_(top.target()),
       shares_device_(is_local(top.target().node())),
       piece_ended_(reactor) {
   const std::uint64_t buffers = options.buffers ? options.buffers : buffers_default;
@@ -141,6 +142,7 @@ Task<> MirrorCopy::work(const Manner& manner) {
     std::uint64_t moved = 0;
     if (area) moved = co_await copy_area(manner.drained, *area, window, buffer.bytes().first(chunk));
     if (speed != 0) context->refund(chunk - moved);
+    if (moved != 0) co_await behind_.wrote(moved);
     if (!area && (!goes_on || reserved_.empty())) break;
     if (area) co_await reactor_.yield();         // a guest's requests get their turn
     else (void)co_await piece_ended_.wait();     // it may leave something behind

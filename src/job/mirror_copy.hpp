@@ -11,6 +11,7 @@
 
 #include <list>
 
+#include "block/write_behind.hpp"
 #include "filter/mirror_top.hpp"
 #include "filter/target_sink.hpp"
 #include "job/guest_pace.hpp"
@@ -91,6 +92,7 @@ class MirrorCopy {
   std::uint64_t chunk_, workers_;
   TargetSink sink_;
   GuestPace pace_;
+  WriteBehind behind_;
   const bool shares_device_;       // the target may be on the source's device
   std::uint64_t width_ = 1, left_before_ = 0;      // pieces side by side while guests write, and what was dirty then
   Instant judged_{};

@@ -116,6 +116,10 @@ Task<> FileDriver::discard(Range range) {
 
 Task<> FileDriver::flush() { return durable(file_.sync()); }
 
+Task<> FileDriver::write_back() {
+  if (!options_.direct) co_await file_.write_back();
+}
+
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that
 // went through the page cache may be called durable again, nor what was asked at the same time.
 Task<> FileDriver::durable(Task<> work) {

@@ -30,16 +30,7 @@ Result<CatalogueEntry> decode_entry(Decoder& from, Range data) {
   return entry;
 }
 
-}  // namespace
-
-const CatalogueEntry* Catalogue::find(std::string_view name) const noexcept {
-  for (const CatalogueEntry& entry : entries)
-    if (entry.name == name) return &entry;
-  return nullptr;
-}
-
-std::vector<std::byte> Catalogue::encode() const {
-  Encoder to;
+void encode_entries(Encoder& to, const std::vector<CatalogueEntry>& entries) {
   to.put(static_cast<std::uint32_t>(entries.size()));
   for (const CatalogueEntry& entry : entries) {
     const auto flags = static_cast<std::uint8_t>((entry.enabled ? flag_enabled : 0) | (entry.frozen ? flag_frozen : 0) |
@@ -48,21 +39,69 @@ std::vector<std::byte> Catalogue::encode() const {
     to.put(entry.granularity).put(entry.size).put(entry.size_largest).put(flags).text(entry.inconsistent);
     for (const SegmentTable& table : entry.tables) encode_table(to, table);
   }
+}
+
+const CatalogueEntry* find_in(const std::vector<CatalogueEntry>& entries, std::string_view name) noexcept {
+  for (const CatalogueEntry& entry : entries)
+    if (entry.name == name) return &entry;
+  return nullptr;
+}
+
+Result<std::vector<CatalogueEntry>> decode_entries(Decoder& from, Range data) {
+  const auto count = from.get<std::uint32_t>();
+  if (count > bitmaps_max) return Error(Errc::corrupt, "catalogue has too many bitmaps");
+  std::vector<CatalogueEntry> entries;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    auto entry = decode_entry(from, data);
+    if (!entry) return entry.error();
+    if (find_in(entries, entry->name)) return Error(Errc::corrupt, "catalogue has a bitmap twice");
+    entries.push_back(*std::move(entry));
+  }
+  return entries;
+}
+
+Result<> decode_groups(Decoder& from, Range data, Catalogue& catalogue) {
+  const auto records = from.get<std::uint16_t>();
+  if (records > Catalogue::records_max) return Error(Errc::corrupt, "catalogue has too many groups");
+  for (unsigned i = 0; i < records; ++i) catalogue.records.push_back(from.get<std::uint64_t>());
+  if (from.get<std::uint8_t>() == 0) return {};
+  Intent intent;
+  intent.group = from.get<std::uint64_t>();
+  intent.keeper.store = from.get<std::uint64_t>();
+  intent.keeper.path = from.text();
+  auto entries = decode_entries(from, data);
+  if (!entries) return entries.error();
+  intent.entries = *std::move(entries);
+  catalogue.intent = std::move(intent);
+  return {};
+}
+
+}  // namespace
+
+const CatalogueEntry* Catalogue::find(std::string_view name) const noexcept { return find_in(entries, name); }
+
+std::vector<std::byte> Catalogue::encode() const {
+  Encoder to;
+  encode_entries(to, entries);
+  if (!about_groups()) return to.bytes();
+  to.put(static_cast<std::uint16_t>(records.size()));
+  for (const std::uint64_t group : records) to.put(group);
+  to.put(std::uint8_t{intent.has_value()});
+  if (!intent) return to.bytes();
+  to.put(intent->group).put(intent->keeper.store).text(intent->keeper.path);
+  encode_entries(to, intent->entries);
   return to.bytes();
 }
 
 Result<Catalogue> Catalogue::decode(Bytes bytes, Range data) {
   Decoder from(bytes);
   Catalogue catalogue;
-  const auto count = from.get<std::uint32_t>();
-  if (count > bitmaps_max) return Error(Errc::corrupt, "catalogue has too many bitmaps");
-  for (std::uint32_t i = 0; i < count; ++i) {
-    auto entry = decode_entry(from, data);
-    if (!entry) return entry.error();
-    if (catalogue.find(entry->name)) return Error(Errc::corrupt, "catalogue has a bitmap twice");
-    catalogue.entries.push_back(*std::move(entry));
-  }
-  if (from.left() != 0) return Error(Errc::corrupt, "catalogue has bytes after its end");
+  auto entries = decode_entries(from, data);
+  if (!entries) return entries.error();
+  catalogue.entries = *std::move(entries);
+  if (from.left() == 0) return catalogue;
+  if (auto ok = decode_groups(from, data, catalogue); !ok) return ok.error();
+  if (!from.ok() || from.left() != 0) return Error(Errc::corrupt, "catalogue ends at another place than it should");
   return catalogue;
 }
 

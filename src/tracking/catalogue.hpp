@@ -2,8 +2,10 @@
 // names; the root names the catalogue.
 #pragma once
 
+#include <optional>
 #include <string>
 
+#include "block/node_tracking.hpp"
 #include "tracking/segments.hpp"
 
 namespace tidemark::tracking {
@@ -25,9 +27,21 @@ struct CatalogueEntry {
   bool recording() const noexcept { return enabled && inconsistent.empty(); }
 };
 
-struct Catalogue {
+// What the bitmaps are instead if a group has ended well, which another store has on record.
+struct Intent {
+  std::uint64_t group = 0;
+  GroupKeeper keeper;
   std::vector<CatalogueEntry> entries;
+};
 
+struct Catalogue {
+  static constexpr std::size_t records_max = 64;
+
+  std::vector<CatalogueEntry> entries;
+  std::vector<std::uint64_t> records;     // groups that have ended well, about which other stores may ask; the oldest first
+  std::optional<Intent> intent;
+
+  bool about_groups() const noexcept { return intent || !records.empty(); }
   const CatalogueEntry* find(std::string_view name) const noexcept;
   std::vector<std::byte> encode() const;
   // `data`: where segments may lie.

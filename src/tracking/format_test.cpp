@@ -53,6 +53,18 @@ TEST(Superblock, AnyDamagedByteIsNoSuperblock) {
   }
 }
 
+// A program that knows nothing of groups refuses a store that has something of them.
+TEST(Superblock, OneAboutGroupsIsOfAnotherFormat) {
+  Superblock root = some_root();
+  root.about_groups = true;
+  const auto block = root.encode();
+  EXPECT_EQ(load_le<std::uint32_t>(block.data() + 8), 2u);
+  EXPECT_EQ(load_le<std::uint32_t>(some_root().encode().data() + 8), 1u);
+  const auto read = Superblock::decode(block);
+  ASSERT_TRUE(read.ok() && read->has_value());
+  EXPECT_TRUE((*read)->about_groups);
+}
+
 TEST(Superblock, OneThatCannotBeIsAnError) {
   Superblock root = some_root();
   root.catalogue[1] = 4096;
@@ -76,7 +88,17 @@ Catalogue some_catalogue() {
   dirty.index = 1;
   dirty.count = 8;
   entry.tables[CatalogueEntry::bits] = {dense, dirty};
-  return {{entry}};
+  Catalogue catalogue;
+  catalogue.entries = {entry};
+  return catalogue;
+}
+
+Catalogue catalogue_about_groups() {
+  Catalogue catalogue = some_catalogue();
+  catalogue.records = {7, 9};
+  catalogue.intent = Intent{11, {77, "/other.tidemark"}, some_catalogue().entries};
+  catalogue.intent->entries[0].enabled = false;
+  return catalogue;
 }
 constexpr Range data_area{64 * KiB, 4 * MiB};
 
@@ -85,6 +107,37 @@ TEST(Catalogue, IsReadAsWritten) {
   const auto read = Catalogue::decode(catalogue.encode(), data_area);
   ASSERT_TRUE(read.ok()) << read.error().message();
   EXPECT_EQ(read->encode(), catalogue.encode());
+}
+
+TEST(Catalogue, WhatItSaysOfGroupsIsReadAsWritten) {
+  const Catalogue catalogue = catalogue_about_groups();
+  EXPECT_FALSE(some_catalogue().about_groups());
+  const auto read = Catalogue::decode(catalogue.encode(), data_area);
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  EXPECT_EQ(read->encode(), catalogue.encode());
+  ASSERT_TRUE(read->about_groups() && read->intent);
+  EXPECT_EQ(read->intent->keeper.path, "/other.tidemark");
+  EXPECT_TRUE(read->entries[0].enabled && !read->intent->entries[0].enabled);
+  Catalogue records_only = catalogue;
+  records_only.intent.reset();
+  const auto again = Catalogue::decode(records_only.encode(), data_area);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->records, (std::vector<std::uint64_t>{7, 9}));
+  EXPECT_FALSE(again->intent);
+}
+
+TEST(Catalogue, RefusesWhatCannotBeOfGroups) {
+  Catalogue outside = catalogue_about_groups();
+  outside.intent->entries[0].tables[CatalogueEntry::bits][0].position = 0;
+  EXPECT_FALSE(Catalogue::decode(outside.encode(), data_area).ok());
+  Catalogue many = catalogue_about_groups();
+  many.records.resize(Catalogue::records_max + 1);
+  EXPECT_FALSE(Catalogue::decode(many.encode(), data_area).ok());
+  auto bytes = catalogue_about_groups().encode();
+  bytes.push_back(std::byte{0});
+  EXPECT_FALSE(Catalogue::decode(bytes, data_area).ok());
+  bytes.resize(bytes.size() - 2);
+  EXPECT_FALSE(Catalogue::decode(bytes, data_area).ok());
 }
 
 TEST(Catalogue, RefusesPlacesOutsideOrderAndDoubleNames) {
@@ -104,7 +157,7 @@ TEST(Catalogue, RefusesPlacesOutsideOrderAndDoubleNames) {
 
 TEST(Catalogue, SurvivesAnyBytes) {
   Prng prng(3);
-  const auto good = some_catalogue().encode();
+  const auto good = catalogue_about_groups().encode();
   for (int i = 0; i < 20'000; ++i) {
     auto bytes = good;
     for (std::uint64_t n = 1 + prng.below(4); n != 0; --n) bytes[prng.below(bytes.size())] = static_cast<std::byte>(prng());

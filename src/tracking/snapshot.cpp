@@ -18,10 +18,10 @@ bool loses(const Losses& losses, const NodeBitmap& bitmap, bool all) {
 }
 
 // All bitmaps to be stored.  One that is leaving hides the new one of its name.
-std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses) {
+std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses, std::uint64_t ended) {
   std::vector<const NodeBitmap*> stored;
   for (const auto& bitmap : bitmaps.retired())
-    if (bitmap->persistent() && !loses(losses, *bitmap, true)) stored.push_back(bitmap.get());
+    if (bitmap->persistent() && !loses(losses, *bitmap, true) && !bitmap->held_by(ended)) stored.push_back(bitmap.get());
   for (const auto& bitmap : bitmaps.all()) {
     const auto named = [&](const NodeBitmap* other) { return other->name() == bitmap->name(); };
     if (bitmap->persistent() && std::none_of(stored.begin(), stored.end(), named)) stored.push_back(bitmap.get());
@@ -67,9 +67,14 @@ void forget(NodeBitmaps& bitmaps, const Losses& losses) noexcept {
 }
 
 Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space) : space_(space) {
-  const auto stored = to_store(bitmaps, plan.losses);
+  const auto stored = to_store(bitmaps, plan.losses, plan.ended);
+  auto intended = to_store(bitmaps, plan.losses, plan.intended);
+  if (plan.intended == 0) intended.clear();
   for (const NodeBitmap* bitmap : stored) grain_ = smallest_granule(*bitmap, grain_);
-  for (const NodeBitmap* bitmap : stored) add(*bitmap, plan);
+  for (const NodeBitmap* bitmap : intended) grain_ = smallest_granule(*bitmap, grain_);
+  for (const NodeBitmap* bitmap : stored) catalogue.entries.push_back(entry_of(*bitmap, plan, plan.ended));
+  if (plan.intended != 0) catalogue.intent.emplace();
+  for (const NodeBitmap* bitmap : intended) catalogue.intent->entries.push_back(entry_of(*bitmap, plan, plan.intended));
   if (room_ != 0) {
     Piece& last = pieces.back();
     const std::size_t taken = align_up(used_, page_bytes);
@@ -78,10 +83,9 @@ Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& 
     std::copy_n(last.bytes.data(), taken, shorter.data());
     last.bytes = std::move(shorter);
   }
-  catalogue_bytes = catalogue.encode();
 }
 
-void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
+CatalogueEntry Snapshot::entry_of(const NodeBitmap& bitmap, const SnapshotPlan& plan, std::uint64_t ended) {
   CatalogueEntry entry;
   entry.name = bitmap.name();
   entry.granularity = bitmap.granularity();
@@ -91,32 +95,49 @@ void Snapshot::add(const NodeBitmap& bitmap, const SnapshotPlan& plan) {
   entry.frozen = bitmap.busy();
   entry.follows = bitmap.follows();
   entry.inconsistent = bitmap.inconsistent_reason();
+  if (bitmap.concerns(ended)) describe_ended(entry, bitmap, bitmap.drops_with(ended), plan);
+  else describe(entry, bitmap, plan);
+  return entry;
+}
+
+void Snapshot::store(CatalogueEntry& entry, CatalogueEntry::Part part, const DirtyBitmap& bits, const SnapshotPlan& plan) {
   const CatalogueEntry* old = plan.before.find(entry.name);
   if (old && (old->granularity != entry.granularity || old->size != entry.size)) old = nullptr;
-  const SegmentTable none;
   const auto keep_place = [this](Bytes segment) { return place(segment); };
-  const auto store = [&](CatalogueEntry::Part part, const DirtyBitmap& bits) {
-    entry.tables[part] = store_segments(bits, old ? old->tables[part] : none, plan.store_id, keep_place);
-  };
-  if (!bitmap.inconsistent()) {
-    const bool forgets = loses(plan.losses, bitmap, false);
-    const bool alone = !bitmap.kept() && !bitmap.successor() && !bitmap.recorder();
-    if (alone) {
-      store(CatalogueEntry::bits, bitmap.bits());
-      if (bitmap.recording()) narrow(common, bitmap.bits(), grain_);
-    } else {
-      DirtyBitmap bits = bitmap.bits().clone();
-      if (bitmap.recorder()) bits.merge(*bitmap.recorder());
-      if (bitmap.kept() && !forgets) bits.merge(bitmap.kept()->bits);
-      store(CatalogueEntry::bits, bits);
-      if (bitmap.successor()) store(CatalogueEntry::successor, *bitmap.successor());
-      if (bitmap.successor()) bits.merge(*bitmap.successor());
-      if (forgets && !plan.uncover_losses) bits.merge(bitmap.kept()->bits);
-      if (bitmap.records()) narrow(common, bits, grain_);
-    }
-    if (bitmap.suspected()) store(CatalogueEntry::suspected, *bitmap.suspected());
+  const SegmentTable none;
+  entry.tables[part] = store_segments(bits, old ? old->tables[part] : none, plan.store_id, keep_place);
+}
+
+void Snapshot::describe(CatalogueEntry& entry, const NodeBitmap& bitmap, const SnapshotPlan& plan) {
+  if (bitmap.inconsistent()) return;
+  const bool forgets = loses(plan.losses, bitmap, false);
+  const bool alone = !bitmap.kept() && !bitmap.successor() && !bitmap.recorder();
+  if (alone) {
+    store(entry, CatalogueEntry::bits, bitmap.bits(), plan);
+    if (bitmap.recording()) narrow(common, bitmap.bits(), grain_);
+  } else {
+    DirtyBitmap bits = bitmap.bits().clone();
+    if (bitmap.recorder()) bits.merge(*bitmap.recorder());
+    if (bitmap.kept() && !forgets) bits.merge(bitmap.kept()->bits);
+    store(entry, CatalogueEntry::bits, bits, plan);
+    if (bitmap.successor()) store(entry, CatalogueEntry::successor, *bitmap.successor(), plan);
+    if (bitmap.successor()) bits.merge(*bitmap.successor());
+    if (forgets && !plan.uncover_losses) bits.merge(bitmap.kept()->bits);
+    if (bitmap.records()) narrow(common, bits, grain_);
   }
-  catalogue.entries.push_back(std::move(entry));
+  if (bitmap.suspected()) store(entry, CatalogueEntry::suspected, *bitmap.suspected(), plan);
+}
+
+// Of a group that has ended well: nothing is kept for an undo, and what a job has frozen is gone if it `drops` that.
+void Snapshot::describe_ended(CatalogueEntry& entry, const NodeBitmap& bitmap, bool drops, const SnapshotPlan& plan) {
+  entry.enabled = bitmap.enabled();
+  if (bitmap.inconsistent()) return;
+  DirtyBitmap bits(bitmap.bits().size(), bitmap.granularity());
+  if (!drops) bits.merge(bitmap.bits());
+  if (bitmap.successor()) bits.merge(*bitmap.successor());
+  store(entry, CatalogueEntry::bits, bits, plan);
+  if (!drops && bitmap.suspected()) store(entry, CatalogueEntry::suspected, *bitmap.suspected(), plan);
+  if (bitmap.enabled()) narrow(common, bits, grain_);
 }
 
 // Segments of one checkpoint lie close together, several to a page where they are small.

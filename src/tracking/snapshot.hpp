@@ -30,6 +30,8 @@ struct SnapshotPlan {
   const Losses& losses;
   const Catalogue& before;                // segments that are as they were there are not written again
   bool uncover_losses = true;             // Rule
+  std::uint64_t ended = 0;                // a group that has ended well: bitmaps as they are then
+  std::uint64_t intended = 0;             // one that may: both
 };
 
 class Snapshot {
@@ -41,13 +43,15 @@ class Snapshot {
   Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space);
 
   Catalogue catalogue;
-  std::vector<std::byte> catalogue_bytes;
   std::vector<Piece> pieces;              // segments, to be written in any order
   // What every recording bitmap has, in granules of the smallest of them; nothing when none records.
   std::optional<DirtyBitmap> common;
 
  private:
-  void add(const NodeBitmap& bitmap, const SnapshotPlan& plan);
+  CatalogueEntry entry_of(const NodeBitmap& bitmap, const SnapshotPlan& plan, std::uint64_t ended);
+  void describe(CatalogueEntry& entry, const NodeBitmap& bitmap, const SnapshotPlan& plan);
+  void describe_ended(CatalogueEntry& entry, const NodeBitmap& bitmap, bool drops, const SnapshotPlan& plan);
+  void store(CatalogueEntry& entry, CatalogueEntry::Part part, const DirtyBitmap& bits, const SnapshotPlan& plan);
   std::uint64_t place(Bytes segment);
 
   Space& space_;

@@ -5,7 +5,12 @@ namespace tidemark::tracking {
 void Space::take(const Superblock& root, const Catalogue& catalogue) {
   for (const std::uint64_t at : root.catalogue)
     if (root.catalogue_bytes != 0) take({at, root.catalogue_bytes});
-  for (const CatalogueEntry& entry : catalogue.entries)
+  take(catalogue.entries);
+  if (catalogue.intent) take(catalogue.intent->entries);
+}
+
+void Space::take(const std::vector<CatalogueEntry>& entries) {
+  for (const CatalogueEntry& entry : entries)
     for (const SegmentTable& table : entry.tables)
       for (const Segment& s : table)
         if (s.length != 0) take({s.position, s.length});

@@ -25,6 +25,8 @@ class Space {
   std::uint64_t end() const noexcept;     // behind the last page in use
 
  private:
+  void take(const std::vector<CatalogueEntry>& entries);
+
   DirtyBitmap used_;
 };
 

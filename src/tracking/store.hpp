@@ -59,6 +59,12 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle() override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
+  GroupKeeper keeper() const override { return {root_.store_id, options_.path}; }
+  Task<> intend(std::uint64_t group, const GroupKeeper& keeper) override;
+  void withdraw(std::uint64_t group) noexcept override;
+  Task<> decide(std::uint64_t group, bool recorded) override;
+  Task<> settle_group(std::uint64_t group) override;
+  void forget_group(std::uint64_t group) noexcept override;
 
   // The image carries the mark from here on.
   void rely_on_mark() noexcept { marked_ = true; }
@@ -70,6 +76,12 @@ class TrackingStore final : public NodeTracking, LogOwner {
 
  private:
   enum class Depth : std::uint8_t { plain, lasting };       // lasting: after a flush, and forgets what is released
+  // What a lasting checkpoint is to say of a group, from itself on: a loss that is not flushed yet is not to be stored.
+  struct GroupStep {
+    std::uint64_t group = 0;
+    bool decides = false, recorded = false;                  // else it intends
+    GroupKeeper keeper;
+  };
 
   void logged(std::span<const Range> ranges, std::uint64_t epoch) noexcept override;
   void log_fills() noexcept override { request_checkpoint(); }
@@ -95,13 +107,15 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> bring_back(ImageIdentity image, ImageRecord& record);
   Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image, const ImageRecord& record);
   Task<LoadedBitmaps> load(const Superblock& root, ImageIdentity image, ImageRecord& record);
+  Task<std::optional<Catalogue>> intended();
   void say_inconsistent(NodeBitmap& bitmap, const std::string& why);
   LoadedBitmaps give_way(LoadedBitmaps ours, const Superblock& root, const std::string& why, ImageRecord& record);
 
   // store_checkpoint.cpp
   Task<> resume();
-  Task<> checkpoint(Depth depth);
-  Task<> checkpoint_locked(Depth depth);
+  Task<> checkpoint(Depth depth, const GroupStep* step = nullptr);
+  Task<> checkpoint_locked(Depth depth, const GroupStep* step);
+  void complete(Catalogue& catalogue, const GroupStep* step) const;
   Task<> rotate();
   void close_zones(const std::optional<DirtyBitmap>& common);
   void cover(const std::optional<DirtyBitmap>& common);
@@ -127,6 +141,9 @@ class TrackingStore final : public NodeTracking, LogOwner {
 
   Superblock root_;                       // that counts on disk
   Catalogue catalogue_;                   // that it names
+  std::uint64_t intended_ = 0;            // a group that may end well, by another store's record
+  GroupKeeper keeper_;                    // that one
+  std::vector<std::uint64_t> records_;    // groups that have ended well, while others may ask
   Space space_;
   std::uint64_t version_ = 0;             // the last that a superblock had
   std::uint64_t epoch_last_ = 0;          // the last that a half may have

@@ -19,9 +19,9 @@ Losses all_losses(const NodeBitmaps& bitmaps) {
 
 }  // namespace
 
-Task<> TrackingStore::checkpoint(Depth depth) {
+Task<> TrackingStore::checkpoint(Depth depth, const GroupStep* step) {
   const auto guard = co_await checkpoints_.lock();
-  const Result<> done = co_await checkpoint_locked(depth).result();
+  const Result<> done = co_await checkpoint_locked(depth, step).result();
   free_unused();
   if (!done && failed()) let_pass(done.error());
   if (done && std::exchange(told_failed_, false))
@@ -29,7 +29,7 @@ Task<> TrackingStore::checkpoint(Depth depth) {
   co_await unwrap(done);
 }
 
-Task<> TrackingStore::checkpoint_locked(Depth depth) {
+Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
   if (gone_) co_await renew();
   Losses losses;                                                         // (a)
   if (depth == Depth::lasting) {
@@ -37,17 +37,35 @@ Task<> TrackingStore::checkpoint_locked(Depth depth) {
     if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.driver().flush();
   }
   if (!keeps(Rule::keep_until_released)) losses = all_losses(node_.bitmaps());
+  if (step && !step->decides) {
+    intended_ = step->group;
+    keeper_ = step->keeper;
+  }
+  const std::uint64_t ended = step && step->decides ? step->group : 0;
   co_await rotate();                                                     // (b)
   const std::uint64_t failures = failures_;                              // (c)
-  const SnapshotPlan plan{root_.store_id, node_.size_largest(), losses, catalogue_, keeps(Rule::uncover_losses)};
+  const SnapshotPlan plan{root_.store_id, node_.size_largest(), losses, catalogue_, keeps(Rule::uncover_losses), ended, intended_};
   Snapshot snapshot(node_.bitmaps(), plan, space_);
+  complete(snapshot.catalogue, step);
   close_zones(snapshot.common);
   Superblock root = root_;
   co_await write(snapshot, root);                                        // (d)
   co_await turn(std::move(root), failures);
   catalogue_ = std::move(snapshot.catalogue);                            // (e)
+  if (step && step->recorded) records_.push_back(step->group);
   cover(snapshot.common);
   forget(node_.bitmaps(), losses);
+  node_.bitmaps().group_decided(ended);
+}
+
+// What it says of groups.
+void TrackingStore::complete(Catalogue& catalogue, const GroupStep* step) const {
+  catalogue.records = records_;
+  if (step && step->recorded) catalogue.records.push_back(step->group);
+  while (catalogue.records.size() > Catalogue::records_max) catalogue.records.erase(catalogue.records.begin());
+  if (!catalogue.intent) return;
+  catalogue.intent->group = intended_;
+  catalogue.intent->keeper = keeper_;
 }
 
 // After a clean close: the root names what memory has, and only says that the store is in use.
@@ -115,12 +133,14 @@ void TrackingStore::set_grain(std::uint64_t grain) {
 
 Task<> TrackingStore::write(Snapshot& snapshot, Superblock& root) {
   begin(root);
-  root.catalogue_bytes = snapshot.catalogue_bytes.size();
-  root.catalogue_sum = checksum(snapshot.catalogue_bytes, root.store_id);
+  const std::vector<std::byte> encoded = snapshot.catalogue.encode();
+  root.about_groups = snapshot.catalogue.about_groups();
+  root.catalogue_bytes = encoded.size();
+  root.catalogue_sum = checksum(encoded, root.store_id);
   for (const auto& piece : snapshot.pieces) co_await file_.file().write(piece.position, Buffers::of_const(piece.bytes.bytes()));
-  AlignedBuffer catalogue(align_up(snapshot.catalogue_bytes.size(), page_bytes));
+  AlignedBuffer catalogue(align_up(encoded.size(), page_bytes));
   Buffers(catalogue.bytes()).fill_zero();
-  std::copy(snapshot.catalogue_bytes.begin(), snapshot.catalogue_bytes.end(), catalogue.data());
+  std::copy(encoded.begin(), encoded.end(), catalogue.data());
   for (auto& at : root.catalogue) {
     at = space_.allocate(catalogue.size()).offset;
     co_await file_.file().write(at, catalogue.bytes());

@@ -44,7 +44,7 @@ Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
 Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
   OpenFlags flags;
   flags.direct = true;
-  flags.write = use != Use::read;
+  flags.write = use == Use::write || use == Use::make;
   flags.create = use == Use::make;
   Result<File> opened = co_await File::open(reactor, path_, flags).result();
   if (!opened && opened.error().os_errno() == EINVAL) {      // a file system without direct I/O
@@ -53,6 +53,7 @@ Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
   }
   if (!opened) co_await opened.error();
   file_ = *std::move(opened);
+  if (use == Use::look) co_return;
   const Result<> locked = co_await lock(file_, use == Use::read).result();
   if (locked) co_return;
   co_await close();
@@ -89,7 +90,9 @@ Task<std::optional<Superblock>> StoreFile::read_root() {
     Result<std::optional<Superblock>> decoded = Superblock::decode(block);
     if (!decoded && decoded.error().code() == Errc::corrupt) continue;       // is none
     std::optional<Superblock> root = co_await unwrap(std::move(decoded));
-    if (root && (!best || root->version > best->version)) best = std::move(root);
+    if (!root || (best && root->version <= best->version)) continue;
+    best = std::move(root);
+    next_copy_ = 1 - copy;
   }
   co_return std::move(best);
 }
@@ -98,8 +101,10 @@ Task<> StoreFile::write_root(const Superblock& root, bool durable) {
   const std::vector<std::byte> block = root.encode();
   AlignedBuffer buffer(Superblock::bytes);
   std::copy(block.begin(), block.end(), buffer.data());
-  for (std::uint64_t copy = 0; copy < Superblock::copies; ++copy)
-    co_await file_.write(copy * Superblock::bytes, buffer.bytes(), durable);
+  for (unsigned written = 0; written < Superblock::copies; ++written) {
+    co_await file_.write(next_copy_ * Superblock::bytes, buffer.bytes(), durable);
+    next_copy_ = 1 - next_copy_;
+  }
 }
 
 Task<> StoreFile::format(std::uint64_t log_bytes) {

@@ -17,7 +17,7 @@ class StoreFile {
   StoreFile() = default;
   // Locked; shared with other readers to be read, and then not waited for.  Errc::not_found when there is none, unless
   // it is to be made.  Errc::busy when another has it.
-  enum class Use : std::uint8_t { read, write, make };
+  enum class Use : std::uint8_t { look, read, write, make };      // look: whoever has it
   Task<> open(Reactor& reactor, std::string path, Use use);
   Task<> close();
   File& file() noexcept { return file_; }
@@ -25,7 +25,7 @@ class StoreFile {
 
   // The root that counts; nothing where neither copy is one.
   Task<std::optional<Superblock>> read_root();
-  // Both copies.  `durable`: on stable storage, one before the other is begun.
+  // Both copies, that which may be no root, or an older one, first.  `durable`: on stable storage, one before the other is begun.
   Task<> write_root(const Superblock& root, bool durable);
   // No root and an empty log, all of it written and durable, its name too.
   Task<> format(std::uint64_t log_bytes);
@@ -41,6 +41,7 @@ class StoreFile {
 
   std::string path_;
   File file_;
+  std::uint64_t next_copy_ = 0;          // the other one is the root that counts
 };
 
 }  // namespace tidemark::tracking

@@ -85,6 +85,7 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
   const bool found = co_await find(StoreFile::Use::write);
   if (!found) co_return false;
   version_ = root_.version;
+  records_ = catalogue_.records;
   epoch_last_ = root_.log_epoch + 1;
   co_await bring_back(image, record);
   root_.image = std::move(image);
@@ -104,8 +105,10 @@ Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
 }
 
 Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image, ImageRecord& record) {
-  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, catalogue_, options_.broken, as_stored_);
-  as_stored_ = as_stored_ && root.clean;
+  const std::optional<Catalogue> decided = co_await intended();
+  const Catalogue& counts = decided ? *decided : catalogue_;
+  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, counts, options_.broken, as_stored_);
+  as_stored_ = as_stored_ && root.clean && !catalogue_.intent;
   const std::optional<std::string> why = co_await judge(root, std::move(image), record);
   // What the image holds says the same where this root comes to count before the mark is there.
   marked_ = record.can_mark && (why || (root.clean ? root.digest != 0 : root.marked));

@@ -6,7 +6,7 @@ namespace tidemark::tracking {
 namespace {
 
 constexpr std::string_view magic = "TMTRACK1";
-constexpr std::uint32_t format = 1;
+constexpr std::uint32_t format = 1, format_with_groups = 2;
 constexpr std::size_t sum_at = Superblock::bytes - sizeof(std::uint64_t);
 constexpr std::uint64_t catalogue_max = 1 * GiB;
 
@@ -25,7 +25,7 @@ bool possible(const Superblock& root) {
 
 std::vector<std::byte> Superblock::encode() const {
   Encoder to;
-  to.put(as_bytes(magic)).put(format).put(std::uint32_t{0});
+  to.put(as_bytes(magic)).put(about_groups ? format_with_groups : format).put(std::uint32_t{0});
   to.put(store_id).put(version).put(generation);
   to.put(static_cast<std::uint8_t>(mode)).put(std::uint8_t{clean}).put(std::uint8_t{lost}).put(std::uint8_t{marked});
   to.put(log_bytes).put(log_epoch);
@@ -45,10 +45,12 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   if (load_le<std::uint64_t>(block.data() + sum_at) != checksum(block.first(sum_at), 0))
     return std::optional<Superblock>();
   Decoder from(block.subspan(magic.size(), sum_at - magic.size()));
-  if (const auto version = from.get<std::uint32_t>(); version != format)
-    return Error(Errc::unsupported, "tracking store of version " + std::to_string(version));
+  const auto format_of_this = from.get<std::uint32_t>();
+  if (format_of_this != format && format_of_this != format_with_groups)
+    return Error(Errc::unsupported, "tracking store of version " + std::to_string(format_of_this));
   (void)from.get<std::uint32_t>();
   Superblock root;
+  root.about_groups = format_of_this == format_with_groups;
   root.store_id = from.get<std::uint64_t>();
   root.version = from.get<std::uint64_t>();
   root.generation = from.get<std::uint64_t>();

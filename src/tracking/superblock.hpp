@@ -20,6 +20,7 @@ struct Superblock {
   static constexpr std::uint64_t log_bytes_max = 1 * GiB;
 
   std::uint64_t store_id = 0;
+  bool about_groups = false;              // the catalogue is: format 2
   std::uint64_t version = 0;
   std::uint64_t generation = 0;           // of the snapshot
   Mode mode = Mode::power;

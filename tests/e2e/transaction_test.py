@@ -1,6 +1,7 @@
 """Exports and mirrors in transactions: clients find exports when all has taken effect, with what the disk held at that moment;
 mirrors begin at that moment, all of them; nothing is left of what was undone."""
 import threading
+import time
 import unittest
 
 import nbd
@@ -107,18 +108,18 @@ class Exports(Bed):
         self.assertIn("NBD server not running", self.refused(export("one")))
 
 
-BLOCK = 64 * KiB
+BLOCK, LONG_DISK = 64 * KiB, 32 * MiB
 
 
 class Mirrors(Bed):
     def setUp(self):
         super().setUp()
         for name in "abc":
-            (self.path / f"{name}.raw").write_bytes(bytes(DISK))
+            (self.path / f"{name}.raw").write_bytes(bytes(LONG_DISK))
         self.serve("a.raw=a", "b.raw=b", "c.raw=c")
         self.monitor = self.qmp()
         for name in "abc":
-            self.raw(f"t{name}.raw", DISK)
+            self.raw(f"t{name}.raw", LONG_DISK)
             self.monitor.execute("blockdev-add", driver="raw", **{"node-name": f"t{name}"},
                                  file={"driver": "file", "filename": f"t{name}.raw"})
 
@@ -143,16 +144,17 @@ class Mirrors(Bed):
     def write_all(self, enough, written):
         """One block to a, then b, then c, then the next: what was written before a moment is a prefix."""
         disks = [self.disk(name) for name in "abc"]
-        for block in range(DISK // BLOCK):
+        for block in range(LONG_DISK // BLOCK):
             for disk in disks:
                 disk.pwrite(bytes([block % 255 + 1]) * BLOCK, block * BLOCK)
+            time.sleep(0.005)
             written.append(block)
             if block > 20 and enough.is_set():
                 return
 
     def test_begin_at_one_moment_with_backups_and_bitmaps(self):
         for name in "ab":
-            (self.path / f"t{name}.raw").write_bytes(bytes(DISK))
+            (self.path / f"t{name}.raw").write_bytes(bytes(LONG_DISK))
         enough, written = threading.Event(), []
         writer = threading.Thread(target=self.write_all, args=(enough, written))
         writer.start()
@@ -205,7 +207,7 @@ class Mirrors(Bed):
             self.assertIn(why, self.refused(*begins, bad))
             self.assertEqual(self.nodes(), before)
             self.assertEqual(self.monitor.execute("query-jobs"), [])
-        self.raw("same.raw", DISK)
+        self.raw("same.raw", LONG_DISK)
         for name in "ab":
             self.monitor.execute("blockdev-del", **{"node-name": f"t{name}"})
             self.assertEqual(self.path.joinpath(f"t{name}.raw").read_bytes(), self.path.joinpath("same.raw").read_bytes())

@@ -42,6 +42,59 @@ TEST(TrackingCrash, AStoreThatFails) {
   EXPECT_TRUE(survives(disk));
 }
 
+// Roots alone, written again and again over crashes: there is always one, and never one of before.
+class Roots : public Workload {
+ public:
+  Task<> prepare(SimProcess& process) override {
+    const auto make = [this](tracking::StoreFile& file) -> Task<> {
+      co_await file.format(log_bytes);
+      co_await write(file);
+    };
+    co_await with_file(process, tracking::StoreFile::Use::make, make);
+  }
+  Task<> run(SimProcess& process) override { return go_on(process, 3); }
+  Task<> recover(SimProcess& process) override { return go_on(process, 2); }
+  Task<> verify(SimProcess& process) override { return go_on(process, 0); }
+
+ private:
+  static constexpr std::uint64_t log_bytes = 4 * KiB;
+
+  template <class Body>
+  static Task<> with_file(SimProcess& process, tracking::StoreFile::Use use, const Body& body) {
+    tracking::StoreFile file;
+    co_await file.open(process.reactor(), "/store", use);
+    const Result<> done = co_await body(file).result();
+    co_await file.close();
+    co_await unwrap(done);
+  }
+  Task<> go_on(SimProcess& process, int writes) {
+    const auto body = [&](tracking::StoreFile& file) -> Task<> {
+      const auto found = co_await file.read_root();
+      if (!found) co_await Error(Errc::corrupt, "there is no root");
+      if (found->version < least_) co_await Error(Errc::corrupt, "a root of before counts again");
+      least_ = version_ = found->version;
+      for (int i = 0; i < writes; ++i) co_await write(file);
+    };
+    co_await with_file(process, tracking::StoreFile::Use::write, body);
+  }
+  Task<> write(tracking::StoreFile& file) {
+    tracking::Superblock root;
+    root.log_bytes = log_bytes;
+    root.catalogue = {root.data_start(), root.data_start()};
+    root.version = ++version_;
+    co_await file.write_root(root, true);
+    least_ = version_;
+  }
+  std::uint64_t version_ = 0, least_ = 0;        // that was written, that must be there
+};
+
+TEST(TrackingCrash, ARootIsNeverOneOfBefore) {
+  CrashPlan often = plan();
+  often.seeds = 40;
+  often.fates = 20;
+  EXPECT_TRUE(survives_crashes<Roots>(often));
+}
+
 // A rule that is broken is found out.
 class BrokenRule : public testing::TestWithParam<Rule> {};
 

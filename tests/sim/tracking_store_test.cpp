@@ -372,7 +372,7 @@ TEST_F(TrackingStoreTest, ANewerFormatIsLeftAlone) {
   auto use = [](TrackedNode&) -> Task<> { co_return; };
   auto bytes = file(store);
   for (const std::size_t copy : {0u, 4096u}) {
-    bytes[copy + 8] = std::byte{2};
+    bytes[copy + 8] = std::byte{3};
     store_le(&bytes[copy + 4088], tracking::checksum(Bytes(bytes).subspan(copy, 4088), 0));
   }
   world.disk().import_file(store, bytes);

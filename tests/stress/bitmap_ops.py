@@ -8,8 +8,13 @@ from operation import Operation, always, few_jobs, idle
 BITMAPS_MAX = 4
 
 
+def stays(disk):
+    """No job is about to replace the layer that is written to."""
+    return not any(job.completing for job in disk.jobs)
+
+
 def few_bitmaps(world, disk):
-    return len(disk.top.bitmaps) < BITMAPS_MAX
+    return stays(disk) and len(disk.top.bitmaps) < BITMAPS_MAX
 
 
 def new_bitmap(world, disk):
@@ -27,7 +32,7 @@ def add(world, disk):
 
 
 def free_bitmaps(disk):
-    return sorted(name for name, bitmap in disk.top.bitmaps.items() if bitmap.job is None)
+    return sorted(name for name, bitmap in disk.top.bitmaps.items() if bitmap.job is None) if stays(disk) else []
 
 
 def has_bitmaps(_world, disk):
@@ -177,6 +182,57 @@ def incremental(world, disk):
     world.jobs[name].note["unknown"] = lambda: forgive(world, disk, bitmap, since)
 
 
+def some_can_be_cleared(world, _disk):
+    return len(world.jobs) < 3 and any(can_be_cleared(world, disk) for disk in world.disks)
+
+
+def can_be_cleared(world, disk):
+    return not disk.jobs and has_bitmaps(world, disk)
+
+
+def cleared_together(world, _disk):
+    """A group: the bitmaps of several disks begin anew if all backups of the disks succeed, and none otherwise."""
+    disks = [disk for disk in world.disks if can_be_cleared(world, disk)]
+    actions, parts = [], []
+    for disk in disks:
+        target, name, bitmap = make_target(world, disk), world.new("backup"), choose(world, disk)
+        world.add_node(target, None)
+        actions += [("block-dirty-bitmap-clear", {"node": disk.top.node, "name": bitmap.name}),
+                    ("blockdev-backup", {"job_id": name, "sync": "full", **backup_options(world, disk, target), "device": disk.top.node})]
+        parts.append((disk, target, name, bitmap))
+    points = [disk.model.open_point() for disk in disks]
+    try:
+        world.transaction(*actions, **{"completion-mode": "grouped"})
+    except Exception:
+        for _, target, _, _ in parts:
+            world.retire(target)
+        raise
+    finally:
+        for disk, point in zip(disks, points):
+            disk.model.close_point(point)
+    for (disk, target, name, bitmap), point in zip(parts, points):
+        follow_cleared(world, disk, bitmap, target, name, point)
+        world.jobs[name].note["group"] = [name for _, _, name, _ in parts]
+
+
+def follow_cleared(world, disk, bitmap, target, name, point):
+    since = disk.model.record()
+    since.recording = bitmap.marks.recording
+    bitmap.job = name
+
+    def done(ok):
+        bitmap.job = None
+        if ok:
+            disk.model.forget(bitmap.marks)
+            bitmap.marks = since
+            world.drop_chain(bitmap)
+        elif bitmap.marks is not since:
+            disk.model.forget(since)
+        return False
+    track(world, disk, name, target, point, done)
+    world.jobs[name].note["unknown"] = lambda: forgive(world, disk, bitmap, since)
+
+
 def forgive(world, disk, bitmap, since):
     """Nobody has heard whether the backup ended well before the daemon did."""
     disk.model.forget(bitmap.marks)
@@ -196,4 +252,5 @@ OPERATIONS = [
     Operation("bitmap-check", 4, always, check),
     Operation("backup-with-bitmap", 5, can_begin_chain, full_with_bitmap),
     Operation("backup-incremental", 9, can_go_on, incremental),
+    Operation("backup-group-clear", 4, some_can_be_cleared, cleared_together, per_disk=False),
 ]

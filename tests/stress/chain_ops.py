@@ -236,7 +236,8 @@ def can_be_mirrored(world, disk):
     return idle(world, disk) and few_jobs(world, disk)
 
 
-def mirror(world, disk):
+def plan_mirror(world, disk):
+    """The target, what the daemon is told, and what is to be kept once it has begun."""
     target = world.make_image(disk.model.sectors, world.rng.choice(("qcow2", "qcow2", "raw")))
     world.add_node(target, None)
     name = world.new("mirror")
@@ -246,11 +247,7 @@ def mirror(world, disk):
     replaced = disk.filters and all(kind != "raw" for _, kind in disk.filters) and world.rng.random() < 0.5
     if disk.filters:
         how["replaces"] = disk.top.node if replaced else disk.root
-    try:
-        world.qmp("blockdev-mirror", job_id=name, device=disk.root, target=target.node, sync="full", **how, **job_options(world))
-    except Exception:
-        world.retire(target)
-        raise
+    arguments = {"job_id": name, "device": disk.root, "target": target.node, "sync": "full", **how, **job_options(world)}
     whole = disk.root
 
     def ended(job, ok):
@@ -270,7 +267,43 @@ def mirror(world, disk):
             for node, _ in disk.filters:
                 world.drop_filter(node)
             disk.filters = []
-    world.add_job(Job(name, "mirror", [disk], ended, [*disk.layers, target], changes_chain=True, note={"whole": whole}))
+
+    def begun():
+        world.add_job(Job(name, "mirror", [disk], ended, [*disk.layers, target], changes_chain=True, note={"whole": whole}))
+    return target, arguments, begun
+
+
+def mirror(world, disk):
+    target, arguments, begun = plan_mirror(world, disk)
+    try:
+        world.qmp("blockdev-mirror", **arguments)
+    except Exception:
+        world.retire(target)
+        raise
+    begun()
+
+
+def some_can_be_mirrored(world, _disk):
+    return len(world.jobs) < 3 and sum(can_be_mirrored(world, disk) for disk in world.disks) > 1
+
+
+def mirror_all(world, _disk):
+    """Several disks at one moment; now and then another action fails, and there is no mirror at all."""
+    plans = [plan_mirror(world, disk) for disk in world.disks if can_be_mirrored(world, disk)]
+    fails = world.rng.random() < 0.3
+    try:
+        world.transaction(*(("blockdev-mirror", arguments) for _, arguments, _ in plans), *([("abort", {})] if fails else []))
+    except Exception as error:
+        for target, _, _ in plans:
+            world.retire(target)
+        if not (fails and isinstance(error, world.QmpError) and "abort" in error.desc):
+            raise
+        world.sweep()
+        return
+    if fails:
+        raise world.Wrong("a transaction with abort has succeeded")
+    for _, _, begun in plans:
+        begun()
 
 
 # Names
@@ -299,5 +332,6 @@ OPERATIONS = [
     Operation("commit", 8, has_middle, commit, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
     Operation("commit-active", 6, stands_on_something, commit_active, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
     Operation("mirror", 7, can_be_mirrored, mirror),
+    Operation("mirror-transaction", 3, some_can_be_mirrored, mirror_all, per_disk=False),
     Operation("change-backing-file", 2, can_be_renamed, rename, refused="image file are not in the same chain"),     # below a raw node
 ]

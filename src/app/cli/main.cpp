@@ -328,6 +328,7 @@ int main(int argc, char** argv) {
   add_job(app, options);
   add_image(app, options);
   add_chain(app, options);
+  add_snapshot(app, options);
   add_qmp_verb(app, options);
   try {
     app.parse(argc, argv);

@@ -28,5 +28,7 @@ CLI::Validator not_empty();
 void add_image(CLI::App& app, Options& options);
 // `tidemark chain` and its verbs.
 void add_chain(CLI::App& app, Options& options);
+// `tidemark snapshot` and its verbs.
+void add_snapshot(CLI::App& app, Options& options);
 
 }  // namespace tidemark::cli

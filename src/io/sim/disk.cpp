@@ -29,7 +29,7 @@ std::int64_t SimDisk::run(IoOp& op, SimOpenFile* file, const SimStart& start) {
   if (!file) return -EBADF;
   if (op.kind == Kind::lock) return file->node->locks.request(file->id, op.extra->lock);
   if (op.kind == Kind::sync) return sync(*file, start);
-  if (op.kind == Kind::discard_cache) return 0;
+  if (op.kind == Kind::write_back) return 0;
   if (file->node->is_directory()) return op.kind == Kind::read ? -EISDIR : -EBADF;
   switch (op.kind) {
     case Kind::read: return read(op, *file, start);

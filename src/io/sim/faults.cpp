@@ -17,7 +17,7 @@ std::string_view to_string(IoOp::Kind kind) noexcept {
   static constexpr std::string_view names[] = {
       "read", "write", "sync",  "allocate", "extent", "truncate", "recv",  "send",          "accept",
       "connect", "listen", "shutdown", "open", "close", "stat", "lock", "rename", "link",
-      "unlink", "mkdir", "rmdir", "list", "sync_dir", "discard_cache", "work"};
+      "unlink", "mkdir", "rmdir", "list", "sync_dir", "write_back", "work"};
   static_assert(std::size(names) == static_cast<std::size_t>(IoOp::Kind::work) + 1);
   return names[static_cast<std::size_t>(kind)];
 }

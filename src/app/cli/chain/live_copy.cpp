@@ -1,7 +1,5 @@
 #include "app/cli/chain/live_copy.hpp"
 
-#include <algorithm>
-
 #include <fmt/format.h>
 
 #include "app/cli/chain/jobs.hpp"
@@ -162,7 +160,6 @@ Task<> LiveCopy::mirror() {
   if (options_.stay) report_.job = std::move(name);
 }
 
-// A bitmap that nobody could bring back keeps its node.
 Task<> LiveCopy::see_to_nodes() {
   if (options_.stay) co_return;
   if (!options_.pivot) {
@@ -171,21 +168,9 @@ Task<> LiveCopy::see_to_nodes() {
     report_.node.clear();
     co_return;
   }
-  const Json nodes = co_await all_nodes(client_);
-  const Json* before = find_by(nodes, "node-name", source_);
-  const Json* now = find_by(nodes, "node-name", report_.node);
-  if (!before || !now) co_return;
-  const std::vector<std::string> have = bitmap_names(*now);
-  bool lost = false;
-  if (const Json* bitmaps = before->find("dirty-bitmaps"))
-    for (const Json& bitmap : items(*bitmaps)) {
-      if (std::find(have.begin(), have.end(), text(bitmap, "name")) != have.end()) continue;
-      report_.bitmaps.push_back(text(bitmap, "name"));
-      lost = lost || !flag(bitmap, "persistent");
-    }
-  Result<> removed;
-  if (!lost) removed = co_await remove_node(client_, source_).result();
-  if (lost || !removed) report_.left = source_;
+  const LeftNode left = co_await let_go_of(client_, source_, report_.node);
+  report_.bitmaps = left.bitmaps;
+  if (left.there) report_.left = source_;
 }
 
 }  // namespace tidemark::cli

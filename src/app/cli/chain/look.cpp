@@ -1,5 +1,6 @@
 #include "app/cli/chain/look.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 
@@ -103,7 +104,24 @@ std::optional<std::size_t> index_in(const ChainName& chain, std::string_view wor
   return index;
 }
 
+std::string short_name(const Json& layer) {
+  const std::string file = text(layer, "filename");
+  if (file.starts_with("json:")) return text(layer, "node-name");
+  const std::string last = std::filesystem::path(file).filename();
+  return last.empty() ? file : last;
+}
+
 }  // namespace
+
+std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone) {
+  std::string drawn;
+  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+    if (std::find(gone.begin(), gone.end(), text(*layer, "node-name")) != gone.end()) continue;
+    if (!drawn.empty()) drawn += " <- ";
+    drawn += fmt::format("{} {}", text(*layer, "layer"), short_name(*layer));
+  }
+  return drawn;
+}
 
 Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
   const auto first = co_await fs::stat(reactor, std::move(one)).result();

@@ -8,6 +8,9 @@ namespace tidemark::cli {
 // `layers` are to be removed.  Each of the layers that are told has a member "layer": what people call it, as below.
 Task<Json> look_at_chain(const Context& context, const ChainName& chain, const std::vector<std::string>& layers);
 
+// The base is on the left, as everywhere where chains are drawn; the nodes that are `gone` are left out.
+std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone);
+
 // Whether two names are of one file that is there.
 Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other);
 

@@ -1,5 +1,6 @@
 #include "app/cli/chain/nodes.hpp"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -55,6 +56,27 @@ std::vector<std::string> bitmap_names(const Json& node) {
 Task<> remove_node(QmpClient& client, std::string name) {
   Json node = Json::object({{"node-name", std::move(name)}});
   co_await client.execute("blockdev-del", std::move(node));
+}
+
+Task<LeftNode> let_go_of(QmpClient& client, std::string before, std::string now) {
+  LeftNode left;
+  const Json nodes = co_await all_nodes(client);
+  const Json* from = find_by(nodes, "node-name", before);
+  const Json* to = find_by(nodes, "node-name", now);
+  if (!from || !to) co_return left;
+  const std::vector<std::string> have = bitmap_names(*to);
+  bool lost = false;
+  const Json* bitmaps = from->find("dirty-bitmaps");
+  static const Json none = Json::array();
+  for (const Json& bitmap : items(bitmaps ? *bitmaps : none)) {
+    if (std::find(have.begin(), have.end(), text(bitmap, "name")) != have.end()) continue;
+    left.bitmaps.push_back(text(bitmap, "name"));
+    lost = lost || !flag(bitmap, "persistent");
+  }
+  Result<> removed;
+  if (!lost) removed = co_await remove_node(client, before).result();
+  left.there = lost || !removed;
+  co_return left;
 }
 
 }  // namespace tidemark::cli

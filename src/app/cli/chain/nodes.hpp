@@ -23,4 +23,11 @@ std::vector<std::string> bitmap_names(const Json& node);
 // A node that nobody uses any more.
 Task<> remove_node(QmpClient& client, std::string name);
 
+// After a disk has gone over from one node to another.
+struct LeftNode {
+  bool there = false;                    // it could not be removed, or holds bitmaps that nobody could bring back
+  std::vector<std::string> bitmaps;      // that did not go over
+};
+Task<LeftNode> let_go_of(QmpClient& client, std::string before, std::string now);
+
 }  // namespace tidemark::cli

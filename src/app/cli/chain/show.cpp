@@ -1,7 +1,4 @@
 // What a chain is made of, and what it would cost to make it shorter.
-#include <algorithm>
-#include <filesystem>
-
 #include <fmt/format.h>
 
 #include "app/cli/chain/look.hpp"
@@ -10,24 +7,6 @@
 
 namespace tidemark::cli {
 namespace {
-
-std::string short_name(const Json& layer) {
-  const std::string file = text(layer, "filename");
-  if (file.starts_with("json:")) return text(layer, "node-name");
-  const std::string last = std::filesystem::path(file).filename();
-  return last.empty() ? file : last;
-}
-
-// The base is on the left, as everywhere where chains are drawn; those that are to go are left out.
-std::string picture(const Json::Array& layers, const std::vector<std::string>& gone) {
-  std::string drawn;
-  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
-    if (std::find(gone.begin(), gone.end(), text(*layer, "node-name")) != gone.end()) continue;
-    if (!drawn.empty()) drawn += " <- ";
-    drawn += fmt::format("{} {}", text(*layer, "layer"), short_name(*layer));
-  }
-  return drawn;
-}
 
 std::string size_or_none(const Json& layer, const char* member) {
   return layer.find(member) ? human_size(number(layer, member)) : "-";
@@ -72,8 +51,8 @@ void print_steps(const Json& cost) {
     lines += fmt::format("{}. {} {} into {}: {}\n", ++i, text(step, "action"), names, name_of(layers, text(step, "into")),
                          human_size(number(step, "bytes")));
   }
-  print_line("now   " + picture(items(layers), {}));
-  print_line("then  " + picture(items(layers), gone));
+  print_line("now   " + chain_picture(items(layers), {}));
+  print_line("then  " + chain_picture(items(layers), gone));
   print_line(lines + fmt::format("moves {} in all", human_size(number(cost, "bytes"))));
 }
 
@@ -87,7 +66,7 @@ Task<Exit> chain_show(const Context& context, ChainShowOptions options) {
     print_json(layers);
     co_return Exit::ok;
   }
-  print_line(picture(items(layers), {}));
+  print_line(chain_picture(items(layers), {}));
   print_line(table_of(items(layers), options.chain.live));
   co_return Exit::ok;
 }

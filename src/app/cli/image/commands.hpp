@@ -9,6 +9,10 @@
 #include "app/cli/context.hpp"
 #include "app/cli/image/names.hpp"
 
+namespace tidemark {
+struct Qcow2Snapshot;
+}
+
 namespace tidemark::cli {
 
 // Exit codes that are a verb's own, as qemu-img has them.
@@ -120,6 +124,8 @@ struct ImageSnapshotOptions {
   std::string name;                      // of all but list: an id or a name
   bool force_share = false;              // of list
 };
+// Not of list: the snapshot that was made, applied or deleted.
+Task<Qcow2Snapshot> change_snapshots(const Context& context, ImageSnapshotOptions options);
 Task<Exit> image_snapshot(const Context& context, ImageSnapshotOptions options);
 
 struct ImageBitmapOptions {

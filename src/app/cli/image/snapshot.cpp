@@ -4,6 +4,7 @@
 
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/snapshots.hpp"
+#include "control/tracking_stores.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -51,6 +52,8 @@ Task<Qcow2Snapshot> change(const Context& context, Qcow2Driver& image, const Ima
   const std::size_t which = co_await unwrap(image.find_snapshot(id));
   if (options.action == Action::apply) {
     co_await check_no_bitmaps(image);
+    // Version 2 has nothing by which a store that a crash left would see that the content has changed.
+    if (auto path = local_path(options.image.name)) co_await remove_store_left_over(context.reactor, *std::move(path));
     co_await image.apply_snapshot(id);
   } else {
     co_await image.delete_snapshot(id);
@@ -68,12 +71,10 @@ const char* verb_of(Action action) {
 
 }  // namespace
 
-Task<Exit> image_snapshot(const Context& context, ImageSnapshotOptions options) {
+Task<Qcow2Snapshot> change_snapshots(const Context& context, ImageSnapshotOptions options) {
   const std::string format = co_await format_of(context.reactor, options.image, false);
   if (format != "qcow2")
     co_await Error(Errc::unsupported, fmt::format("'{}': only qcow2 images have internal snapshots", options.image.name));
-  if (options.action == Action::list) co_return co_await list(context, options);
-  if (options.force_share) co_await Error(Errc::invalid_argument, "--force-share is only for --list");
   std::function<Task<Qcow2Snapshot>(Session&)> body = [&](Session& session) -> Task<Qcow2Snapshot> {
     Qcow2OpenOptions open;
     open.keeps_content = true;
@@ -82,13 +83,25 @@ Task<Exit> image_snapshot(const Context& context, ImageSnapshotOptions options) 
   };
   auto changed = co_await in_session<Qcow2Snapshot>(context.reactor, body).result();
   if (!changed) co_await changed.error().with_context(fmt::format("Could not {} snapshot '{}'", verb_of(options.action), options.name));
+  co_return *std::move(changed);
+}
+
+Task<Exit> image_snapshot(const Context& context, ImageSnapshotOptions options) {
+  if (options.action == Action::list) {
+    const std::string format = co_await format_of(context.reactor, options.image, false);
+    if (format != "qcow2")
+      co_await Error(Errc::unsupported, fmt::format("'{}': only qcow2 images have internal snapshots", options.image.name));
+    co_return co_await list(context, options);
+  }
+  if (options.force_share) co_await Error(Errc::invalid_argument, "--force-share is only for --list");
+  const Qcow2Snapshot changed = co_await change_snapshots(context, options);
   if (context.json) {
-    Json json = to_json(*changed);
-    json.set("disk-size", changed->disk_size);
+    Json json = to_json(changed);
+    json.set("disk-size", changed.disk_size);
     print_json(json);
   } else {
     const char* done = options.action == Action::apply ? "applied" : options.action == Action::create ? "created" : "deleted";
-    print_line(fmt::format("{} snapshot '{}' with the id {}", done, changed->name, changed->id));
+    print_line(fmt::format("{} snapshot '{}' with the id {}", done, changed.name, changed.id));
   }
   co_return Exit::ok;
 }

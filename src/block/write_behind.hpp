@@ -1,0 +1,33 @@
+// WriteBehind: what a copier writes through the host's page cache begins to become durable while it goes on copying.  Else
+// the kernel keeps it until the flush at the end, which then takes as long as the copying did, with the device busy all the
+// while.
+#pragma once
+
+#include "block/edge.hpp"
+
+namespace tidemark {
+
+class WriteBehind {
+ public:
+  // The edge, which outlives this, is the one that is written to, or one above it.
+  explicit WriteBehind(Edge& target) noexcept : target_(target) {}
+
+  // So much more was written.  For one of the callers now and then it takes a moment.
+  Task<> wrote(std::uint64_t bytes) {
+    waiting_ += bytes;
+    if (waiting_ < step || starting_) co_return;
+    waiting_ = 0;
+    starting_ = true;
+    co_await target_.write_back();
+    starting_ = false;
+  }
+
+ private:
+  static constexpr std::uint64_t step = 8 * MiB;
+
+  Edge& target_;
+  std::uint64_t waiting_ = 0;
+  bool starting_ = false;
+};
+
+}  // namespace tidemark
