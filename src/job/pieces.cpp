@@ -9,6 +9,7 @@ namespace {
 constexpr std::uint64_t workers_max = 16;
 constexpr std::uint64_t chunk_default = 1 * MiB;
 constexpr std::uint64_t look_ahead = 1 * GiB;
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
 constexpr std::uint64_t zeroes_max = 16 * MiB;   // at once: a guest may have to wait for it
 
 }  // namespace
@@ -45,6 +46,20 @@ Task<std::optional<Pieces::Failed>> Pieces::run(JobContext& context) {
   };
   co_await with_group(reactor_, body);
   co_return failed_;
+}
+
+Task<> Pieces::finish(JobContext& context, OnError policy) {
+  while (!done()) {
+    const std::optional<Failed> failed = co_await run(context);
+    if (failed) {
+      const IoSide side = failed->why.reading ? IoSide::read : IoSide::write;
+      const ErrorAction action = co_await context.failed(policy, side, failed->why.error);
+      if (action == ErrorAction::report) co_await failed->why.error;
+      if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
+      again(failed->piece);
+    }
+    co_await context.checkpoint();
+  }
 }
 
 Task<> Pieces::work(JobContext& context) {
