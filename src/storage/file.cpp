@@ -92,6 +92,10 @@ Task<> take_new(File& file) {
   if (info.type != Type::regular) co_await wrong_type("file", file.path(), Type::regular);
   const FileOptions writer{.filename = file.path()};
   co_await lock_image(file, lock_permissions(writer));
+  // Between its opening and its lock another may have made it, and given it its own name.
+  const auto named = co_await fs::stat(file.reactor(), file.path()).result();
+  if (!named || named->device != info.device || named->inode != info.inode)
+    co_await Error(Errc::busy, "Could not create '" + file.path() + "': another program has replaced it at this moment");
 }
 
 Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {

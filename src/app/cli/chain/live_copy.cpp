@@ -1,5 +1,7 @@
 #include "app/cli/chain/live_copy.hpp"
 
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "app/cli/chain/jobs.hpp"
@@ -116,9 +118,12 @@ Task<> LiveCopy::remove_what_is_left(std::string path) {
 Task<> LiveCopy::take_name(std::string path) {
   OpenFlags flags;
   flags.write = flags.create = flags.exclusive = true;
+  std::string parent = std::filesystem::path(path).parent_path().string();
+  if (parent.empty()) parent.push_back('.');
   File file = co_await File::open(context_.reactor, std::move(path), flags);
   made_ = true;
   co_await file.close();
+  co_await fs::sync_dir(context_.reactor, std::move(parent));      // what the disk goes over to has a name after a crash, too
 }
 
 Task<> LiveCopy::make(std::string path) {
@@ -141,7 +146,8 @@ Task<Json> LiveCopy::describe_target(ImageName target) {
   Json description = co_await describe(context_.reactor, std::move(target), access);
   description.set("node-name", report_.node);
   description.set("discard", "unmap");
-  description.set("cache", Json::object({{"direct", direct_}, {"no-flush", no_flush_}}));
+  // A copy that is told to be whole is so after a power cut.
+  description.set("cache", Json::object({{"direct", direct_}, {"no-flush", no_flush_ && goes_over()}}));
   if (options_.shallow) description.set("backing", text(items(layers_)[1], "node-name"));
   co_return std::move(description);
 }

@@ -52,7 +52,8 @@ Task<> remove_live(const Context& context, QmpClient& client, const Json& layers
   co_await unwrap(done);
 }
 
-// What is committed is durable before the image above names the one below.
+// What is committed is durable before the image above names the one below.  A top that was committed shows what is below it from
+// then on: who takes it for the disk by mistake later does not see an old one.
 Task<> remove_offline(const Context& context, const Json& layers, Removal step) {
   for (const Json& layer : items(layers))
     if (text(layer, "filename").starts_with("json:"))
@@ -66,8 +67,11 @@ Task<> remove_offline(const Context& context, const Json& layers, Removal step) 
   committing.image = {file_of(layers, step.first), format_of(layers, step.first)};
   committing.base = file_of(layers, step.into());
   committing.keep = true;
+  if (step.first != 0) committing.above = file_of(layers, step.first - 1);
   (void)co_await commit(context, std::move(committing));
-  if (step.first != 0) co_await set_backing(context, layers, step.first - 1, step.into(), true);
+  if (step.first != 0) co_return co_await set_backing(context, layers, step.first - 1, step.into(), true);
+  if (step.last != 0) co_await set_backing(context, layers, 0, step.into(), true);
+  co_await empty_image(context, file_of(layers, 0));
 }
 
 }  // namespace tidemark::cli

@@ -103,6 +103,7 @@ struct ImageCommitOptions {
   ImageName image;
   std::string base;                      // empty: the image right below
   bool keep = false;                     // the image is not emptied afterwards
+  std::string above;                     // a qcow2 image that stands on the image, and on the base then; empty: none
 };
 struct ImageCommitted {
   std::string base;
@@ -110,6 +111,7 @@ struct ImageCommitted {
   bool emptied = false;
 };
 Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options);
+Task<> empty_image(const Context& context, std::string path);      // it reads as what is below it
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options);
 
 struct ImageAmendOptions {

@@ -29,7 +29,15 @@ Task<std::size_t> layers_above(Reactor& reactor, const std::vector<ImageName>& c
   co_return 0;
 }
 
-Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base) {
+// Behind the end of an image, one that stands on it reads zeroes, where the base may have something.
+Task<> cover_tail(Edge& top, Edge& base, std::uint64_t above) {
+  const std::uint64_t end = std::min(base.size(), above);
+  if (end <= top.size()) co_return;
+  const Range tail{top.size(), end - top.size()};
+  co_await base.write_zeroes(tail, WriteFlags::may_unmap);
+}
+
+Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base, std::uint64_t above) {
   const bool longer = base.size() < top.size();
   if (longer) co_await base.truncate(top.size());
   Progress progress(context, "commit");
@@ -39,12 +47,14 @@ Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base)
   copy.course.interrupted = context.interrupted;
   copy.course.progress = [&progress, all](std::uint64_t done) { progress.update(done, all.length); };
   const image::CopyReport report = co_await image::copy_disk(top, all, base, std::move(copy));
+  co_await cover_tail(top, base, above);
   co_await base.flush();
   co_return report;
 }
 
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
-Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base) {
+Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
+                                   std::uint64_t size_above) {
   KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, base.name);
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
@@ -53,7 +63,7 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
     access.write = true;
     Edge* below = co_await session.open(base, access);
     kept.attach(below->node());
-    auto copied = co_await copy_down(context, *top, *below).result();
+    auto copied = co_await copy_down(context, *top, *below, size_above).result();
     kept.collect(below->node());
     co_return co_await unwrap(std::move(copied));
   };
@@ -80,7 +90,9 @@ Task<> empty_slowly(const Context& context, std::string path) {
   co_await unwrap(stored);
 }
 
-Task<> empty(const Context& context, std::string path) {
+}  // namespace
+
+Task<> empty_image(const Context& context, std::string path) {
   const qcow2::Header header = co_await read_header(context.reactor, path);
   if (header.geometry.external_data) co_return co_await empty_slowly(context, path);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
@@ -93,8 +105,6 @@ Task<> empty(const Context& context, std::string path) {
   co_await in_session<void>(context.reactor, body);
 }
 
-}  // namespace
-
 Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) {
   const std::string format = co_await format_of(context.reactor, options.image, false);
   const auto path = local_path(options.image.name);
@@ -102,13 +112,18 @@ Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) 
   ImageName top{*path, format};
   const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
   const std::size_t depth = co_await layers_above(context.reactor, chain, options.base);
+  std::uint64_t size_above = 0;
+  if (!options.above.empty()) {
+    const qcow2::Header header = co_await read_header(context.reactor, options.above);
+    size_above = header.size;
+  }
   const auto end = chain.begin() + static_cast<std::ptrdiff_t>(depth);
-  auto committed = co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth]).result();
+  auto committed = co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth], size_above).result();
   if (!committed && committed.error().code() == Errc::cancelled)
     co_await Error(Errc::cancelled, fmt::format("interrupted; '{}' reads as before, '{}' has a part of it", *path, chain[depth].name));
   const image::CopyReport report = co_await unwrap(std::move(committed));
   const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
-  if (emptied) co_await empty(context, *path);
+  if (emptied) co_await empty_image(context, *path);
   co_return ImageCommitted{chain[depth].name, report.data_bytes, report.zero_bytes, emptied};
 }
 

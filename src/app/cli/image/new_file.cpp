@@ -11,19 +11,22 @@ Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
   std::string name = behind_links(std::move(path));
   const bool there = co_await fs::exists(reactor, name);
   if (there) co_await check_replaceable(reactor, name);
-  co_return NewFile(reactor, std::move(name));
+  co_return NewFile(reactor, std::move(name), there);
 }
 
 Task<> NewFile::publish() {
-  co_await fs::rename(*reactor_, partial_, path_);
+  co_await fs::rename(*reactor_, partial_, path_, !replaces_);
+  published_ = true;
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent.push_back('.');
   co_await fs::sync_dir(*reactor_, std::move(parent));
 }
 
 Task<> NewFile::discard() {
-  const bool there = co_await fs::exists(*reactor_, partial_);
-  if (there) co_await fs::unlink(*reactor_, partial_);
+  if (published_ && replaces_) co_return;
+  std::string name = published_ ? path_ : partial_;
+  const bool there = co_await fs::exists(*reactor_, name);
+  if (there) co_await fs::unlink(*reactor_, std::move(name));
 }
 
 }  // namespace tidemark::cli

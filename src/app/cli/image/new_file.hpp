@@ -1,5 +1,7 @@
 // NewFile: a file that is made under another name, FILE.tidemark-partial, and gets its own when it is whole and
 // durable; what had that name before is then gone.  Whatever ends the program before leaves the old file as it was.
+//
+// Invariant: only what was there at the beginning is replaced; what has come meanwhile is somebody else's, and stays.
 #pragma once
 
 #include <string>
@@ -15,26 +17,33 @@ class NewFile {
 
   const std::string& partial() const noexcept { return partial_; }
   Task<> publish();                      // the file is closed, and what was written to it durable
+  // What was made goes, from under its own name, too; but what was there before does not come back.
   Task<> discard();
 
  private:
-  NewFile(Reactor& reactor, std::string path)
-      : reactor_(&reactor), path_(std::move(path)), partial_(path_ + ".tidemark-partial") {}
+  NewFile(Reactor& reactor, std::string path, bool replaces)
+      : reactor_(&reactor), path_(std::move(path)), partial_(path_ + ".tidemark-partial"), replaces_(replaces) {}
 
   Reactor* reactor_;
   std::string path_, partial_;
+  bool replaces_, published_ = false;
 };
 
 // Makes a file by `make(partial name)`, which closes it, and publishes it; what fails leaves nothing.
 template <class Make>
-Task<> make_file(Reactor& reactor, std::string path, Make make) {
-  NewFile file = co_await NewFile::begin(reactor, std::move(path));
+Task<> make_file(NewFile file, Make make) {
   auto made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
   if (made) co_return;
   // One that is in use is another's who is making the same file.
   if (made.error().code() != Errc::busy) (void)co_await file.discard().result();
   co_await made.error();
+}
+
+template <class Make>
+Task<> make_file(Reactor& reactor, std::string path, Make make) {
+  NewFile file = co_await NewFile::begin(reactor, std::move(path));
+  co_await make_file(std::move(file), std::move(make));
 }
 
 }  // namespace tidemark::cli

@@ -5,7 +5,9 @@
 #include "app/cli/chain/look.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
+#include "control/tracking_stores.hpp"
 #include "io/file.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -20,43 +22,73 @@ Task<std::uint64_t> size_of(Reactor& reactor, ImageName image) {
   co_return co_await in_session<std::uint64_t>(reactor, body);
 }
 
+Task<Qcow2CreateOptions> options_of(Reactor& reactor, const NewOverlay& overlay) {
+  Qcow2CreateOptions options;
+  ImageName below{overlay.below, overlay.below_format};
+  options.size = co_await size_of(reactor, std::move(below));
+  options.backing_file = name_seen_from(overlay.file, overlay.below);
+  options.backing_format = overlay.below_format;
+  co_return std::move(options);
+}
+
+Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
+  const Qcow2CreateOptions options = co_await options_of(session.reactor(), overlay);
+  co_await create_file(session.reactor(), path, 0, FilePreallocation::off);
+  Edge* file = co_await hold_file(session, std::move(path));
+  co_await file->truncate(0);
+  co_await Qcow2Driver::create(*file, options);
+  co_await file->flush();
+}
+
+// `files`: what was made here, of which nothing stays when this fails.
+Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
+  for (const NewOverlay& overlay : overlays) {
+    NewFile file = co_await NewFile::begin(session.reactor(), overlay.file);
+    const auto made = co_await make_held(session, overlay, file.partial()).result();
+    // One that is in use is another's who is making the same file.
+    if (made || made.error().code() != Errc::busy) files.push_back(std::move(file));
+    co_await unwrap(made);
+  }
+  for (const NewOverlay& overlay : overlays) co_await remove_store_left_over(session.reactor(), overlay.file);
+  for (NewFile& file : files) co_await file.publish();
+}
+
 }  // namespace
 
 Task<> make_overlay(Reactor& reactor, NewOverlay overlay, std::string path) {
   FormatOptions format;
-  ImageName below{overlay.below, overlay.below_format};
-  format.qcow2.size = co_await size_of(reactor, std::move(below));
-  format.qcow2.backing_file = name_seen_from(overlay.file, overlay.below);
-  format.qcow2.backing_format = overlay.below_format;
+  format.qcow2 = co_await options_of(reactor, overlay);
   co_await make_image(reactor, std::move(path), "qcow2", std::move(format));
 }
 
 Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays) {
-  std::vector<NewFile> files;
-  std::size_t published = 0;
-  Result<> made;
-  for (std::size_t i = 0; made && i < overlays.size(); ++i) {
-    const auto file = co_await NewFile::begin(reactor, overlays[i].file).result();
-    if (file) files.push_back(*file);
-    if (file) made = co_await make_overlay(reactor, overlays[i], file->partial()).result();
-    else made = file.error();
-  }
-  for (; made && published < files.size(); ++published) made = co_await files[published].publish().result();
-  if (made) co_return;
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    (void)co_await files[i].discard().result();
-    if (i < published) (void)co_await fs::unlink(reactor, overlays[i].file).result();
-  }
-  co_await made.error();
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    std::vector<NewFile> files;
+    const auto made = co_await make_all(session, overlays, files).result();
+    if (made) co_return;
+    for (NewFile& file : files) (void)co_await file.discard().result();
+    co_await made.error();
+  };
+  co_await in_session<void>(reactor, body);
+}
+
+// It may have been replaced between its opening and its lock.
+Task<Edge*> hold_file(Session& session, std::string file) {
+  const FileInfo before = co_await fs::stat(session.reactor(), file);
+  ImageAccess access;
+  access.write = true;
+  ImageName bytes{file, "raw"};
+  Edge* held = co_await session.open(std::move(bytes), access);
+  const FileInfo now = co_await fs::stat(session.reactor(), file);
+  if (now.device != before.device || now.inode != before.inode)
+    co_await Error(Errc::busy, fmt::format("another program has replaced '{}' at this moment; try again", file));
+  co_return held;
 }
 
 // Its bytes alone: nothing is written.
 Task<> check_not_in_use(Reactor& reactor, std::string file) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
-    ImageAccess access;
-    access.write = true;
-    ImageName bytes{file, "raw"};
-    (void)co_await session.open(std::move(bytes), access);
+    (void)co_await hold_file(session, file);
   };
   co_await in_session<void>(reactor, body);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app/cli/context.hpp"
+#include "app/cli/image/session.hpp"
 
 namespace tidemark::cli {
 
@@ -13,8 +14,12 @@ struct NewOverlay {
 // An overlay at `path`, which another file of that name is made under; as large as what is below.
 Task<> make_overlay(Reactor& reactor, NewOverlay overlay, std::string path);
 
-// Each appears under its name when all are whole; what fails leaves none of them.
+// Each appears under its name when all are whole, and nobody else has a file of that name; what fails leaves none of them, and
+// what others make as it is.  No bitmaps that an image of that name had once are taken for its own.
 Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays);
+
+// Its bytes, which nobody else writes to until the session closes; the file is the one of that name.
+Task<Edge*> hold_file(Session& session, std::string file);
 
 // Fails where a file that is written to, or is to be, is open in another program.
 Task<> check_not_in_use(Reactor& reactor, std::string file);

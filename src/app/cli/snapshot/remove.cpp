@@ -2,12 +2,17 @@
 //
 // What a layer K keeps goes when K is pulled into the one above, or that one is committed to K; committing K itself would
 // destroy the state below it.  The deepest goes first: then the numbers of the others stay.
+//
+// Invariant: numbers are of the chain as it was when the verb began; once it is not what this verb has made of it nothing more is
+// deleted.  What other images may stand on is written to only when asked for.
 #include <algorithm>
+#include <filesystem>
 
 #include <fmt/format.h>
 
 #include "app/cli/chain/look.hpp"
 #include "app/cli/chain/nodes.hpp"
+#include "app/cli/chain/others.hpp"
 #include "app/cli/chain/steps.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
@@ -21,11 +26,27 @@ namespace {
 using Way = SnapshotDeleteOptions::Way;
 
 // A file's name is what people start guests with: it stays the disk unless they say otherwise.
-Removal choose(const Json::Array& layers, std::size_t snapshot, Way way, bool live) {
-  const bool cheaper = number(layers[snapshot - 1], "commit") < number(layers[snapshot], "pull");
-  const bool commits = way == Way::commit || (way == Way::cheapest && cheaper && (live || snapshot > 1));
-  if (commits) return {true, snapshot - 1, snapshot - 1};
-  return {false, snapshot, snapshot};
+Task<Removal> choose(const Context& context, QmpClient* client, const Json& layers, std::size_t snapshot, Way way) {
+  const bool cheaper = number(items(layers)[snapshot - 1], "commit") < number(items(layers)[snapshot], "pull");
+  bool commits = way == Way::commit;
+  if (way == Way::cheapest && cheaper && (client || snapshot > 1)) {
+    const bool others = co_await others_may_stand_on(context, client, layers, snapshot);
+    commits = !others;
+  }
+  const Removal commit{true, snapshot - 1, snapshot - 1}, pull{false, snapshot, snapshot};
+  if (commits) co_return commit;
+  co_return pull;
+}
+
+// What tells the layers of a chain apart: files are called otherwise by one image than by another.
+std::vector<std::string> names_of(const Json& layers, bool live) {
+  std::vector<std::string> names;
+  for (const Json& layer : items(layers)) {
+    std::error_code error;
+    const std::string real = std::filesystem::canonical(text(layer, "filename"), error).string();
+    names.push_back(live ? text(layer, "node-name") : error ? text(layer, "filename") : real);
+  }
+  return names;
 }
 
 void print(const Context& context, const SnapshotDeleteOptions& options, const Json::Array& layers, std::size_t snapshot, Removal step,
@@ -49,13 +70,17 @@ void print(const Context& context, const SnapshotDeleteOptions& options, const J
   for (const std::string& bitmap : left.bitmaps) print_line(fmt::format("a bitmap that did not go along: {}", bitmap));
 }
 
-Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDeleteOptions& options, std::size_t snapshot) {
+// `expected`: the chain's layers, of which one goes.
+Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDeleteOptions& options, std::size_t snapshot,
+                    std::vector<std::string>& expected) {
   const std::vector<std::string> none;
   const Json cost = co_await look_at_chain(context, options.disk, none);
   const Json& layers = *cost.find("layers");
   const Json::Array& all = items(layers);
-  if (snapshot >= all.size()) co_await Error(Errc::not_found, fmt::format("somebody else has changed the chain of '{}'", options.disk.top));
-  const Removal step = choose(all, snapshot, options.way, client != nullptr);
+  if (names_of(layers, client != nullptr) != expected)
+    co_await Error(Errc::busy, fmt::format("somebody else has changed the chain of '{}'; look at it with 'tidemark snapshot list', and "
+                                           "delete what is to go by its number there", options.disk.top));
+  const Removal step = co_await choose(context, client, layers, snapshot, options.way);
   LeftNode left;
   if (!client) co_await remove_offline(context, layers, step);
   else {
@@ -64,6 +89,7 @@ Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDel
       left = co_await let_go_of(*client, text(all[0], "node-name"), text(all[step.into()], "node-name"));
   }
   print(context, options, all, snapshot, step, left);
+  expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(step.first));
 }
 
 Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOptions options) {
@@ -79,7 +105,8 @@ Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOp
   }
   std::sort(found.rbegin(), found.rend());
   found.erase(std::unique(found.begin(), found.end()), found.end());
-  for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer);
+  std::vector<std::string> expected = names_of(*cost.find("layers"), client != nullptr);
+  for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected);
 }
 
 void print_kept(const Context& context, const SnapshotDeleteOptions& options, const std::string& id, const std::string& name) {

@@ -36,22 +36,28 @@ Task<> set_active(QmpClient& client, std::string node, bool active) {
   co_await client.execute("blockdev-set-active", std::move(arguments));
 }
 
-// What the top's file keeps goes with it.
+// What the top's file keeps goes with it; it is held.
 Task<> check_replaceable_top(Reactor& reactor, std::string top) {
   ImageName image{top, "qcow2"};
   const qcow2::Header header = co_await read_header(reactor, top);
   if (header.geometry.external_data)
     co_await Error(Errc::unsupported, fmt::format("'{}' keeps its data in a file of its own; give --overlay", top));
-  const auto kept = co_await snapshots_in(reactor, std::move(image), false);
+  const auto kept = co_await snapshots_in(reactor, std::move(image), true);
   if (!kept.empty())
     co_await Error(Errc::busy, fmt::format("'{}' keeps the internal snapshot '{}', which would be lost; delete it first, or give --overlay",
                                            top, kept.front().name));
 }
 
+// A guest that started before the new file has its name would go on with one that has none.
 Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
-  co_await check_replaceable_top(reactor, overlay.file);
-  auto make = [&](std::string partial) -> Task<> { co_await make_overlay(reactor, overlay, std::move(partial)); };
-  co_await make_file(reactor, overlay.file, make);
+  NewFile file = co_await NewFile::begin(reactor, overlay.file);
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
+    (void)co_await hold_file(session, overlay.file);
+    co_await check_replaceable_top(reactor, overlay.file);
+    auto make = [&](std::string partial) -> Task<> { co_await make_overlay(reactor, overlay, std::move(partial)); };
+    co_await make_file(file, make);
+  };
+  co_await in_session<void>(reactor, body);
   co_await remove_store_left_over(reactor, overlay.file);
 }
 
@@ -77,7 +83,6 @@ Task<> revert_to_layer(const Context& context, SnapshotRevertOptions options) {
     co_await check_new_file(context.reactor, file);
     std::vector<NewOverlay> one{std::move(overlay)};
     co_await make_overlays(context.reactor, std::move(one));
-    co_await remove_store_left_over(context.reactor, file);
   }
   print(context, options, layer_name(options.disk, layer), file);
 }
@@ -96,8 +101,11 @@ Task<> revert_node_to_kept(const Context& context, QmpClient& client, SnapshotRe
   const Json nodes = co_await all_nodes(client);
   const Json node = co_await unwrap(node_in(nodes, options.disk.top));
   const std::string name = options.disk.top;
-  co_await set_active(client, name, false);
   options.disk.top = text(node, "file");
+  if (!options.disk.top.starts_with('/'))
+    co_await Error(Errc::unsupported, fmt::format("node '{}' is '{}', where the daemon sees it; remove it ('tidemark qmp blockdev-del'), "
+                                                  "and revert the file without --qmp and TIDEMARK_QMP", name, options.disk.top));
+  co_await set_active(client, name, false);
   auto activate = [&]() -> Task<> { return set_active(client, name, true); };
   co_await finally(revert_to_kept(context, std::move(options)), activate);
 }
