@@ -119,6 +119,8 @@ Result<> check_preserve(const schema::BlockCommitArguments& given, bool active) 
   using Wanted = schema::BlockCommitPreserve;
   if (given.preserve_removed == Wanted::on && active)
     return refused("'preserve-removed=on' specified, but guests write to 'top' and will write to the base: use 'full'");
+  if (given.preserve_removed != Wanted::off && given.keep_active)
+    return refused("'preserve-removed' specified, but 'keep-active' writes to the base for as long as guests use 'top'");
   if (given.preserve_removed != Wanted::off && given.empty_active)
     return refused("'preserve-removed' specified, but 'empty-active' has 'top' give up what it holds");
   return {};

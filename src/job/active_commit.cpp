@@ -60,7 +60,8 @@ Result<> ActiveCommit::hold_layers() {
   bool below = false;
   for (BlockNode* at = &top_; at != &base_; at = at->driver().is_filter() ? at->filtered() : at->backing()) {
     Permissions of_layer{P::none, P::all & ~P::consistent_read};
-    if (preserver_) of_layer.shares = below ? P::consistent_read | P::write_unchanged : P::all;
+    if (preserver_ && below) of_layer.shares = P::consistent_read | P::write_unchanged;
+    else if (at == image && uses(*image)) of_layer.shares = P::all;      // what pulls into it minds who else writes
     below = below || at == image;
     auto edge = Edge::attach(*at, Role::filtered, of_layer, user_);
     if (!edge) return edge.error();

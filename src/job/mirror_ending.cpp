@@ -151,7 +151,10 @@ Task<> MirrorJob::clean() {
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
   NodeTracking* tracking = filter_node_ ? options_.source->tracking() : nullptr;
   if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
-  if (filter_node_ && commit_) top().retire();
+  if (filter_node_ && commit_) {
+    top().retire();
+    still_.reset();                              // guests go on meanwhile, where they are
+  }
   if (commit_) co_await commit_->end_preserving();
   if (filter_node_) co_await take_out_filter();
   still_.reset();

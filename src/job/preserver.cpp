@@ -11,6 +11,8 @@ namespace {
 using P = Permissions;
 using Found = PieceSource::Found;
 using Kind = PieceSource::Kind;
+constexpr Duration drain_max = std::chrono::seconds(30);
+constexpr Duration part_max = std::chrono::milliseconds(500);    // that guests may wait for at a pivot
 
 }  // namespace
 
@@ -25,15 +27,17 @@ class Preserver::Child final : PieceSource {
   JobProgress progress() const noexcept { return pieces_ ? pieces_->progress() : JobProgress(); }
   Result<> set_indifferent(bool indifferent) noexcept {
     Edge* const backing = image_.child(Role::backing);
-    if (!filter_node_ || !backing) return {};
-    return backing->set_indifferent(indifferent);
+    if (indifferent_ == indifferent || !backing) return {};
+    auto set = backing->set_indifferent(indifferent);
+    if (set) indifferent_ = indifferent;
+    return set;
   }
 
   Task<> attach();
   Task<> pull(JobContext& context, OnError policy);
   Task<> rename();
   Task<> rename_back();
-  Task<> part();
+  Task<> part(Duration drain_limit);
   Task<> let_go();
   Task<> clean();
 
@@ -54,11 +58,11 @@ class Preserver::Child final : PieceSource {
   std::optional<Pieces> pieces_;
   BackingName before_;                   // what its header says, once it is changed
   BlockNode* removed_ = nullptr;         // what it stood on
-  bool made_writable_ = false;
+  bool made_writable_ = false, indifferent_ = false;
 };
 
 Task<> Preserver::Child::attach() {
-  const Permissions nothing{P::none, P::all}, reading{P::consistent_read, P::all};
+  const Permissions nothing{P::none, P::all & ~P::resize}, reading{P::consistent_read, P::all};
   kept_ = co_await unwrap(Edge::attach(image_, Role::filtered, nothing, options().user));
   if (options().full) (void)co_await name_below();
   if (image_.read_only()) {
@@ -88,7 +92,7 @@ Task<> Preserver::Child::insert_filter() {
   BlockNode* const added = co_await graph.add(std::move(node), std::move(driver));
   filter_node_ = added;
   filter_ = &opened;
-  const auto drained = co_await graph.drain(image_);
+  const auto drained = co_await graph.drain_within(image_, drain_max);
   co_await unwrap(graph.replace(image_, *added));
 }
 
@@ -144,12 +148,13 @@ Task<> Preserver::Child::rename_back() {
   co_await image_.driver().write_backing_name(before_.name, before_.format);
 }
 
-Task<> Preserver::Child::part() {
+Task<> Preserver::Child::part(Duration drain_limit) {
   Graph& graph = image_.graph();
-  const auto drained = co_await graph.drain(image_);
+  const auto drained = co_await graph.drain_within(image_, drain_limit);
   BlockNode* const stood_on = image_.backing();
   co_await unwrap(graph.set_backing(image_, preserver_.base().backing()));
   removed_ = stood_on;
+  before_ = {};
 }
 
 // All that guests have written to it, too, is durable.
@@ -253,7 +258,7 @@ Task<> Preserver::run(JobContext& context, OnError policy) {
   for (auto& child : children_) {
     if (!options_.full || child->chained()) continue;
     co_await child->rename();
-    const Result<> parted = co_await child->part().result();
+    const Result<> parted = co_await child->part(drain_max).result();
     if (parted) continue;
     (void)co_await child->rename_back().result();
     co_await parted.error();
@@ -277,7 +282,7 @@ Task<> Preserver::rename_back() {
 }
 
 Task<> Preserver::part() {
-  if (Child* child = chained(); child && options_.full) co_await child->part();
+  if (Child* child = chained(); child && options_.full) co_await child->part(part_max);
 }
 
 Task<> Preserver::clean() {

@@ -128,7 +128,7 @@ class Active(Bed):
         self.export(self.here, inactive=False)
         self.refused("export 'e' uses it and does not allow that", self.set, self.here, False)
         self.io("here", "write 0 64k")
-        self.here.execute("block-export-del", id="e")
+        self.here.execute("block-export-del", id="e", mode="hard")
         self.here.wait_event("BLOCK_EXPORT_DELETED", id="e")
         self.here.execute("blockdev-add", driver="raw", **{"node-name": "above"}, file="disk")
         self.refused("Node 'disk' has active parent node 'above'", self.set, self.here, False, **{"node-name": "disk"})
