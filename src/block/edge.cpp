@@ -73,7 +73,7 @@ Result<> PermissionUpdate::refresh(BlockNode& node) {
   }
   for (Edge* child : node.driver_->edges()) {
     Permissions wanted;
-    if (node.active()) wanted = node.driver_->child_permissions(*child, cumulative, !node.read_only());
+    if (node.active() && !child->indifferent_) wanted = node.driver_->child_permissions(*child, cumulative, !node.read_only());
     if (wanted == child->permissions_) continue;
     set(*child, wanted);
     if (auto ok = refresh(*child->node_); !ok) return ok;
@@ -113,6 +113,15 @@ Result<> Edge::set_permissions(Permissions permissions) {
   if (auto ok = update.refresh(*node_); !ok) return ok;
   update.commit();
   return {};
+}
+
+Result<> Edge::set_indifferent(bool indifferent) {
+  indifferent_ = indifferent;
+  PermissionUpdate update;
+  auto ok = update.refresh(*parent_);
+  if (ok) update.commit();
+  else indifferent_ = !indifferent;
+  return ok;
 }
 
 Result<> Edge::retarget(BlockNode& child) {

@@ -45,6 +45,9 @@ class Edge {
   std::string_view name() const noexcept;        // among its parent's children: "file", "backing"
 
   Result<> set_permissions(Permissions permissions);
+  // A parent's: it does not mind what becomes of the child's content, since it holds itself all of it that changes; or it
+  // does again.  It asks for nothing meanwhile, and shares all.
+  Result<> set_indifferent(bool indifferent);
   // Points at another node instead; both are drained by the caller.  For filters and snapshots.
   Result<> retarget(BlockNode& child);
 
@@ -76,6 +79,7 @@ class Edge {
   BlockNode* parent_ = nullptr;
   Role role_;
   Permissions permissions_;
+  bool indifferent_ = false;
   std::string user_;
 };
 

@@ -17,7 +17,7 @@ Result<> Graph::show_active(BlockNode& node, bool active) {
 
 Task<> Graph::set_active(BlockNode& node, bool active) {
   if (node.active() == active) co_return;
-  TM_ASSERT(node.read_only());
+  TM_ASSERT(node.read_only() && !node.tracking());
   if (!active) co_await unwrap(show_active(node, false));
   const Result<> done = co_await node.driver_->set_active(active).result();
   Result<> shown;
@@ -33,6 +33,7 @@ Task<> Graph::set_active(BlockNode& node, bool active) {
 }
 
 Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
+  TM_ASSERT(!node.tracking());
   std::swap(node.driver_, driver);
   node.driver_->home().move_to(reactor_);
   for (Edge* edge : node.driver_->edges()) edge->parent_ = &node;

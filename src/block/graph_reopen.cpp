@@ -68,6 +68,8 @@ Task<> Graph::end_writing(BlockNode& node) {
 }
 
 Task<> Graph::begin_writing(BlockNode& node) {
+  if (!node.active())
+    co_await Error(Errc::busy, "Node '" + node.name() + "' is inactive; activate it with blockdev-set-active first");
   std::vector<BlockNode*> begun;
   Result<> ready;
   for (BlockNode* child : followers(node)) {

@@ -32,6 +32,7 @@ enum class Rule : std::uint8_t {
   preserve_before_write,     // what a guest overwrites is copied to the point first
   flush_target,              // a backup succeeds when its target is durable
   reclaim_on_failure,        // a backup that fails gives its bits back
+  flush_preserved,           // what a commit preserves in other images is durable before the base is written
   // control
   drain_together,            // a transaction's nodes are at rest from its first action to its last
   intend_before_record,      // all stores of a group have what it comes to before one has it on record that it ended well

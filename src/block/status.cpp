@@ -10,6 +10,17 @@ BlockNode& skip_filters(BlockNode& node) noexcept {
   return *at;
 }
 
+std::vector<BlockNode*> overlays_on(const BlockNode& node) {
+  std::vector<BlockNode*> overlays;
+  for (const Edge* user : node.parents()) {
+    if (user->role() == Role::backing && user->parent()) overlays.push_back(user->parent());
+    if (user->role() != Role::filtered || !user->parent()) continue;
+    const std::vector<BlockNode*> above = overlays_on(*user->parent());
+    overlays.insert(overlays.end(), above.begin(), above.end());
+  }
+  return overlays;
+}
+
 namespace {
 
 BlockStatus decided(BlockNode& node, const Extent& extent, std::uint32_t depth) {

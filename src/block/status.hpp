@@ -1,6 +1,8 @@
 // Block status over a chain: what QEMU calls bdrv_block_status_above() and bdrv_is_allocated_above().
 #pragma once
 
+#include <vector>
+
 #include "block/node.hpp"
 
 namespace tidemark {
@@ -21,5 +23,8 @@ Task<BlockStatus> block_status_above(BlockNode& top, BlockNode* base, Range want
 
 // The node that filters show, below any number of them.
 BlockNode& skip_filters(BlockNode& node) noexcept;
+
+// The images that stand on the node, or on filters that show it.
+std::vector<BlockNode*> overlays_on(const BlockNode& node);
 
 }  // namespace tidemark

@@ -8,6 +8,7 @@ std::string permission_names(Permissions::Set set) {
       {Permissions::write, "write"},
       {Permissions::write_unchanged, "write unchanged"},
       {Permissions::resize, "resize"},
+      {Permissions::write_below, "write below overlays"},
   };
   std::string text;
   for (const auto& [bit, name] : names) {

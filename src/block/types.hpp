@@ -14,7 +14,7 @@ class BlockNode;
 // Every size of a node is a multiple of this; a file's odd tail reads as zeroes up to it.
 inline constexpr std::uint32_t sector_size = 512;
 
-// QEMU's permissions on a node (qapi: BlockPermission).  A user *uses* some and *shares* some with
+// QEMU's permissions on a node (qapi: BlockPermission), and one more.  A user *uses* some and *shares* some with
 // the node's other users; a conflict is an error that names both.
 struct Permissions {
   using Set = std::uint8_t;
@@ -23,7 +23,8 @@ struct Permissions {
   static constexpr Set write = 2;
   static constexpr Set write_unchanged = 4;   // writes that leave the visible content as it is
   static constexpr Set resize = 8;
-  static constexpr Set all = 15;
+  static constexpr Set write_below = 16;      // not QEMU's: writes that an image which stands on the node would show
+  static constexpr Set all = 31;
 
   Set uses = none;
   Set shares = all;

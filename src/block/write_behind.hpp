@@ -1,6 +1,6 @@
 // WriteBehind: what a copier writes through the host's page cache begins to become durable while it goes on copying.  Else
 // the kernel keeps it until the flush at the end, which then takes as long as the copying did, with the device busy all the
-// while.
+// while.  For targets that only copiers write to: the pages of guests would be written with them, again and again.
 #pragma once
 
 #include "block/edge.hpp"

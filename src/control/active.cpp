@@ -11,52 +11,120 @@
 namespace tidemark {
 namespace {
 
-std::vector<BlockNode*> children(const BlockNode& node) {
-  std::vector<BlockNode*> found;
-  for (const Edge* edge : node.driver().edges()) found.push_back(&edge->node());
-  return found;
-}
+constexpr Duration drain_max = std::chrono::seconds(30);
 
-bool used_by_active(const BlockNode& node) {
-  const auto active = [](const Edge* user) {
-    return user->parent() ? user->parent()->active() : user->permissions().uses != Permissions::none;
+using Nodes = std::vector<BlockNode*>;
+
+bool holds(const Nodes& nodes, const BlockNode* node) { return std::find(nodes.begin(), nodes.end(), node) != nodes.end(); }
+
+bool used_besides(const BlockNode& node, const Nodes& going) {
+  const auto counts = [&](const Edge* user) {
+    if (!user->parent()) return user->permissions().uses != Permissions::none;
+    return user->parent()->active() && !holds(going, user->parent());
   };
-  return std::any_of(node.parents().begin(), node.parents().end(), active);
+  return std::any_of(node.parents().begin(), node.parents().end(), counts);
 }
 
-Result<> check_can_be_inactive(BlockNode& node) {
-  for (const Edge* user : node.parents()) {
-    if (user->parent() && user->parent()->active())
-      return Error(Errc::busy, fmt::format("Node '{}' has active parent node '{}'", node.name(), user->parent()->name()));
-    if (!user->parent() && user->permissions().uses != Permissions::none)
-      return Error(Errc::busy, fmt::format("Node '{}' cannot be inactivated: {} uses it and does not allow that", node.name(),
-                                           user->describe_user()));
-  }
+Error cannot(const BlockNode& node, std::string_view why) {
+  return Error(Errc::busy, fmt::format("Node '{}' cannot be inactivated: {}", node.name(), why));
+}
+
+Result<> check_bitmaps(BlockNode& node) {
   for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->busy() && bitmap->persistent())
-      return Error(Errc::busy, fmt::format("Node '{}' cannot be inactivated: its bitmap '{}' is in use", node.name(), bitmap->name()));
+    if (bitmap->busy() || bitmap->in_group()) return cannot(node, fmt::format("its bitmap '{}' is in use", bitmap->name()));
+  if (!node.bitmaps().retired().empty()) return cannot(node, "a transaction that has not ended may bring back a bitmap of it");
   return {};
 }
 
-// They are stored, and another program may change them there.
-void drop_stored_bitmaps(NodeBitmaps& bitmaps) {
-  const auto all = bitmaps.all();
-  for (const auto& bitmap : all)
-    if (bitmap->persistent()) (void)bitmaps.remove(*bitmap);
+Result<> check_one(BlockNode& node, const Nodes& going) {
+  for (const Edge* user : node.parents()) {
+    if (user->parent() && user->parent()->active() && !holds(going, user->parent()))
+      return Error(Errc::busy, fmt::format("Node '{}' has active parent node '{}'", node.name(), user->parent()->name()));
+    if (!user->parent() && user->permissions().uses != Permissions::none)
+      return cannot(node, user->describe_user() + " uses it and does not allow that");
+  }
+  const std::string_view driver = node.driver().name();
+  if (driver == "copy-before-write" || driver == "snapshot-access") return cannot(node, "its point in time would not last");
+  return check_bitmaps(node);
 }
 
-Task<> inactivate_one(BlockNode& node) {
-  co_await unwrap(check_can_be_inactive(node));
-  const auto drained = co_await node.graph().drain(node);
-  const bool writes = !node.read_only();
-  if (writes) co_await set_read_only(node, true);
-  const Result<> done = co_await node.graph().set_active(node, false).result();
-  if (!done) {
-    if (writes) (void)co_await set_read_only(node, false).result();
-    co_await done.error();
+// A node that is on its way to be inactive.
+struct Leaving {
+  BlockNode* node;
+  bool writes = false;                           // when it is active
+  bool stopped = false;                          // no more
+  std::unique_ptr<NodeTracking> tracking;        // that has been taken from it
+};
+
+Task<> end_tracking(Leaving& one) {
+  if (!one.node->tracking()) co_return;
+  co_await save_tracking(*one.node);
+  one.tracking = one.node->take_tracking();
+  co_await one.tracking->before_close();
+}
+
+// All that persistent bitmaps need is written while everything can be; then those above end writing before those below.
+Task<> leave(std::vector<Leaving>& leaving) {
+  for (Leaving& one : leaving) one.writes = !one.node->read_only();
+  for (Leaving& one : leaving) co_await end_tracking(one);
+  for (Leaving& one : leaving) {
+    if (!one.writes) continue;
+    co_await one.node->graph().set_read_only(*one.node, true);
+    one.stopped = true;
   }
-  node.set_writes_when_active(writes);
-  drop_stored_bitmaps(node.bitmaps());
+  for (Leaving& one : leaving)
+    if (one.tracking) co_await one.tracking->after_close();
+  for (Leaving& one : leaving) co_await one.node->graph().set_active(*one.node, false);
+}
+
+Task<> come_back(std::vector<Leaving>& leaving) {
+  for (auto one = leaving.rbegin(); one != leaving.rend(); ++one) {
+    Graph& graph = one->node->graph();
+    (void)co_await graph.set_active(*one->node, true).result();
+    if (one->stopped) (void)co_await graph.set_read_only(*one->node, false).result();
+  }
+  for (auto one = leaving.rbegin(); one != leaving.rend(); ++one)
+    if (const std::unique_ptr<NodeTracking> tracking = std::move(one->tracking)) co_await resume_tracking(*one->node, *tracking);
+}
+
+// Those that are stored another program may change; the others do not see what it writes.
+void give_up_bitmaps(NodeBitmaps& bitmaps) {
+  const auto all = bitmaps.all();
+  for (const auto& bitmap : all) {
+    if (bitmap->persistent()) (void)bitmaps.remove(*bitmap);
+    else bitmap->set_inconsistent("the node was inactive, and other programs may have written the image");
+  }
+}
+
+Task<> inactivate_all(const Nodes& nodes) {
+  std::vector<Graph::DrainGuard> drained;
+  for (BlockNode* node : nodes) drained.push_back(co_await node->graph().drain_within(*node, drain_max));
+  for (BlockNode* node : nodes) co_await unwrap(check_one(*node, nodes));
+  std::vector<Leaving> leaving;
+  for (BlockNode* node : nodes) leaving.push_back({node, false, false, nullptr});
+  const Result<> left = co_await leave(leaving).result();
+  if (!left) {
+    co_await come_back(leaving);
+    co_await left.error();
+  }
+  for (const Leaving& one : leaving) {
+    one.node->set_writes_when_active(one.writes);
+    give_up_bitmaps(one.node->bitmaps());
+  }
+}
+
+Result<> check_same(const BlockNode& node, const Qcow2Driver& before, const Qcow2Driver& now) {
+  const auto changed = [&](std::string_view what, const std::string& was, const std::string& is) {
+    return Error(Errc::busy, fmt::format("The image of node '{}' names another {} by now ('{}'; it was '{}'): remove the node and add "
+                                         "it again", node.name(), what, is, was));
+  };
+  const bool counts = node.options().backing_found;
+  if (counts && now.backing_file() != before.backing_file()) return changed("backing file", before.backing_file(), now.backing_file());
+  if (counts && now.backing_format() != before.backing_format())
+    return changed("backing format", before.backing_format(), now.backing_format());
+  if (now.needs_data_file() != before.needs_data_file() || now.data_file() != before.data_file())
+    return changed("data file", before.data_file(), now.data_file());
+  return {};
 }
 
 // What was read of an image is read again, by a driver of its own.
@@ -69,15 +137,7 @@ Task<> read_image_anew(BlockNode& node) {
   options.read_only = true;
   auto file = co_await unwrap(again(*node.child(Role::file)));
   std::unique_ptr<Qcow2Driver> image = co_await Qcow2Driver::open(std::move(file), options);
-  Result<> same;
-  const auto changed = [&](std::string_view what, const std::string& was, const std::string& is) {
-    same = Error(Errc::busy, fmt::format("The image of node '{}' names another {} by now ('{}'; it was '{}'): remove the node and "
-                                         "add it again", node.name(), what, is, was));
-  };
-  const bool names_count = node.options().backing_found;
-  if (names_count && image->backing_file() != before->backing_file())
-    changed("backing file", before->backing_file(), image->backing_file());
-  if (image->needs_data_file() != before->needs_data_file()) changed("data file", before->data_file(), image->data_file());
+  Result<> same = check_same(node, *before, *image);
   if (const Edge* data = node.child(Role::data_file); same && data) {
     auto edge = again(*data);
     if (edge) image->set_data_file(*std::move(edge));
@@ -95,68 +155,81 @@ Task<> read_image_anew(BlockNode& node) {
   co_await node.graph().exchange(node, std::move(image));
 }
 
-// They have not seen what was written meanwhile.
-void distrust_bitmaps(NodeBitmaps& bitmaps) {
-  for (const auto& bitmap : bitmaps.all())
-    if (!bitmap->persistent()) bitmap->set_inconsistent("the node was inactive, and other programs may have written the image");
-}
-
-// As when it was opened: those of a node that is only read are shown.
-Task<> begin(BlockNode& node) {
-  if (node.writes_when_active()) co_await set_read_only(node, false);
-  else if (node.options().monitor_owned && node.parents().empty()) co_await open_tracking(node);
+// A device says nothing of who has written it, and another host has a store of its own.
+void distrust_on_device(BlockNode& node) {
+  const Edge* file = node.child(Role::file);
+  const BlockNode& storage = file ? file->node() : node;
+  if (node.driver().name() == "qcow2" || storage.driver().name() != "host_device") return;
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->persistent() && !bitmap->inconsistent())
+      bitmap->set_inconsistent("the node was inactive, and a device does not tell whether other programs have written it");
 }
 
 Task<> activate_one(BlockNode& node) {
-  const auto drained = co_await node.graph().drain(node);
+  const auto drained = co_await node.graph().drain_within(node, drain_max);
   co_await read_image_anew(node);
   co_await node.graph().set_active(node, true);
-  const Result<> begun = co_await begin(node).result();
-  if (!begun) {
-    (void)co_await node.graph().set_active(node, false).result();
-    drop_stored_bitmaps(node.bitmaps());
-    co_await begun.error();
+  node.bitmaps().truncate(node.size());
+  Result<> begun;
+  if (node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
+  if (begun) begun = co_await open_tracking(node).result();
+  if (begun) {
+    distrust_on_device(node);
+    co_return;
   }
-  node.set_writes_when_active(false);
-  distrust_bitmaps(node.bitmaps());
+  if (const std::unique_ptr<NodeTracking> tracking = node.take_tracking()) {
+    (void)co_await tracking->before_close().result();
+    (void)co_await tracking->after_close().result();
+  }
+  give_up_bitmaps(node.bitmaps());
+  if (!node.read_only()) (void)co_await node.graph().set_read_only(node, true).result();
+  (void)co_await node.graph().set_active(node, false).result();
+  co_await begun.error();
 }
 
-// The children first.
-void order(BlockNode& node, std::vector<BlockNode*>& nodes) {
-  for (BlockNode* child : children(node)) order(*child, nodes);
-  if (!node.active() && std::find(nodes.begin(), nodes.end(), &node) == nodes.end()) nodes.push_back(&node);
-}
-
-Task<> inactivate_with_children(BlockNode& node, std::vector<BlockNode*>& done) {
-  if (!node.active()) co_return;
-  co_await inactivate_one(node);
-  done.push_back(&node);
-  for (BlockNode* child : children(node))
-    if (!used_by_active(*child)) co_await inactivate_with_children(*child, done);
+void add_with_children(BlockNode& node, Nodes& nodes) {
+  for (const Edge* edge : node.driver().edges())
+    if (!holds(nodes, &edge->node())) add_with_children(edge->node(), nodes);
+  if (!holds(nodes, &node)) nodes.push_back(&node);
 }
 
 }  // namespace
 
+Nodes inactivated_with(BlockNode& node) {
+  Nodes all, going;
+  add_with_children(node, all);
+  std::reverse(all.begin(), all.end());          // parents before their children
+  for (BlockNode* one : all)
+    if (one == &node || (one->active() && !used_besides(*one, going))) going.push_back(one);
+  return going;
+}
+
+Nodes activated_with(BlockNode& node) {
+  Nodes all;
+  add_with_children(node, all);
+  std::reverse(all.begin(), all.end());
+  std::erase_if(all, [](const BlockNode* one) { return one->active(); });
+  return all;
+}
+
 Task<> inactivate(BlockNode& node) {
-  std::vector<BlockNode*> changed;
-  const Result<> done = co_await inactivate_with_children(node, changed).result();
-  if (done) co_return;
-  for (auto back = changed.rbegin(); back != changed.rend(); ++back) (void)co_await activate_one(**back).result();
-  co_await done.error();
+  if (!node.active()) co_return;
+  co_await inactivate_all(inactivated_with(node));
 }
 
 Task<> activate(BlockNode& node) {
-  std::vector<BlockNode*> wanted, changed;
-  order(node, wanted);
-  for (BlockNode* each : wanted) {
-    const Result<> done = co_await activate_one(*each).result();
+  Nodes changed;
+  const Nodes wanted = activated_with(node);
+  for (auto each = wanted.rbegin(); each != wanted.rend(); ++each) {
+    const Result<> done = co_await activate_one(**each).result();
     if (done) {
-      changed.push_back(each);
+      changed.insert(changed.begin(), *each);
       continue;
     }
-    for (auto back = changed.rbegin(); back != changed.rend(); ++back) (void)co_await inactivate_one(**back).result();
+    if (!changed.empty()) (void)co_await inactivate_all(changed).result();
     co_await done.error();
   }
+  for (BlockNode* one : changed) one->set_writes_when_active(false);
 }
 
 }  // namespace tidemark

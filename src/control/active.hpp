@@ -9,9 +9,14 @@
 
 namespace tidemark {
 
-// On the nodes' thread.  A node with what it stands on; on error all are as they were.
+// On the nodes' thread.
 
-// Exports that allow it have let go (NbdExport::set_active).  What is used by an active node besides stays active.
+// The node with what it stands on, parents first: what would be inactivated with it, or activated.  What an active node uses
+// besides stays active.
+std::vector<BlockNode*> inactivated_with(BlockNode& node);
+std::vector<BlockNode*> activated_with(BlockNode& node);
+
+// On error all are as they were.  Exports that allow it have let go of what is inactivated (NbdExport::set_active).
 Task<> inactivate(BlockNode& node);
 Task<> activate(BlockNode& node);
 

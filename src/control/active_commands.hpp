@@ -14,7 +14,7 @@ class ActiveCommandHandler final : public ActiveCommands {
   Task<> blockdev_set_active(schema::BlockdevSetActiveArguments arguments) override;
 
  private:
-  Task<> change(Place& place, std::optional<std::string> name, bool active);
+  Task<> change(Place& place, std::string name, bool active);
 
   Homes& homes_;
   JobManager& jobs_;

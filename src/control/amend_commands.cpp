@@ -25,6 +25,7 @@ Task<> check(Graph& graph, const std::string& name, std::string_view driver) {
   if (!node) co_await not_there(name);
   if (node->driver().name() != driver)
     co_await Error(Errc::unsupported, "x-blockdev-amend doesn't support changing the block driver");
+  if (!node->active()) co_await Error(Errc::busy, fmt::format("Node '{}' is inactive; activate it with blockdev-set-active first", name));
   if (driver != "qcow2") co_await Error(Errc::unsupported, "Driver does not support x-blockdev-amend");
 }
 

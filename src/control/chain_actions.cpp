@@ -8,6 +8,7 @@
 #include "control/chain_lookup.hpp"
 #include "control/job_policy.hpp"
 #include "control/size_change.hpp"
+#include "format/qcow2/driver.hpp"
 
 namespace tidemark {
 namespace {
@@ -85,27 +86,43 @@ Task<BlockNode*> find_commit_base(BlockNode& top, const schema::BlockCommitArgum
   co_return base;
 }
 
-// The images that stand on it, or on what shows it.
-void add_overlays(const BlockNode& node, std::vector<BlockNode*>& overlays) {
-  for (const Edge* user : node.parents()) {
-    if (!user->parent()) continue;
-    if (user->role() == Role::filtered) add_overlays(*user->parent(), overlays);
-    if (user->role() == Role::backing) overlays.push_back(user->parent());
-  }
-}
-
 // The job writes to the base, and guests who go over to it do: other images on it, or on what is between, would change.
 Result<> check_alone(BlockNode& top, BlockNode& base) {
   const BlockNode* above = &top;
   for (BlockNode* at = next_in_chain(top); at; at = at == &base ? nullptr : next_in_chain(*at)) {
-    std::vector<BlockNode*> overlays;
-    add_overlays(*at, overlays);
-    for (const BlockNode* overlay : overlays)
+    for (const BlockNode* overlay : overlays_on(*at))
       if (overlay != above && !chain_contains(top, *overlay))
         return Error(Errc::busy, fmt::format("Node '{}' is busy: '{}' stands on it, too, and would change with it", at->name(),
                                              overlay->name()));
     above = at;
   }
+  return {};
+}
+
+Preserve to_preserve(schema::BlockCommitPreserve given) noexcept {
+  switch (given) {
+    case schema::BlockCommitPreserve::off: return Preserve::off;
+    case schema::BlockCommitPreserve::on: return Preserve::on;
+    case schema::BlockCommitPreserve::full: return Preserve::full;
+  }
+  return Preserve::off;
+}
+
+// Only what such an image holds now is pulled into it.
+Result<> check_can_be_preserved(const BlockNode& image) {
+  if (image.driver().name() != "qcow2" || static_cast<const Qcow2Driver&>(image.driver()).snapshots().empty()) return {};
+  return refused(fmt::format("Node '{}' has internal snapshots, which cannot be preserved: delete them, or commit without "
+                             "'preserve-removed'", image.name()));
+}
+
+Result<> check_preserve(const schema::BlockCommitArguments& given, bool active) {
+  using Wanted = schema::BlockCommitPreserve;
+  if (given.preserve_removed == Wanted::on && active)
+    return refused("'preserve-removed=on' specified, but guests write to 'top' and will write to the base: use 'full'");
+  if (given.preserve_removed != Wanted::off && given.keep_active)
+    return refused("'preserve-removed' specified, but 'keep-active' writes to the base for as long as guests use 'top'");
+  if (given.preserve_removed != Wanted::off && given.empty_active)
+    return refused("'preserve-removed' specified, but 'empty-active' has 'top' give up what it holds");
   return {};
 }
 
@@ -158,12 +175,20 @@ Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& g
     co_await refused(fmt::format("'backing-file' specified, but 'top' {}", why));
   }
   if (plan.active && base->size() > top->size()) co_await unwrap(check_no_bitmaps_above(*top));
-  co_await unwrap(check_alone(*top, *base));
-  plan.concerned.push_back(disk);
-  add_overlays(*top, plan.concerned);
+  co_await unwrap(check_preserve(given, plan.active));
+  if (given.preserve_removed == schema::BlockCommitPreserve::off) co_await unwrap(check_alone(*top, *base));
+  plan.concerned = overlays_on(*top);
+  plan.concerned.insert(plan.concerned.begin(), disk);
   if (plan.active && plan.concerned.size() != 1)
     co_await Error(Errc::unsupported, fmt::format("Node '{}' has a writer on it, and there are images that stand on it", top->name()));
   for (BlockNode* at = top; at; at = at == base ? nullptr : next_in_chain(*at)) plan.concerned.push_back(at);
+  plan.options.preserve = to_preserve(given.preserve_removed);
+  if (plan.options.preserve != Preserve::off) {
+    for (BlockNode* image : overlays_on(skip_filters(*base))) {
+      co_await unwrap(check_can_be_preserved(*image));
+      plan.concerned.push_back(image);
+    }
+  }
   plan.options.disk = disk;
   plan.options.top = top;
   plan.options.base = base;
@@ -187,7 +212,7 @@ MirrorOptions active_commit(const CommitOptions& options) {
   mirror.filter_node_name = options.filter_node_name;
   mirror.access = options.access;
   mirror.commit = ActiveCommitOptions{options.access, options.keep_active, options.backing_file, options.mask_protocol,
-                                      options.empty_active};
+                                      options.empty_active, options.preserve == Preserve::full};
   return mirror;
 }
 

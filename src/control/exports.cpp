@@ -60,6 +60,38 @@ Task<bool> is_read_only(Graph& graph, const std::string& name) {
   co_return node->read_only();
 }
 
+using Served = std::vector<std::shared_ptr<NbdExport>>;
+
+Result<> tell(const Served& served) {
+  for (const auto& nbd : served) {
+    if (!nbd->has_disk()) continue;
+    if (auto told = nbd->set_active(nbd->disk().node().active()); !told) return told;
+  }
+  return {};
+}
+
+Task<> set_active(Graph& graph, std::string name, Served served, bool active) {
+  BlockNode* node = graph.find(name);
+  if (!node) co_return;                          // it has gone meanwhile
+  if (active) {
+    co_await activate(*node);
+    const Result<> told = tell(served);
+    if (told) co_return;
+    const auto leaves = inactivated_with(*node);
+    for (const auto& nbd : served)
+      if (nbd->has_disk() && std::find(leaves.begin(), leaves.end(), &nbd->disk().node()) != leaves.end()) (void)nbd->set_active(false);
+    (void)co_await inactivate(*node).result();
+    co_await told.error();
+  }
+  const auto concerned = inactivated_with(*node);
+  for (const auto& nbd : served)                 // fewer demands never conflict
+    if (nbd->has_disk() && std::find(concerned.begin(), concerned.end(), &nbd->disk().node()) != concerned.end())
+      (void)nbd->set_active(false);
+  const Result<> done = co_await inactivate(*node).result();
+  (void)tell(served);
+  co_await unwrap(done);
+}
+
 Task<std::optional<std::string>> node_of(const NbdExport& nbd) {
   if (!nbd.has_disk()) co_return std::nullopt;
   co_return nbd.disk().node().name();
@@ -89,6 +121,14 @@ Task<> Exports::start_server(NbdServerOptions options) {
 
 void Exports::serve() {
   if (server_) group_.spawn(server_->serve());
+}
+
+// Where it may be inactive, an export asks for nothing while its node is.
+Task<> Exports::set_active(Place& place, std::string node, bool active) {
+  Served served;
+  for (const auto& [id, entry] : exports_)
+    if (&entry.nbd->home() == &place.reactor) served.push_back(entry.nbd);
+  co_await homes_.at(place, tidemark::set_active(place.graph, std::move(node), std::move(served), active));
 }
 
 Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
@@ -142,7 +182,7 @@ Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
 
 Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   BlockNode* node = co_await homes_.at(place, find_node(place.graph, arguments.node_name));
-  if (!arguments.allow_inactive) co_await homes_.at(place, activate(*node));
+  if (!arguments.allow_inactive) co_await set_active(place, arguments.node_name, true);
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -288,13 +328,6 @@ std::string in_uri(std::string_view text) {
 }
 
 }  // namespace
-
-std::vector<std::shared_ptr<NbdExport>> Exports::at(const Reactor& home) const {
-  std::vector<std::shared_ptr<NbdExport>> found;
-  for (const auto& [id, entry] : exports_)
-    if (&entry.nbd->home() == &home) found.push_back(entry.nbd);
-  return found;
-}
 
 std::vector<std::string> Exports::uris() const {
   std::vector<std::string> all;

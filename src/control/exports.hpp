@@ -41,8 +41,8 @@ class Exports final : public ExportCommands {
   // Ends all exports and the server.
   Task<> stop();
 
-  // Those that are served on a thread.
-  std::vector<std::shared_ptr<NbdExport>> at(const Reactor& home) const;
+  // A node at a place, with what it stands on, and what exports may do with them.  On error all is as it was.
+  Task<> set_active(Place& place, std::string node, bool active);
 
   // Where clients find an export: "nbd+unix:///NAME?socket=PATH"; for people.
   std::vector<std::string> uris() const;

@@ -23,15 +23,6 @@ Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
     if (bitmap->persistent()) bitmap->set_read_only();
 }
 
-Task<> resume_tracking(BlockNode& node, NodeTracking& tracking) {
-  (void)co_await tracking.after_close().result();
-  const Result<> resumed = co_await open_tracking(node).result();
-  if (resumed) co_return;
-  tell(node, resumed.error());
-  for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->persistent()) bitmap->set_inconsistent("its store could not be opened again");
-}
-
 Task<> end_writing(BlockNode& node) {
   co_await unwrap(node.graph().check_no_writer(node));
   // What cannot be written is found while all can go on as it was.
@@ -57,6 +48,15 @@ Task<> begin_writing(BlockNode& node) {
 }
 
 }  // namespace
+
+Task<> resume_tracking(BlockNode& node, NodeTracking& tracking) {
+  (void)co_await tracking.after_close().result();
+  const Result<> resumed = co_await open_tracking(node).result();
+  if (resumed) co_return;
+  tell(node, resumed.error());
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->persistent()) bitmap->set_inconsistent("its store could not be opened again");
+}
 
 Task<> set_read_only(BlockNode& node, bool read_only) {
   if (node.read_only() == read_only) co_return;

@@ -8,5 +8,7 @@ namespace tidemark {
 
 // On the node's thread; the node is drained by the caller.  On error it is as it was.
 Task<> set_read_only(BlockNode& node, bool read_only);
+// Its tracking, which has ended before it was meant to, begins again; where that fails its bitmaps are inconsistent.
+Task<> resume_tracking(BlockNode& node, NodeTracking& tracking);
 
 }  // namespace tidemark

@@ -11,11 +11,12 @@ constexpr std::uint64_t pull_max = 1 * MiB;      // of a user's read, at a time
 
 }  // namespace
 
-CopyOnRead::CopyOnRead(Reactor& reactor, std::unique_ptr<Edge> file, std::unique_ptr<Edge> bottom, bool copies_reads)
+CopyOnRead::CopyOnRead(Reactor& reactor, std::unique_ptr<Edge> file, std::unique_ptr<Edge> bottom, const CopyOnReadOptions& options)
     : BlockDriver(reactor),
       file_(std::move(file)),
       bottom_(std::move(bottom)),
-      copies_reads_(copies_reads),
+      copies_reads_(options.copies_reads),
+      zeroes_(options.zeroes),
       locks_(home()) {}
 
 std::vector<Edge*> CopyOnRead::edges() const {
@@ -37,10 +38,10 @@ Task<CopyOnRead::Place> CopyOnRead::look(Range wanted) {
   BlockNode* const below = bottom_ ? skip_filters(bottom_->node()).backing() : nullptr;
   const BlockStatus status = co_await block_status_above(top, below, wanted);
   Place place{status.range};
-  if (!status.allocated || status.depth == 1) co_return place;
+  if ((!status.allocated && !zeroes_) || status.depth == 1) co_return place;
   place.data = status.data;
   // Where nothing stays below, what no layer holds reads as zeroes anyway.
-  place.zero = !status.data && below;
+  place.zero = !status.data && (below || zeroes_);
   co_return place;
 }
 
@@ -131,7 +132,7 @@ Result<std::unique_ptr<CopyOnRead>> open_copy_on_read(CopyOnReadOptions options)
   }
   auto edge = Edge::attach(file, Role::filtered, {}, "copy-on-read");
   if (!edge) return edge.error();
-  return std::make_unique<CopyOnRead>(file.reactor(), *std::move(edge), std::move(bottom), options.copies_reads);
+  return std::make_unique<CopyOnRead>(file.reactor(), *std::move(edge), std::move(bottom), options);
 }
 
 }  // namespace tidemark

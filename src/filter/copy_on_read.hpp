@@ -19,11 +19,12 @@ struct CopyOnReadOptions {
   BlockNode* file = nullptr;
   BlockNode* bottom = nullptr;           // the last layer that is copied from; null: the last there is
   bool copies_reads = true;
+  bool zeroes = false;                   // where nothing is below, too: what is below is about to change
 };
 
 class CopyOnRead final : public BlockDriver {
  public:
-  CopyOnRead(Reactor& reactor, std::unique_ptr<Edge> file, std::unique_ptr<Edge> bottom, bool copies_reads);
+  CopyOnRead(Reactor& reactor, std::unique_ptr<Edge> file, std::unique_ptr<Edge> bottom, const CopyOnReadOptions& options);
 
   Edge& file() noexcept { return *file_; }
 
@@ -61,7 +62,7 @@ class CopyOnRead final : public BlockDriver {
 
   std::unique_ptr<Edge> file_;
   std::unique_ptr<Edge> bottom_;         // not a child: it only keeps the node there
-  const bool copies_reads_;
+  const bool copies_reads_, zeroes_;
   RangeLock locks_;
 };
 

@@ -38,8 +38,8 @@ MirrorTop::MirrorTop(Reactor& reactor, const MirrorTopOptions& options, std::uni
       whole_granules_(options.whole_granules),
       commits_(options.commits) {}
 
-Result<> MirrorTop::use_target() {
-  of_target_ = {writing.uses, P::consistent_read | P::write_unchanged};
+Result<> MirrorTop::use_target(Permissions::Set more) {
+  of_target_ = {static_cast<P::Set>(writing.uses | more), P::consistent_read | P::write_unchanged};
   if (target_->size() < size()) of_target_.uses |= P::resize;
   auto used = target_->set_permissions(of_target_);
   if (!used) of_target_ = {};

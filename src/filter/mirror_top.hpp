@@ -76,7 +76,7 @@ class MirrorTop final : public BlockDriver {
   std::optional<Error> take_failure() noexcept { return std::exchange(failure_, std::nullopt); }
 
   // A commit's, once all that stands on its target does so through this.
-  Result<> use_target();
+  Result<> use_target(Permissions::Set more = Permissions::none);
   // From now on it only passes on, and asks nothing of its children itself; the target is left alone, but a commit's is
   // kept from others' writes, which would show in the source, until let_go_of_target().
   void retire() noexcept;

@@ -19,15 +19,50 @@ Task<> ActiveCommit::open_base() {
   if (keeps_top()) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const Permissions nothing{P::none, P::all};
   kept_ = co_await unwrap(Edge::attach(base_, Role::filtered, nothing, user_));
+  top_writable_ = !top_.read_only();
   if (!base_.read_only()) co_return;
   co_await options_.access->make_writable(base_);
   made_writable_ = true;
 }
 
-// Who lets nobody write to them forbids writing to the base.  These edges carry no requests: they are no root users.
+Task<> ActiveCommit::preserve() {
+  if (!options_.preserve) co_return;
+  PreserverOptions how;
+  how.top = &top_;
+  how.base = &base_;
+  how.full = true;
+  how.active = true;
+  how.top_stays = keeps_top();
+  how.mask_protocol = options_.mask_protocol;
+  how.access = options_.access;
+  how.user = user_;
+  preserver_.emplace(std::move(how));
+  co_await preserver_->attach();
+  co_await unwrap(preserver_->let_base_change());
+}
+
+Task<> ActiveCommit::preserve_before_writing(JobContext& context, OnError policy) {
+  if (preserver_) co_await preserver_->run(context, policy);
+}
+
+Task<> ActiveCommit::preserve_top(JobContext& context, OnError policy) {
+  if (preserver_) co_await preserver_->run_for_top(context, policy);
+}
+
+Task<> ActiveCommit::end_preserving() {
+  if (preserver_) co_await preserver_->clean();
+}
+
+// Who lets nobody write to them forbids writing to the base, unless they are preserved.  These edges carry no requests: they are
+// no root users.
 Result<> ActiveCommit::hold_layers() {
-  const Permissions of_layer{P::none, P::all & ~P::consistent_read};
+  const BlockNode* const image = &skip_filters(top_);
+  bool below = false;
   for (BlockNode* at = &top_; at != &base_; at = at->driver().is_filter() ? at->filtered() : at->backing()) {
+    Permissions of_layer{P::none, P::all & ~P::consistent_read};
+    if (preserver_ && below) of_layer.shares = P::consistent_read | P::write_unchanged;
+    else if (at == image && uses(*image)) of_layer.shares = P::all;      // what pulls into it minds who else writes
+    below = below || at == image;
     auto edge = Edge::attach(*at, Role::filtered, of_layer, user_);
     if (!edge) return edge.error();
     layers_.push_back(*std::move(edge));
@@ -43,6 +78,7 @@ Task<> ActiveCommit::take_out_layers() {
   BlockNode& image = skip_filters(top_);
   BlockNode* const below = image.backing();
   if (&skip_filters(*below) == &skip_filters(base_)) co_return;
+  if (preserver_) co_await preserver_->rename();
   BackingName name = co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const ImageInfo before = co_await image.driver().info();
   Result<> done = co_await image.driver().write_backing_name(std::move(name.name), std::move(name.format)).result();
@@ -75,11 +111,22 @@ Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through) {
 
 Task<> ActiveCommit::prepare_pivot() {
   if (base_.size() != top_.size()) co_await unwrap(options_.access->check_size_change(top_));
+  if (preserver_) co_await preserver_->let_go_of_top();
+  if (preserver_) co_await preserver_->rename();
   if (!options_.empty_active) co_return;
   BlockNode& image = skip_filters(top_);
   const Range all{0, image.size()};
   co_await options_.access->uncover(image, all);
   co_await image.driver().flush();
+}
+
+// With either name they read the same.
+Task<> ActiveCommit::undo_pivot() {
+  if (preserver_) (void)co_await preserver_->rename_back().result();
+}
+
+Task<> ActiveCommit::part_from_base() {
+  if (preserver_) (void)co_await preserver_->part().result();
 }
 
 Task<> ActiveCommit::close_base() {

@@ -8,7 +8,6 @@ namespace tidemark {
 namespace {
 
 using P = Permissions;
-constexpr Duration retry_delay = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -28,6 +27,7 @@ Task<> CommitJob::attach() {
     made_writable_ = true;
   }
   co_await insert_filter();
+  if (options_.preserve != Preserve::off) co_await preserve();
   co_await block_chain();
   const std::uint64_t granule = std::max<std::uint64_t>(base().limits().opt_transfer, 64 * KiB);
   PieceSource& source = *this;
@@ -45,15 +45,35 @@ Task<> CommitJob::insert_filter() {
   co_await unwrap(graph.replace(top(), *filter_node_));
 }
 
-// Others' writes to the layers would be lost; but who lets nobody write to them forbids writing to the base.
+Task<> CommitJob::preserve() {
+  PreserverOptions how;
+  how.top = &top();
+  how.base = &base();
+  how.full = options_.preserve == Preserve::full;
+  how.end = written_end();
+  how.mask_protocol = options_.mask_protocol;
+  how.access = options_.access;
+  how.user = user();
+  preserver_.emplace(std::move(how));
+  co_await preserver_->attach();
+}
+
+// Others' writes to the layers would be lost; but who lets nobody write to them forbids writing to the base, unless they are
+// preserved.  Then they can be read, too.
 Task<> CommitJob::block_chain() {
-  const Permissions nothing{P::none, P::all}, of_layer{P::none, P::all & ~P::consistent_read};
+  const Permissions nothing{P::none, P::all};
+  Permissions of_layer{P::none, P::all & ~P::consistent_read};
+  if (preserver_) of_layer.shares = P::consistent_read | P::write_unchanged;
   for (BlockNode* at = &top(); at != &base(); at = at->driver().is_filter() ? at->filtered() : at->backing())
     chain_.push_back(co_await unwrap(Edge::attach(*at, Role::root, of_layer, user())));
   source_ = co_await unwrap(Edge::attach(top(), Role::filtered, nothing, user()));
   Permissions writing{P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
   if (base().size() < top().size()) writing.uses |= P::resize;
-  target_ = co_await unwrap(Edge::attach(base(), Role::target, writing, user()));
+  if (preserver_) writing.uses |= P::write_below;
+  if (preserver_) co_await unwrap(preserver_->let_base_change());
+  auto target = Edge::attach(base(), Role::target, writing, user());
+  if (preserver_ && !target) preserver_->hold_base();
+  target_ = co_await unwrap(std::move(target));
   behind_.emplace(*target_);
 }
 
@@ -62,7 +82,17 @@ bool CommitJob::uses(const BlockNode& node) const noexcept {
   if (&node == filter_node_ || &node == options_.disk || &node == options_.base) return true;
   for (const BlockNode* at = node.backing(); at; at = at->filtered())
     if (at == filter_node_) return true;         // its header is to be written
+  if (preserver_ && preserver_->uses(node)) return true;
   return std::any_of(chain_.begin(), chain_.end(), [&](const auto& edge) { return &edge->node() == &node; });
+}
+
+JobProgress CommitJob::progress() const noexcept {
+  JobProgress all;
+  if (!pieces_) return all;
+  all = pieces_->progress();
+  if (!preserver_) return all;
+  const JobProgress before = preserver_->progress();
+  return {all.current + before.current, all.total + before.total};
 }
 
 Task<PieceSource::Found> CommitJob::look(Range wanted) {
@@ -82,51 +112,42 @@ Task<PieceSource::Outcome> CommitJob::copy(Range piece, Kind kind, MutableBytes 
                                         : target_->write(piece.offset, Buffers(buffer.first(piece.length)));
   const Result<> written = co_await std::move(writing).result();
   if (!written) co_return Failure{written.error(), false};
-  co_await behind_->wrote(piece.length);
   co_return std::nullopt;
 }
 
 Task<> CommitJob::run(JobContext& context) {
   co_await context.checkpoint();
+  if (preserver_) co_await preserver_->run(context, options_.on_error);
   if (base().size() < top().size()) co_await target_->truncate(top().size());
-  while (!pieces_->done()) {
-    auto failed = co_await pieces_->run(context);
-    if (failed) co_await react(context, *std::move(failed));
-    co_await context.checkpoint();
-  }
-}
-
-Task<> CommitJob::react(JobContext& context, Pieces::Failed failed) {
-  const IoSide side = failed.why.reading ? IoSide::read : IoSide::write;
-  const ErrorAction action = co_await context.failed(options_.on_error, side, failed.why.error);
-  if (action == ErrorAction::report) co_await failed.why.error;
-  if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
-  pieces_->again(failed.piece);
+  co_await pieces_->finish(context, options_.on_error);
 }
 
 Task<> CommitJob::prepare() {
-  find_overlays(*filter_node_);
+  for (BlockNode* image : overlays_on(*filter_node_)) overlays_.push_back({image, {}});
   co_await cover_tail();
   co_await target_->flush();
   Result<> done;
   for (auto overlay = overlays_.begin(); done && overlay != overlays_.end(); ++overlay) done = co_await rename(*overlay).result();
+  if (done && preserver_) done = co_await preserver_->rename().result();
   if (done) done = co_await shorten_chain().result();
+  if (done && preserver_) (void)co_await preserver_->part().result();    // with either below it, it is the same
   if (done) co_return;
   for (Overlay& overlay : overlays_) (void)co_await rename_back(overlay).result();
+  if (preserver_) (void)co_await preserver_->rename_back().result();
   co_await done.error();
 }
 
-void CommitJob::find_overlays(BlockNode& below) {
-  for (const Edge* user : below.parents()) {
-    if (user->role() == Role::backing && user->parent()) overlays_.push_back({user->parent(), {}});
-    if (user->role() == Role::filtered && user->parent()) find_overlays(*user->parent());
-  }
+// An image above that is longer than the top reads as zeroes behind it, and the base may be longer, too.
+std::uint64_t CommitJob::written_end() const {
+  std::uint64_t end = top().size();
+  for (const BlockNode* image : overlays_on(*filter_node_)) end = std::max(end, std::min(image->size(), base().size()));
+  return end;
 }
 
-// An image above that is longer than the top reads as zeroes behind it, and the base may be longer, too.
 Task<> CommitJob::cover_tail() {
-  std::uint64_t end = top().size();
-  for (const Overlay& overlay : overlays_) end = std::max(end, std::min(overlay.node->size(), base().size()));
+  const std::uint64_t end = written_end();
+  if (preserver_ && end > preserver_->end())
+    co_await Error(Errc::busy, "an image above '" + top().name() + "' has grown meanwhile: commit again");
   const Range tail{top().size(), end - top().size()};
   if (!tail.empty()) co_await target_->write_zeroes(tail, WriteFlags::may_unmap);
 }
@@ -172,6 +193,7 @@ Task<> CommitJob::clean() {
   if (target_) TM_ASSERT(target_->set_permissions(holding).ok());        // fewer demands never conflict
   source_.reset();
   chain_.clear();
+  if (preserver_) co_await preserver_->clean();
   // What is taken out with the filter may be all that keeps the base.
   const Permissions nothing{P::none, P::all};
   auto kept = Edge::attach(base(), Role::root, nothing, user());

@@ -6,7 +6,8 @@
 //   1. the base is flushed: it holds all that the layers held, whatever happens;
 //   2. the headers above name the base, durably, one after the other.  With either name the disk is the same;
 //   3. the chain that is open follows.
-// Whoever reads the base itself, or one of the layers but the top, would see it change: there must be none.
+// Whoever reads the base itself, or one of the layers but the top, would see it change: there must be none, unless what they
+// read is preserved before the base is written (job/preserver.hpp).
 #pragma once
 
 #include <memory>
@@ -17,6 +18,7 @@
 #include "job/chain_names.hpp"
 #include "job/job_manager.hpp"
 #include "job/pieces.hpp"
+#include "job/preserver.hpp"
 
 namespace tidemark {
 
@@ -31,6 +33,7 @@ struct CommitOptions {
   std::string filter_node_name;          // empty: generated
   bool keep_active = false;              // of a top that guests write to, see job/active_commit.hpp
   bool empty_active = false;
+  Preserve preserve = Preserve::off;     // what reads from the base otherwise
   ChainAccess* access = nullptr;
 };
 
@@ -43,7 +46,7 @@ class CommitJob final : public Job, PieceSource {
 
   Task<> attach();                               // create()'s, at home
   JobType type() const noexcept override { return JobType::commit; }
-  JobProgress progress() const noexcept override { return pieces_ ? pieces_->progress() : JobProgress(); }
+  JobProgress progress() const noexcept override;
   bool uses(const BlockNode& node) const noexcept override;
   Edge* edge() const noexcept override { return edge_.get(); }
   Task<> run(JobContext& context) override;
@@ -62,20 +65,22 @@ class CommitJob final : public Job, PieceSource {
   BlockNode& base() const noexcept { return *options_.base; }
   Task<> insert_filter();
   Task<> block_chain();
-  Task<> react(JobContext& context, Pieces::Failed failed);
+  Task<> preserve();
+  std::uint64_t written_end() const;
   Task<> cover_tail();
-  void find_overlays(BlockNode& below);
   Task<> rename(Overlay& overlay);
   Task<> rename_back(Overlay& overlay);
   Task<> shorten_chain();
   Task<Found> look(Range wanted) override;
   Task<Outcome> copy(Range piece, Kind kind, MutableBytes buffer) override;
+  Task<> copied(std::uint64_t bytes) override { return behind_->wrote(bytes); }
 
   CommitOptions options_;
   BlockNode* filter_node_ = nullptr;     // above the top
   std::unique_ptr<Edge> edge_;           // the job's own, on the disk
   std::unique_ptr<Edge> source_, target_;      // on the top and the base; pass while these are drained, with a piece in flight
   std::vector<std::unique_ptr<Edge>> chain_;   // keep the layers from being used and changed by others
+  std::optional<Preserver> preserver_;
   std::optional<Pieces> pieces_;
   std::optional<WriteBehind> behind_;
   std::vector<Overlay> overlays_;

@@ -70,15 +70,18 @@ Task<> MirrorJob::insert_filter() {
   filter_ = &opened;
   door_->job = this;
   filter_->listen([this] { something_happened(); });
-  const auto still = co_await graph().drain_within(source, drain_max);
-  co_await unwrap(graph().replace(source, *filter_node_));
+  {
+    const auto still = co_await graph().drain_within(source, drain_max);
+    co_await unwrap(graph().replace(source, *filter_node_));
+  }
   if (!commit_) co_return;
+  co_await commit_->preserve();
   co_await unwrap(commit_->hold_layers());
-  co_await unwrap(top().use_target());
+  co_await unwrap(top().use_target(commit_->more_uses()));
 }
 
 bool MirrorJob::uses(const BlockNode& node) const noexcept {
-  if (commit_ && commit_->holds(node)) return true;
+  if (commit_ && (commit_->holds(node) || commit_->uses(node))) return true;
   return filter_node_ && (&node == filter_node_ || &node == options_.source || &node == options_.target);
 }
 
@@ -92,7 +95,12 @@ void MirrorJob::start() noexcept {
   }
 }
 
-JobProgress MirrorJob::progress() const noexcept { return copy_ && !bad_size_ ? copy_->progress() : JobProgress{}; }
+JobProgress MirrorJob::progress() const noexcept {
+  JobProgress all = copy_ && !bad_size_ ? copy_->progress() : JobProgress{};
+  if (!commit_) return all;
+  const JobProgress preserved = commit_->progress();
+  return {all.current + preserved.current, all.total + preserved.total};
+}
 
 std::optional<bool> MirrorJob::actively_synced() const noexcept {
   if (commit_) return std::nullopt;
@@ -150,6 +158,7 @@ Task<> MirrorJob::run(JobContext& context) {
 
 Task<> MirrorJob::mirror(JobContext& context) {
   co_await context.checkpoint();
+  if (commit_) co_await commit_->preserve_before_writing(context, options_.on_target_error);
   co_await fit_target();
   for (bool over = false; !over;) {
     co_await context.checkpoint();
@@ -181,6 +190,7 @@ Task<bool> MirrorJob::step(JobContext& context) {
   if (failed) {
     co_await react(context, *std::move(failed));
   } else if (flushes && !ready_) {
+    if (commit_) co_await commit_->preserve_top(context, options_.on_target_error);
     ready_ = true;
     context.set_ready();
   } else if (still_) {

@@ -114,17 +114,24 @@ Task<MirrorCopy::Outcome> MirrorCopy::run_to_end(std::function<bool()> enough) {
 
 Task<MirrorCopy::Outcome> MirrorCopy::run_workers(const Manner& manner) {
   failure_.reset();
+  working_ = 0;
   const auto body = [&](TaskGroup& group) -> Task<> {
-    const std::uint64_t pieces = div_up(top_.dirty().dirty_bytes(), chunk_for(manner.context ? manner.context->speed() : 0));
-    const std::uint64_t workers = std::min(workers_, pieces);
-    for (std::uint64_t i = 0; i < workers; ++i) group.spawn(work(manner));
+    call_another(group, manner);
     co_await group.join();
   };
   co_await with_group(reactor_, body);
   co_return failure_;
 }
 
-Task<> MirrorCopy::work(const Manner& manner) {
+// While there is work for more.
+void MirrorCopy::call_another(TaskGroup& group, const Manner& manner) {
+  const std::uint64_t share = first_pass_ ? chunk_for(manner.context ? manner.context->speed() : 0) : granule();
+  if (working_ * share >= top_.dirty().dirty_bytes() || working_ >= side_by_side(manner)) return;
+  ++working_;
+  group.spawn(work(group, manner));
+}
+
+Task<> MirrorCopy::work(TaskGroup& group, const Manner& manner) {
   JobContext* const context = manner.context;
   AlignedBuffer buffer(chunk_);
   std::uint64_t window = chunk_;
@@ -138,6 +145,7 @@ Task<> MirrorCopy::work(const Manner& manner) {
       (void)co_await piece_ended_.wait();
       continue;
     }
+    if (goes_on) call_another(group, manner);
     const auto area = goes_on ? next_area(std::max(window, chunk)) : std::nullopt;
     std::uint64_t moved = 0;
     if (area) moved = co_await copy_area(manner.drained, *area, window, buffer.bytes().first(chunk));
@@ -147,6 +155,7 @@ Task<> MirrorCopy::work(const Manner& manner) {
     if (area) co_await reactor_.yield();         // a guest's requests get their turn
     else (void)co_await piece_ended_.wait();     // it may leave something behind
   }
+  --working_;
 }
 
 // More when what is dirty does not become less, fewer when there is hardly anything.

@@ -66,7 +66,8 @@ class MirrorCopy {
     std::function<bool()> going;
   };
   Task<Outcome> run_workers(const Manner& manner);
-  Task<> work(const Manner& manner);
+  Task<> work(TaskGroup& group, const Manner& manner);
+  void call_another(TaskGroup& group, const Manner& manner);
   // These answer how many bytes of data they have moved.
   Task<std::uint64_t> copy_area(bool drained, Range area, std::uint64_t& window, MutableBytes buffer);
   Task<std::uint64_t> copy_held(Range area, std::uint64_t& window, MutableBytes buffer,
@@ -96,6 +97,7 @@ class MirrorCopy {
   const bool shares_device_;       // the target may be on the source's device
   std::uint64_t width_ = 1, left_before_ = 0;      // pieces side by side while guests write, and what was dirty then
   Instant judged_{};
+  std::uint64_t working_ = 0;      // workers
   std::list<Range> reserved_;      // by pieces
   WaitQueue piece_ended_;
   Outcome failure_;

@@ -55,8 +55,11 @@ Task<> MirrorJob::prepare() {
   if (!still_) co_await catch_up();
   if (loses_bits()) bitmap_->refreeze();
   const bool stays = ending_ == Ending::pivot && commit_ && commit_->keeps_top();
-  if (stays) co_await stay_on_top();
-  else if (ending_ == Ending::pivot) co_await pivot();
+  Result<> ended;
+  if (stays) ended = co_await stay_on_top().result();
+  else if (ending_ == Ending::pivot) ended = co_await pivot().result();
+  if (!ended && commit_) co_await commit_->undo_pivot();
+  co_await unwrap(ended);
   top().retire();
   still_.reset();
   if (!loses_bits()) co_return;
@@ -80,6 +83,7 @@ Task<> MirrorJob::pivot() {
   co_await unwrap(graph().replace(*replaced, target));
   const Permissions nothing{0, Permissions::all};
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
+  if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
   if (options_.access) options_.access->drop_bitmaps(source);
   // So that both are let go of with it.
@@ -90,6 +94,7 @@ Task<> MirrorJob::pivot() {
 // Instead of a pivot: what guests write from here on stays in the top.
 Task<> MirrorJob::stay_on_top() {
   co_await commit_->take_out_layers();
+  co_await commit_->part_from_base();
   top().exclude_writes();
   still_.reset();
   co_await commit_->give_up(top(), *edge_);
@@ -146,6 +151,11 @@ Task<> MirrorJob::clean() {
   // When that fails the store has more bits than memory, which does no harm, and says so itself.
   NodeTracking* tracking = filter_node_ ? options_.source->tracking() : nullptr;
   if (std::exchange(save_, false) && tracking) (void)co_await tracking->save().result();
+  if (filter_node_ && commit_) {
+    top().retire();
+    still_.reset();                              // guests go on meanwhile, where they are
+  }
+  if (commit_) co_await commit_->end_preserving();
   if (filter_node_) co_await take_out_filter();
   still_.reset();
   copy_.reset();

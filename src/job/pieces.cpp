@@ -9,6 +9,7 @@ namespace {
 constexpr std::uint64_t workers_max = 16;
 constexpr std::uint64_t chunk_default = 1 * MiB;
 constexpr std::uint64_t look_ahead = 1 * GiB;
+constexpr Duration retry_delay = std::chrono::milliseconds(100);
 constexpr std::uint64_t zeroes_max = 16 * MiB;   // at once: a guest may have to wait for it
 
 }  // namespace
@@ -47,6 +48,20 @@ Task<std::optional<Pieces::Failed>> Pieces::run(JobContext& context) {
   co_return failed_;
 }
 
+Task<> Pieces::finish(JobContext& context, OnError policy) {
+  while (!done()) {
+    const std::optional<Failed> failed = co_await run(context);
+    if (failed) {
+      const IoSide side = failed->why.reading ? IoSide::read : IoSide::write;
+      const ErrorAction action = co_await context.failed(policy, side, failed->why.error);
+      if (action == ErrorAction::report) co_await failed->why.error;
+      if (action == ErrorAction::ignore) co_await context.sleep(retry_delay);
+      again(failed->piece);
+    }
+    co_await context.checkpoint();
+  }
+}
+
 Task<> Pieces::work(JobContext& context) {
   AlignedBuffer buffer(chunk_);
   while (goes_on(context)) {
@@ -72,6 +87,7 @@ Task<> Pieces::one(JobContext& context, MutableBytes buffer) {
     }
   }
   if (speed != 0) context.refund(chunk - std::min(chunk, moved));
+  if (moved != 0) co_await source_.copied(moved);
 }
 
 // Passes what there is nothing to be done about.  Nobody else takes from the front meanwhile.

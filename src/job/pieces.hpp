@@ -31,6 +31,8 @@ class PieceSource {
   virtual Task<Found> look(Range wanted) = 0;
   // Data goes through `buffer`, which holds it.
   virtual Task<Outcome> copy(Range piece, Kind kind, MutableBytes buffer) = 0;
+  // So much data was copied; nothing is in flight any more.
+  virtual Task<> copied(std::uint64_t) { co_return; }
 
  protected:
   ~PieceSource() = default;
@@ -49,6 +51,8 @@ class Pieces {
 
   // Until all is done, the context is interrupted or a piece fails; nothing is in flight when it returns.
   Task<std::optional<Failed>> run(JobContext& context);
+  // Until all is done.  What fails is dealt with by the policy, where `ignore` tries again.
+  Task<> finish(JobContext& context, OnError policy);
   // What has failed is to be tried again, in the end.
   void again(Range piece);
 

@@ -30,7 +30,6 @@ Task<> StreamJob::attach() {
   const std::uint64_t granule = std::max<std::uint64_t>(image_.limits().opt_transfer, 64 * KiB);
   PieceSource& source = *this;
   const bool nothing_between = options_.bottom == &image_;
-  behind_.emplace(*edge_);
   pieces_.emplace(source, *edge_, nothing_between ? 0 : filter_node_->size(), granule);
 }
 
@@ -79,9 +78,8 @@ Task<PieceSource::Found> StreamJob::look(Range wanted) {
 
 Task<PieceSource::Outcome> StreamJob::copy(Range piece, Kind, MutableBytes buffer) {
   const Result<> pulled = co_await filter_->pull(piece, buffer).result();
-  if (!pulled) co_return Failure{pulled.error(), true};
-  co_await behind_->wrote(piece.length);
-  co_return std::nullopt;
+  if (pulled) co_return std::nullopt;
+  co_return Failure{pulled.error(), true};
 }
 
 Task<> StreamJob::run(JobContext& context) {

@@ -11,7 +11,6 @@
 #include <memory>
 
 #include "block/graph.hpp"
-#include "block/write_behind.hpp"
 #include "filter/copy_on_read.hpp"
 #include "job/chain_access.hpp"
 #include "job/job_manager.hpp"
@@ -63,7 +62,6 @@ class StreamJob final : public Job, PieceSource {
   std::unique_ptr<Edge> edge_;           // the job's own, on the filter
   std::vector<std::unique_ptr<Edge>> chain_;   // keep the image, and the layers to be taken out, as they are
   std::optional<Pieces> pieces_;
-  std::optional<WriteBehind> behind_;
   BlockNode* removed_ = nullptr;         // the first layer that was taken out
   std::optional<Error> ignored_;
   bool made_writable_ = false;

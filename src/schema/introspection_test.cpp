@@ -54,6 +54,7 @@ const std::set<std::string> extensions = {
     // Commits after which the image on top does no harm.
     "block-commit(keep-active",
     "block-commit(empty-active",
+    "block-commit(preserve-removed",
     // Mirrors that go on from where another one ended.
     "blockdev-mirror(bitmap",
     "blockdev-mirror(bitmap-mode",

@@ -36,6 +36,8 @@ Task<> FileDriver::replace_file(File& next, const FileOptions& wanted) {
 
 Task<> FileDriver::set_active(bool active) {
   if (!active) {
+    // Who has the image next would believe that all is there.
+    if (lost_) co_await *lost_;
     if (options_.locking) co_await unlock_image(file_);
     co_return;
   }
@@ -61,7 +63,6 @@ Task<> FileDriver::take_up(File& next) {
   size_ = info.size;
   data_ = {};
   ++holes_made_;
-  lost_.reset();
 }
 
 }  // namespace tidemark

@@ -128,7 +128,7 @@ class Active(Bed):
         self.export(self.here, inactive=False)
         self.refused("export 'e' uses it and does not allow that", self.set, self.here, False)
         self.io("here", "write 0 64k")
-        self.here.execute("block-export-del", id="e")
+        self.here.execute("block-export-del", id="e", mode="hard")
         self.here.wait_event("BLOCK_EXPORT_DELETED", id="e")
         self.here.execute("blockdev-add", driver="raw", **{"node-name": "above"}, file="disk")
         self.refused("Node 'disk' has active parent node 'above'", self.set, self.here, False, **{"node-name": "disk"})
@@ -143,6 +143,54 @@ class Active(Bed):
         self.refused("read-only", self.here.execute, "block_resize", **{"node-name": "disk", "size": DISK * 2})
         self.export(self.here, inactive=False)                       # activates it
         self.assertTrue(self.node(self.here)["active"])
+
+    def test_the_image_is_below_a_filter(self):
+        self.here.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
+        self.here.execute("blockdev-add", driver="throttle", **{"node-name": "disk", "throttle-group": "g"},
+                          file={"driver": "qcow2", "node-name": "image", "file": {"driver": "file", "filename": "disk.qcow2"}})
+        self.here.execute("block-dirty-bitmap-add", node="image", name="kept", persistent=True, granularity=64 * KiB)
+        self.export(self.here)
+        for turn in range(3):
+            self.io("here", f"write -P {turn} {turn}M 64k")
+            self.set(self.here, False)
+            self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -P 9 {turn * 1024 + 128}k 64k", "disk.qcow2")
+            self.set(self.here, True)
+            self.assertNotIn("failed", self.io("here", f"read -P 9 {turn * 1024 + 128}k 64k", f"read -P {turn} {turn}M 64k").stdout)
+        image = next(n for n in self.here.execute("query-named-block-nodes") if n["node-name"] == "image")
+        self.assertEqual(image["dirty-bitmaps"][0]["count"], 6 * 64 * KiB)
+        self.here.execute("quit")
+        self.assertEqual(self.daemon.wait(20), 0)
+        self.lab.run("qemu-img", "check", "disk.qcow2")
+
+    def test_it_grows_meanwhile(self):
+        self.add(self.here, "qcow2")
+        self.here.execute("block-dirty-bitmap-add", node="disk", name="b")
+        self.set(self.here, False)
+        self.lab.run("qemu-img", "resize", "-q", "disk.qcow2", 2 * DISK)
+        self.set(self.here, True)
+        self.export(self.here)
+        self.assertNotIn("failed", self.io("here", "write -P 4 7M 64k", "read -P 4 7M 64k").stdout)
+
+    def test_nothing_writes_to_an_inactive_image(self):
+        self.add(self.here, "qcow2", "top.qcow2", active=False)
+        before = (self.path / "top.qcow2").read_bytes()
+        for command, words in (("change-backing-file", {"device": "disk", "image-node-name": "disk", "backing-file": "x"}),
+                               ("block-stream", {"job-id": "j", "device": "disk"}),
+                               ("block-commit", {"job-id": "j", "device": "disk"}),
+                               ("blockdev-snapshot-internal-sync", {"device": "disk", "name": "s"}),
+                               ("x-blockdev-amend", {"job-id": "j", "node-name": "disk", "options": {"driver": "qcow2", "lazy-refcounts": True}})):
+            with self.subTest(command):
+                self.refused("inactive|read-only|read only", self.here.execute, command, **words)
+        self.assertEqual((self.path / "top.qcow2").read_bytes(), before)
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "top.qcow2")       # nor is it locked
+
+    def test_exports_that_were_there_first(self):
+        self.add(self.here, "qcow2", active=False)
+        self.export(self.here)
+        self.assertIn("not permitted", self.io("here", "write 0 64k").stdout)
+        self.here.execute("block-export-add", type="nbd", id="other", **{"node-name": "disk", "name": "other", "writable": True})
+        self.assertNotIn("failed", self.io("here", "write -P 1 0 64k", "read -P 1 0 64k").stdout)
+        self.refused("export 'other' uses it", self.set, self.here, False)
 
     def test_a_job_is_in_the_way(self):
         self.add(self.here, "qcow2")

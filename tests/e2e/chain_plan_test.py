@@ -128,6 +128,7 @@ class ChainPlan(Bed):
     def test_what_cannot_be_removed(self):
         self.assertIn("nothing is above", self.chain("pull", "top.qcow2", "0", status=FAILED))
         self.assertIn("nothing is below", self.chain("commit", "top.qcow2", "3", status=FAILED))
+        self.assertIn("is for a daemon's jobs", self.chain("commit", "--preserve-removed", "on", "top.qcow2", "1", status=FAILED))
         self.assertIn("--speed", self.chain("pull", "top.qcow2", "1", "--speed", "1M", status=FAILED))
 
 

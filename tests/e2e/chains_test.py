@@ -3,38 +3,14 @@ and as qemu-img sees it afterwards."""
 import json
 import os
 import random
-import threading
 import unittest
 
-import nbd
 from bed import MiB, Bed, first_difference
+from chains_guest import Writer
 from lab.qmp import Qmp, QmpError
 
 SIZE = 16 * MiB
 LAYERS = ["base", "a", "b", "disk"]
-
-
-class Writer(threading.Thread):
-    """A guest, and what its disk holds; it ends when it is told to, or when the daemon is gone."""
-
-    def __init__(self, uri, content, seed):
-        super().__init__(daemon=True)
-        self.uri, self.content, self.rng, self.ended = uri, bytearray(content), random.Random(seed), False
-
-    def run(self):
-        disk = nbd.NBD()
-        disk.connect_uri(self.uri)
-        while not self.ended:
-            at, length = self.rng.randrange(SIZE // 512 - 64) * 512, 512 * self.rng.randrange(1, 64)
-            data = self.rng.randbytes(length)
-            disk.pwrite(data, at)
-            self.content[at:at + length] = data
-        disk.shutdown()
-
-    def stop(self):
-        self.ended = True
-        self.join(20)
-        return bytes(self.content)
 
 
 class Chains(Bed):

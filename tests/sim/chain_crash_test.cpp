@@ -1,5 +1,6 @@
 // Chain jobs through power cuts: after a crash at any operation of a stream, a commit or a mirror the disk, opened by what the headers
-// name, holds what it may hold; its images have leaked clusters at most; and the job can be run again.
+// name, holds what it may hold; its images have leaked clusters at most; and the job can be run again.  Where a commit preserves what
+// reads from its base that reads as it did at any moment.
 #include "base/random.hpp"
 #include "block/graph.hpp"
 #include "format/qcow2/check.hpp"
@@ -38,7 +39,11 @@ class Outcome final : public JobEvents {
 // The chain as it is opened from its top, by the names in the headers.
 class OpenChain final : public ChainAccess {
  public:
-  explicit OpenChain(Reactor& reactor) : graph_(reactor) {}
+  explicit OpenChain(Reactor& reactor, Rule broken = Rule::none) : graph_(reactor) {
+    Workings workings;
+    workings.broken = broken;
+    graph_.set_workings(workings);
+  }
 
   Task<> open(std::string name) {
     BlockNode* top = co_await open_image(std::move(name));
@@ -49,7 +54,7 @@ class OpenChain final : public ChainAccess {
     root_.reset();
     co_await graph_.close_all();
   }
-  // Beside the chain.
+  // Beside the chain, and on what it has of it.
   Task<BlockNode*> add(std::string name) { return open_image(std::move(name)); }
   Edge& edge() noexcept { return *root_; }
   Graph& graph() noexcept { return graph_; }
@@ -63,6 +68,7 @@ class OpenChain final : public ChainAccess {
 
  private:
   Task<BlockNode*> open_image(std::string name) {
+    if (BlockNode* there = find(name)) co_return there;
     FileOptions options;
     options.filename = name;
     NodeOptions storage, image;
@@ -95,6 +101,8 @@ struct Work {
   bool keep = false;                       // the disk stays on top
   bool empty = false;                      // or goes, emptied
   std::string target = "";
+  Preserve preserve = Preserve::off;       // there is an image beside the chain then
+  Rule broken = Rule::none;
 };
 
 class ChainJob : public Workload {
@@ -111,10 +119,16 @@ class ChainJob : public Workload {
     }
     process.backend().world().disk().import_file(target_.name, {});
     co_await make_image(process, target_, "");
+    process.backend().world().disk().import_file(beside_.name, {});
+    std::string stood_on = work_.base;
+    if (stood_on.empty()) stood_on = "/base";
+    co_await make_image(process, beside_, stood_on);
     // Into each layer what the disk has there from above cannot be seen; the model is what the chain reads as.
     OpenChain chain(process.reactor());
     co_await chain.open(disk_);
     for (const Layer& layer : layers_) co_await scribble(*chain.find(layer.name));
+    BlockNode* const beside = co_await chain.add(beside_.name);
+    co_await scribble(*beside);
     AlignedBuffer content(disk_size);
     co_await chain.edge().read(0, content.bytes());
     for (std::uint64_t at = 0; at < disk_size; at += SectorModel::sector) {
@@ -124,6 +138,9 @@ class ChainJob : public Workload {
     }
     co_await chain.close();
     model_.all_durable();
+    if (work_.preserve == Preserve::off) co_return;
+    for (const char* name : {"/a", "/b", "/beside"})
+      if (name != work_.base) kept_.emplace_back(name, co_await read_all(process, name));
   }
 
   Task<> run(SimProcess& process) override { co_await once(process, true); }
@@ -162,6 +179,17 @@ class ChainJob : public Workload {
     co_await graph.close_all();
   }
 
+  Task<std::vector<std::byte>> read_all(SimProcess& process, std::string name) {
+    OpenChain chain(process.reactor());
+    co_await chain.open(std::move(name));
+    std::vector<std::byte> content(chain.edge().size());
+    const Buffers into{MutableBytes(content)};
+    const Result<> read = co_await chain.edge().read(0, into).result();
+    co_await chain.close();
+    co_await unwrap(read);
+    co_return content;
+  }
+
   Task<> scribble(BlockNode& node) {
     for (int i = 0; i < 6; ++i) {
       const std::uint64_t at = random_->below(node.size() / 512) * 512;
@@ -173,8 +201,9 @@ class ChainJob : public Workload {
   }
 
   Task<> once(SimProcess& process, bool guest) {
-    OpenChain chain(process.reactor());
+    OpenChain chain(process.reactor(), work_.broken);
     co_await chain.open(disk_);
+    if (work_.preserve != Preserve::off) (void)co_await chain.add(beside_.name);
     Outcome outcome;
     const auto body = [&](TaskGroup& group) -> Task<> {
       JobManager jobs(process.reactor(), group, outcome);
@@ -215,8 +244,10 @@ class ChainJob : public Workload {
       options.source = &disk;
       options.target = chain.find(work_.base);
       options.sync = SyncMode::top;
-      options.commit = ActiveCommitOptions{&chain, work_.keep, {}, false, work_.empty};
-      if (disk_ != work_.base && disk.backing()) jobs.start(*co_await MirrorJob::create(jobs, std::move(options)));
+      options.commit = ActiveCommitOptions{&chain, work_.keep, {}, false, work_.empty, work_.preserve == Preserve::full};
+      // One that preserves has the base leave the chain right before guests go over to it.
+      const bool stands = options.target && options.target != &disk && chain.graph().stands_on(disk, *options.target);
+      if (stands) jobs.start(*co_await MirrorJob::create(jobs, std::move(options)));
       co_return;
     }
     if (work_.bottom.empty()) {
@@ -226,6 +257,7 @@ class ChainJob : public Workload {
       options.top = chain.find(work_.top);
       options.base = chain.find(work_.base);
       options.access = &chain;
+      options.preserve = work_.preserve;
       if (options.top) jobs.start(*co_await CommitJob::create(jobs, std::move(options)));
       co_return;
     }
@@ -265,6 +297,11 @@ class ChainJob : public Workload {
     co_await chain.close();
     co_await unwrap(read);
     if (auto same = model_.check(content.bytes()); !same) co_await same.error().with_context(when);
+    for (const auto& [name, before] : kept_) {
+      co_await check(process, name);
+      const std::vector<std::byte> now = co_await read_all(process, name);
+      if (now != before) co_await Error(Errc::corrupt, name + " " + when + ": it does not read as before");
+    }
   }
 
   Task<> check(SimProcess& process, std::string name) {
@@ -284,7 +321,8 @@ class ChainJob : public Workload {
   }
 
   const std::vector<Layer> layers_{{"/base", 128 * KiB, 4096}, {"/a", 160 * KiB, 8192}, {"/b", 96 * KiB, 4096}, {"/disk", disk_size, 4096}};
-  const Layer target_{"/target", disk_size, 8192};
+  const Layer target_{"/target", disk_size, 8192}, beside_{"/beside", disk_size, 8192};
+  std::vector<std::pair<std::string, std::vector<std::byte>>> kept_;     // what is never to read otherwise
   const Work work_;
   std::string disk_ = "/disk";             // which guests use: another one after a pivot
   SectorModel model_{disk_size};
@@ -329,6 +367,32 @@ TEST(ChainCrash, CommitOfAllThatStays) {
 }
 TEST(ChainCrash, CommitOfTheDiskThatIsEmptied) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/b", false, true}); }, plan_of(60)));
+}
+
+Work preserving(std::string top, std::string base, Preserve how, Rule broken = Rule::none) {
+  Work work{"", std::move(top), std::move(base)};
+  work.preserve = how;
+  work.broken = broken;
+  return work;
+}
+TEST(ChainCrash, CommitThatPreserves) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(preserving("/b", "/base", Preserve::on)); }, plan_of(80)));
+}
+TEST(ChainCrash, CommitAfterWhichNobodyNeedsTheBase) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(preserving("/b", "/base", Preserve::full)); }, plan_of(80)));
+}
+TEST(ChainCrash, CommitOfOneThatPreserves) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(preserving("/b", "/a", Preserve::on)); }, plan_of(80)));
+}
+TEST(ChainCrash, CommitOfTheDiskThatPreserves) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(preserving("", "/base", Preserve::full)); }, plan_of(100)));
+}
+TEST(ChainCrash, CommitOfTheDiskOnItsBaseThatPreserves) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(preserving("", "/b", Preserve::full)); }, plan_of(100)));
+}
+TEST(ChainCrash, WithoutTheFlushBeforeTheBaseIsWritten) {
+  const auto broken = [] { return std::make_unique<ChainJob>(preserving("/b", "/base", Preserve::on, Rule::flush_preserved)); };
+  EXPECT_FALSE(survives_crashes(broken, plan_of(80)));
 }
 
 }  // namespace

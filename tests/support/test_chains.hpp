@@ -135,6 +135,8 @@ class ChainsTest : public JobsTest, protected ChainAccess {
   }
 
   Task<> make_writable(BlockNode& node) override {
+    if (node.name() == refuses_to_write)
+      co_await Error(Errc::permission, "Could not open '" + node.name() + "': Permission denied", 13);
     made_writable.push_back(node.name());
     if (node.read_only()) co_await disks->graph.set_read_only(node, false);
   }
@@ -147,6 +149,7 @@ class ChainsTest : public JobsTest, protected ChainAccess {
   }
   Result<> check_size_change(const BlockNode&) override { return {}; }
   std::vector<std::string> made_writable;
+  std::string refuses_to_write;          // a node's name
 };
 
 }  // namespace tidemark::test

@@ -30,6 +30,7 @@ struct ChainRemoveOptions {
   ChainName chain;
   std::vector<std::string> layers;
   std::uint64_t speed = 0;               // bytes a second of a daemon's jobs; 0: as fast as it goes
+  std::string preserve_removed = "off";  // as a daemon's block-commit has it
 };
 Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options);
 

@@ -38,6 +38,9 @@ void add_remove(CLI::App* group, Options& options, const char* verb, const char*
   auto chosen = std::make_shared<ChainRemoveOptions>();
   command->add_option("LAYER", chosen->layers, layers_help)->required()->check(not_empty());
   command->add_option("--speed", chosen->speed, "at most so many bytes a second, with a daemon")->transform(size_check());
+  if (way == ChainRemoveOptions::Way::commit)
+    command->add_option("--preserve-removed", chosen->preserve_removed, "have what reads from the base go on so, with a daemon")
+        ->check(CLI::IsMember({"off", "on", "full"}))->capture_default_str();
   command->callback([=, &options] {
     chosen->way = way;
     chosen->chain = chain_of(*given, options);

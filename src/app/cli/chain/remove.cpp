@@ -92,9 +92,12 @@ Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, 
 
 Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options) {
   if (options.speed != 0 && !options.chain.live) co_await Error(Errc::invalid_argument, "--speed is for a daemon's jobs: give --qmp, too");
+  if (options.preserve_removed != "off" && !options.chain.live)
+    co_await Error(Errc::invalid_argument, "--preserve-removed is for a daemon's jobs: give --qmp, too");
   const Json cost = co_await look_at_chain(context, options.chain, options.layers);
   const Json& layers = *cost.find("layers");
-  const std::vector<Removal> steps = steps_of(cost, options.way);
+  std::vector<Removal> steps = steps_of(cost, options.way);
+  for (Removal& step : steps) step.preserve_removed = options.preserve_removed;
   co_await unwrap(check(steps, items(layers).size()));
   if (!options.chain.live) {
     co_await carry_out(context, nullptr, layers, steps, 0);

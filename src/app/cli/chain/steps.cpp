@@ -21,7 +21,8 @@ Json job_arguments(const Json& layers, Removal step, std::uint64_t speed) {
     arguments.set("device", node_of(layers, 0));
     arguments.set("top-node", node_of(layers, step.first));
     arguments.set("base-node", node_of(layers, step.into()));
-    if (step.first == 0) arguments.set("empty-active", true);      // who takes it for the disk later sees what is below
+    if (step.preserve_removed != "off") arguments.set("preserve-removed", step.preserve_removed);
+    else if (step.first == 0) arguments.set("empty-active", true);      // who takes it for the disk later sees what is below
     return arguments;
   }
   arguments.set("device", node_of(layers, step.into()));

@@ -11,6 +11,7 @@ namespace tidemark::cli {
 struct Removal {
   bool commit = false;
   std::size_t first = 0, last = 0;
+  std::string preserve_removed = "off";          // of a commit
   std::size_t into() const noexcept { return commit ? last + 1 : first - 1; }
 };
 
