@@ -8,7 +8,7 @@
 
 namespace tidemark {
 
-Graph::~Graph() { TM_ASSERT(nodes_.empty() && drained_.empty()); }
+Graph::~Graph() { TM_ASSERT(nodes_.empty() && drained_.empty() && left_behind_.count() == 0); }
 
 BlockNode* Graph::find(std::string_view name) noexcept {
   auto it = by_name_.find(name);
@@ -122,6 +122,7 @@ Task<> Graph::close_all() {
     if (first && !closed) first = closed;
   }
   TM_ASSERT(nodes_.empty());
+  co_await left_behind_.wait_idle();
   if (!first) co_await first.error();
 }
 

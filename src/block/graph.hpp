@@ -53,6 +53,9 @@ class Graph {
   const Workings& workings() const noexcept { return workings_; }
   bool keeps(Rule rule) const noexcept { return workings_.broken != rule; }
 
+  // What nobody waits for any more, an operation in it that cannot be ended; the graph stays until it has ended by itself.
+  Gate& left_behind() noexcept { return left_behind_; }
+
   // Another one when a layer of a backing chain, of any in this graph, may decide more than before; see ChainMemo.
   std::uint64_t chain_epoch() const noexcept { return chain_epoch_; }
 
@@ -130,7 +133,7 @@ class Graph {
   friend class Edge;
   friend class InFlight;
   Graph(Reactor& reactor, std::shared_ptr<std::atomic<std::uint64_t>> next_generated)
-      : reactor_(reactor), idle_(reactor), unquiesced_(reactor), next_generated_(std::move(next_generated)) {}
+      : reactor_(reactor), idle_(reactor), unquiesced_(reactor), left_behind_(reactor), next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced, and who is stood on
   void look_for_layers() noexcept;
@@ -147,6 +150,7 @@ class Graph {
   std::list<BlockNode*> drained_;                   // targets
   Event idle_;                                      // a node has become idle
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
+  Gate left_behind_;
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
   std::uint64_t chain_epoch_ = 1;
   TrackingListener tracking_listener_;

@@ -87,6 +87,7 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
   bool held_by(std::uint64_t group) const noexcept { return group != 0 && group_ == group; }
   bool drops_with(std::uint64_t group) const noexcept { return group != 0 && drops_with_ == group; }
   bool concerns(std::uint64_t group) const noexcept { return held_by(group) || drops_with(group); }
+  bool of_a_group() const noexcept { return group_ != 0 || drops_with_ != 0; }     // that has not ended
   // The group ends well, and the store has this bitmap as it is then: nothing is kept for an undo.
   void group_decided(std::uint64_t group);
 

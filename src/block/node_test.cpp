@@ -334,10 +334,10 @@ class Tracking final : public NodeTracking {
   Task<> before_close() override { co_return; }
   Task<> after_close() override { co_return; }
   Task<> settle() override { co_return; }
-  GroupKeeper keeper() const override { return {}; }
+  Task<GroupKeeper> keeper() override { co_return GroupKeeper(); }
   Task<> intend(std::uint64_t, const GroupKeeper&) override { co_return; }
   void withdraw(std::uint64_t) noexcept override {}
-  Task<> decide(std::uint64_t, bool) override { co_return; }
+  Task<> decide(std::uint64_t, std::uint64_t) override { co_return; }
   Task<> settle_group(std::uint64_t) override { co_return; }
   void forget_group(std::uint64_t) noexcept override {}
   void leave() noexcept override {}

@@ -56,12 +56,14 @@ class NodeTracking {
   virtual Task<> save() = 0;
 
   // A group of jobs and actions that is about to end well, in all stores or in none (docs/decisions/0009-groups.md).
-  virtual GroupKeeper keeper() const = 0;
+  // What it would be as the keeper: a store that has failed is made good first, for that may give it another number.
+  virtual Task<GroupKeeper> keeper() = 0;
   // Durable is, with what bitmaps are, what they will be if the keeper has it on record; until settle_group().
   virtual Task<> intend(std::uint64_t group, const GroupKeeper& keeper) = 0;
   virtual void withdraw(std::uint64_t group) noexcept = 0;
   // The group has ended well: durable is what bitmaps will be, and, if others ask, that it has.  On error it has not.
-  virtual Task<> decide(std::uint64_t group, bool recorded) = 0;
+  // `recorded_as`: the number of the store by which they ask; 0: nobody does.
+  virtual Task<> decide(std::uint64_t group, std::uint64_t recorded_as) = 0;
   // The keeper has it on record.  On error that is to stay.
   virtual Task<> settle_group(std::uint64_t group) = 0;
   virtual void forget_group(std::uint64_t group) noexcept = 0;

@@ -32,6 +32,7 @@ class BitmapChange final : public JobTransaction::Part {
 
   // On the main thread, of a group: its jobs have ended; what it comes to is durable if they have ended well.
   Task<> end(bool well) override;
+  Reactor& home() const noexcept override { return place_.reactor; }
 
  private:
   struct Held {

@@ -10,18 +10,18 @@ namespace {
 
 // At a node's place.
 
-using Tracked = std::pair<std::string, GroupKeeper>;       // a node
+struct Concerned {
+  std::string node;
+  bool lasts;                                    // what its store says is there after a loss of power
+};
 
-Task<std::vector<Tracked>> find_nodes(Graph& graph, std::uint64_t group) {
+Task<std::vector<Concerned>> find_nodes(Graph& graph, std::uint64_t group) {
   const auto concerned = [group](const auto& bitmap) { return bitmap->persistent() && bitmap->concerns(group); };
-  std::vector<Tracked> found;
+  std::vector<Concerned> found;
   for (const auto& node : graph.nodes()) {
     const NodeBitmaps& bitmaps = node->bitmaps();
     const bool any = std::ranges::any_of(bitmaps.all(), concerned) || std::ranges::any_of(bitmaps.retired(), concerned);
-    if (!any || !node->tracking()) continue;
-    GroupKeeper keeper = node->tracking()->keeper();
-    if (keeper.store != 0) keeper.path = std::filesystem::absolute(keeper.path).string();
-    found.emplace_back(node->name(), std::move(keeper));
+    if (any) found.push_back({node->name(), node->options().tracking.mode == TrackingMode::power});
   }
   co_return std::move(found);
 }
@@ -30,6 +30,13 @@ Task<NodeTracking*> tracking_of(Graph& graph, std::string node) {
   NodeTracking* tracking = (co_await unwrap(graph.lookup(node)))->tracking();
   if (!tracking) co_await Error(Errc::not_found, fmt::format("node '{}' does not keep its bitmaps any more", node));
   co_return tracking;
+}
+
+Task<GroupKeeper> keeper_at(Graph& graph, std::string node) {
+  NodeTracking* tracking = co_await tracking_of(graph, std::move(node));
+  GroupKeeper keeper = co_await tracking->keeper();
+  if (keeper.store != 0) keeper.path = std::filesystem::absolute(keeper.path).string();
+  co_return std::move(keeper);
 }
 
 Task<> intend_at(Graph& graph, std::string node, std::uint64_t group, GroupKeeper keeper) {
@@ -42,9 +49,9 @@ Task<> withdraw_at(Graph& graph, std::string node, std::uint64_t group) {
   tracking->withdraw(group);
 }
 
-Task<> decide_at(Graph& graph, std::string node, std::uint64_t group, bool recorded) {
+Task<> decide_at(Graph& graph, std::string node, std::uint64_t group, std::uint64_t recorded_as) {
   NodeTracking* tracking = co_await tracking_of(graph, std::move(node));
-  co_await tracking->decide(group, recorded);
+  co_await tracking->decide(group, recorded_as);
 }
 
 Task<> settle_at(Graph& graph, std::string node, std::uint64_t group) {
@@ -65,11 +72,14 @@ Task<> forget_at(Graph& graph, std::string node, std::uint64_t group) {
 
 }  // namespace
 
-Task<GroupDecisions::Stores> GroupDecisions::find(std::uint64_t group) {
+// At the group's own homes only: others may go meanwhile.
+Task<GroupDecisions::Stores> GroupDecisions::find(std::uint64_t group, const JobTransaction::Homes& homes) {
   Stores stores;
-  for (Place* place : homes_.all()) {
-    const std::vector<Tracked> there = co_await homes_.at(*place, find_nodes(place->graph, group));
-    for (const auto& [node, keeper] : there) stores.push_back({place, node, keeper});
+  std::vector<Place*> places = homes_.all();
+  std::erase_if(places, [&](const Place* place) { return std::ranges::find(homes, &place->reactor) == homes.end(); });
+  for (Place* place : places) {
+    const std::vector<Concerned> there = co_await homes_.at(*place, find_nodes(place->graph, group));
+    for (const Concerned& found : there) stores.push_back({place, found.node, found.lasts, GroupKeeper()});
   }
   co_return std::move(stores);
 }
@@ -93,22 +103,41 @@ Task<bool> GroupDecisions::settle(std::uint64_t group, const Stores& stores) {
   co_return all;
 }
 
-Task<> GroupDecisions::decide(std::uint64_t group) {
-  const auto turn = co_await turn_.lock();
-  Stores others = co_await find(group);
+Task<> GroupDecisions::decide(std::uint64_t group, JobTransaction::Homes homes) {
+  const Stores stores = co_await find(group, homes);
+  const auto taken = [this](const Store& store) { return deciding_.contains(store.node); };
+  while (std::ranges::any_of(stores, taken)) co_await decided_.wait();
+  for (const Store& store : stores) deciding_.insert(store.node);
+  const Result<> done = co_await decide_in_turn(group, stores).result();
+  for (const Store& store : stores) deciding_.erase(store.node);
+  decided_.notify_all();
+  co_await unwrap(done);
+}
+
+// One whose record is there after a loss of power, rather than another.
+GroupDecisions::Stores::iterator GroupDecisions::choose(Stores& stores) {
+  const auto has_store = [](const Store& store) { return store.keeper.store != 0; };
+  const auto lasts = [&](const Store& store) { return has_store(store) && store.lasts; };
+  const auto first = std::ranges::find_if(stores, lasts);
+  return first != stores.end() ? first : std::ranges::find_if(stores, has_store);
+}
+
+Task<> GroupDecisions::decide_in_turn(std::uint64_t group, Stores others) {
+  for (Store& store : others) store.keeper = co_await homes_.at(*store.place, keeper_at(store.place->graph, store.node));
   // Where bitmaps last from one orderly end to the next only, there is nothing to be durable.
-  const auto first = std::ranges::find_if(others, [](const Store& store) { return store.keeper.store != 0; });
-  if (first == others.end()) {
+  const auto chosen = choose(others);
+  if (chosen == others.end()) {
     (void)co_await settle(group, others);
     co_return;
   }
-  const Store keeper = *first;
-  others.erase(first);
+  const Store keeper = *chosen;
+  others.erase(chosen);
   const bool in_order = homes_.main().graph.keeps(Rule::intend_before_record);
+  const std::uint64_t recorded_as = others.empty() ? 0 : keeper.keeper.store;
   Result<> decided;
   if (in_order) decided = co_await intend(group, keeper.keeper, others).result();
   if (decided)
-    decided = co_await homes_.at(*keeper.place, decide_at(keeper.place->graph, keeper.node, group, !others.empty())).result();
+    decided = co_await homes_.at(*keeper.place, decide_at(keeper.place->graph, keeper.node, group, recorded_as)).result();
   if (!decided) {
     co_await withdraw(group, others);
     co_await decided.error();

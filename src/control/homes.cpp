@@ -32,6 +32,8 @@ Task<std::vector<std::string>> names_in(Graph& graph) {
   co_return std::move(names);
 }
 
+Task<bool> has_left_behind(Graph& graph) { co_return graph.left_behind().count() != 0; }
+
 Task<bool> depends_on(Graph& graph, const Reactor& reactor) {
   for (const auto& node : graph.nodes())
     if (node->driver().bound_to() == &reactor) co_return true;
@@ -67,6 +69,8 @@ Task<> Homes::remove_thread(std::string id) {
     const bool depends = co_await at(*other, depends_on(other->graph, place.reactor));
     if (depends) co_await Error(Errc::busy, fmt::format("a node's connection is on iothread '{}'", id));
   }
+  const bool unfinished = co_await at(place, has_left_behind(place.graph));
+  if (unfinished) co_await Error(Errc::busy, fmt::format("an operation on iothread '{}' has not ended; try again later", id));
   const std::vector<std::string> names = co_await at(place, names_in(place.graph));
   for (const std::string& name : names) co_await move(name, main_);
   const std::vector<std::string> left = co_await at(place, names_in(place.graph));

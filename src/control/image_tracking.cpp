@@ -60,6 +60,11 @@ Task<> ImageTracking::settle() {
   if (store_) co_await store_->settle();
 }
 
+Task<GroupKeeper> ImageTracking::keeper() {
+  if (!store_) co_return GroupKeeper();
+  co_return co_await store_->keeper();
+}
+
 Task<> ImageTracking::intend(std::uint64_t group, const GroupKeeper& keeper) {
   if (store_) co_await store_->intend(group, keeper);
 }
@@ -68,8 +73,8 @@ void ImageTracking::withdraw(std::uint64_t group) noexcept {
   if (store_) store_->withdraw(group);
 }
 
-Task<> ImageTracking::decide(std::uint64_t group, bool recorded) {
-  if (store_) co_return co_await store_->decide(group, recorded);
+Task<> ImageTracking::decide(std::uint64_t group, std::uint64_t recorded_as) {
+  if (store_) co_return co_await store_->decide(group, recorded_as);
   co_await settle_group(group);
 }
 

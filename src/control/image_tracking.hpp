@@ -30,10 +30,10 @@ class ImageTracking final : public NodeTracking {
   Task<> settle() override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
-  GroupKeeper keeper() const override { return store_ ? store_->keeper() : GroupKeeper(); }
+  Task<GroupKeeper> keeper() override;
   Task<> intend(std::uint64_t group, const GroupKeeper& keeper) override;
   void withdraw(std::uint64_t group) noexcept override;
-  Task<> decide(std::uint64_t group, bool recorded) override;
+  Task<> decide(std::uint64_t group, std::uint64_t recorded_as) override;
   Task<> settle_group(std::uint64_t group) override;
   void forget_group(std::uint64_t group) noexcept override;
 

@@ -1,5 +1,7 @@
 #include "control/read_only.hpp"
 
+#include <fmt/format.h>
+
 #include "control/tracking_stores.hpp"
 
 namespace tidemark {
@@ -23,8 +25,19 @@ Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
     if (bitmap->persistent()) bitmap->set_read_only();
 }
 
+// What a group comes to would not be durable without the store.
+Result<> check_no_group(BlockNode& node) {
+  for (const auto* bitmaps : {&node.bitmaps().all(), &node.bitmaps().retired()})
+    for (const auto& bitmap : *bitmaps)
+      if (bitmap->persistent() && bitmap->of_a_group())
+        return Error(Errc::busy, fmt::format("Node '{}' is busy: bitmap '{}' is part of a transaction whose jobs have not ended",
+                                             node.name(), bitmap->name()));
+  return {};
+}
+
 Task<> end_writing(BlockNode& node) {
   co_await unwrap(node.graph().check_no_writer(node));
+  co_await unwrap(check_no_group(node));
   // What cannot be written is found while all can go on as it was.
   co_await save_tracking(node);
   const std::unique_ptr<NodeTracking> tracking = node.take_tracking();

@@ -79,7 +79,8 @@ ActionPtr make_action(const Setting& setting, schema::TransactionAction& action)
 Task<> TransactionCommandHandler::transaction(schema::TransactionArguments arguments) {
   const bool grouped = arguments.properties && arguments.properties->completion_mode == schema::ActionCompletionMode::grouped;
   Setting setting{homes_, jobs_, exports_, access_, grouped, nullptr};
-  if (grouped) setting.group = jobs_.new_group([this](std::uint64_t group) { return decisions_.decide(group); });
+  const auto decide = [this](std::uint64_t group, JobTransaction::Homes homes) { return decisions_.decide(group, std::move(homes)); };
+  if (grouped) setting.group = jobs_.new_group(decide);
   TransactionActions actions;
   for (auto& action : arguments.actions) actions.push_back(make_action(setting, action));
   const Result<> done = co_await carry_out(homes_, std::move(actions)).result();

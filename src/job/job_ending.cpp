@@ -96,7 +96,11 @@ Task<> JobManager::fail(JobPtr job, Error error) {
 }
 
 Task<> JobManager::decide(TransactionPtr transaction) {
-  if (transaction->decide) co_await transaction->decide(transaction->number);
+  if (!transaction->decide) co_return;
+  JobTransaction::Homes homes;
+  for (const JobPtr& job : transaction->jobs) homes.push_back(&job->home());
+  for (const auto& part : transaction->parts) homes.push_back(&part->home());
+  co_await transaction->decide(transaction->number, std::move(homes));
 }
 
 Task<> JobManager::all_started(TransactionPtr transaction) {

@@ -19,8 +19,10 @@ namespace tidemark {
 // Jobs that succeed or fail together (completion-mode grouped).
 class JobTransaction {
  public:
-  // Makes it durable that all of the group ends well; on error none of it does.
-  using Decide = std::function<Task<>(std::uint64_t group)>;
+  // Makes it durable that all of the group ends well; on error none of it does.  `homes`: where its jobs and parts are, and
+  // therefore stay.
+  using Homes = std::vector<Reactor*>;
+  using Decide = std::function<Task<>(std::uint64_t group, Homes homes)>;
   explicit JobTransaction(Executor& executor) : over(executor) {}
 
   // The number of a group; 0: not one that was asked for.
@@ -32,6 +34,7 @@ class JobTransaction {
    public:
     virtual ~Part() = default;
     virtual Task<> end(bool well) = 0;
+    virtual Reactor& home() const noexcept = 0;
   };
   void add(std::unique_ptr<Part> part) { parts.push_back(std::move(part)); }
 

@@ -78,6 +78,31 @@ TEST_F(JobTransactionTest, GroupedJobsWaitForEachOther) {
   });
 }
 
+// What it is decided with may be gone elsewhere.
+TEST_F(JobTransactionTest, AGroupIsDecidedWhereItsPartsAre) {
+  class Here final : public JobTransaction::Part {
+   public:
+    explicit Here(Reactor& home) : home_(home) {}
+    Task<> end(bool) override { co_return; }
+    Reactor& home() const noexcept override { return home_; }
+
+   private:
+    Reactor& home_;
+  };
+  JobTransaction::Homes seen;
+  const auto decide = [&](std::uint64_t, JobTransaction::Homes homes) -> Task<> {
+    seen = std::move(homes);
+    co_return;
+  };
+  Reactor& reactor = disks->process.reactor();
+  run([&]() -> Task<> {
+    const auto group = jobs->new_group(decide);
+    group->add(std::make_unique<Here>(reactor));
+    co_await jobs->all_started(group);
+  });
+  EXPECT_EQ(seen, JobTransaction::Homes{&reactor});
+}
+
 TEST_F(JobTransactionTest, OneThatFailsAbortsAll) {
   auto all = make(true);
   run([&]() -> Task<> {

@@ -112,7 +112,7 @@ Task<> TrackingStore::before_close() {
 
 Task<> TrackingStore::after_close() {
   Result<> ended;
-  if (saved_ && catalogue_.entries.empty()) {
+  if (saved_ && catalogue_.entries.empty() && catalogue_.records.empty()) {
     ended = co_await file_.unlink().result();
   } else if (saved_) {
     Superblock root = root_;

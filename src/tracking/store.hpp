@@ -59,10 +59,10 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle() override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
-  GroupKeeper keeper() const override { return {root_.store_id, options_.path}; }
+  Task<GroupKeeper> keeper() override;
   Task<> intend(std::uint64_t group, const GroupKeeper& keeper) override;
   void withdraw(std::uint64_t group) noexcept override;
-  Task<> decide(std::uint64_t group, bool recorded) override;
+  Task<> decide(std::uint64_t group, std::uint64_t recorded_as) override;
   Task<> settle_group(std::uint64_t group) override;
   void forget_group(std::uint64_t group) noexcept override;
 
@@ -79,7 +79,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // What a lasting checkpoint is to say of a group, from itself on: a loss that is not flushed yet is not to be stored.
   struct GroupStep {
     std::uint64_t group = 0;
-    bool decides = false, recorded = false;                  // else it intends
+    bool decides = false;                                    // else it intends
+    std::uint64_t recorded_as = 0;                           // for those that ask the store of this number
     GroupKeeper keeper;
   };
 
@@ -115,6 +116,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> resume();
   Task<> checkpoint(Depth depth, const GroupStep* step = nullptr);
   Task<> checkpoint_locked(Depth depth, const GroupStep* step);
+  Task<> check_asked(const GroupStep* step) const;
   void complete(Catalogue& catalogue, const GroupStep* step) const;
   Task<> rotate();
   void close_zones(const std::optional<DirtyBitmap>& common);

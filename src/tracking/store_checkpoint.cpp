@@ -31,6 +31,7 @@ Task<> TrackingStore::checkpoint(Depth depth, const GroupStep* step) {
 
 Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
   if (gone_) co_await renew();
+  co_await check_asked(step);
   Losses losses;                                                         // (a)
   if (depth == Depth::lasting) {
     losses = released_losses(node_.bitmaps());
@@ -52,16 +53,22 @@ Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
   co_await write(snapshot, root);                                        // (d)
   co_await turn(std::move(root), failures);
   catalogue_ = std::move(snapshot.catalogue);                            // (e)
-  if (step && step->recorded) records_.push_back(step->group);
+  if (step && step->recorded_as != 0) records_.push_back(step->group);
   cover(snapshot.common);
   forget(node_.bitmaps(), losses);
   node_.bitmaps().group_decided(ended);
 }
 
+// A file made anew has another number: who asks for the old one would not find what it says.
+Task<> TrackingStore::check_asked(const GroupStep* step) const {
+  if (step && step->recorded_as != 0 && step->recorded_as != root_.store_id)
+    co_await Error(Errc::io, "tracking store '" + options_.path + "' was made anew meanwhile");
+}
+
 // What it says of groups.
 void TrackingStore::complete(Catalogue& catalogue, const GroupStep* step) const {
   catalogue.records = records_;
-  if (step && step->recorded) catalogue.records.push_back(step->group);
+  if (step && step->recorded_as != 0) catalogue.records.push_back(step->group);
   while (catalogue.records.size() > Catalogue::records_max) catalogue.records.erase(catalogue.records.begin());
   if (!catalogue.intent) return;
   catalogue.intent->group = intended_;

@@ -10,15 +10,14 @@ namespace {
 
 constexpr std::size_t piece_bytes = 256 * KiB;
 
-// What a process had under way when it was killed holds its lock until it has ended.
-constexpr Duration lock_patience = std::chrono::seconds(2), lock_pause = std::chrono::milliseconds(10);
+constexpr Duration lock_pause = std::chrono::milliseconds(10);
 
 Task<> lock(File& file, bool reading) {
   LockRequest request;
   request.mode = reading ? LockRequest::Mode::shared : LockRequest::Mode::exclusive;
   request.length = 1;
   if (reading) co_return co_await file.lock(request);
-  const Instant until = file.reactor().now() + lock_patience;
+  const Instant until = file.reactor().now() + StoreFile::lock_patience;
   while (file.reactor().now() < until) {
     const Result<> locked = co_await file.lock(request).result();
     if (locked) co_return;
@@ -30,8 +29,15 @@ Task<> lock(File& file, bool reading) {
 
 }  // namespace
 
+// To open or read anything else may wait for ever, or change it.
+Task<> StoreFile::check_regular(Task<FileInfo> stat) {
+  const FileInfo info = co_await std::move(stat);
+  if (info.type != FileInfo::Type::regular) co_await Error(Errc::invalid_argument, "'" + path_ + "' is no tracking store");
+}
+
 Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
   path_ = std::move(path);
+  if (use == Use::look) co_await check_regular(fs::stat(reactor, path_));
   for (;;) {
     co_await open_locked(reactor, use);
     // The one who had the lock before may have removed the file meanwhile.
@@ -53,11 +59,19 @@ Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
   }
   if (!opened) co_await opened.error();
   file_ = *std::move(opened);
-  if (use == Use::look) co_return;
-  const Result<> locked = co_await lock(file_, use == Use::read).result();
-  if (locked) co_return;
+  Result<> fit;
+  if (use == Use::look) fit = co_await check_regular(file_.stat()).result();
+  else fit = co_await lock(file_, use == Use::read).result();
+  if (fit) co_return;
   co_await close();
-  co_await locked.error();
+  co_await fit.error();
+}
+
+Task<bool> StoreFile::try_share() {
+  const Result<> locked = co_await lock(file_, true).result();
+  if (locked) co_return true;
+  if (locked.error().code() != Errc::busy) co_await locked.error();
+  co_return false;
 }
 
 Task<bool> StoreFile::named(Reactor& reactor) {

@@ -14,11 +14,16 @@ namespace tidemark::tracking {
 
 class StoreFile {
  public:
+  // What a process had under way when it was killed holds its lock until it has ended.
+  static constexpr Duration lock_patience = std::chrono::seconds(2);
+
   StoreFile() = default;
   // Locked; shared with other readers to be read, and then not waited for.  Errc::not_found when there is none, unless
   // it is to be made.  Errc::busy when another has it.
-  enum class Use : std::uint8_t { look, read, write, make };      // look: whoever has it
+  enum class Use : std::uint8_t { look, read, write, make };      // look: whoever has it; a regular file only
   Task<> open(Reactor& reactor, std::string path, Use use);
+  // Of one that is looked at: nobody writes to it from here on.  False: somebody has it.
+  Task<bool> try_share();
   Task<> close();
   File& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
@@ -36,6 +41,7 @@ class StoreFile {
 
  private:
   Task<> open_locked(Reactor& reactor, Use use);
+  Task<> check_regular(Task<FileInfo> stat);
   Task<bool> named(Reactor& reactor);
   std::string directory() const;
 

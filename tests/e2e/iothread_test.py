@@ -151,6 +151,30 @@ class Backups(Threads):
         again = [client.execute("x-debug-block-dirty-bitmap-sha256", node=disk, name="since") for disk in "ab"]
         self.assertEqual(again, sums)
 
+    def test_a_group_on_two_threads_is_stored_as_one(self):
+        self.two_disks()
+        client = self.qmp()
+        for disk in "ab":
+            client.execute("block-dirty-bitmap-add", node=disk, name="since", persistent=True)
+            self.change(disk)
+            self.add_file(client, f"t{disk}")
+        actions = [action for disk in "ab" for action in (
+            {"type": "block-dirty-bitmap-clear", "data": {"node": disk, "name": "since"}},
+            {"type": "blockdev-backup", "data": {"device": disk, "target": f"t{disk}", "job-id": f"j{disk}", "sync": "full"}})]
+        client.execute("transaction", actions=actions, properties={"completion-mode": "grouped"})
+        for disk in "ab":
+            client.wait_event("BLOCK_JOB_COMPLETED", device=f"j{disk}")
+        client.close()
+        self.daemon.kill()
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.start("--blockdev", "file,node-name=a,filename=a.img", "--blockdev", "qcow2,node-name=b,file.driver=file,file.filename=b.qcow2")
+        nodes = self.qmp().execute("query-named-block-nodes", flat=True)
+        found = {node["node-name"]: node["dirty-bitmaps"][0]["count"] for node in nodes if node.get("dirty-bitmaps")}
+        self.assertEqual(found, {"a": 0, "b": 0})
+
     def test_mirrors_on_two_threads_begin_in_one_transaction(self):
         self.two_disks()
         client = self.qmp()

@@ -1,5 +1,7 @@
-"""Exports and mirrors in transactions: clients find exports when all has taken effect, with what the disk held at that moment;
-mirrors begin at that moment, all of them; nothing is left of what was undone."""
+"""Exports, mirrors and groups in transactions: clients find exports when all has taken effect, with what the disk held at that moment;
+mirrors begin at that moment, all of them; nothing is left of what was undone; a group ends on all disks or on none, whenever the
+daemon is killed."""
+import random
 import threading
 import time
 import unittest
@@ -217,6 +219,58 @@ class Mirrors(Bed):
         why = self.refused(self.mirror("a"), **{"completion-mode": "grouped"})
         self.assertIn("'blockdev-mirror' does not support transaction property completion-mode = grouped", why)
         self.assertEqual(self.monitor.execute("query-jobs"), [])
+
+
+class Groups(Bed):
+    def open(self):
+        for name in ("nbd.sock", "qmp.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        self.serve("a.raw=a", "b.qcow2=b")
+        self.monitor = self.qmp()
+
+    def kill(self):
+        self.daemon.kill()
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+
+    def counts(self):
+        nodes = self.monitor.execute("query-named-block-nodes", flat=True)
+        found = {entry["node-name"]: entry["dirty-bitmaps"] for entry in nodes if entry.get("dirty-bitmaps")}
+        return [next(bitmap["count"] for bitmap in found[name] if bitmap["name"] == "since") for name in "ab"]
+
+    def begin(self):
+        actions = []
+        for name in "ab":
+            (self.path / f"t{name}.raw").write_bytes(bytes(DISK))
+            self.monitor.execute("blockdev-add", driver="file", filename=f"t{name}.raw", **{"node-name": f"t{name}"})
+            actions += [action("block-dirty-bitmap-clear", node=name, name="since"),
+                        action("blockdev-backup", device=name, target=f"t{name}", job_id=f"j{name}", sync="full")]
+        self.monitor.execute("transaction", actions=actions, properties={"completion-mode": "grouped"})
+
+    def test_end_on_both_disks_or_on_none_when_the_daemon_is_killed(self):
+        self.raw("a.raw", DISK)
+        self.qcow2("b.qcow2", DISK)
+        self.open()
+        for name in "ab":
+            self.monitor.execute("block-dirty-bitmap-add", node=name, name="since", persistent=True)
+        rng = random.Random(1)
+        for number in range(10):
+            for name in "ab":
+                writer = self.disk(name)
+                writer.pwrite(b"\x5a" * BLOCK, 0)
+                writer.flush()
+                writer.shutdown()
+            self.begin()
+            if number == 0:
+                for name in "ab":
+                    self.monitor.wait_event("BLOCK_JOB_COMPLETED", device=f"j{name}")
+            else:
+                time.sleep(rng.random() * 0.08)
+            self.kill()
+            self.open()
+            one, other = self.counts()
+            self.assertEqual(one == 0, other == 0, f"round {number}: {one}, {other}")
+            self.assertTrue(number or one == 0)
 
 
 if __name__ == "__main__":
