@@ -42,6 +42,9 @@ Json telling_options(const BlockNode& node) {
   return told;
 }
 
+// It is there for as long as a job, and shows what is below it: who names the node means that.
+bool is_of_job(const BlockNode& node) { return node.driver().is_filter() && node.options().given.is_null(); }
+
 bool has_own_options(const BlockNode& node) { return telling_options(node).as_object().size() > 1; }
 
 // Whether the image, opened by its name, would have something else below it.
@@ -63,8 +66,7 @@ Task<std::string> plain_name_of(BlockNode& node) {
     if (const Json* given = node.options().given.find("filename")) co_return given->as_string();
     co_return (co_await node.driver().info()).filename;
   }
-  const bool of_job = driver == "mirror_top" || driver == "commit_top";
-  if (of_job || driver == "copy-before-write" || driver == "snapshot-access") {
+  if (is_of_job(node) || driver == "copy-before-write" || driver == "snapshot-access") {
     BlockNode& shown = node.driver().edges().front()->node();
     co_return co_await file_name_of(shown);
   }
@@ -76,6 +78,10 @@ Task<std::string> plain_name_of(BlockNode& node) {
 }
 
 Task<Json> all_options_of(BlockNode& node) {
+  if (is_of_job(node)) {
+    BlockNode& shown = node.driver().edges().front()->node();
+    co_return co_await all_options_of(shown);
+  }
   Json options = telling_options(node);
   if (node.options().given.is_null() && node.driver().edges().empty())
     options.set("filename", (co_await node.driver().info()).filename);

@@ -153,7 +153,8 @@ class Rebases(Bed):
             process.kill()
             self.end_of(process)
             self.assert_reads_as_before()
-        self.rebase("top.qcow2", "3")
+        if self.stands_on("top") != "base.qcow2":                # it may have been quick
+            self.rebase("top.qcow2", "3")
         self.assertEqual(self.stands_on("top"), "base.qcow2")
         self.assert_reads_as_before()
 

@@ -5,7 +5,7 @@ import os
 import random
 import unittest
 
-from bed import MiB, Bed, first_difference
+from bed import KiB, MiB, Bed, first_difference
 from chains_guest import Writer
 from lab.qmp import Qmp, QmpError
 
@@ -234,6 +234,25 @@ class Alone(Bed):
         self.client.execute("blockdev-del", **{"node-name": "top"})
         self.client.execute("blockdev-del", **{"node-name": "base"})
         self.client.execute("job-dismiss", id="j")
+
+
+class Names(Bed):
+    def test_a_snapshot_beside_a_job_below_does_not_name_its_filter(self):
+        self.qcow2("base.qcow2")
+        for name, below in (("mid", "base"), ("top", "mid")):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"{below}.qcow2", f"{name}.qcow2")
+        self.raw("served.raw")
+        self.serve("served.raw=served")
+        client = self.qmp()
+        for name, below in (("base", None), ("mid", "base"), ("top", "mid")):
+            client.execute("blockdev-add", driver="qcow2", **{"node-name": name, "backing": below},
+                           file={"driver": "file", "filename": f"{name}.qcow2"})
+        client.execute("block-stream", **{"job-id": "j", "device": "mid", "speed": 64 * KiB})
+        client.execute("blockdev-snapshot-sync", **{"node-name": "top", "snapshot-node-name": "new", "snapshot-file": "new.qcow2"})
+        info = self.lab.run("qemu-img", "info", "-U", "--backing-chain", "--output=json", "new.qcow2")
+        self.assertEqual([image.get("backing-filename") for image in json.loads(info.stdout)],
+                         ["top.qcow2", "mid.qcow2", "base.qcow2", None])
+        client.execute("job-cancel", id="j")
 
 
 class Guide(Bed):

@@ -404,7 +404,7 @@ class PowerCut(Bed):
         for liar, what in liars:
             with self.subTest(liar):
                 found = []
-                for moment, files in self.states(random.Random(SEED), 30, lies={f"/{liar}"}):
+                for moment, files in self.states(random.Random(SEED), 150, lies={f"/{liar}"}):
                     try:
                         self.check(moment, files)
                     except Wrong as wrong:

@@ -14,6 +14,8 @@ class NewFile {
  public:
   // Errors when what is there cannot be replaced: another program has it open, or it is no regular file.
   static Task<NewFile> begin(Reactor& reactor, std::string path);
+  // It replaces nothing, also not what came after the caller has looked.
+  static NewFile begin_new(Reactor& reactor, std::string path) { return NewFile(reactor, std::move(path), false); }
 
   const std::string& partial() const noexcept { return partial_; }
   Task<> publish();                      // the file is closed, and what was written to it durable

@@ -43,7 +43,7 @@ Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
 // `files`: what was made here, of which nothing stays when this fails.
 Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
   for (const NewOverlay& overlay : overlays) {
-    NewFile file = co_await NewFile::begin(session.reactor(), overlay.file);
+    NewFile file = NewFile::begin_new(session.reactor(), overlay.file);
     const auto made = co_await make_held(session, overlay, file.partial()).result();
     // One that is in use is another's who is making the same file.
     if (made || made.error().code() != Errc::busy) files.push_back(std::move(file));
