@@ -114,6 +114,9 @@ class World:
         except QmpError as error:
             if "Permission conflict" in error.desc:      # a filter does not share it
                 return None
+            # A layer that a snapshot was put on while a group held its bitmaps stays writable, and they go on recording.
+            if "incompatible with readonly export" in error.desc and not writable:
+                return self.dirty_granules(layer, bitmap, True)
             raise
         try:
             disk = nbd.NBD()
