@@ -158,6 +158,14 @@ def written_into(top, base):
     return top.content + (base.content or [])[len(top.content):]
 
 
+def cover_tail(content, top_sectors, above, disk):
+    """What is above reads as zeroes behind a shorter top, and the base, which may have something there, becomes what it stands on."""
+    if content is None or above is not disk.top and above.content is None:
+        return None
+    end = disk.model.sectors if above is disk.top else len(above.content)
+    return content[:top_sectors] + [0] * (min(end, len(content)) - top_sectors) + content[max(end, top_sectors):]
+
+
 def mark_difference(base, content):
     """A bitmap of the base has what the commit has changed."""
     for bitmap in base.bitmaps.values():
@@ -177,6 +185,7 @@ def commit(world, disk):
     name = world.new("commit")
     world.qmp("block-commit", job_id=name, device=disk.root, **how, **job_options(world))
     content, base_content = written_into(top, base), base.content
+    top_sectors = len(top.content or [])
     for layer in (*between, base):
         layer.content = None                     # of the files in between that is so for good
     for layer in (top, *between):
@@ -185,8 +194,9 @@ def commit(world, disk):
     def ended(_job, ok):
         if ok:
             base.content = base_content
-            mark_difference(base, content)
-            base.content = content
+            covered = cover_tail(content, top_sectors, above, disk)
+            mark_difference(base, covered)
+            base.content = covered
             remove_layers(world, disk, above, base)
     world.add_job(Job(name, "commit", [disk], ended, list(disk.layers), changes_chain=True))
 
