@@ -159,11 +159,11 @@ def incremental(world, disk):
                              {"sync": "bitmap", "bitmap_mode": "never"}, {"sync": "bitmap", "bitmap_mode": "always"}))
     options = {**backup_options(world, disk, target), "device": disk.top.node, **mode}
     point = begin(world, disk, target, "blockdev-backup", job_id=name, bitmap=bitmap.name, **options)
-    since = disk.model.record()
+    bitmap.since = since = disk.model.record()
     bitmap.job = name
 
     def done(ok):
-        bitmap.job = None
+        bitmap.job = bitmap.since = None
         drops = ok and mode.get("bitmap_mode") != "never"
         if mode.get("bitmap_mode") == "always" and not ok:      # what was copied is dirty no more
             bitmap.marks, since.must = since, since.must
@@ -216,12 +216,12 @@ def cleared_together(world, _disk):
 
 
 def follow_cleared(world, disk, bitmap, target, name, point):
-    since = disk.model.record()
+    bitmap.since = since = disk.model.record()
     since.recording = bitmap.marks.recording
     bitmap.job = name
 
     def done(ok):
-        bitmap.job = None
+        bitmap.job = bitmap.since = None
         if ok:
             disk.model.forget(bitmap.marks)
             bitmap.marks = since
@@ -236,7 +236,7 @@ def follow_cleared(world, disk, bitmap, target, name, point):
 def forgive(world, disk, bitmap, since):
     """Nobody has heard whether the backup ended well before the daemon did."""
     disk.model.forget(bitmap.marks)
-    bitmap.marks, bitmap.job = since, None
+    bitmap.marks, bitmap.job, bitmap.since = since, None, None
     world.drop_chain(bitmap)
 
 

@@ -23,6 +23,7 @@ class Bitmap:
     base: pathlib.Path | None = None
     turn: int = 0
     job: object = None                           # which holds it
+    since: Marks | None = None                   # what is written while the job holds it
 
 
 @dataclasses.dataclass(eq=False)
@@ -137,7 +138,8 @@ class Disk:
     def drop_marks(self, layer):
         """Nobody writes to it any more."""
         for bitmap in layer.bitmaps.values():
-            self.model.forget(bitmap.marks)
+            for marks in (bitmap.marks, bitmap.since):
+                self.model.forget(marks)
 
     def record_again(self, layer):
         """It is written to from now on."""
