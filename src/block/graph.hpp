@@ -141,8 +141,8 @@ class Graph {
   Task<> close_node(BlockNode& node);
   Task<> end_writing(BlockNode& node);
   Task<> begin_writing(BlockNode& node);
-  Result<> show_read_only(BlockNode& node, bool read_only);
-  Result<> show_active(BlockNode& node, bool active);
+  // What users may ask of it follows; on error it is as it was.
+  static Result<> change(BlockNode& node, bool NodeOptions::*option, bool value);
 
   Reactor& reactor_;
   NodeList nodes_;                                  // in the order they were added

@@ -6,25 +6,16 @@
 
 namespace tidemark {
 
-Result<> Graph::show_active(BlockNode& node, bool active) {
-  node.options_.active = active;
-  PermissionUpdate update;
-  auto ok = update.refresh(node);
-  if (ok) update.commit();
-  else node.options_.active = !active;
-  return ok;
-}
-
 Task<> Graph::set_active(BlockNode& node, bool active) {
   if (node.active() == active) co_return;
   TM_ASSERT(node.read_only() && !node.tracking());
-  if (!active) co_await unwrap(show_active(node, false));
+  if (!active) co_await unwrap(change(node, &NodeOptions::active, false));
   const Result<> done = co_await node.driver_->set_active(active).result();
   Result<> shown;
-  if (done && active) shown = show_active(node, true);
+  if (done && active) shown = change(node, &NodeOptions::active, true);
   if (done && shown) co_return refresh_limits(node);
   if (!active) {
-    (void)show_active(node, true);                       // as it was before
+    (void)change(node, &NodeOptions::active, true);                       // as it was before
     co_await done.error();
   }
   if (!done) co_await done.error();

@@ -45,12 +45,12 @@ Task<> Graph::set_read_only(BlockNode& node, bool read_only) {
   else co_await begin_writing(node);
 }
 
-Result<> Graph::show_read_only(BlockNode& node, bool read_only) {
-  node.options_.read_only = read_only;
+Result<> Graph::change(BlockNode& node, bool NodeOptions::*option, bool value) {
+  node.options_.*option = value;
   PermissionUpdate update;
   auto ok = update.refresh(node);
   if (ok) update.commit();
-  else node.options_.read_only = !read_only;
+  else node.options_.*option = !value;
   return ok;
 }
 
@@ -61,7 +61,7 @@ Task<> Graph::end_writing(BlockNode& node) {
     node.unflushed_ = false;
   }
   co_await node.driver_->set_read_only(true);
-  const Result<> shown = show_read_only(node, true);
+  const Result<> shown = change(node, &NodeOptions::read_only, true);
   TM_ASSERT(shown.ok());                                 // who asks for less does not conflict
   // One that cannot follow stays as it is, and is not written.
   for (BlockNode* child : followers(node)) (void)co_await set_read_only(*child, true).result();
@@ -78,10 +78,10 @@ Task<> Graph::begin_writing(BlockNode& node) {
     if (ready) begun.push_back(child);
   }
   if (ready) ready = check_storage_writable(node);
-  if (ready) ready = show_read_only(node, false);
+  if (ready) ready = change(node, &NodeOptions::read_only, false);
   if (ready) {
     ready = co_await node.driver_->set_read_only(false).result();
-    if (!ready) (void)show_read_only(node, true);
+    if (!ready) (void)change(node, &NodeOptions::read_only, true);
   }
   if (ready) co_return;
   for (BlockNode* child : begun) (void)co_await end_writing(*child).result();

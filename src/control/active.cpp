@@ -31,9 +31,8 @@ Error cannot(const BlockNode& node, std::string_view why) {
 
 Result<> check_bitmaps(BlockNode& node) {
   for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->busy() || bitmap->in_group()) return cannot(node, fmt::format("its bitmap '{}' is in use", bitmap->name()));
-  if (!node.bitmaps().retired().empty()) return cannot(node, "a transaction that has not ended may bring back a bitmap of it");
-  return {};
+    if (bitmap->busy()) return cannot(node, fmt::format("its bitmap '{}' is in use", bitmap->name()));
+  return check_no_group(node);
 }
 
 Result<> check_one(BlockNode& node, const Nodes& going) {

@@ -70,6 +70,12 @@ Result<> tell(const Served& served) {
   return {};
 }
 
+// Fewer demands never conflict.
+void let_go(const Served& served, const std::vector<BlockNode*>& nodes) {
+  for (const auto& nbd : served)
+    if (nbd->has_disk() && std::find(nodes.begin(), nodes.end(), &nbd->disk().node()) != nodes.end()) (void)nbd->set_active(false);
+}
+
 Task<> set_active(Graph& graph, std::string name, Served served, bool active) {
   BlockNode* node = graph.find(name);
   if (!node) co_return;                          // it has gone meanwhile
@@ -77,16 +83,11 @@ Task<> set_active(Graph& graph, std::string name, Served served, bool active) {
     co_await activate(*node);
     const Result<> told = tell(served);
     if (told) co_return;
-    const auto leaves = inactivated_with(*node);
-    for (const auto& nbd : served)
-      if (nbd->has_disk() && std::find(leaves.begin(), leaves.end(), &nbd->disk().node()) != leaves.end()) (void)nbd->set_active(false);
+    let_go(served, inactivated_with(*node));
     (void)co_await inactivate(*node).result();
     co_await told.error();
   }
-  const auto concerned = inactivated_with(*node);
-  for (const auto& nbd : served)                 // fewer demands never conflict
-    if (nbd->has_disk() && std::find(concerned.begin(), concerned.end(), &nbd->disk().node()) != concerned.end())
-      (void)nbd->set_active(false);
+  let_go(served, inactivated_with(*node));
   const Result<> done = co_await inactivate(*node).result();
   (void)tell(served);
   co_await unwrap(done);

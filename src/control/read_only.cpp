@@ -25,16 +25,6 @@ Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
     if (bitmap->persistent()) bitmap->set_read_only();
 }
 
-// What a group comes to would not be durable without the store.
-Result<> check_no_group(BlockNode& node) {
-  for (const auto* bitmaps : {&node.bitmaps().all(), &node.bitmaps().retired()})
-    for (const auto& bitmap : *bitmaps)
-      if (bitmap->persistent() && bitmap->of_a_group())
-        return Error(Errc::busy, fmt::format("Node '{}' is busy: bitmap '{}' is part of a transaction whose jobs have not ended",
-                                             node.name(), bitmap->name()));
-  return {};
-}
-
 Task<> end_writing(BlockNode& node) {
   co_await unwrap(node.graph().check_no_writer(node));
   co_await unwrap(check_no_group(node));
@@ -61,6 +51,15 @@ Task<> begin_writing(BlockNode& node) {
 }
 
 }  // namespace
+
+Result<> check_no_group(BlockNode& node) {
+  for (const auto* bitmaps : {&node.bitmaps().all(), &node.bitmaps().retired()})
+    for (const auto& bitmap : *bitmaps)
+      if (bitmap->persistent() && bitmap->of_a_group())
+        return Error(Errc::busy, fmt::format("Node '{}' is busy: bitmap '{}' is part of a transaction whose jobs have not ended",
+                                             node.name(), bitmap->name()));
+  return {};
+}
 
 Task<> resume_tracking(BlockNode& node, NodeTracking& tracking) {
   (void)co_await tracking.after_close().result();

@@ -150,7 +150,7 @@ Task<> MirrorCopy::work(TaskGroup& group, const Manner& manner) {
     std::uint64_t moved = 0;
     if (area) moved = co_await copy_area(manner.drained, *area, window, buffer.bytes().first(chunk));
     if (speed != 0) context->refund(chunk - moved);
-    if (moved != 0) co_await behind_.wrote(moved);
+    if (moved != 0 && context) co_await behind_.wrote(moved);    // else guests wait
     if (!area && (!goes_on || reserved_.empty())) break;
     if (area) co_await reactor_.yield();         // a guest's requests get their turn
     else (void)co_await piece_ended_.wait();     // it may leave something behind
