@@ -198,10 +198,11 @@ class Bitmaps(ImageBed):
         self.qemu_io("top.qcow2", "write -P 5 1M 128k")
         self.image("resize", "top.qcow2", "12M")
         self.image("rebase", "-b", "other.qcow2", "-F", "qcow2", "top.qcow2")
-        self.assertEqual(self.dirty("top.qcow2", "on"), [(MiB, 128 * KiB)])
+        # Nobody knows whether it has been as large before, with other bytes.
+        self.assertEqual(self.dirty("top.qcow2", "on"), [(MiB, 128 * KiB), (8 * MiB, 4 * MiB)])
         self.image("rebase", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
         self.image("commit", "-d", "top.qcow2")
-        self.assertEqual(self.dirty("base.qcow2", "on"), [(0, 8 * MiB)])       # what was written over the other file, too
+        self.assertEqual(self.dirty("base.qcow2", "on"), [(0, 12 * MiB)])      # what was written over the other file, too
         self.assertEqual(self.dirty("base.qcow2", "off"), [])
         for name in ("base.qcow2", "top.qcow2"):
             self.assertEqual(self.bitmaps(name), {"on": ["auto"], "off": []})

@@ -40,7 +40,9 @@ Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, std::string path) {
   co_return std::move(kept);
 }
 
+// Nobody knows how large the disk has been: what a shrinking cut off, perhaps long ago, has changed once it is there again.
 void KeptBitmaps::attach(BlockNode& node) const {
+  if (!bitmaps_.empty()) node.remember_size(max_disk_size);
   for (const Qcow2Bitmap& bitmap : bitmaps_) {
     if (!bitmap.bits) continue;
     const auto granularity = static_cast<std::uint32_t>(bitmap.bits->granularity());
