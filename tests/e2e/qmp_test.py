@@ -4,7 +4,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import DONE, FAILED, INTERRUPTED, Bed, MiB, first_difference
+from bed import DONE, FAILED, INTERRUPTED, USAGE, Bed, MiB, first_difference
 from lab.qmp import QmpError
 
 
@@ -28,10 +28,10 @@ class Arguments(Bed):
         self.run_tidemark("qmp", "block-dirty-bitmap-add", "node=disk", "name=a", "granularity=4096", "disabled=on")
         self.assertEqual(self.bitmaps()["a"]["granularity"], 4096)
         self.assertFalse(self.bitmaps()["a"]["recording"])
-        self.assertIn("granularity", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "granularity=x"))
-        self.assertIn("disabled", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "disabled=1"))
-        self.assertIn("nonsense", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "nonsense=1"))
-        self.assertIn("name", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name"))
+        self.assertIn("granularity", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "granularity=x", expect=USAGE))
+        self.assertIn("disabled", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "disabled=1", expect=USAGE))
+        self.assertIn("nonsense", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name=b", "nonsense=1", expect=USAGE))
+        self.assertIn("name", self.fails("qmp", "block-dirty-bitmap-add", "node=disk", "name", expect=USAGE))
 
     def test_nested_keys_and_lists(self):
         self.raw("one, two.img", 1 * MiB)
@@ -46,11 +46,11 @@ class Arguments(Bed):
     def test_json_is_taken_as_it_is(self):
         self.run_tidemark("qmp", "block-dirty-bitmap-add", '{"node": "disk", "name": "a", "granularity": 8192}')
         self.assertEqual(self.bitmaps()["a"]["granularity"], 8192)
-        self.assertIn("JSON", self.fails("qmp", "block-dirty-bitmap-add", '{"node": '))
-        self.assertIn("standard input", self.fails("qmp", '{"execute": "quit"}'))
+        self.assertIn("JSON", self.fails("qmp", "block-dirty-bitmap-add", '{"node": ', expect=USAGE))
+        self.assertIn("standard input", self.fails("qmp", '{"execute": "quit"}', expect=USAGE))
 
     def test_commands_that_are_not_known_here(self):
-        self.assertIn("JSON object", self.fails("qmp", "x-nonsense", "a=1"))
+        self.assertIn("JSON object", self.fails("qmp", "x-nonsense", "a=1", expect=USAGE))
         self.assertIn("x-nonsense", self.fails("qmp", "x-nonsense", '{"a": 1}'))
         self.assertIn("x-nonsense", self.fails("qmp", "x-nonsense"))
 

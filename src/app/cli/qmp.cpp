@@ -128,13 +128,22 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
   }
 }
 
+Result<Json> parse_command(const QmpOptions& options) {
+  if (options.command.starts_with("{"))
+    return Error(Errc::invalid_argument, "a command's name comes first; a whole command as JSON goes to standard input");
+  auto arguments = parse_arguments(options.command, options.arguments);
+  if (arguments && !arguments->is_object()) return Error(Errc::invalid_argument, "a command's arguments are a JSON object");
+  return arguments;
+}
+
 Task<Exit> run(const Context& context, QmpClient& client, QmpOptions options) {
   if (options.command.empty()) co_return co_await interact(context, client);
-  if (options.command.starts_with("{"))
-    co_await Error(Errc::invalid_argument, "a command's name comes first; a whole command as JSON goes to standard input");
-  Json arguments = co_await unwrap(parse_arguments(options.command, options.arguments));
-  if (!arguments.is_object()) co_await Error(Errc::invalid_argument, "a command's arguments are a JSON object");
-  print_json(co_await client.execute(options.command, std::move(arguments)));
+  auto arguments = parse_command(options);
+  if (!arguments) {
+    print_error(arguments.error(), context.json);
+    co_return Exit::usage;
+  }
+  print_json(co_await client.execute(options.command, *std::move(arguments)));
   co_return Exit::ok;
 }
 
