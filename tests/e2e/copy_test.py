@@ -10,6 +10,7 @@ import unittest
 
 import nbd
 from bed import FAILED, KiB, Bed
+from lab import processes
 
 BLOCK, BLOCKS = 4 * KiB, 512
 DISK = BLOCK * BLOCKS
@@ -146,14 +147,17 @@ class Copies(Bed):
         self.assertIn("if it has ended, merge it into", said)
         overlay, = self.overlays()
         self.assertEqual(self.flat(overlay), moment(self.writer.last))
-        self.serve("disk.raw=disk")
-        self.assertIn(f"'{overlay}' is there: a daemon has ended during a copy", self.fails("copy", "disk", "other"))
+        said = f"'{overlay}' is there: a daemon has ended during a copy"
+        self.assertIn(said, self.fails("serve", "disk.raw=disk", "--nbd", "nbd.sock"))
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=q,path=qmp.sock,server=on,wait=off", "--monitor", "chardev=q",
+                                     "--blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}/disk.raw")
+        processes.wait_for_socket(self.path / "qmp.sock", self.daemon)
+        self.assertIn(said, self.fails("copy", "disk", "other"))
         self.assertFalse((self.path / "other").exists())
         self.daemon.kill()
         self.daemon.wait(30)
         self.run_tidemark("image", "commit", overlay)
-        overlay.unlink()
-        self.serve("disk.raw=disk")
+        self.serve("disk.raw=disk")                          # it is empty by now
         self.assertEqual(self.content(), moment(self.writer.last))
 
     def test_two_at_once_do_not_meet(self):

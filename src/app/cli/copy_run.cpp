@@ -35,6 +35,49 @@ Task<File> open_to_lock(Reactor& reactor, std::string path) {
   co_return co_await File::open(reactor, std::move(path), flags);
 }
 
+// The endings by which overlays of copies are told apart; of all that lie beside the image.
+Task<std::vector<std::string>> overlays_beside(Reactor& reactor, std::string image) {
+  const std::filesystem::path path(image);
+  const std::string beginning = fmt::format("{}.{}", path.filename().string(), mark);
+  const auto names = co_await fs::list(reactor, path.parent_path().string());
+  std::vector<std::string> suffixes;
+  for (const std::string& name : names)
+    if (name.starts_with(beginning) && name.ends_with(ending) && name.size() >= beginning.size() + ending.size())
+      suffixes.push_back(name.substr(beginning.size(), name.size() - beginning.size() - ending.size()));
+  co_return std::move(suffixes);
+}
+
+std::string overlay_path(const std::string& image, std::string_view suffix) {
+  return fmt::format("{}.{}{}{}", image, mark, suffix, ending);
+}
+
+// Also one that was not made whole.
+Task<bool> is_empty(Reactor& reactor, std::string path, bool force_share) {
+  const FileInfo info = co_await fs::stat(reactor, path);
+  if (info.size == 0) co_return true;
+  const std::function<Task<bool>(Session&)> body = [&](Session& session) -> Task<bool> {
+    Qcow2OpenOptions as_it_is;
+    as_it_is.read_only = true;
+    BlockNode* image = co_await session.open_qcow2_node(path, std::move(as_it_is), force_share);
+    for (Range left{0, image->size()}; !left.empty();) {
+      const BlockStatus status = co_await block_status_above(*image, nullptr, left);
+      if (status.allocated) co_return false;
+      left = {status.range.end(), left.end() - status.range.end()};
+    }
+    co_return true;
+  };
+  co_return co_await in_session<bool>(reactor, body);
+}
+
+std::string what_to_do(const std::string& image) {
+  return fmt::format("merge it into '{}' before that is served again (tidemark image commit), or remove it if nobody needs it", image);
+}
+
+Error left_behind(const std::string& overlay, const std::string& image) {
+  return Error(Errc::exists, fmt::format("'{}' is there: a daemon has ended during a copy, and it has what guests wrote then; {}",
+                                         overlay, what_to_do(image)));
+}
+
 bool has_child(const Json& node, const std::string& name) {
   const Json* children = node.find("children");
   return children && find_by(*children, "node-name", name);
@@ -42,11 +85,23 @@ bool has_child(const Json& node, const std::string& name) {
 
 }  // namespace
 
+// One that is in use is a daemon's, which has the image, too.
+Task<> check_no_copy_left(Reactor& reactor, std::string image) {
+  const auto suffixes = co_await overlays_beside(reactor, image).result();
+  if (!suffixes) co_return;                            // to open the image will say why
+  for (const std::string& suffix : *suffixes) {
+    const std::string path = overlay_path(image, suffix);
+    const auto empty = co_await is_empty(reactor, path, false).result();
+    const bool passed = empty ? *empty : empty.error().code() == Errc::busy || empty.error().code() == Errc::not_found;
+    if (!passed) co_await left_behind(path, image);
+  }
+}
+
 CopyRun::CopyRun(const Context& context, QmpClient& client, CopyOptions options)
     : context_(context), client_(client), options_(std::move(options)) {}
 
 CopyRun::Overlay CopyRun::overlay_of(std::string_view suffix) const {
-  return {fmt::format("{}.{}{}{}", image_, mark, suffix, ending), fmt::format("{}{}", mark, suffix)};
+  return {overlay_path(image_, suffix), fmt::format("{}{}", mark, suffix)};
 }
 
 Task<CopyRun::Report> CopyRun::run() {
@@ -101,12 +156,8 @@ Task<> CopyRun::check_node(const Json& node, const Json& nodes) {
 }
 
 Task<> CopyRun::see_to_what_is_left() {
-  const std::filesystem::path image(image_);
-  const std::string beginning = fmt::format("{}.{}", image.filename().string(), mark);
-  const auto names = co_await fs::list(context_.reactor, image.parent_path().string());
-  for (const std::string& name : names)
-    if (name.starts_with(beginning) && name.ends_with(ending))
-      co_await see_to(overlay_of(name.substr(beginning.size(), name.size() - beginning.size() - ending.size())));
+  const auto suffixes = co_await overlays_beside(context_.reactor, image_);
+  for (const std::string& suffix : suffixes) co_await see_to(overlay_of(suffix));
 }
 
 // One that is being used is locked.
@@ -120,36 +171,12 @@ Task<> CopyRun::see_to(Overlay left) {
     if (on_top) co_return co_await merge(left);
     const Json ended = co_await job(left.name);
     if (ended.is_object()) co_await command_for_job("job-dismiss", left.name);
-    const bool empty = co_await is_empty(left.path);
-    if (!empty)
-      co_await Error(Errc::exists, fmt::format("'{}' is there: a daemon has ended during a copy, and it has what guests wrote then; {}",
-                                               left.path, what_to_do()));
+    const bool empty = co_await is_empty(context_.reactor, left.path, true);
+    if (!empty) co_await left_behind(left.path, image_);
     co_await fs::unlink(context_.reactor, left.path);
   };
   auto close = [&file]() -> Task<> { return file.close(); };
   co_await finally(merged(), close);
-}
-
-std::string CopyRun::what_to_do() const {
-  return fmt::format("merge it into '{}' before that is served again (tidemark image commit), or remove it if nobody needs it", image_);
-}
-
-// Also one that was not made whole.
-Task<bool> CopyRun::is_empty(std::string path) {
-  const FileInfo info = co_await fs::stat(context_.reactor, path);
-  if (info.size == 0) co_return true;
-  const std::function<Task<bool>(Session&)> body = [&](Session& session) -> Task<bool> {
-    Qcow2OpenOptions as_it_is;
-    as_it_is.read_only = true;
-    BlockNode* image = co_await session.open_qcow2_node(path, std::move(as_it_is), true);
-    for (Range left{0, image->size()}; !left.empty();) {
-      const BlockStatus status = co_await block_status_above(*image, nullptr, left);
-      if (status.allocated) co_return false;
-      left = {status.range.end(), left.end() - status.range.end()};
-    }
-    co_return true;
-  };
-  co_return co_await in_session<bool>(context_.reactor, body);
 }
 
 Task<> CopyRun::copy_by_overlay(std::string partial) {
@@ -189,7 +216,7 @@ Task<> CopyRun::copy_beside_guests(std::string partial, Overlay overlay) {
   const std::string why = fmt::format("disk '{}' may stand on '{}', which could not be merged: {}", options_.disk, overlay.path,
                                       merged.error().message());
   co_await Error(merged.error().code(), fmt::format("{}; run this again when the daemon serves the disk; if it has ended, {}", why,
-                                                    what_to_do()));
+                                                    what_to_do(image_)));
 }
 
 Task<> CopyRun::snapshot(Overlay overlay) {

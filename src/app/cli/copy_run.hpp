@@ -21,6 +21,9 @@
 
 namespace tidemark::cli {
 
+// Errors when a daemon has ended during a copy of the image: what guests wrote then lies beside it, and is part of the disk.
+Task<> check_no_copy_left(Reactor& reactor, std::string image);
+
 class CopyRun {
  public:
   CopyRun(const Context& context, QmpClient& client, CopyOptions options);
@@ -44,7 +47,6 @@ class CopyRun {
   Task<> check_node(const Json& node, const Json& nodes);
   Task<> see_to_what_is_left();
   Task<> see_to(Overlay left);
-  Task<bool> is_empty(std::string path);
   Task<> copy_by_overlay(std::string partial);
   Task<> copy_beside_guests(std::string partial, Overlay overlay);
   Task<> make_overlay(std::string path);
@@ -57,7 +59,6 @@ class CopyRun {
   Task<> start_merging(std::string name);
   Task<Json> wait_for(std::string id, std::string_view status);
   Task<> command_for_job(std::string_view command, std::string id);
-  std::string what_to_do() const;
 
   const Context& context_;
   QmpClient& client_;

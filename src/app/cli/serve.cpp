@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
+#include "app/cli/copy_run.hpp"
+#include "app/runtime.hpp"
 #include "base/bytes.hpp"
 
 namespace tidemark::cli {
@@ -99,7 +101,9 @@ Result<Json> tcp_address(const std::string& text) {
 std::string socket_path(const std::string& path) {
   constexpr std::size_t path_max = 107;
   std::error_code error;
-  const std::string full = std::filesystem::absolute(path, error).lexically_normal().string();
+  auto whole = std::filesystem::absolute(path, error);
+  if (std::find(whole.begin(), whole.end(), "..") == whole.end()) whole = whole.lexically_normal();   // above a link is elsewhere
+  const std::string full = whole.string();
   return error || full.size() > path_max ? path : full;
 }
 
@@ -135,10 +139,25 @@ Result<std::vector<std::string>> daemon_arguments(const std::string& qmp_socket,
   return words;
 }
 
+// Without what a copy's overlay has a disk would go on from an older state.
+Result<> check_copies(const ServeOptions& options) {
+  auto backend = make_backend({});
+  if (!backend) return backend.error();
+  Reactor reactor(**backend);
+  for (const std::string& word : options.disks) {
+    const auto disk = parse_disk(word, options.format);
+    if (!disk) return disk.error();
+    if (const auto ok = reactor.run(check_no_copy_left(reactor, disk->file)); !ok) return ok;
+  }
+  return {};
+}
+
 }  // namespace
 
 Exit serve(const std::string& qmp_socket, const ServeOptions& options, bool json) {
   auto words = daemon_arguments(qmp_socket, options);
+  if (words)
+    if (const auto ok = check_copies(options); !ok) words = ok.error();
   if (!words) {
     print_error(words.error(), json);
     return Exit::failed;
