@@ -3,6 +3,7 @@
 Each *_test.py is run by CTest with TIDEMARK_BUILD naming the build directory.  Nothing here waits without a
 bound, and everything that is started is ended by its pid.
 """
+import fcntl
 import json
 import os
 import pathlib
@@ -10,8 +11,10 @@ import random
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import unittest
 
@@ -194,10 +197,11 @@ class Bed(unittest.TestCase):
         text = pathlib.Path(f"/proc/{process.pid}/status").read_text()
         return bool(int(re.search(r"^SigCgt:\s*(\w+)$", text, re.MULTILINE)[1], 16) >> (number - 1) & 1)
 
-    def start_on_terminal(self, *words):
+    def start_on_terminal(self, *words, columns=80):
         """tidemark whose standard error is a terminal: the process, and the terminal's other end."""
         ours, theirs = os.openpty()
         self.addCleanup(os.close, ours)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         process = self.lab.start(self.tidemark, *words, stdout=subprocess.PIPE, stderr=theirs, text=True)
         os.close(theirs)
         return process, ours

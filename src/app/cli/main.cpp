@@ -15,6 +15,7 @@
 #include "app/cli/text.hpp"
 #include "app/runtime.hpp"
 #include "app/version.hpp"
+#include "base/units.hpp"
 #include "io/posix/signals.hpp"
 #include "task/group.hpp"
 
@@ -33,7 +34,9 @@ std::string default_socket(const char* file) {
 std::string absolute(const std::string& path) {
   std::error_code error;
   auto full = std::filesystem::absolute(path, error);
-  return error ? path : full.lexically_normal().string();
+  if (error) return path;
+  // What lies above a link is not what its name says.
+  return std::find(full.begin(), full.end(), "..") == full.end() ? full.lexically_normal().string() : full.string();
 }
 
 // "NODE" or "NODE=NAME"
@@ -131,6 +134,13 @@ void add_list_and_verify(CLI::App& app, Options& options) {
   });
 }
 
+// What does not fit the daemon's number would only be called no number.
+CLI::Validator granularity_check() {
+  return CLI::Validator([](std::string& bytes) {
+    return std::stoull(bytes) <= 2 * GiB ? std::string() : std::string("a bit stands for at most 2G");
+  }, "");
+}
+
 void add_bitmap(CLI::App& app, Options& options) {
   using Verb = BitmapOptions::Verb;
   auto* group = app.add_subcommand("bitmap", "dirty bitmaps of a running daemon")->require_subcommand(1);
@@ -151,7 +161,8 @@ void add_bitmap(CLI::App& app, Options& options) {
   };
   verb("list", "all bitmaps, or those of a node", Verb::list);
   auto* add = verb("add", "start recording", Verb::add);
-  add->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check());
+  add->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check())
+      ->check(granularity_check());
   add->add_flag("--disabled", chosen->disabled, "do not record yet");
   add->add_flag("--persistent", chosen->persistent, "keep it when the node is closed, and through crashes");
   add->add_flag("--follows-disk", chosen->follows_disk, "snapshots, commits and mirrors of the disk take it along");
@@ -179,7 +190,8 @@ void add_checkpoint(CLI::App& app, Options& options) {
   };
   auto* create = verb("create", "remember from now on what is written, on all disks from one moment", Verb::create);
   create->add_option("--disk", chosen->disks, "a node (default: all exported writable)")->type_name("NODE");
-  create->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check());
+  create->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check())
+      ->check(granularity_check());
   create->add_flag("--transient", chosen->transient, "forget it when the disk is closed");
   verb("list", "all checkpoints, the oldest first", Verb::list);
   verb("show", "what is known of one", Verb::show);

@@ -1,5 +1,8 @@
 #include "app/cli/progress.hpp"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -11,7 +14,13 @@ namespace tidemark::cli {
 namespace {
 
 constexpr Duration redraw_interval = std::chrono::milliseconds(100);
-constexpr int bar_width = 30;
+constexpr int bar_width_max = 30, bar_width_min = 5;
+
+// A line that wraps could not be drawn over.
+int columns() {
+  winsize size{};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col != 0 ? size.ws_col : 80;
+}
 
 }  // namespace
 
@@ -27,12 +36,19 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
   const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const double seconds = std::chrono::duration<double>(now - started_).count();
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-  const int filled = static_cast<int>(share * bar_width);
-  std::string line = fmt::format("{} [{:=<{}}{: <{}}] {:3.0f}%", label_, "", filled, "", bar_width - filled, share * 100);
+  std::string numbers = fmt::format("{:3.0f}%", share * 100);
   if (rate > 0) {
-    line += fmt::format("  {}/s", human_size(static_cast<std::uint64_t>(rate)));
-    line += fmt::format("  {} left", human_duration(static_cast<double>(total - std::min(done, total)) / rate));
+    numbers += fmt::format("  {}/s", human_size(static_cast<std::uint64_t>(rate)));
+    numbers += fmt::format("  {} left", human_duration(static_cast<double>(total - std::min(done, total)) / rate));
   }
+  const int width_max = columns() - 1;
+  const int room = width_max - static_cast<int>(label_.size() + numbers.size()) - 4;       // blanks and brackets
+  const int width = std::clamp(room, bar_width_min, bar_width_max), filled = static_cast<int>(share * width);
+  const std::string bar = room < bar_width_min ? std::string() : fmt::format("[{:=<{}}{: <{}}] ", "", filled, "", width - filled);
+  // What changes is worth more than what it is of.
+  const auto label_max = static_cast<std::size_t>(std::max(0, width_max - static_cast<int>(numbers.size()) - 1));
+  std::string line = fmt::format("{} {}{}", bar.empty() ? label_.substr(0, label_max) : label_, bar, numbers);
+  line.resize(std::min(line.size(), static_cast<std::size_t>(std::max(0, width_max))));
   std::fputs(("\r" + line + "\x1b[K").c_str(), stderr);       // a terminal that has gone is no matter
 }
 
