@@ -32,17 +32,18 @@ Task<std::unique_ptr<Edge>> attach_file(Graph& graph, std::string path, bool rea
   co_return co_await unwrap(Edge::attach(*file, Role::file, permissions, "an image being opened"));
 }
 
-Task<BlockNode*> add_qcow2(Graph& graph, std::string path, bool read_only, std::unique_ptr<Edge> backing) {
+// `backing_name` as the image has to give it, of `backing`.
+Task<BlockNode*> add_qcow2(Graph& graph, std::string path, bool read_only, std::unique_ptr<Edge> backing, std::string backing_name) {
   auto file = co_await attach_file(graph, path, read_only);
   Qcow2OpenOptions options;
   options.read_only = read_only;
   auto driver = co_await Qcow2Driver::open(std::move(file), options).result();
   if (!driver) co_await driver.error().with_context("'" + path + "'");
-  const bool names_backing = !(*driver)->backing_file().empty();
-  if (names_backing != (backing != nullptr)) {
+  const std::string named = (*driver)->backing_file(), format = (*driver)->backing_format();
+  if (named != backing_name || (backing && format != "qcow2")) {
     (void)co_await (*driver)->close().result();
-    const char* verb = names_backing ? "names" : "does not name";
-    co_await Error(Errc::corrupt, fmt::format("'{}' {} a backing file, its manifest says otherwise", path, verb));
+    co_await Error(Errc::corrupt, fmt::format("'{}' names backing file '{}' ({}), by its manifest it is '{}'", path, named, format,
+                                              backing_name));
   }
   if (backing) (*driver)->set_backing(std::move(backing));
   NodeOptions node;
@@ -66,8 +67,13 @@ PointImage::~PointImage() = default;
 
 Task<> PointImage::open_layers(std::vector<std::string> layers) {
   std::unique_ptr<Edge> below;
+  std::string backing_name;
   for (auto path = layers.rbegin(); path != layers.rend(); ++path) {
-    BlockNode* node = co_await add_qcow2(graph_, *path, true, std::move(below));
+    const FileInfo info = co_await fs::stat(graph_.reactor(), *path);
+    if (info.type != FileInfo::Type::regular) co_await Error(Errc::corrupt, fmt::format("'{}' is not a regular file", *path));
+    BlockNode* node = co_await add_qcow2(graph_, *path, true, std::move(below), std::move(backing_name));
+    const std::filesystem::path file(*path);
+    backing_name = fmt::format("../{}/{}", file.parent_path().filename().string(), file.filename().string());
     const bool top = path + 1 == layers.rend();
     auto edge = Edge::attach(*node, top ? Role::root : Role::backing, reading, "a backup chain");
     below = co_await unwrap(std::move(edge));
@@ -86,6 +92,16 @@ std::vector<std::string> image_paths(const BackupDirectory& directory, const std
   for (const PointManifest* point : chain)
     paths.push_back(directory.point_path(point->id) + "/" + point->find(disk)->image_file());
   return paths;
+}
+
+Task<> check_chain(Reactor& reactor, const BackupDirectory& directory, std::vector<const PointManifest*> chain, std::string disk) {
+  auto image = co_await PointImage::open(reactor, image_paths(directory, chain, disk));
+  const std::uint64_t size = image->disk().size();
+  co_await image->close();
+  Expectations expected = co_await Expectations::open(reactor, directory, std::move(chain), std::move(disk));
+  const std::uint64_t promised = expected.disk_size();
+  co_await expected.close();
+  if (size != promised) co_await Error(Errc::corrupt, fmt::format("the image has {} bytes where its manifest says {}", size, promised));
 }
 
 namespace {
@@ -113,22 +129,41 @@ Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size
   return create_qcow2(reactor, std::move(path), std::move(options));
 }
 
-namespace {
+HeldFile::~HeldFile() = default;
 
-Task<> take_for_writing(Graph& graph, std::string path) {
-  auto edge = co_await attach_file(graph, std::move(path), false);
-  edge.reset();
+Task<std::unique_ptr<HeldFile>> HeldFile::take(Reactor& reactor, std::string path) {
+  std::unique_ptr<HeldFile> held(new HeldFile(reactor));
+  const auto taken = co_await held->take_now(std::move(path)).result();
+  if (taken) co_return std::move(held);
+  (void)co_await held->release().result();
+  co_await taken.error();
 }
 
-}  // namespace
-
-Task<> check_replaceable(Reactor& reactor, std::string path) {
-  const FileInfo info = co_await fs::stat(reactor, path);
+// It may have been replaced between its opening and its lock.
+Task<> HeldFile::take_now(std::string path) {
+  const FileInfo info = co_await fs::stat(graph_.reactor(), path);
   if (info.type != FileInfo::Type::regular)
     co_await Error(Errc::invalid_argument, fmt::format("'{}' is not a regular file", path));
-  Graph graph(reactor);
-  auto close = [&graph]() -> Task<> { return graph.close_all(); };
-  co_await finally(take_for_writing(graph, std::move(path)), close);
+  file_ = co_await attach_file(graph_, path, false);
+  const FileInfo now = co_await fs::stat(graph_.reactor(), path);
+  if (now.device != info.device || now.inode != info.inode)
+    co_await Error(Errc::busy, fmt::format("another program has replaced '{}' at this moment; try again", path));
+}
+
+Task<> HeldFile::release() {
+  file_.reset();
+  return graph_.close_all();
+}
+
+Task<> check_replaceable(Reactor& reactor, std::string path) {
+  auto held = co_await HeldFile::take(reactor, std::move(path));
+  co_await held->release();
+}
+
+Result<> check_no_link(const std::string& partial) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(partial, error)) return {};
+  return Error(Errc::exists, fmt::format("'{}' is a symbolic link, through which nothing is written; remove it", partial));
 }
 
 std::string behind_links(std::string name) {
@@ -147,13 +182,17 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
                                                            std::uint64_t size, bool replace) {
   const bool there = co_await fs::exists(reactor, path);
   if (there && !replace) co_await Error(Errc::exists, fmt::format("'{}' exists; choose another file or give --force", path));
-  if (there) co_await check_replaceable(reactor, path);
+  std::unique_ptr<HeldFile> replaced;
+  if (there) replaced = co_await HeldFile::take(reactor, path);
   std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), replace));
+  target->replaced_ = std::move(replaced);
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
-    // A partial file that is in use is another restore's.
-    if (created.error().code() == Errc::busy) (void)co_await target->close().result();
+    // A partial file that is in use is another restore's, and a link somebody's.
+    const bool others = created.error().code() == Errc::busy || created.error().code() == Errc::exists;
+    if (others) (void)co_await target->close().result();
     else (void)co_await target->discard().result();
+    (void)co_await target->release().result();
     co_await created.error();
   }
   co_return std::move(target);
@@ -162,12 +201,13 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
+  co_await unwrap(check_no_link(partial_path()));
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;
     options.size = size;
     co_await create_qcow2(reactor_, partial_path(), std::move(options));
-    node = co_await add_qcow2(graph_, partial_path(), false, nullptr);
+    node = co_await add_qcow2(graph_, partial_path(), false, nullptr, std::string());
   } else {
     co_await create_file(reactor_, partial_path(), size, FilePreallocation::off);
     node = co_await add_file(graph_, partial_path(), false);
@@ -180,6 +220,11 @@ Task<> RestoreTarget::close() {
   return graph_.close_all();
 }
 
+Task<> RestoreTarget::release() {
+  if (replaced_) co_await replaced_->release();
+  replaced_.reset();
+}
+
 Task<> RestoreTarget::publish() {
   co_await disk_->flush();
   co_await close();
@@ -187,10 +232,12 @@ Task<> RestoreTarget::publish() {
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit
   co_await fs::sync_dir(reactor_, std::move(parent));
+  co_await release();
 }
 
 Task<> RestoreTarget::discard() {
   (void)co_await close().result();
+  (void)co_await release().result();
   const bool there = co_await fs::exists(reactor_, partial_path());
   if (there) co_await fs::unlink(reactor_, partial_path());
 }

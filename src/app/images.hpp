@@ -33,14 +33,35 @@ class PointImage {
 std::vector<std::string> image_paths(const BackupDirectory& directory, const std::vector<const PointManifest*>& chain,
                                      std::string_view disk);
 
+// Whether what a point builds on is there: the images open, and the checksums are those of the manifests.
+Task<> check_chain(Reactor& reactor, const BackupDirectory& directory, std::vector<const PointManifest*> chain, std::string disk);
+
 // An image of the kind that backup directories hold: qcow2, 64 KiB clusters; `backing` as it is written into it.
 Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size, std::string backing);
 
 // A symbolic link stays: what it points at is made or replaced.
 std::string behind_links(std::string name);
 
-// Fails unless the file is a regular one that no running program has open as an image.
+// A file that is about to be replaced, held so that no program begins to use it as an image meanwhile.
+class HeldFile {
+ public:
+  // Fails unless the file is a regular one that no running program has open as an image.
+  static Task<std::unique_ptr<HeldFile>> take(Reactor& reactor, std::string path);
+  ~HeldFile();
+  Task<> release();                  // before it goes
+
+ private:
+  explicit HeldFile(Reactor& reactor) : graph_(reactor) {}
+  Task<> take_now(std::string path);
+  Graph graph_;
+  std::unique_ptr<Edge> file_;
+};
+
+// The same for a moment.
 Task<> check_replaceable(Reactor& reactor, std::string path);
+
+// What is made under a name for the time being is not written through a link that somebody has laid there.
+Result<> check_no_link(const std::string& partial);
 
 // A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name.
 class RestoreTarget {
@@ -58,12 +79,14 @@ class RestoreTarget {
       : reactor_(reactor), graph_(reactor), path_(std::move(path)), replace_(replace) {}
   Task<> create_now(std::string format, std::uint64_t size);
   Task<> close();
+  Task<> release();
   std::string partial_path() const { return path_ + ".tidemark-partial"; }
 
   Reactor& reactor_;
   Graph graph_;
   std::string path_;
   bool replace_;
+  std::unique_ptr<HeldFile> replaced_;
   std::unique_ptr<Edge> disk_;
 };
 

@@ -129,7 +129,7 @@ class Walk {
 }  // namespace
 
 Task<WalkReport> walk_point(Edge& disk, Expectations& expected, WalkSink* sink, WalkOptions options) {
-  if (disk.size() < expected.disk_size())
+  if (disk.size() != expected.disk_size())
     co_await Error(Errc::corrupt, fmt::format("the backup's image has {} bytes where its manifest says {}",
                                               disk.size(), expected.disk_size()));
   Walk walk(disk, expected, sink, options);

@@ -2,7 +2,6 @@
 
 #include <filesystem>
 
-#include "app/images.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {
@@ -11,7 +10,20 @@ Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
   std::string name = behind_links(std::move(path));
   const bool there = co_await fs::exists(reactor, name);
   if (there) co_await check_replaceable(reactor, name);
-  co_return NewFile(reactor, std::move(name), there);
+  NewFile file(reactor, std::move(name), there);
+  co_await unwrap(check_no_link(file.partial_));
+  co_return std::move(file);
+}
+
+Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
+  NewFile file = co_await begin(reactor, std::move(path));
+  if (file.replaces_) file.held_ = co_await HeldFile::take(reactor, file.path_);
+  co_return std::move(file);
+}
+
+Task<> NewFile::let_go() {
+  if (held_) co_await held_->release();
+  held_.reset();
 }
 
 Task<> NewFile::publish() {

@@ -4,9 +4,10 @@
 // Invariant: only what was there at the beginning is replaced; what has come meanwhile is somebody else's, and stays.
 #pragma once
 
+#include <memory>
 #include <string>
 
-#include "io/reactor.hpp"
+#include "app/images.hpp"
 
 namespace tidemark::cli {
 
@@ -14,6 +15,8 @@ class NewFile {
  public:
   // Errors when what is there cannot be replaced: another program has it open, or it is no regular file.
   static Task<NewFile> begin(Reactor& reactor, std::string path);
+  // What is there is held until it is replaced: published or let_go() before this goes.
+  static Task<NewFile> begin_held(Reactor& reactor, std::string path);
   // It replaces nothing, also not what came after the caller has looked.
   static NewFile begin_new(Reactor& reactor, std::string path) { return NewFile(reactor, std::move(path), false); }
 
@@ -21,6 +24,7 @@ class NewFile {
   Task<> publish();                      // the file is closed, and what was written to it durable
   // What was made goes, from under its own name, too; but what was there before does not come back.
   Task<> discard();
+  Task<> let_go();
 
  private:
   NewFile(Reactor& reactor, std::string path, bool replaces)
@@ -29,6 +33,7 @@ class NewFile {
   Reactor* reactor_;
   std::string path_, partial_;
   bool replaces_, published_ = false;
+  std::shared_ptr<HeldFile> held_;
 };
 
 // Makes a file by `make(partial name)`, which closes it, and publishes it; what fails leaves nothing.
@@ -36,6 +41,7 @@ template <class Make>
 Task<> make_file(NewFile file, Make make) {
   auto made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
+  (void)co_await file.let_go().result();
   if (made) co_return;
   // One that is in use is another's who is making the same file.
   if (made.error().code() != Errc::busy) (void)co_await file.discard().result();
@@ -44,7 +50,7 @@ Task<> make_file(NewFile file, Make make) {
 
 template <class Make>
 Task<> make_file(Reactor& reactor, std::string path, Make make) {
-  NewFile file = co_await NewFile::begin(reactor, std::move(path));
+  NewFile file = co_await NewFile::begin_held(reactor, std::move(path));
   co_await make_file(std::move(file), std::move(make));
 }
 
