@@ -1,9 +1,12 @@
 #include "backup/directory.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 
 #include <fmt/format.h>
+
+#include "backup/expectation.hpp"
 
 namespace tidemark {
 namespace {
@@ -13,7 +16,6 @@ constexpr int directory_version = 1;
 constexpr std::string_view marker_file = "/tidemark-backup.json";
 constexpr std::string_view lock_file = "/lock";
 constexpr std::string_view new_prefix = ".new-";
-constexpr std::uint64_t manifest_size_max = 64 * MiB;
 
 Result<std::string> parse_marker(std::string_view text) {
   auto json = parse_json(text);
@@ -28,6 +30,17 @@ Result<std::string> parse_marker(std::string_view text) {
   if (number != directory_version)
     return Error(Errc::unsupported, "is of a newer version; use a newer program");
   return id->as_string();
+}
+
+Error refused(const DamagedPoint& point, std::string message) {
+  return Error(is_damage(point.why) ? Errc::corrupt : point.why.code(), std::move(message));
+}
+
+// Others than files would keep the reader waiting, a pipe for ever.
+Task<std::string> read_file(Reactor& reactor, std::string path) {
+  const FileInfo info = co_await fs::stat(reactor, path);
+  if (info.type != FileInfo::Type::regular) co_await Error(Errc::corrupt, fmt::format("'{}' is not a regular file", path));
+  co_return co_await fs::read_all(reactor, std::move(path), manifest_size_max);
 }
 
 }  // namespace
@@ -65,6 +78,8 @@ Task<> BackupDirectory::open_locked(Open how) {
   const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
   if (!marked && how == Open::create) co_await make_content();
   id_ = co_await read_marker();
+  const bool has_points = co_await fs::exists(*reactor_, path_ + "/points");
+  if (!has_points) co_await fs::mkdir(*reactor_, path_ + "/points");
   co_await sweep();
 }
 
@@ -112,19 +127,28 @@ Task<> BackupDirectory::make_content() {
 
 Task<std::string> BackupDirectory::read_marker() {
   const std::string marker = path_ + std::string(marker_file);
-  const std::string text = co_await fs::read_all(*reactor_, marker, manifest_size_max);
+  const std::string text = co_await read_file(*reactor_, marker);
   auto id = parse_marker(text);
   if (!id) co_await id.error().with_context("'" + marker + "'");
   co_return *std::move(id);
+}
+
+// Made, or the one that is there: what a link of that name points at is not made.
+Task<File> BackupDirectory::open_lock_file() {
+  const std::string path = path_ + std::string(lock_file);
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  auto opened = co_await File::open(*reactor_, path, flags).result();
+  if (opened || opened.error().code() != Errc::exists) co_return co_await unwrap(std::move(opened));
+  flags.create = flags.exclusive = false;
+  co_return co_await File::open(*reactor_, path, flags);
 }
 
 // The lock's file may go with its directory while we wait for it: then it locks nothing.
 Task<> BackupDirectory::take_lock() {
   const std::string path = path_ + std::string(lock_file);
   const Error busy(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
-  OpenFlags flags;
-  flags.write = flags.create = true;
-  lock_ = co_await File::open(*reactor_, path, flags);
+  lock_ = co_await open_lock_file();
   LockRequest request;
   request.mode = LockRequest::Mode::exclusive;
   request.length = 1;
@@ -156,14 +180,17 @@ Task<> BackupDirectory::retract_content() {
 }
 
 Task<> BackupDirectory::load() {
+  const bool has_points = co_await fs::exists(*reactor_, path_ + "/points");
+  if (!has_points) co_return;
   const auto names = co_await fs::list(*reactor_, path_ + "/points");
   for (const std::string& name : names) {
     if (!valid_point_id(name)) continue;
-    auto text = co_await fs::read_all(*reactor_, point_path(name) + "/manifest.json", manifest_size_max).result();
+    auto text = co_await read_file(*reactor_, point_path(name) + "/manifest.json").result();
+    if (!text && text.error().os_errno() == ENOTDIR) continue;           // a file is no point
     Result<PointManifest> manifest = text ? parse_manifest(*text) : Result<PointManifest>(text.error());
     if (manifest && manifest->id != name) manifest = Error(Errc::corrupt, "manifest: is of point '" + manifest->id + "'");
     if (manifest) points_.push_back(*std::move(manifest));
-    else damaged_.push_back(name + ": " + manifest.error().message());
+    else damaged_.push_back({name, manifest.error()});
   }
   std::sort(points_.begin(), points_.end(), [](const auto& a, const auto& b) {
     return std::tie(a.time_ns, a.id) < std::tie(b.time_ns, b.id);
@@ -172,6 +199,9 @@ Task<> BackupDirectory::load() {
 
 Result<const PointManifest*> BackupDirectory::find(std::string_view name) const {
   if (name == "latest") {
+    for (const DamagedPoint& point : damaged_)
+      if (points_.empty() || point.id > points_.back().id)
+        return refused(point, fmt::format("the latest point in '{}' may be {}; name another, see 'tidemark list'", path_, point.line()));
     if (points_.empty()) return Error(Errc::not_found, fmt::format("'{}' holds no points", path_));
     return &points_.back();
   }
@@ -184,9 +214,8 @@ Result<const PointManifest*> BackupDirectory::find(std::string_view name) const 
     found = &point;
   }
   if (found) return found;
-  for (const auto& line : damaged_)
-    if (line.starts_with(std::string(name) + ":"))
-      return Error(Errc::corrupt, fmt::format("point {} in '{}'", line, path_));
+  for (const DamagedPoint& point : damaged_)
+    if (point.id == name) return refused(point, fmt::format("point {} in '{}'", point.line(), path_));
   return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
 }
 
@@ -207,10 +236,17 @@ Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointMani
   }
 }
 
+std::int64_t BackupDirectory::point_time() const {
+  constexpr std::int64_t step = 1'000'000;               // as fine as ids are
+  const std::int64_t last = points_.empty() ? 0 : points_.back().time_ns;
+  return std::max({reactor_->backend().wall_clock_ns(), begun_ns_, last > INT64_MAX - step ? last : last + step});
+}
+
 Task<std::string> BackupDirectory::begin_point() {
   TM_ASSERT(lock_.is_open());
-  const std::string id = fmt::format("{}-{:08x}", utc_time_compact(reactor_->backend().wall_clock_ns()),
-                                     static_cast<std::uint32_t>(reactor_->backend().random()));
+  begun_ns_ = point_time();
+  const std::string id =
+      fmt::format("{}-{:08x}", utc_time_compact(begun_ns_), static_cast<std::uint32_t>(reactor_->backend().random()));
   co_await fs::mkdir(*reactor_, new_path(id));
   co_return id;
 }
@@ -231,10 +267,13 @@ Task<> BackupDirectory::sweep() {
     if (name.starts_with(new_prefix)) co_await remove_tree(path_ + "/points/" + name);
 }
 
-// A point's directory holds files only.
+// Whatever is there: of a link only the link goes.
 Task<> BackupDirectory::remove_tree(std::string path) {
+  const auto gone = co_await fs::unlink(*reactor_, path).result();
+  if (gone) co_return;
+  if (gone.error().os_errno() != EISDIR) co_await gone.error();
   const auto names = co_await fs::list(*reactor_, path);
-  for (const std::string& name : names) co_await fs::unlink(*reactor_, path + "/" + name);
+  for (const std::string& name : names) co_await remove_tree(path + "/" + name);
   co_await fs::rmdir(*reactor_, path);
 }
 

@@ -16,6 +16,12 @@
 
 namespace tidemark {
 
+struct DamagedPoint {
+  std::string id;
+  Error why;
+  std::string line() const { return id + ": " + why.message(); }
+};
+
 class BackupDirectory {
  public:
   enum class Open : std::uint8_t {
@@ -30,10 +36,10 @@ class BackupDirectory {
   const std::string& path() const noexcept { return path_; }
   const std::string& id() const noexcept { return id_; }          // 16 hex digits
 
-  // Oldest first.  Points whose manifest is damaged are left out and told in `damaged`.
+  // Oldest first.  Points whose manifest is damaged, or cannot be read, are left out and told in `damaged`.
   const std::vector<PointManifest>& points() const noexcept { return points_; }
-  const std::vector<std::string>& damaged() const noexcept { return damaged_; }   // "ID: reason"
-  // By id, by a unique beginning of it, or "latest".
+  const std::vector<DamagedPoint>& damaged() const noexcept { return damaged_; }
+  // By id, by a unique beginning of it, or "latest": an error when one that may be later is damaged.
   Result<const PointManifest*> find(std::string_view name) const;
   // The point and those it builds on for `disk`, newest first.
   Result<std::vector<const PointManifest*>> chain(const PointManifest& point, std::string_view disk) const;
@@ -43,6 +49,8 @@ class BackupDirectory {
 
   // The steps of a new point, with the lock held: begin, the caller's files, then publish or discard.
   Task<std::string> begin_point();                    // its id
+  // Now, but later than the last point: what the host's clock does, points keep their order.
+  std::int64_t point_time() const;
   Task<> publish(PointManifest manifest);             // whole and durable when it returns
   Task<> discard(std::string id);
 
@@ -59,6 +67,7 @@ class BackupDirectory {
   Task<> retract_content();
   Task<> check_empty() const;
   Task<> take_lock();
+  Task<File> open_lock_file();
   Task<std::string> read_marker();
   Task<> load();
   Task<> sweep();
@@ -68,8 +77,9 @@ class BackupDirectory {
   std::string path_, id_;
   File lock_;
   bool locked_ = false, made_directory_ = false, made_content_ = false;
+  std::int64_t begun_ns_ = 0;
   std::vector<PointManifest> points_;
-  std::vector<std::string> damaged_;
+  std::vector<DamagedPoint> damaged_;
 };
 
 }  // namespace tidemark

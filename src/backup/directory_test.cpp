@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -50,7 +52,7 @@ class DirectoryTest : public ::testing::Test {
       disk.size = size;
       disk.base = base;
       disk.granularity = granule;
-      disk.bitmap = bitmap_name(directory.id(), manifest.id);
+      disk.bitmap = bitmap_name(directory.id(), manifest.id, "vda");
       SumsWriter sums = co_await SumsWriter::create(*reactor_, directory.new_path(manifest.id) + "/vda.sums", size, granule);
       for (unsigned g = 0; g < 10; ++g) {
         if (std::find(data.begin(), data.end(), g) != data.end()) co_await sums.add_data(g, digest_of(g, manifest.time_ns));
@@ -212,7 +214,7 @@ TEST_F(DirectoryTest, ADamagedPointIsToldAndNotBuiltOn) {
   std::ofstream(path_ + "/points/" + full + "/manifest.json") << "{}";
   auto again = open(BackupDirectory::Open::read);
   ASSERT_EQ(again.damaged().size(), 1u);
-  EXPECT_TRUE(again.damaged()[0].starts_with(full + ": "));
+  EXPECT_EQ(again.damaged()[0].id, full);
   ASSERT_EQ(again.points().size(), 1u);
   EXPECT_FALSE(again.chain(again.points()[0], "vda"));
   const auto plan = plan_disk(again, "vda", size, {{again.points()[0].disks[0].bitmap, true, false, false}}, BackupLevel::automatic);
@@ -276,7 +278,7 @@ TEST_F(DirectoryTest, PlansByPointsAndBitmaps) {
   ASSERT_TRUE(none);
   EXPECT_FALSE(none->base);
   const std::string full = add_point(directory, {}, {0}, {});
-  const std::string bitmap = bitmap_name(directory.id(), full);
+  const std::string bitmap = bitmap_name(directory.id(), full, "vda");
   const NodeBitmapState good{bitmap, true, false, false};
 
   auto incremental = plan_disk(directory, "vda", size, {good}, BackupLevel::automatic);
@@ -294,14 +296,172 @@ TEST_F(DirectoryTest, PlansByPointsAndBitmaps) {
   EXPECT_FALSE(plan_disk(directory, "vda", size, {{bitmap, true, false, true}}, BackupLevel::automatic)->base);
   EXPECT_FALSE(plan_disk(directory, "vda", size, {}, BackupLevel::incremental));
   EXPECT_TRUE(plan_disk(directory, "vda", size, {good}, BackupLevel::incremental));
-
-  // Bitmaps of points that never were are litter; other people's are not.
-  const NodeBitmapState litter{bitmap_name(directory.id(), "never"), true, false, false};
-  const NodeBitmapState foreign{"other", true, false, false};
-  auto tidy = plan_disk(directory, "vda", size, {good, litter, foreign}, BackupLevel::automatic);
-  ASSERT_EQ(tidy->litter.size(), 1u);
-  EXPECT_EQ(tidy->litter[0], litter.name);
   close(directory);
+}
+
+class SeveralDisksTest : public DirectoryTest {
+ protected:
+  // A point of disks that were taken with a checkpoint; of an early program, or with a name for each disk's bitmap.
+  std::string add_disks(BackupDirectory& directory, const std::vector<std::string>& names, bool early, std::string checkpoint,
+                        std::string identity = {}) {
+    auto add = [&]() -> Task<std::string> {
+      PointManifest manifest;
+      manifest.id = co_await directory.begin_point();
+      manifest.time_ns = directory.point_time();
+      for (const std::string& name : names) {
+        DiskManifest disk;
+        disk.name = disk.node = name;
+        disk.size = size;
+        disk.granularity = granule;
+        disk.bitmap = early ? "tidemark:" + directory.id() + ":" + manifest.id : bitmap_name(directory.id(), manifest.id, name);
+        disk.identity = identity;
+        disk.checkpoint = checkpoint;
+        manifest.disks.push_back(disk);
+      }
+      co_await directory.publish(manifest);
+      co_return manifest.id;
+    };
+    auto id = run(add());
+    EXPECT_TRUE(id) << id.error().message();
+    return *id;
+  }
+  static std::vector<NodeBitmapState> recording(std::vector<std::string> names) {
+    std::vector<NodeBitmapState> states;
+    for (std::string& name : names) states.push_back({std::move(name), true, false, false});
+    return states;
+  }
+};
+
+// The node "a" shows the image that was "b" when the point was taken, and has its bitmaps.
+TEST_F(SeveralDisksTest, ADiskThatWasExchangedIsNotBuiltOnTheOther) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string point = add_disks(directory, {"a", "b"}, false, "checkpoint:1:monday");
+  const auto of_a = recording({bitmap_name(directory.id(), point, "a"), "checkpoint:1:monday"});
+  const auto of_b = recording({bitmap_name(directory.id(), point, "b"), "checkpoint:1:monday"});
+  EXPECT_EQ(plan_disk(directory, "a", size, of_a, BackupLevel::automatic)->base, point);
+  EXPECT_EQ(plan_disk(directory, "a", size, of_a, BackupLevel::automatic)->identity, point);
+  EXPECT_FALSE(plan_disk(directory, "a", size, of_b, BackupLevel::automatic)->base);
+  EXPECT_EQ(plan_disk(directory, "a", size, of_b, BackupLevel::automatic)->identity, "");
+  EXPECT_EQ(plan_since(directory, "a", size, of_a, "monday")->base, point);
+  EXPECT_FALSE(plan_since(directory, "a", size, of_b, "monday"));
+  close(directory);
+}
+
+TEST_F(SeveralDisksTest, SinceACheckpointNeedsAnUnbrokenProof) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string first = add_disks(directory, {"a", "b"}, false, "checkpoint:1:monday");
+  const std::string full = add_disks(directory, {"a", "b"}, false, "", first);                 // asked for, of the same disks
+  auto bitmaps = recording({bitmap_name(directory.id(), full, "a"), "checkpoint:1:monday"});
+  EXPECT_EQ(plan_since(directory, "a", size, bitmaps, "monday")->base, first);
+  const std::string exchanged = add_disks(directory, {"a", "b"}, false, "");                   // nothing was known of them
+  bitmaps = recording({bitmap_name(directory.id(), exchanged, "a"), "checkpoint:1:monday"});
+  EXPECT_FALSE(plan_since(directory, "a", size, bitmaps, "monday"));
+  EXPECT_EQ(plan_disk(directory, "a", size, bitmaps, BackupLevel::automatic)->identity, exchanged);
+  close(directory);
+}
+
+TEST_F(SeveralDisksTest, BitmapsOfEarlyProgramsSayNothingWhereTheyAreSeveral) {
+  auto directory = open(BackupDirectory::Open::create);
+  std::string point = add_disks(directory, {"a", "b"}, true, "");
+  std::string bitmap = "tidemark:" + directory.id() + ":" + point;
+  EXPECT_FALSE(plan_disk(directory, "a", size, recording({bitmap}), BackupLevel::automatic)->base);
+  point = add_disks(directory, {"a"}, true, "");
+  bitmap = "tidemark:" + directory.id() + ":" + point;
+  EXPECT_EQ(plan_disk(directory, "a", size, recording({bitmap}), BackupLevel::automatic)->base, point);
+  close(directory);
+}
+
+TEST_F(DirectoryTest, ANewPointIsTheLatestWhateverTheClockSays) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::int64_t tomorrow = backend_->wall_clock_ns() + 86400 * std::int64_t{1000000000};
+  auto publish = [&](std::int64_t at_least) -> Task<std::string> {
+    PointManifest manifest;
+    manifest.id = co_await directory.begin_point();
+    if (at_least) manifest.id = utc_time_compact(at_least) + "-00000000";
+    if (at_least) std::filesystem::create_directory(directory.new_path(manifest.id));
+    manifest.time_ns = std::max(at_least, directory.point_time());
+    DiskManifest disk;
+    disk.name = "vda";
+    disk.granularity = granule;
+    manifest.disks.push_back(disk);
+    co_await directory.publish(manifest);
+    co_return manifest.id;
+  };
+  const std::string ahead = *run(publish(tomorrow));
+  const std::string right = *run(publish(0));
+  EXPECT_LT(ahead, right);
+  close(directory);
+  auto again = open(BackupDirectory::Open::read);
+  EXPECT_EQ((*again.find("latest"))->id, right);
+  close(again);
+}
+
+TEST_F(DirectoryTest, LatestIsNotAnOlderOneWhereTheNewestIsDamaged) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string older = add_point(directory, {}, {0}, {});
+  const std::string newest = add_point(directory, {}, {0}, {});
+  close(directory);
+  const std::string last = std::max(older, newest), first = std::min(older, newest);           // made in one millisecond
+  const auto text_of = [&](const std::string& id) { return path_ + "/points/" + id + "/manifest.json"; };
+  std::ofstream(text_of(last)) << "{}";
+  auto again = open(BackupDirectory::Open::read);
+  const auto found = again.find("latest");
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code(), Errc::corrupt);
+  EXPECT_NE(found.error().message().find(last), std::string::npos) << found.error().message();
+  EXPECT_TRUE(again.find(first));
+  close(again);
+}
+
+TEST_F(DirectoryTest, LitterOfAnyKindGoesAndNothingBehindALink) {
+  auto writer = open(BackupDirectory::Open::create);
+  close(writer);
+  std::filesystem::create_directories(path_ + "/points/.new-tree/deep/er");
+  std::ofstream(path_ + "/points/.new-tree/deep/er/file") << "x";
+  std::ofstream(path_ + "/points/.new-file") << "x";
+  std::filesystem::create_directory(top_ + "/precious");
+  std::ofstream(top_ + "/precious/file") << "x";
+  std::filesystem::create_directory_symlink(top_ + "/precious", path_ + "/points/.new-link");
+  std::filesystem::create_directory_symlink(top_ + "/precious", path_ + "/points/.new-tree/link");
+  auto next = open(BackupDirectory::Open::write);
+  EXPECT_TRUE(std::filesystem::is_empty(path_ + "/points"));
+  EXPECT_TRUE(std::filesystem::exists(top_ + "/precious/file"));
+  close(next);
+}
+
+TEST_F(DirectoryTest, ALockThatIsALinkMakesNoFileElsewhere) {
+  auto writer = open(BackupDirectory::Open::create);
+  close(writer);
+  std::filesystem::remove(path_ + "/lock");
+  std::filesystem::create_symlink(top_ + "/elsewhere", path_ + "/lock");
+  EXPECT_FALSE(run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::write)));
+  EXPECT_FALSE(std::filesystem::exists(top_ + "/elsewhere"));
+}
+
+TEST_F(DirectoryTest, WhatIsNoFileIsNotWaitedFor) {
+  auto writer = open(BackupDirectory::Open::create);
+  const std::string point = add_point(writer, {}, {0}, {});
+  close(writer);
+  const std::string manifest = path_ + "/points/" + point + "/manifest.json";
+  std::filesystem::remove(manifest);
+  ASSERT_EQ(::mkfifo(manifest.c_str(), 0600), 0);
+  std::ofstream(path_ + "/points/note") << "a file is no point";
+  auto reader = open(BackupDirectory::Open::read);
+  ASSERT_EQ(reader.damaged().size(), 1u);
+  EXPECT_EQ(reader.damaged()[0].id, point);
+  close(reader);
+}
+
+TEST_F(DirectoryTest, WithoutItsPointsItHoldsNone) {
+  auto writer = open(BackupDirectory::Open::create);
+  close(writer);
+  std::filesystem::remove(path_ + "/points");
+  auto reader = open(BackupDirectory::Open::read);
+  EXPECT_TRUE(reader.points().empty());
+  close(reader);
+  auto next = open(BackupDirectory::Open::write);
+  add_point(next, {}, {0}, {});
+  close(next);
 }
 
 }  // namespace

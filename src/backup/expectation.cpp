@@ -8,6 +8,14 @@ Error damage_if_missing(const Error& error) {
   return error.code() == Errc::not_found ? Error(Errc::corrupt, error.message()) : error;
 }
 
+bool is_damage(const Error& error) noexcept {
+  switch (error.code()) {
+    case Errc::corrupt: case Errc::invalid_format: case Errc::unsupported: case Errc::out_of_range:
+    case Errc::not_found: case Errc::invalid_argument: return true;
+    default: return false;
+  }
+}
+
 Task<Expectations> Expectations::open(Reactor& reactor, const BackupDirectory& directory,
                                       std::vector<const PointManifest*> chain, std::string disk) {
   Expectations all;

@@ -17,6 +17,8 @@ struct Expectation {
 
 // A file that a manifest promises and that is not there is damage of the backup.
 Error damage_if_missing(const Error& error);
+// Of what is in a backup: no reason outside it, which may be another one next time.
+bool is_damage(const Error& error) noexcept;
 
 class Expectations {
  public:

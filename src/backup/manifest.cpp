@@ -6,13 +6,12 @@
 
 #include <fmt/format.h>
 
-#include "base/units.hpp"
-
 namespace tidemark {
 namespace {
 
 constexpr std::string_view format_name = "tidemark-point";
 constexpr int format_version = 1;
+constexpr std::uint64_t granularity_max = 2 * MiB;     // it is read at a time, by each of a few workers
 constexpr std::string_view digest_prefix = "xxh3-128:";
 
 std::string digest_text(const Digest& digest) { return std::string(digest_prefix) + digest.to_hex(); }
@@ -75,6 +74,7 @@ Json disk_to_json(const DiskManifest& disk) {
                             {"granularity", disk.granularity},
                             {"stored-bytes", disk.stored_bytes},
                             {"bitmap", disk.bitmap}});
+  if (!disk.identity.empty()) json.set("identity", disk.identity);
   if (!disk.checkpoint.empty()) json.set("checkpoint", disk.checkpoint);
   return json;
 }
@@ -86,11 +86,13 @@ Result<DiskManifest> parse_disk(const Json& json) {
   disk.node = reader.text("node");
   disk.size = reader.number("size", max_disk_size);
   disk.base = reader.text_or_null("base");
-  disk.granularity = static_cast<std::uint32_t>(reader.number("granularity", 2 * GiB));
+  disk.granularity = static_cast<std::uint32_t>(reader.number("granularity", granularity_max));
   disk.stored_bytes = reader.number("stored-bytes", max_disk_size);
   disk.sums_digest = reader.digest("sums-digest");
   disk.bitmap = reader.text("bitmap");
+  if (reader.member("identity")) disk.identity = reader.text("identity");
   if (reader.member("checkpoint")) disk.checkpoint = reader.text("checkpoint");
+  if (!disk.identity.empty() && !valid_point_id(disk.identity)) reader.fail("'identity' is not a point's id");
   if (!valid_disk_name(disk.name)) reader.fail("'name' is not a disk's name");
   if (disk.base && !valid_point_id(*disk.base)) reader.fail("'base' is not a point's id");
   if (disk.granularity < 512 || !is_power_of_two(disk.granularity)) reader.fail("'granularity' is not a power of two");
@@ -168,6 +170,36 @@ Result<PointManifest> parse_manifest(std::string_view text) {
   if (Digest::of(as_bytes(to_text(json))) != digest)
     return Error(Errc::corrupt, "manifest: its digest does not match its content");
   return manifest;
+}
+
+namespace {
+
+// What its lines' indentation takes, at most.
+std::uint64_t indentation(const Json& json, std::uint64_t depth) {
+  std::uint64_t bytes = 2 * depth + 3;
+  if (json.is_array())
+    for (const Json& item : json.as_array()) bytes += indentation(item, depth + 1);
+  if (json.is_object())
+    for (const auto& member : json.as_object()) bytes += indentation(member.second, depth + 1);
+  return bytes + (json.is_array() || json.is_object() ? 2 * depth + 3 : 0);
+}
+
+}  // namespace
+
+Result<> check_machine(const Json& machine) {
+  constexpr std::uint64_t room_for_disks = 1 * MiB;
+  if (indentation(machine, 1) + to_text(machine).size() > manifest_size_max - room_for_disks)
+    return Error(Errc::invalid_argument, "is too large to be kept with a point");
+  PointManifest manifest;
+  manifest.id = "any";
+  manifest.machine = machine;
+  DiskManifest disk;
+  disk.name = "any";
+  disk.granularity = 64 * KiB;
+  manifest.disks.push_back(disk);
+  if (const auto read = parse_manifest(to_text(manifest)); !read)
+    return Error(Errc::invalid_argument, "cannot be kept with a point: " + read.error().message());
+  return {};
 }
 
 std::string utc_time(std::int64_t ns) { return time_text(ns, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z"); }

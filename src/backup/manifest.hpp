@@ -8,6 +8,7 @@
 #include "backup/digest.hpp"
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "base/units.hpp"
 
 namespace tidemark {
 
@@ -20,6 +21,8 @@ struct DiskManifest {
   std::uint64_t stored_bytes = 0;      // of the disk, held in this point's own file
   Digest sums_digest;                  // of the whole sums file
   std::string bitmap;                  // on `node`: records since this point
+  // The first point that is known to hold this very disk under this name; empty: this one.
+  std::string identity{};
   std::string checkpoint{};            // the bitmap of the checkpoint that was taken with it; empty: none was
 
   std::string image_file() const { return name + ".qcow2"; }
@@ -41,6 +44,11 @@ struct PointManifest {
 std::string to_text(const PointManifest& manifest);
 // Strict: a manifest that says what cannot be is Errc::corrupt; one of a later version is Errc::unsupported.
 Result<PointManifest> parse_manifest(std::string_view text);
+
+// No manifest is larger.
+inline constexpr std::uint64_t manifest_size_max = 64 * MiB;
+// Whether a manifest can hold it, and be read again.
+Result<> check_machine(const Json& machine);
 
 // "2026-11-21T10:15:00Z", and the compact form that ids begin with: "20261121T101500.123Z".
 std::string utc_time(std::int64_t ns_since_1970);

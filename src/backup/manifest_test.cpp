@@ -20,7 +20,7 @@ PointManifest sample() {
   disk.granularity = 65536;
   disk.stored_bytes = 123 * 65536;
   disk.sums_digest = Digest::of(as_bytes("sums"));
-  disk.bitmap = "tidemark:0123456789abcdef:" + manifest.id;
+  disk.bitmap = "tidemark:0123456789abcdef:" + manifest.id + ":vda";
   manifest.disks.push_back(disk);
   disk.name = "vdb";
   disk.base.reset();
@@ -59,6 +59,46 @@ TEST(Manifest, AnyChangedCharacterIsFoundOrHarmless) {
 TEST(Manifest, TruncatedTextIsAnError) {
   const std::string text = to_text(sample());
   for (std::size_t n = 0; n + 2 < text.size(); n += 7) EXPECT_FALSE(parse_manifest(text.substr(0, n)));
+}
+
+TEST(Manifest, AMachineThatCouldNotBeReadAgainIsRefused) {
+  Json deep;
+  for (int i = 0; i < 1024; ++i) {
+    Json outer = Json::array();
+    outer.push_back(std::move(deep));
+    deep = std::move(outer);
+  }
+  EXPECT_FALSE(check_machine(deep));
+  Json wide = Json::array();
+  for (int i = 0; i < 200000; ++i) wide.push_back(1);
+  EXPECT_TRUE(check_machine(wide));
+  for (int i = 0; i < 900; ++i) {
+    Json outer = Json::array();
+    outer.push_back(std::move(wide));
+    wide = std::move(outer);
+  }
+  EXPECT_FALSE(check_machine(wide));
+  EXPECT_TRUE(check_machine(Json::object({{"memory", 1024}})));
+  EXPECT_TRUE(check_machine(Json()));
+}
+
+TEST(Manifest, ADiskIsKnownByItsIdentity) {
+  PointManifest out = sample();
+  out.disks[0].identity = "20261101T101500Z-6f3a1c9e";
+  auto in = parse_manifest(to_text(out));
+  ASSERT_TRUE(in) << in.error().message();
+  EXPECT_EQ(in->disks[0].identity, out.disks[0].identity);
+  EXPECT_EQ(in->disks[1].identity, "");
+  out.disks[0].identity = "../x";
+  EXPECT_FALSE(parse_manifest(to_text(out)));
+}
+
+TEST(Manifest, AGranuleFitsIntoMemory) {
+  PointManifest out = sample();
+  out.disks[0].granularity = 2 * MiB;
+  EXPECT_TRUE(parse_manifest(to_text(out)));
+  out.disks[0].granularity = 4 * MiB;
+  EXPECT_FALSE(parse_manifest(to_text(out)));
 }
 
 TEST(Manifest, LaterVersionsAreRefused) {

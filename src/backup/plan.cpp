@@ -6,11 +6,37 @@
 
 namespace tidemark {
 
-std::string bitmap_name(std::string_view directory_id, std::string_view point_id) {
-  return fmt::format("tidemark:{}:{}", directory_id, point_id);
+std::string bitmap_name(std::string_view directory_id, std::string_view point_id, std::string_view disk) {
+  return fmt::format("tidemark:{}:{}:{}", directory_id, point_id, disk);
 }
 
+std::string bitmap_prefix(std::string_view directory_id) { return fmt::format("tidemark:{}:", directory_id); }
+
 namespace {
+
+bool has(const std::vector<NodeBitmapState>& bitmaps, std::string_view name) {
+  return std::any_of(bitmaps.begin(), bitmaps.end(), [&](const auto& bitmap) { return bitmap.name == name; });
+}
+
+// Early programs gave those of all disks of a point one name: it does not say which disk has which.
+bool shared(const PointManifest& point, std::string DiskManifest::*bitmap, const std::string& name) {
+  return std::count_if(point.disks.begin(), point.disks.end(), [&](const auto& disk) { return disk.*bitmap == name; }) > 1;
+}
+
+std::string identity_in(const PointManifest& point, const DiskManifest& disk) {
+  return disk.identity.empty() ? point.id : disk.identity;
+}
+
+// By the newest of this disk's bitmaps that the node has, whatever that records.
+std::string identity_by(const BackupDirectory& directory, std::string_view disk, const std::vector<NodeBitmapState>& bitmaps) {
+  const auto& points = directory.points();
+  const auto proven = [&](const PointManifest& point) {
+    const DiskManifest* entry = point.find(disk);
+    return entry && has(bitmaps, entry->bitmap) && !shared(point, &DiskManifest::bitmap, entry->bitmap);
+  };
+  const auto newest = std::find_if(points.rbegin(), points.rend(), proven);
+  return newest == points.rend() ? std::string() : identity_in(*newest, *newest->find(disk));
+}
 
 // The newest point with this disk, and why it cannot be built on, if so.
 struct Candidate {
@@ -30,20 +56,11 @@ Candidate newest_point(const BackupDirectory& directory, std::string_view disk, 
     return {&*newest, fmt::format("the disk has {} bytes, it had {} at point {}", disk_size, entry.size, newest->id)};
   const auto bitmap = std::find_if(bitmaps.begin(), bitmaps.end(), [&](const auto& b) { return b.name == entry.bitmap; });
   if (bitmap == bitmaps.end()) return {&*newest, fmt::format("the disk has no bitmap since point {}", newest->id)};
+  if (shared(*newest, &DiskManifest::bitmap, entry.bitmap))
+    return {&*newest, fmt::format("the bitmap since point {} does not say of which disk it is: an early program took that", newest->id)};
   if (bitmap->inconsistent) return {&*newest, fmt::format("the bitmap since point {} is inconsistent", newest->id)};
   if (!bitmap->recording) return {&*newest, fmt::format("the bitmap since point {} does not record", newest->id)};
   return {&*newest, {}};
-}
-
-// All but that of the newest point, if that can be built on.
-std::vector<std::string> litter_of(const BackupDirectory& directory, std::string_view disk, const Candidate& newest,
-                                   const std::vector<NodeBitmapState>& bitmaps) {
-  const std::string ours = bitmap_name(directory.id(), "");
-  const std::string keep = newest.obstacle.empty() ? newest.point->find(disk)->bitmap : std::string();
-  std::vector<std::string> litter;
-  for (const auto& bitmap : bitmaps)
-    if (bitmap.name.starts_with(ours) && bitmap.name != keep && !bitmap.busy) litter.push_back(bitmap.name);
-  return litter;
 }
 
 // "checkpoint:MICROSECONDS:NAME"
@@ -68,7 +85,7 @@ Result<DiskPlan> plan_disk(const BackupDirectory& directory, std::string_view di
   } else {
     plan.full_reason = level == BackupLevel::full ? "asked for" : candidate.obstacle;
   }
-  plan.litter = litter_of(directory, disk, candidate, bitmaps);
+  plan.identity = identity_by(directory, disk, bitmaps);
   return plan;
 }
 
@@ -90,9 +107,14 @@ Result<DiskPlan> plan_since(const BackupDirectory& directory, std::string_view d
   const auto there = [&](const NodeBitmapState& bitmap) { return bitmap.name == entry.checkpoint && !bitmap.inconsistent; };
   if (std::none_of(bitmaps.begin(), bitmaps.end(), there))
     return refuse(fmt::format("the disk no longer has the checkpoint of point {}", point->id));
+  // All disks have the checkpoint by one name: another bitmap has to tell them apart.
+  const std::string identity = identity_by(directory, disk, bitmaps);
+  if (shared(*point, &DiskManifest::checkpoint, entry.checkpoint) && identity != identity_in(*point, entry))
+    return refuse(fmt::format("nothing shows that it is the disk that point {} holds under this name; take a backup without --since",
+                              point->id));
   DiskPlan plan;
   plan.base = point->id;
-  plan.litter = litter_of(directory, disk, newest_point(directory, disk, disk_size, bitmaps), bitmaps);
+  plan.identity = identity;
   return plan;
 }
 

@@ -123,6 +123,8 @@ Task<> SumsReader::read_exactly(MutableBytes into) {
 Task<SumsReader> SumsReader::open(Reactor& reactor, std::string path, std::uint64_t disk_size,
                                   std::uint32_t granularity, std::optional<Digest> digest) {
   SumsReader reader;
+  const FileInfo info = co_await fs::stat(reactor, path);
+  if (info.type != FileInfo::Type::regular) co_await Error(Errc::corrupt, "'" + path + "' is not a regular file");
   const OpenFlags read_only;
   reader.file_ = co_await File::open(reactor, std::move(path), read_only);
   auto begun = co_await reader.begin(disk_size, granularity, digest).result();

@@ -1,6 +1,7 @@
 """The way things go when nothing goes wrong: serve, back up, list, verify, restore."""
 import json
 import os
+import signal
 import threading
 import unittest
 
@@ -40,7 +41,7 @@ class OneDisk(Bed):
             point = self.backup()
             bitmaps = self.json("bitmap", "list", "disk")
             self.assertEqual(len(bitmaps), 1)
-            self.assertTrue(bitmaps[0]["name"].endswith(point["point"]))
+            self.assertTrue(bitmaps[0]["name"].endswith(f":{point['point']}:disk"))
         self.assertEqual(self.json("job", "list"), [])
 
     def test_points_are_found_by_beginnings_and_latest(self):
@@ -136,6 +137,72 @@ class OneDisk(Bed):
         self.assertEqual(self.end_of(process)[0], DONE)
         self.assertIn("1 granule", self.run_tidemark("verify", "backups", "--all", expect=DAMAGED).stdout)
 
+    def test_a_part_that_was_cut_off_and_is_there_again_has_changed(self):
+        self.qcow2("disk.qcow2")
+        self.serve("disk.qcow2=disk")
+        self.backup(level="full")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.run_tidemark("image", "resize", "--shrink", "disk.qcow2", "4M")
+        self.run_tidemark("image", "resize", "disk.qcow2", "8M")
+        self.serve("disk.qcow2=disk")
+        self.assert_restores(self.backup()["point"], self.content())
+
+    def test_a_backup_that_fails_keeps_the_next_incremental(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup(level="full")
+        before = self.state()
+        self.assertIn("no node 'none'", self.fails("backup", "backups", "--disk", "disk=other", "--disk", "none"))
+        self.assertIn("no node 'none'", self.fails("backup", "backups", "--disk", "disk", "--level", "full", "--disk", "none"))
+        self.assertEqual(self.state(), before)
+        self.backup(level="incremental")
+
+    def test_nothing_is_built_on_a_point_whose_files_are_not_there(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        for n, (name, damage) in enumerate((("disk.qcow2", lambda file: file.unlink()), ("disk.sums", lambda file: os.truncate(file, 100)),
+                                            ("disk.qcow2", lambda file: os.truncate(file, 1000)), ("disk.sums", lambda file: file.unlink()))):
+            base = self.backup(level="full")["point"]
+            damage(self.path / "backups" / "points" / base / name)
+            self.change(seed=n)
+            self.assertIn("cannot be built on", self.fails("backup", "backups", "--level", "incremental"))
+            point = self.backup(level="full")
+            self.assertIn(f"point {base} cannot be built on", point["disks"][0]["full-reason"])
+            self.assert_restores(point["point"], self.content())
+            (self.path / "backups").rename(self.path / f"backups{n}")
+
+    def test_the_path_of_a_directory_is_the_kernels(self):
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+        (self.path / "far" / "away").mkdir(parents=True)
+        (self.path / "link").symlink_to("far/away")
+        self.run_tidemark("backup", "link/../backups")
+        self.assertTrue((self.path / "far" / "backups").is_dir())
+        self.assertFalse((self.path / "backups").exists())
+
+    def test_while_another_backup_runs(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        process = self.start_slow_backup()
+        point = self.json("backup", "others")
+        self.assertEqual([(disk["name"], disk["node"]) for disk in point["disks"]], [("disk", "disk")])
+        process.send_signal(signal.SIGINT)
+        self.end_of(process)
+        self.change()
+        point = self.json("backup", "others")
+        self.assertEqual(point["disks"][0]["level"], "incremental")
+        self.assertEqual(first_difference(self.restored("latest", directory="others"), self.content()), None)
+
+    def test_a_disk_keeps_its_name_on_a_snapshot(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        self.backup(level="full")
+        self.run_tidemark("snapshot", "create", "disk", "--name", "monday")
+        self.change()
+        point = self.backup(level="incremental")
+        self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
+        self.assert_restores(point["point"], self.content())
+
     def test_why_a_backup_is_full(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")
@@ -181,6 +248,39 @@ class SeveralDisks(Bed):
         self.assertIn("several disks (a, b)", self.fails("restore", "backups", "--to", "x.img"))
         self.assertIn("holds no disk 'c'", self.fails("restore", "backups", "--to", "x.img", "--disk", "c"))
         self.assertEqual(len(self.json("verify", "backups", "--all")), 6)
+
+    def test_disks_that_change_places_are_not_built_on_each_other(self):
+        self.raw("a.img", seed=1)
+        self.raw("b.img", seed=2)
+        self.serve("a.img=one", "b.img=two")
+        self.backup("--checkpoint", "monday", level="full")
+        self.backup("--since", "monday", level="incremental")
+        self.assertIn("nothing shows", self.fails("backup", "backups", "--since", "monday", "--disk", "one=two", "--disk", "two=one"))
+        exchanged = self.backup("--disk", "one=two", "--disk", "two=one", level="full")["point"]
+        self.assert_restores(exchanged, self.content("one"), "two")
+        self.backup(level="full")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.serve("b.img=one", "a.img=two")
+        self.assertIn("has no bitmap since point", self.fails("backup", "backups", "--level", "incremental"))
+        self.assertIn("nothing shows", self.fails("backup", "backups", "--since", "monday"))
+        point = self.backup(level="full")["point"]
+        for disk in ("one", "two"):
+            self.assert_restores(point, self.content(disk), disk)
+        self.change("one")
+        point = self.backup(level="incremental")["point"]
+        self.assert_restores(point, self.content("one"), "one")
+
+    def test_since_a_checkpoint_after_a_full_backup(self):
+        self.raw("a.img", seed=1)
+        self.raw("b.img", seed=2)
+        self.serve("a.img=a", "b.img=b")
+        self.backup("--checkpoint", "monday", level="full")
+        self.change("a")
+        self.backup("--level", "full", level="full")
+        self.change("b")
+        point = self.backup("--since", "monday", level="incremental")["point"]
+        for disk in "ab":
+            self.assert_restores(point, self.content(disk), disk)
 
     def test_disks_are_chosen_and_named(self):
         self.raw("a.img", seed=1)

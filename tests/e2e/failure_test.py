@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import socket
@@ -147,6 +148,15 @@ class OnTerminal(Bed):
                     self.run_tidemark("bitmap", "remove", "disk", bitmap["name"])
         self.assertEqual(self.json("job", "list"), [])
 
+    def test_what_is_shown_fits_into_its_line(self):
+        self.backup()
+        for columns in (80, 60, 40):
+            process, terminal = self.start_on_terminal("verify", "backups", columns=columns)
+            shown = self.until_shown(terminal, r" left[^\r]*")
+            self.assertEqual(self.end_of(process)[0], DONE)
+            lines = [line.removesuffix("\x1b[K") for line in re.split("[\r\n]", shown)]
+            self.assertLess(max(map(len, lines)), columns, lines)
+
     def test_verify_and_restore(self):
         self.backup()
         self.interrupt_at(r"verify .* \[", "verify", "backups", "--all")
@@ -178,7 +188,7 @@ class FullDisk(Bed):
         self.raw("second.img", 16 * MiB)
         self.serve("disk.img=disk", "second.img=second")
         line = self.fails("backup", "small/backups")
-        self.assertRegex(line, r"^tidemark: backup of disk '\w+' failed: No space left on device$")
+        self.assertRegex(line, r"^tidemark: backup of disk '\w+' failed: No space left on device in '.*/small/backups'$")
         with self.qmp() as qmp:
             self.assertEqual(qmp.execute("query-jobs"), [])
             self.assertNotIn("tidemark-", str([n["node-name"] for n in qmp.execute("query-named-block-nodes")]))
@@ -232,6 +242,26 @@ class Damaged(Bed):
         self.image(0).with_name("disk.sums").unlink()
         self.assert_damaged(["'disk'", self.points[0]])
 
+    def test_the_latest_is_not_an_older_one(self):
+        self.image(1).with_name("manifest.json").write_text("{")
+        for words in (["restore", "backups", "--to", "out.img"], ["restore", "backups", "latest", "--to", "out.img"], ["verify", "backups"]):
+            self.assertIn(f"may be {self.points[1]}", self.fails(*words, expect=DAMAGED))
+        self.assertFalse((self.path / "out.img").exists())
+        self.run_tidemark("verify", "backups", self.points[0])
+        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+        self.run_tidemark("verify", "backups")
+
+    def test_a_chain_by_other_names(self):
+        other = self.path / "backups" / "points" / ".other"
+        other.mkdir()
+        (other / "disk.qcow2").write_bytes(self.image(0).read_bytes())
+        self.lab.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "../.other/disk.qcow2", self.image(1))
+        self.assert_damaged(["'disk'", "../.other/disk.qcow2"])
+
+    def test_a_file_that_points_nowhere_hides_no_point(self):
+        self.image(0).with_name("note").symlink_to("nowhere")
+        self.assertEqual(len(self.json("list", "backups")["points"]), 2)
+
     def test_a_broken_manifest_hides_the_point_and_what_builds_on_it(self):
         (self.image(0).with_name("manifest.json")).write_text("{")
         done = self.run_tidemark("verify", "backups", "--all", expect=DAMAGED)
@@ -266,7 +296,7 @@ class Wrong(Bed):
         for words, said in ((["backup", ""], "DIRECTORY: is empty"), (["list", ""], "DIRECTORY: is empty"),
                             (["restore", "x", "--to", ""], "--to: is empty"), (["job", "list", "--qmp", ""], "--qmp: is empty"),
                             (["list", "-x"], "option '-x' is unknown; a file of that name is written './-x'"),
-                            (["backup", "x", "--speed", "0.1"], "'0.1' is no size"),
+                            (["backup", "x", "--speed", "0.1"], "'0.1' is no size"), (["bitmap", "add", "d", "b", "--granularity", "4G"], "at most 2G"),
                             (["verify", "x", "--all", "latest"], "POINT excludes --all"),
                             (["nonsense"], "there is no 'nonsense'"), (["bitmap", "nonsense"], "there is no 'nonsense'"),
                             (["job"], "A subcommand is required"), (["bitmap", "add", "disk"], "NAME is required")):
@@ -320,6 +350,37 @@ class Wrong(Bed):
             first.send_signal(signal.SIGCONT)
         self.assertEqual(self.end_of(first)[0], DONE)
         self.assertEqual(first_difference((self.path / "out.img").read_bytes(), self.content()), None)
+
+    def test_what_is_replaced_is_not_served_meanwhile(self):
+        self.raw("disk.img", 128 * MiB)
+        self.serve("disk.img=disk")
+        self.backup()
+        (self.path / "old.img").write_bytes(b"old" * 512)
+        partial = self.path / "old.img.tidemark-partial"
+        first, terminal = self.start_on_terminal("restore", "backups", "--to", "old.img", "--force")
+        self.until_shown(terminal, r"restore \[")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            if partial.exists():                         # else it was quicker than the signal
+                refused = self.run_tidemark("serve", "old.img=old", "--format", "raw", "--qmp", "q2.sock", "--nbd", "n2.sock", expect=FAILED)
+                self.assertIn("lock", refused.stderr)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        self.assertEqual(self.end_of(first)[0], DONE)
+        self.assertEqual(first_difference((self.path / "old.img").read_bytes(), self.content()), None)
+        self.run_tidemark("restore", "backups", "--to", "old.img", "--force")
+
+    def test_nothing_is_written_through_a_link_that_was_laid(self):
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+        self.backup()
+        (self.path / "precious").write_text("precious")
+        for name in ("out.img", "new.img"):
+            (self.path / f"{name}.tidemark-partial").symlink_to("precious")
+        self.assertIn("symbolic link", self.fails("restore", "backups", "--to", "out.img"))
+        self.assertIn("symbolic link", self.fails("image", "create", "-f", "raw", "new.img", "1M"))
+        self.assertEqual((self.path / "precious").read_text(), "precious")
+        self.assertTrue((self.path / "out.img.tidemark-partial").is_symlink())
 
     def test_restore_through_a_link(self):
         self.raw("disk.img", 1 * MiB)

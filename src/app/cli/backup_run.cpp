@@ -1,6 +1,8 @@
 #include "app/cli/backup_run.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #include <fmt/format.h>
 
@@ -57,6 +59,7 @@ Task<Json> BackupRun::read_machine() {
   const std::string content = co_await fs::read_all(context_.reactor, options_.machine_file, 16 * MiB);
   auto json = parse_json(content);
   if (!json) co_await json.error().with_context("'" + options_.machine_file + "'");
+  if (const auto ok = check_machine(*json); !ok) co_await ok.error().with_context("'" + options_.machine_file + "'");
   co_return *std::move(json);
 }
 
@@ -107,8 +110,10 @@ Task<> BackupRun::plan() {
 
 Task<> BackupRun::choose_disks() {
   if (options_.disks.empty()) {
-    const std::vector<std::string> exported = co_await exported_writable(client_);
-    for (const std::string& node : exported) options_.disks.push_back({node, node});
+    options_.disks = co_await exported_writable(client_);
+    // Points of early programs have it by its node's name.
+    for (DiskChoice& disk : options_.disks)
+      if (!valid_disk_name(disk.name) || (!knows(disk.name) && knows(disk.node))) disk.name = disk.node;
     if (options_.disks.empty())
       co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
   }
@@ -129,6 +134,11 @@ Task<> BackupRun::choose_disks() {
   }
 }
 
+bool BackupRun::knows(std::string_view disk) const {
+  const auto& points = directory_.points();
+  return std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(disk) != nullptr; });
+}
+
 Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
   const Json* node = find_by(nodes, "node-name", disk.choice.node);
   if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", disk.choice.node));
@@ -140,14 +150,22 @@ Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
     disk.plan = co_await unwrap(plan_disk(directory_, disk.choice.name, disk.size, bitmaps, options_.level));
   else
     disk.plan = co_await unwrap(plan_since(directory_, disk.choice.name, disk.size, bitmaps, options_.since));
-  for (const std::string& name : disk.plan.litter) {
-    Json arguments = Json::object({{"node", disk.choice.node}, {"name", name}});
-    co_await client_.execute("block-dirty-bitmap-remove", std::move(arguments));
-  }
-  if (!disk.plan.base) co_return;
+  if (disk.plan.base) co_await check_base(disk);
+}
+
+// A manifest promises its files: on one that is not there, or not whole, nothing is built.
+Task<> BackupRun::check_base(RunDisk& disk) {
   const PointManifest* base = co_await unwrap(directory_.find(*disk.plan.base));
   const auto chain = co_await unwrap(directory_.chain(*base, disk.choice.name));
   disk.base_images = image_paths(directory_, chain, disk.choice.name);
+  const auto readable = co_await check_chain(context_.reactor, directory_, chain, disk.choice.name).result();
+  if (readable) co_return;
+  const std::string why = fmt::format("point {} cannot be built on: {}", base->id, readable.error().message());
+  if (options_.level == BackupLevel::incremental || !options_.since.empty())
+    co_await Error(Errc::not_found, fmt::format("disk '{}' cannot be backed up incrementally: {}", disk.choice.name, why));
+  disk.plan.base.reset();
+  disk.plan.full_reason = why;
+  disk.base_images.clear();
 }
 
 Task<> BackupRun::take_point() {
@@ -170,7 +188,7 @@ Task<> BackupRun::prepare(RunDisk& disk) {
   if (extended_) co_await create_file(context_.reactor, sums_path(disk), 0, FilePreallocation::off);
   const auto index = static_cast<std::size_t>(&disk - disks_.data());
   disk.target_node = disk.job_id = own_prefix() + std::to_string(index);
-  disk.new_bitmap = bitmap_name(directory_.id(), id_);
+  disk.new_bitmap = bitmap_name(directory_.id(), id_, disk.choice.name);
   // What the image does not hold is read from its base by others, never by the job: no backing node.
   Json file = Json::object({{"driver", "file"}, {"filename", path}});
   Json node = Json::object(
@@ -228,7 +246,7 @@ Task<> BackupRun::start_jobs(bool persistent) {
     if (!persistent) checkpoint.set("persistent", false);
     actions.push_back(action("checkpoint-create", std::move(checkpoint)));
   }
-  time_ns_ = context_.reactor.backend().wall_clock_ns();
+  time_ns_ = directory_.point_time();
   Json arguments = Json::object({{"actions", std::move(actions)}});
   co_await client_.execute("transaction", std::move(arguments));
 }
@@ -270,6 +288,14 @@ Result<bool> BackupRun::all_concluded(const Json& jobs) {
   return all;
 }
 
+// The daemon has only the reason; that there is no space is said of the backup directory.
+Error BackupRun::job_failed(const RunDisk& disk) const {
+  const bool full = disk.job_error == std::strerror(ENOSPC) || disk.job_error == std::strerror(EDQUOT);
+  const std::string where = full ? fmt::format(" in '{}'", directory_.path()) : std::string();
+  return Error(full ? Errc::no_space : Errc::io,
+               fmt::format("backup of disk '{}' failed: {}{}", disk.choice.name, disk.job_error, where));
+}
+
 Task<> BackupRun::wait() {
   bool cancelled = false;
   for (;;) {
@@ -287,7 +313,7 @@ Task<> BackupRun::wait() {
   co_await unwrap(context_.check_interrupted());
   for (const RunDisk& disk : disks_)
     if (!disk.job_error.empty())
-      co_await Error(Errc::io, fmt::format("backup of disk '{}' failed: {}", disk.choice.name, disk.job_error));
+      co_await job_failed(disk);
 }
 
 Task<> BackupRun::cancel_jobs() {
@@ -354,7 +380,7 @@ Task<> BackupRun::seal(RunDisk& disk) {
   (void)co_await file.close().result();
   co_await unwrap(std::move(synced));
   disk.manifest = {disk.choice.name, disk.choice.node, disk.size, disk.plan.base, granularity,
-                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap, disk.checkpoint};
+                   seal.stored_bytes, seal.sums_digest, disk.new_bitmap, disk.plan.identity, disk.checkpoint};
 }
 
 Task<PointManifest> BackupRun::publish() {
@@ -390,7 +416,7 @@ Task<> BackupRun::undo() {
 
 Task<> BackupRun::drop_old_bitmaps() {
   for (const RunDisk& disk : disks_) {
-    const std::string ours = bitmap_name(directory_.id(), "");
+    const std::string ours = bitmap_prefix(directory_.id());
     const Json nodes = co_await client_.execute("query-named-block-nodes");
     const Json* node = find_by(nodes, "node-name", disk.choice.node);
     if (!node) continue;

@@ -56,6 +56,8 @@ class BackupRun {
   Task<> drop_checkpoint();
   Task<> note_checkpoint();
   Task<> plan_one(RunDisk& disk, const Json& nodes);
+  Task<> check_base(RunDisk& disk);
+  bool knows(std::string_view disk) const;
   Task<> take_point();
   Task<> prepare(RunDisk& disk);
   Task<> start();
@@ -63,6 +65,7 @@ class BackupRun {
   Task<Seal> seal_by_reading(RunDisk& disk);
   std::string sums_path(const RunDisk& disk) const;
   Task<> wait();
+  Error job_failed(const RunDisk& disk) const;
   Result<bool> all_concluded(const Json& jobs);
   Task<> cancel_jobs();
   Task<> end_jobs(std::vector<std::string> ids);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -72,7 +73,9 @@ Json names_of(const std::vector<std::string>& disks) {
 }
 
 Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
-  if (options.disks.empty()) options.disks = co_await exported_writable(client);
+  std::vector<DiskChoice> exported;
+  if (options.disks.empty()) exported = co_await exported_writable(client);
+  for (const DiskChoice& disk : exported) options.disks.push_back(disk.node);
   if (options.disks.empty())
     co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes with --disk");
   Json arguments = Json::object({{"name", options.name}, {"disks", names_of(options.disks)}});
@@ -98,18 +101,36 @@ Task<> run(const Context& context, QmpClient& client, CheckpointOptions options)
   }
 }
 
+// What a job has put above a disk goes with the job, and has a name that nobody gave.
+std::string below_jobs(const Json& nodes, std::string name) {
+  static constexpr std::string_view of_jobs[] = {"copy-before-write", "copy-on-read", "mirror_top", "commit_top"};
+  for (;;) {
+    const Json* node = find_by(nodes, "node-name", name);
+    const Json* children = node && name.starts_with('#') ? node->find("children") : nullptr;
+    if (!children || std::ranges::find(of_jobs, text(*node, "drv")) == std::end(of_jobs)) return name;
+    const Json* below = find_by(*children, "child", "file");
+    if (!below) below = find_by(*children, "child", "backing");
+    if (!below) return name;
+    name = text(*below, "node-name");
+  }
+}
+
 }  // namespace
 
-Task<std::vector<std::string>> exported_writable(QmpClient& client) {
+// Of several exports of a node the one that is called as the node, or else the first by name.
+Task<std::vector<DiskChoice>> exported_writable(QmpClient& client) {
   const Json nodes = co_await client.execute("query-named-block-nodes");
   const Json exports = co_await client.execute("query-block-exports");
-  std::vector<std::string> found;
+  std::vector<DiskChoice> found;
   for (const Json& entry : items(exports)) {
-    const std::string name = text(entry, "node-name");
-    const Json* node = find_by(nodes, "node-name", name);
-    if (node && !flag(*node, "ro") && std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+    const DiskChoice disk{below_jobs(nodes, text(entry, "node-name")), text(entry, "id")};
+    const Json* node = find_by(nodes, "node-name", disk.node);
+    if (node && !flag(*node, "ro")) found.push_back(disk);
   }
-  std::ranges::sort(found);
+  const auto rank = [](const DiskChoice& disk) { return std::tuple(disk.node, disk.name != disk.node, disk.name); };
+  std::ranges::sort(found, {}, rank);
+  const auto again = std::unique(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.node == b.node; });
+  found.erase(again, found.end());
   co_return std::move(found);
 }
 

@@ -75,8 +75,8 @@ struct CheckpointOptions {
   bool transient = false;
 };
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
-// The nodes that a daemon exports writable, by name.
-Task<std::vector<std::string>> exported_writable(QmpClient& client);
+// What a daemon exports writable: the nodes, below the filters of jobs that run, each by the name of its export.
+Task<std::vector<DiskChoice>> exported_writable(QmpClient& client);
 
 struct JobOptions {
   enum class Verb : std::uint8_t { list, watch, pause, resume, complete, cancel, set_speed } verb = Verb::list;

@@ -1,18 +1,24 @@
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "app/cli/commands.hpp"
 #include "app/cli/text.hpp"
+#include "backup/expectation.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
 namespace {
 
-// What a point's own files occupy.
+// What a point's own files occupy; what cannot be looked at, nothing.
 Task<std::uint64_t> space_of(Reactor& reactor, std::string path) {
   std::uint64_t space = 0;
   const auto names = co_await fs::list(reactor, path);
-  for (const std::string& name : names) space += (co_await fs::stat(reactor, path + "/" + name)).allocated;
+  for (const std::string& name : names) {
+    const auto info = co_await fs::stat(reactor, path + "/" + name).result();
+    if (info) space += info->allocated;
+  }
   co_return space;
 }
 
@@ -50,14 +56,14 @@ Task<> print(const Context& context, const BackupDirectory& directory) {
                                    {"seconds", point.seconds}}));
   }
   Json damaged = Json::array();
-  for (const std::string& line : directory.damaged()) damaged.push_back(line);
+  for (const DamagedPoint& point : directory.damaged()) damaged.push_back(point.line());
   if (context.json) {
     print_json(Json::object({{"directory", directory.path()}, {"id", directory.id()}, {"points", std::move(points)},
                              {"damaged", std::move(damaged)}}));
     co_return;
   }
   print_line(table.to_text());
-  for (const std::string& line : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + line), false);
+  for (const DamagedPoint& point : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + point.line()), false);
 }
 
 }  // namespace
@@ -66,7 +72,10 @@ Task<Exit> list(const Context& context, std::string path) {
   BackupDirectory directory = co_await BackupDirectory::open(context.reactor, std::move(path), BackupDirectory::Open::read);
   auto close = [&directory]() -> Task<> { return directory.close(); };
   co_await finally(print(context, directory), close);
-  co_return directory.damaged().empty() ? Exit::ok : Exit::damaged;
+  const auto& damaged = directory.damaged();
+  if (damaged.empty()) co_return Exit::ok;
+  const bool of_the_backup = std::any_of(damaged.begin(), damaged.end(), [](const auto& point) { return is_damage(point.why); });
+  co_return of_the_backup ? Exit::damaged : Exit::failed;
 }
 
 }  // namespace tidemark::cli

@@ -13,7 +13,9 @@ namespace {
 struct Outcome {
   WalkReport report;
   std::string error;                 // could not even be opened
-  bool damaged() const { return report.mismatches != 0 || !error.empty(); }
+  bool unread = false;               // for a reason outside the backup: not found damaged
+  bool damaged() const { return report.mismatches != 0 || (!error.empty() && !unread); }
+  bool ok() const { return report.mismatches == 0 && error.empty(); }
 };
 
 Task<WalkReport> walk_disk(const Context& context, const BackupDirectory& directory, const PointManifest& point,
@@ -36,14 +38,17 @@ Task<WalkReport> walk_disk(const Context& context, const BackupDirectory& direct
   co_return co_await unwrap(std::move(walked));
 }
 
-// A disk that cannot be opened is damaged, and does not keep the others from being looked at.
+// A disk that cannot be opened is damaged, or cannot be read now, and does not keep the others from being looked at.
 Task<Outcome> verify_disk(const Context& context, const BackupDirectory& directory, const PointManifest& point,
                           std::string disk) {
   Outcome outcome;
   auto walked = co_await walk_disk(context, directory, point, std::move(disk)).result();
   if (walked) outcome.report = *std::move(walked);
   else if (walked.error().code() == Errc::cancelled) co_await walked.error();
-  else outcome.error = walked.error().message();
+  else {
+    outcome.error = walked.error().message();
+    outcome.unread = !is_damage(walked.error());
+  }
   co_return std::move(outcome);
 }
 
@@ -53,7 +58,7 @@ Json to_json(const PointManifest& point, const std::string& disk, const Outcome&
     where.push_back(Json::object({{"offset", range.offset}, {"length", range.length}}));
   Json row = Json::object({{"point", point.id},
                            {"disk", disk},
-                           {"ok", !outcome.damaged()},
+                           {"ok", outcome.ok()},
                            {"data-bytes", outcome.report.data_bytes},
                            {"zero-bytes", outcome.report.zero_bytes},
                            {"mismatches", outcome.report.mismatches},
@@ -62,16 +67,15 @@ Json to_json(const PointManifest& point, const std::string& disk, const Outcome&
   return row;
 }
 
-// "ID: reason", of a point whose manifest is damaged.
-Json unreadable(const std::string& line) {
-  const auto colon = line.find(": ");
-  return Json::object({{"point", line.substr(0, colon)}, {"disk", Json()}, {"ok", false}, {"error", line.substr(colon + 2)}});
+// Of a point whose manifest is damaged.
+Json to_json(const DamagedPoint& point) {
+  return Json::object({{"point", point.id}, {"disk", Json()}, {"ok", false}, {"error", point.why.message()}});
 }
 
 void print_outcome(const PointManifest& point, const std::string& disk, const Outcome& outcome) {
   const WalkReport& report = outcome.report;
   if (!outcome.error.empty()) {
-    print_line(fmt::format("{}  {}  DAMAGED: {}", point.id, disk, outcome.error));
+    print_line(fmt::format("{}  {}  {}: {}", point.id, disk, outcome.unread ? "NOT VERIFIED" : "DAMAGED", outcome.error));
   } else if (report.mismatches == 0) {
     print_line(fmt::format("{}  {}  ok: {} of data, {} of zeroes", point.id, disk, human_size(report.data_bytes),
                            human_size(report.zero_bytes)));
@@ -89,21 +93,26 @@ Task<Exit> verify_points(const Context& context, const BackupDirectory& director
   } else {
     points.push_back(co_await unwrap(directory.find(options.point)));
   }
-  bool damaged = options.all && !directory.damaged().empty();
+  bool damaged = false, all_ok = true;
   Json rows = Json::array();
   for (const PointManifest* point : points)
     for (const DiskManifest& disk : point->disks) {
       const Outcome outcome = co_await verify_disk(context, directory, *point, disk.name);
       damaged = damaged || outcome.damaged();
+      all_ok = all_ok && outcome.ok();
       if (context.json) rows.push_back(to_json(*point, disk.name, outcome));
       else print_outcome(*point, disk.name, outcome);
     }
-  if (context.json && options.all)
-    for (const std::string& line : directory.damaged()) rows.push_back(unreadable(line));
+  if (options.all)
+    for (const DamagedPoint& point : directory.damaged()) {
+      damaged = damaged || is_damage(point.why);
+      all_ok = false;
+      if (context.json) rows.push_back(to_json(point));
+      else print_error(point.why.with_context("damaged point " + point.id), false);
+    }
   if (context.json) print_json(rows);
-  else if (options.all)
-    for (const std::string& line : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + line), false);
-  co_return damaged ? Exit::damaged : Exit::ok;
+  if (damaged) co_return Exit::damaged;
+  co_return all_ok ? Exit::ok : Exit::failed;
 }
 
 }  // namespace
