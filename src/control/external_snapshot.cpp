@@ -82,7 +82,7 @@ Task<> take_off(BlockNode& node, BlockNode& overlay, const std::vector<Edge*>& m
 }
 
 Task<> make_file(BlockNode& node, std::string path, std::string format) {
-  BackingName backing;
+  BackingFile backing;
   backing.file = co_await file_name_of(node);
   backing.format = node.driver().name();
   co_await create_overlay_file(node.graph(), std::move(path), std::move(format), node.size(), std::move(backing));

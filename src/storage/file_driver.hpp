@@ -44,7 +44,7 @@ class FileDriver final : public BlockDriver {
   Task<> write_durably(std::uint64_t offset, Buffers from);
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
-  Task<> durable(Task<> work);
+  Result<> judge(Result<> done);                 // of what was to be durable
   Task<> replace_file(File& next, const FileOptions& wanted);
   Task<> take_up(File& next);
 
