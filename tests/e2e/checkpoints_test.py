@@ -358,7 +358,27 @@ class Checkpoints(Bed):
         refused("'since' and 'bitmap' cannot", "blockdev-backup", job_id="j", device="n0", target="t", sync="bitmap", since="a", bitmap=name)
         refused("cannot be modified by itself", "blockdev-backup", job_id="j", device="n0", target="t", sync="incremental", bitmap=name)
         refused("cannot be persistent", "checkpoint-create", name="b", disks=["n0", "t"])
-        machine.client.execute("checkpoint-create", name="b", disks=["n0", "t"], persistent=False)
+        refused("has to be persistent: the one before it, 'a', is", "checkpoint-create", name="b", disks=["n0", "t"], persistent=False)
+        self.assertEqual(len(machine.client.execute("query-checkpoints")), 1)
+        machine.client.execute("checkpoint-create", name="b", disks=["t"], persistent=False)
+        machine.end(kill=False)
+
+    def test_nothing_written_is_forgotten_with_one_that_is_not_persistent(self):
+        machine = self.machine(12)
+        create = machine.client.execute
+        create("checkpoint-create", name="gone", disks=["n0"], persistent=False)
+        create("checkpoint-create", name="kept", disks=["n0"])
+        with self.assertRaisesRegex(QmpError, "has to be persistent"):
+            create("checkpoint-create", name="late", disks=["n0"], persistent=False)
+        machine.write()
+        written = create("query-checkpoints")[-1]["disks"][0]["since"]
+        self.assertGreater(written, 0)
+        machine.end(kill=False)
+        machine.start()
+        found = machine.client.execute("query-checkpoints")
+        self.assertEqual([one["name"] for one in found], ["kept"])
+        self.assertEqual(found[0]["disks"][0]["since"], written)
+        self.assertTrue(found[0]["disks"][0]["recording"])
         machine.end(kill=False)
 
     def test_one_that_is_inconsistent_is_repaired_by_deleting_it(self):
