@@ -215,6 +215,9 @@ class Guest(threading.Thread):
         if error in (errno.ENOTCONN, errno.ESHUTDOWN):     # the server is gone, or going
             if write:
                 self.model.cut_off(write)
+        elif error in (errno.EIO, errno.ENOSPC) and self.model.may_fail:
+            if write:
+                self.model.cut_off(write)
         elif error:
             raise OSError(error, f"the disk {self._name} refused a {kind} at sector {first}")
         elif write:
