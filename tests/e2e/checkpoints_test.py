@@ -380,6 +380,23 @@ class Checkpoints(Bed):
         machine.client.execute("checkpoint-create", name="b", disks=["t"], persistent=False)
         machine.end(kill=False)
 
+    def test_they_go_along_when_the_image_below_a_filter_is_mirrored(self):
+        machine = self.machine(13)
+        execute = machine.client.execute
+        execute("block-export-del", id="disk", mode="hard")
+        machine.client.wait_event("BLOCK_EXPORT_DELETED", id="disk")
+        execute("checkpoint-create", name="a", disks=["n0"])
+        execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
+        execute("blockdev-add", driver="throttle", file="n0", **{"node-name": "limited", "throttle-group": "g"})
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "layer-t.qcow2", str(DISK))
+        execute("blockdev-add", driver="qcow2", file={"driver": "file", "filename": "layer-t.qcow2"}, **{"node-name": "t"})
+        execute("blockdev-mirror", device="limited", target="t", sync="full", replaces="n0", **{"job-id": "j"})
+        machine.client.wait_event("BLOCK_JOB_READY", device="j")
+        execute("job-complete", id="j")
+        machine.client.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+        self.assertEqual([(one["name"], [disk["node"] for disk in one["disks"]]) for one in execute("query-checkpoints")], [("a", ["t"])])
+        machine.end(kill=True)
+
     def test_nothing_written_is_forgotten_with_one_that_is_not_persistent(self):
         machine = self.machine(12)
         create = machine.client.execute
