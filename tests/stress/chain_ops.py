@@ -154,9 +154,15 @@ def can_be_mirrored(world, disk):
     return idle(world, disk) and few_jobs(world, disk)
 
 
+def choose_format(world, disk):
+    """Below a compress filter it has to be one that compresses."""
+    compressed = any(kind == "compress" for _, kind in disk.filters)
+    return "qcow2" if compressed else world.rng.choice(("qcow2", "qcow2", "raw"))
+
+
 def plan_mirror(world, disk):
     """The target, what the daemon is told, and what is to be kept once it has begun."""
-    target = world.with_fault(world.make_image(disk.model.sectors, world.rng.choice(("qcow2", "qcow2", "raw"))), 0 if disk.checkpoints else 0.3)
+    target = world.with_fault(world.make_image(disk.model.sectors, choose_format(world, disk)), 0 if disk.checkpoints else 0.3)
     world.add_node(target, None)
     name = world.new("mirror")
     how = {"on_target_error": world.rng.choice(("report", "stop", "enospc", "ignore"))} if target.fault else {}

@@ -110,7 +110,7 @@ def push(world, disk):
     target, name = make_target(world, disk, format_="qcow2"), world.new("backup")
     world.add_node(target, None)
     arguments, made = plan(world, [disk])
-    options = {"job_id": name, "sync": "full", **backup_options(world, disk, target)}
+    options = {"job_id": name, "sync": "full", **backup_options(world, disk, target), "device": disk.named}
     try:
         with disk.model.point() as point:
             world.transaction(("checkpoint-create", arguments), ("blockdev-backup", options))
@@ -142,7 +142,8 @@ def since(world, disk):
     world.with_fault(target, 0.2)
     world.add_node(target, None)
     mode = {"sync": world.rng.choice(("incremental", "bitmap"))}
-    point = begin(world, disk, target, "blockdev-backup", job_id=name, since=checkpoint.name, **backup_options(world, disk, target), **mode)
+    options = {**backup_options(world, disk, target), "device": disk.named, **mode}
+    point = begin(world, disk, target, "blockdev-backup", job_id=name, since=checkpoint.name, **options)
     checkpoint.job = name
 
     def done(ok):

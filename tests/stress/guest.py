@@ -109,6 +109,7 @@ class Guest(threading.Thread):
         end = self._clock.now + self._patience
         while True:
             disk = nbd.NBD()
+            disk.set_strict_mode(disk.get_strict_mode() & ~nbd.STRICT_ALIGN)     # a compress filter would have whole clusters
             try:
                 disk.connect_uri(self._uri)
                 break

@@ -10,6 +10,7 @@ from faults import Fault
 from lab.qmp import QmpError
 from looking import check_checkpoints, forget_missing
 from model import SECTOR, Mismatch, tell
+from operation import FAILED
 
 PIECE = 1 << 20
 SCRATCH = "scratch"
@@ -174,9 +175,14 @@ class World:
         self.retired.append(layer)
 
     def detach(self, layer):
-        if self.alive and layer.owned:
-            self.qmp("blockdev-del", node_name=layer.node)
-            layer.owned = False
+        """What fails on purpose when it is closed is told, and is there as before; but not for ever."""
+        while self.alive and layer.owned:
+            try:
+                self.qmp("blockdev-del", node_name=layer.node)
+                layer.owned = False
+            except QmpError as error:
+                if not (layer.fails and FAILED.search(error.desc)):
+                    raise
 
     def drop_group(self, node):
         if group := self.groups.pop(node, None):
@@ -238,7 +244,7 @@ class World:
 
     def find_names(self, disk):
         """Of layers that have opened themselves."""
-        names = {file: name for name, file in self.chain_of(disk, self.nodes())}
+        names = {file: name for name, file in self.chain_of(disk.top.node, self.nodes())}
         for layer in disk.layers[1:]:
             layer.node = names[layer.path.name]
             layer.options.pop("tracking", None)        # nobody said how
@@ -261,7 +267,7 @@ class World:
         for disk in self.disks:
             if any(job.changes_chain for job in disk.jobs):
                 continue
-            files = [file for _, file in self.chain_of(disk, nodes)]
+            files = [file for _, file in self.chain_of(disk.top.node, nodes)]
             if files != disk.chain_files():
                 raise Wrong(f"{disk.name} stands on {files} instead of {disk.chain_files()}")
 
@@ -269,9 +275,9 @@ class World:
         return {node["node-name"]: node for node in self.qmp("query-named-block-nodes", flat=True)}
 
     @staticmethod
-    def chain_of(disk, nodes):
-        """(node, file) of its images from the first on; filters between them are passed by."""
-        found, name = [], disk.top.node
+    def chain_of(name, nodes):
+        """(node, file) of images from this node's on; filters between them are passed by."""
+        found = []
         while name:
             node = nodes[name]
             children = {child["child"]: child["node-name"] for child in node["children"]}
