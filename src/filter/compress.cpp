@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "block/status.hpp"
 #include "filter/pass_through.hpp"
 
 namespace tidemark {
@@ -15,8 +16,9 @@ class Compress final : public PassThrough {
   std::string_view name() const noexcept override { return "compress"; }
   BlockLimits limits() const noexcept override {
     BlockLimits limits = PassThrough::limits();
-    limits.request_align = std::max(limits.request_align, limits.opt_transfer);
-    limits.write_zeroes_align = std::max(limits.write_zeroes_align, limits.opt_transfer);
+    const std::uint32_t cluster = skip_filters(file().node()).limits().opt_transfer;
+    limits.request_align = std::max(limits.request_align, cluster);
+    limits.write_zeroes_align = std::max(limits.write_zeroes_align, cluster);
     return limits;
   }
   bool supports_fua() const noexcept override { return false; }

@@ -273,6 +273,10 @@ class Compressed(Bed):
                     at += turn * 8 * KiB
                     disk.pwrite(bytes([turn + 1]) * 4 * KiB, at)
                     wanted[at:at + 4 * KiB] = bytes([turn + 1]) * 4 * KiB
+            # Not by the filter of a job, which comes between.
+            qmp.execute("block-stream", device="over64", speed=1, **{"job-id": "j"})
+            disk.pwrite(b"j" * 4 * KiB, 300 * KiB)
+            wanted[300 * KiB:304 * KiB] = b"j" * 4 * KiB
             disk.shutdown()
             self.assertIsNone(first_difference(self.content("c"), bytes(wanted)))
 
