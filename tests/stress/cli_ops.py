@@ -5,6 +5,7 @@ import subprocess
 from chain_ops import LAYERS_MAX
 from commit_ops import mark_difference
 from disks import Layer, states_of
+from looking import remove_returned
 from model import SECTOR, tell
 from operation import Operation, idle
 
@@ -136,6 +137,7 @@ def commit_top(world, disk):
     top.content = None
     become(world, disk, layers)
     disk.record_again(base)
+    remove_returned(world, disk)
 
 
 def states_sectors(world, layer):

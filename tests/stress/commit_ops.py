@@ -2,6 +2,7 @@
 do (preserve-removed)."""
 from chain_ops import job_options, remove_layers
 from disks import Clone, Job, backing_of, held_by, states_of
+from looking import remove_returned
 from model import SECTOR
 from operation import Operation, chain_is_still, few_jobs, idle
 
@@ -150,6 +151,8 @@ def leave_top(world, disk, gone, base, base_content, states):
         world.retire(layer)
     gone[0].content = None
     disk.record_again(base)
+    if world.alive:
+        remove_returned(world, disk)
 
 
 def leave_empty_top(world, disk, gone, base, base_content, states):

@@ -88,6 +88,7 @@ class Disk:
         self.model = Model(index + 1, sectors)
         self.layers, self.filters, self.thread = [layer], [], thread
         self.checkpoints, self.had_checkpoints = [], False       # from the oldest on
+        self.deleted_checkpoints = set()
         self.uncertain = False                   # it was cut off at a pivot
         self.jobs, self.serial = [], 0
         self.guest, self.crashed = None, False
@@ -184,6 +185,7 @@ class Disk:
 
     def forget_checkpoint(self, checkpoint):
         self.checkpoints.remove(checkpoint)
+        self.deleted_checkpoints.add(checkpoint.name)
         self.model.forget(checkpoint.marks)
 
     # Content

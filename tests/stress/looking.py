@@ -38,6 +38,15 @@ def forget_missing(world, disk):
         disk.forget_checkpoint(checkpoint)
 
 
+def remove_returned(world, disk):
+    """Deleted while the image that they were taken of was below, which nobody knows any more after a restart: they are there again when
+    a commit makes that image the disk, and do no harm."""
+    names = {checkpoint.name for checkpoint in disk.checkpoints}
+    for name, *_ in found_checkpoints(world, disk):
+        if name in disk.deleted_checkpoints and name not in names:
+            world.qmp("checkpoint-delete", name=name, disks=[disk.top.node])
+
+
 def forget_inconsistent(world, disk, persistent_too):
     """Those that have not recorded while the image was away, which is known; deleted, they do no harm."""
     for name, _, _, persistent, why in found_checkpoints(world, disk):

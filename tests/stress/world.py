@@ -8,7 +8,7 @@ from daemon import STOPPED_MAX, Daemon
 from disks import Disk, Layer, backing_name_of, backing_of, states_of
 from faults import Fault
 from lab.qmp import QmpError
-from looking import check_checkpoints, forget_missing
+from looking import check_checkpoints, forget_missing, remove_returned
 from model import SECTOR, Mismatch, tell
 from operation import FAILED
 
@@ -175,14 +175,14 @@ class World:
         self.retired.append(layer)
 
     def detach(self, layer):
-        """What fails on purpose when it is closed is told, and is there as before; but not for ever."""
-        while self.alive and layer.owned:
-            try:
-                self.qmp("blockdev-del", node_name=layer.node)
-                layer.owned = False
-            except QmpError as error:
-                if not (layer.fails and FAILED.search(error.desc)):
-                    raise
+        if not (self.alive and layer.owned):
+            return
+        try:
+            self.qmp("blockdev-del", node_name=layer.node)
+        except QmpError as error:                # what is found when it is closed is told, and it is gone
+            if not (layer.fails and FAILED.search(error.desc)) or layer.node in self.nodes():
+                raise
+        layer.owned = False
 
     def drop_group(self, node):
         if group := self.groups.pop(node, None):
@@ -236,6 +236,7 @@ class World:
             disk.model.recovered(disk.read(), f"{disk.name}, after a kill")
             disk.crashed = False
             if disk.uncertain:
+                remove_returned(self, disk)
                 forget_missing(self, disk)
                 disk.uncertain = False
             self.check_bitmaps(disk)
