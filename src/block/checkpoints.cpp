@@ -45,6 +45,17 @@ std::vector<Checkpoint>::const_iterator find_checkpoint(const std::vector<Checkp
   return last == all.rend() ? all.end() : std::prev(last.base());
 }
 
+void end_older(NodeBitmaps& bitmaps) {
+  bool newer_records = false;
+  const auto all = checkpoints_in(bitmaps);
+  for (auto at = all.rbegin(); at != all.rend(); ++at) {
+    NodeBitmap& bitmap = *at->bitmap;
+    if (!bitmap.enabled() || bitmap.inconsistent()) continue;
+    if (newer_records) bitmap.set_enabled(false);
+    newer_records = true;
+  }
+}
+
 Result<DirtyBitmap> written_since(const std::vector<Checkpoint>& all, std::vector<Checkpoint>::const_iterator from) {
   std::uint64_t grain = from->bitmap->granularity();
   for (auto at = from; at != all.end(); ++at) {

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "block/checkpoints.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
 
@@ -173,6 +174,7 @@ Task<> open_tracking(BlockNode& node) {
     store = co_await open_store(node, *storage, std::move(options), record);
   }
   show_bitmaps(node, record);
+  end_older(node.bitmaps());
   const bool found = image && !node.bitmaps().empty();
   if (!store && found) store = co_await store_for_found(node, storage);
   if (image && (store || found)) {

@@ -11,6 +11,11 @@
 
 namespace tidemark {
 
+// The calling thread, which guests wait for, gets a processor soon when it wakes, though others have work for it: it asks Linux for
+// short slices (6.12 on; sched_setattr(2), sched_runtime).  What it starts does not inherit that.  A policy that somebody has given it
+// stays as it is.
+void wake_promptly() noexcept;
+
 class ReactorThread {
  public:
   // `name` is what system tools show, cut to 15 bytes.  Fails when the system gives no thread.

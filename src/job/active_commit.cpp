@@ -16,7 +16,7 @@ constexpr std::uint64_t area_max = 16 * MiB;     // in which guests' writes wait
 
 Task<> ActiveCommit::open_base() {
   BlockNode& image = skip_filters(top_);
-  if (keeps_top()) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
+  if (keeps_top() || options_.empty_active) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const Permissions nothing{P::none, P::all};
   kept_ = co_await unwrap(Edge::attach(base_, Role::filtered, nothing, user_));
   top_writable_ = !top_.read_only();
@@ -114,6 +114,7 @@ Task<> ActiveCommit::prepare_pivot() {
   if (preserver_) co_await preserver_->let_go_of_top();
   if (preserver_) co_await preserver_->rename();
   if (!options_.empty_active) co_return;
+  co_await take_out_layers();            // else they would show in it where it had hidden them
   BlockNode& image = skip_filters(top_);
   const Range all{0, image.size()};
   co_await options_.access->uncover(image, all);

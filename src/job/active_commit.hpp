@@ -5,7 +5,8 @@
 // reads the base itself, or one of the layers above it but through the job's filter, would see it change: there must be none.
 //
 // In the end guests use the base; or, when the top is to stay, the layers between go as in a commit below it (job/commit.hpp), and the
-// top gives up what the base holds as it does, once that is durable.  With or without it the disk is the same.
+// top gives up what the base holds as it does, once that is durable.  With or without it the disk is the same.  So they go when the
+// top is to be emptied: it then shows the base, and not what it had hidden of them.
 //
 // Where what reads from the base is preserved (job/preserver.hpp), the top goes on reading as the disk did when guests left it.
 #pragma once
@@ -22,7 +23,7 @@ struct ActiveCommitOptions {
   bool keep_active = false;                      // the top stays
   std::optional<std::string> backing_file;       // how its header is to name the base then
   bool mask_protocol = false;
-  bool empty_active = false;                     // the top goes, and gives up all it holds before guests go over to the base
+  bool empty_active = false;                     // the top goes, and is no more than an empty overlay of the base before guests go over
   bool preserve = false;                         // what reads from the base goes on reading as it does: Preserve::full
 };
 

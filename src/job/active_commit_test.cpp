@@ -379,23 +379,54 @@ TEST_F(KeepActiveTest, ErrorsAtItsEnd) {
 }
 
 TEST_F(KeepActiveTest, OrGivesUpAllBeforeGuestsGoOver) {
-  for (std::uint64_t seed = 130; seed < 138; ++seed) {
+  for (std::uint64_t seed = 130; seed < 142; ++seed) {
     restart(seed);
     const Chain c = chain();
+    BlockNode* const base = seed % 3 == 0 ? c.base : seed % 3 == 1 ? c.a : c.b;
     Guest guest(*disks, disks->attach(*c.disk), content(*c.disk));
     run_with(guest, [&]() -> Task<> {
-      MirrorOptions options = active_commit("j", *c.disk, *c.b);
+      MirrorOptions options = active_commit("j", *c.disk, *base);
       options.commit->empty_active = true;
+      options.commit->backing_file = base->name() + ".qcow2";
       co_await begin(std::move(options));
       co_await end_it();
-      EXPECT_EQ(&disks->roots[0]->node(), c.b);
+      EXPECT_EQ(&disks->roots[0]->node(), base);
       const std::uint64_t left = co_await held(*c.disk);
       EXPECT_EQ(left, 0u) << "seed " << seed;
       co_await pass(10);
     });
-    EXPECT_TRUE(content(*c.b) == guest.content) << "seed " << seed;
+    EXPECT_TRUE(content(*base) == guest.content) << "seed " << seed;
     EXPECT_TRUE(content(*c.disk) == guest.content) << "seed " << seed << ": who takes it for the disk is right";
+    EXPECT_EQ(backing_name_in(*c.disk), base->name() + ".qcow2");
   }
+}
+
+// The disk is the same whatever fails while its top gives up what it holds.
+TEST_F(KeepActiveTest, ErrorsWhileItGivesUpAll) {
+  bool failed_once = false, succeeded_once = false;
+  for (std::uint64_t skip = 0; skip < 12; ++skip) {
+    restart(skip + 150);
+    const Chain c = chain();
+    const Content wanted = content(*c.disk);
+    disks->attach(*c.disk);
+    run([&]() -> Task<> {
+      MirrorOptions options = active_commit("j", *c.disk, *c.base);
+      options.commit->empty_active = true;
+      options.commit->backing_file = "base.qcow2";
+      co_await begin(std::move(options));
+      co_await reach("j", JobStatus::ready);
+      disks->set_faults("disk", {failing(FaultOp::write, skip, 1)});
+      EXPECT_TRUE(jobs->complete(job("j")).ok());
+      co_await end_of("j");
+      disks->set_faults("disk", {});
+    });
+    const bool failed = events.take().find("Input/output error") != std::string::npos;
+    (failed ? failed_once : succeeded_once) = true;
+    EXPECT_EQ(&disks->roots[0]->node() == c.disk, failed) << skip;
+    EXPECT_EQ(c.disk->backing() == c.base, backing_name_in(*c.disk) == "base.qcow2") << skip;
+    EXPECT_TRUE(content(*c.disk) == wanted) << skip;
+  }
+  EXPECT_TRUE(failed_once && succeeded_once);
 }
 
 }  // namespace

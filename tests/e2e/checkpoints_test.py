@@ -305,6 +305,23 @@ class Checkpoints(Bed):
         self.assertEqual(len(shown), len(machine.order))
         machine.end(kill=False)
 
+    def test_of_two_that_record_the_newer_goes_on(self):
+        """A crash while one is taken may leave the one before it recording."""
+        machine = self.machine(11)
+        for _ in range(3):
+            machine.create()
+            machine.write()
+        older = machine.client.execute("query-checkpoints")[1]["disks"][0]["bitmap"]
+        machine.end(kill=False)
+        self.lab.run("qemu-img", "bitmap", "--enable", machine.files[0], older)
+        for kill in (True, False):
+            machine.start()
+            machine.check()
+            machine.write()
+            machine.disk.flush()
+            machine.check()
+            machine.end(kill)
+
     def test_every_disk_has_its_own_history(self):
         machine = self.machine(9)
         for name in ("other", "late"):

@@ -204,6 +204,37 @@ class Reopen(Bed):
         self.assertEqual(self.bitmap()["count"], 128 * KiB)
         self.assertNotIn("inconsistent", self.bitmap())
 
+    def test_an_image_that_was_not_closed_is_repaired_before_it_is_written(self):
+        """A base that a commit was writing to when the daemon was killed: below its disk it is only read again, until the next commit."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", str(DISK))
+        self.start("qcow2")
+        self.write(1, 20, 40)
+        self.export()
+        handle = self.disk()
+        for granule in (2, 60, 100):
+            handle.pwrite(b"v" * 64 * KiB, granule * 64 * KiB)
+        handle.flush()
+        self.kill()
+        self.assertEqual(self.lab.run("qemu-img", "info", "--output=json", self.image).stdout.count('"dirty-flag": true'), 1)
+        self.options["read-only"] = True
+        (self.path / "qmp.sock").unlink()
+        (self.path / "nbd.sock").unlink()
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c",
+                                     "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--blockdev", json.dumps(self.options))
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = self.qmp()
+        self.read_only(False)
+        self.write(3, 50, 101, 127)                      # new clusters, none of those that are in use
+        self.export()
+        content = self.content("disk")
+        for granule in range(DISK // (64 * KiB)):
+            wanted = b"v" if granule in (2, 60, 100) else b"w" if granule in (1, 20, 40, 3, 50, 101, 127) else b"\0"
+            self.assertEqual(content[granule * 64 * KiB:][:4 * KiB], wanted * 4 * KiB, granule)
+        self.client.execute("quit")
+        self.assertEqual(self.daemon.wait(30), 0)
+        self.lab.run("qemu-img", "check", self.image)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -12,6 +12,7 @@
 #include "app/runtime.hpp"
 #include "app/version.hpp"
 #include "io/posix/signals.hpp"
+#include "io/reactor_thread.hpp"
 
 namespace tidemark {
 namespace {
@@ -95,6 +96,7 @@ int run_daemon(const DaemonOptions& options) {
   Reactor reactor(**backend);
   auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(signals.error(), options.json);
+  wake_promptly();
   auto outcome = reactor.run(run(reactor, *signals, options, pidfile, background));
   (void)reactor.run(signals->close());
   return outcome ? done : fail(outcome.error(), options.json);

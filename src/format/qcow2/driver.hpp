@@ -172,6 +172,7 @@ class Qcow2Driver final : public MappedDriver {
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);
+  static Task<qcow2::Header> read_repaired(Edge& file, const Qcow2OpenOptions& options);
   static Result<> check_options(const qcow2::Header& header, const Qcow2OpenOptions& options);
   Task<> load(std::string snapshot);
   Task<> prepare_to_write();

@@ -20,16 +20,6 @@ Header with_slices(Header header, const Qcow2OpenOptions& options) {
   return header;
 }
 
-// Of an image that was not closed: what its tables use is what counts.
-Task<> repair_dirty(Edge& file) {
-  CheckOptions options;
-  options.repair = Repair::all;
-  const CheckReport report = co_await check_image(file, std::move(options));
-  if (report.corruptions + report.check_errors == 0) co_return;
-  const std::string why = report.messages.empty() ? "it has too many references" : report.messages.front();
-  co_await Error(Errc::corrupt, "qcow2: it was not closed and cannot be repaired: " + why);
-}
-
 }  // namespace
 
 Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2OpenOptions& options)
@@ -97,14 +87,24 @@ Task<Header> Qcow2Driver::read_header(Edge& file) {
   co_return co_await unwrap(parse_header(cluster.bytes(), file_size));
 }
 
+// Of an image that was not closed: what its tables use is what counts.
+Task<Header> Qcow2Driver::read_repaired(Edge& file, const Qcow2OpenOptions& options) {
+  CheckOptions checking;
+  checking.repair = Repair::all;
+  const CheckReport report = co_await check_image(file, std::move(checking));
+  if (report.corruptions + report.check_errors != 0) {
+    const std::string why = report.messages.empty() ? "it has too many references" : report.messages.front();
+    co_await Error(Errc::corrupt, "qcow2: it was not closed and cannot be repaired: " + why);
+  }
+  Header header = co_await read_header(file);
+  co_return with_slices(std::move(header), options);
+}
+
 Task<std::unique_ptr<Qcow2Driver>> Qcow2Driver::open(std::unique_ptr<Edge> file, Qcow2OpenOptions options) {
   Header header = co_await read_header(*file);
   co_await unwrap(check_supported(header, options.read_only));
   co_await unwrap(check_options(header, options));
-  if (header.has(Incompatible::dirty) && !options.read_only) {
-    co_await repair_dirty(*file);
-    header = co_await read_header(*file);
-  }
+  if (header.has(Incompatible::dirty) && !options.read_only) header = co_await read_repaired(*file, options);
   std::unique_ptr<Qcow2Driver> driver(new Qcow2Driver(std::move(file), std::move(header), options));
   co_await driver->load(options.snapshot);
   co_return driver;

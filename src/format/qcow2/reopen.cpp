@@ -18,8 +18,7 @@ Task<> Qcow2Driver::set_read_only(bool read_only) {
   if (shows_snapshot_) co_await Error(Errc::invalid_argument, "qcow2: a snapshot can only be opened read-only");
   co_await unwrap(check_supported(header_, false));
   if (image_.corruption()) co_await *image_.corruption();
-  if (header_.has(Incompatible::dirty))
-    co_await Error(Errc::unsupported, "qcow2: the image was not closed properly, and is repaired only when it is opened for writing");
+  if (header_.has(Incompatible::dirty)) header_ = co_await read_repaired(*file_, options_);
   read_only_ = false;
   const Result<> ready = co_await watch(prepare_again()).result();
   if (!ready) read_only_ = true;
