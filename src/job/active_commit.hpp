@@ -5,7 +5,8 @@
 // reads the base itself, or one of the layers above it but through the job's filter, would see it change: there must be none.
 //
 // In the end guests use the base; or, when the top is to stay, the layers between go as in a commit below it (job/commit.hpp), and the
-// top gives up what the base holds as it does, once that is durable.  With or without it the disk is the same.
+// top gives up what the base holds as it does, once that is durable.  With or without it the disk is the same.  So it is where the
+// top gives up all before guests go over: it stands on the base itself then, for layers between have what is older.
 //
 // Where what reads from the base is preserved (job/preserver.hpp), the top goes on reading as the disk did when guests left it.
 #pragma once
@@ -67,6 +68,8 @@ class ActiveCommit {
   Task<> close_base();
 
  private:
+  bool stands_on_others() const noexcept;        // than the base
+
   BlockNode &top_, &base_;
   const ActiveCommitOptions options_;
   const std::string user_;

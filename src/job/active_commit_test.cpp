@@ -382,19 +382,21 @@ TEST_F(KeepActiveTest, OrGivesUpAllBeforeGuestsGoOver) {
   for (std::uint64_t seed = 130; seed < 138; ++seed) {
     restart(seed);
     const Chain c = chain();
+    BlockNode* const base = seed % 2 == 0 ? c.b : c.base;
     Guest guest(*disks, disks->attach(*c.disk), content(*c.disk));
     run_with(guest, [&]() -> Task<> {
-      MirrorOptions options = active_commit("j", *c.disk, *c.b);
+      MirrorOptions options = active_commit("j", *c.disk, *base);
       options.commit->empty_active = true;
       co_await begin(std::move(options));
       co_await end_it();
-      EXPECT_EQ(&disks->roots[0]->node(), c.b);
+      EXPECT_EQ(&disks->roots[0]->node(), base);
       const std::uint64_t left = co_await held(*c.disk);
       EXPECT_EQ(left, 0u) << "seed " << seed;
       co_await pass(10);
     });
-    EXPECT_TRUE(content(*c.b) == guest.content) << "seed " << seed;
+    EXPECT_TRUE(content(*base) == guest.content) << "seed " << seed;
     EXPECT_TRUE(content(*c.disk) == guest.content) << "seed " << seed << ": who takes it for the disk is right";
+    EXPECT_EQ(c.disk->backing(), base) << "seed " << seed;
   }
 }
 
