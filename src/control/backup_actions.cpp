@@ -30,6 +30,8 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   options.since = given.since;
   if (given.bitmap_mode) options.bitmap_mode = to_bitmap_mode(*given.bitmap_mode);
   options.compress = given.compress;
+  options.unmap = given.unmap;
+  options.target_is_zero = given.target_is_zero;
   options.on_source_error = to_policy(given.on_source_error);
   options.on_target_error = to_policy(given.on_target_error);
   options.on_cbw_error = given.on_cbw_error == schema::OnCbwError::break_guest_write ? OnCbwError::break_guest_write
