@@ -169,7 +169,8 @@ Task<> open_tracking(BlockNode& node) {
   ImageRecord record = co_await record_of(node, image);
   if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record));
   std::unique_ptr<TrackingStore> store;
-  if (storage) {
+  // The store may be of the storage's own bitmaps.
+  if (storage && (storage == &node || !storage->tracking())) {
     StoreOptions options = co_await options_of(node, *storage);
     store = co_await open_store(node, *storage, std::move(options), record);
   }

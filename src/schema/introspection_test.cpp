@@ -31,6 +31,8 @@ const std::set<std::string> extensions = {
     // Checksums of what is read, not of what is read back.
     "blockdev-backup(checksums",
     "drive-backup(checksums",
+    // Disks in use that go back.
+    "blockdev-snapshot-revert",
     // Bitmaps of layers below, and since a checkpoint.
     "blockdev-backup(bitmap-node",
     "drive-backup(bitmap-node",
