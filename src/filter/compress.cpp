@@ -29,8 +29,10 @@ class Compress final : public PassThrough {
     into.from(there).fill_zero();
     co_await file().read(offset, into.first(there));
   }
+  // As it is while a job's filter below, or another image there, knows nothing of compression.
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags) override {
-    return file().write_compressed(offset, from.first(std::min<std::uint64_t>(from.size(), size() - offset)));
+    const Buffers there = from.first(std::min<std::uint64_t>(from.size(), size() - offset));
+    return supports_compression() ? file().write_compressed(offset, there) : file().write(offset, there);
   }
 };
 

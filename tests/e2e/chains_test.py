@@ -277,6 +277,14 @@ class Compressed(Bed):
             qmp.execute("block-stream", device="over64", speed=1, **{"job-id": "j"})
             disk.pwrite(b"j" * 4 * KiB, 300 * KiB)
             wanted[300 * KiB:304 * KiB] = b"j" * 4 * KiB
+            # One that cannot compress has it as it is.
+            self.raw("target.raw", MiB)
+            qmp.execute("blockdev-add", driver="raw", file={"driver": "file", "filename": "target.raw"}, **{"node-name": "target"})
+            qmp.execute("job-cancel", id="j")
+            qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+            qmp.execute("blockdev-backup", device="over64", target="target", sync="none", **{"job-id": "b"})
+            disk.pwrite(b"b" * 4 * KiB, 500 * KiB)
+            wanted[500 * KiB:504 * KiB] = b"b" * 4 * KiB
             disk.shutdown()
             self.assertIsNone(first_difference(self.content("c"), bytes(wanted)))
 

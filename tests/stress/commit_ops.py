@@ -59,7 +59,9 @@ def end_clones(clones):
 # Commit below the disk
 
 def has_middle(world, disk):
-    return chain_is_still(world, disk) and few_jobs(world, disk) and len(disk.layers) > 2
+    """And no backup stands on one of its layers, of which the daemon does not know."""
+    stood_on = any(layer in job.layers for job in disk.jobs for layer in disk.layers)
+    return chain_is_still(world, disk) and few_jobs(world, disk) and len(disk.layers) > 2 and not stood_on
 
 
 def commit(world, disk):
