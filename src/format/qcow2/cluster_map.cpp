@@ -14,6 +14,11 @@ Task<> ClusterMap::load(const Header& header) {
   co_await l1_.load(header.l1_at, header.l1_entries);
 }
 
+void ClusterMap::adopt(HostOffset at, std::vector<std::uint64_t> entries) noexcept {
+  l2_.forget_all();
+  l1_.replace(at, std::move(entries));
+}
+
 Result<> ClusterMap::claim_tables() {
   const Geometry& g = file_.geometry();
   const HostRun l1{g.cluster_of(l1_.at()), g.clusters_for(l1_.size() * entry_bytes)};

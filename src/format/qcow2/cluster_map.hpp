@@ -21,6 +21,8 @@ class ClusterMap {
         creating_(executor) {}
 
   Task<> load(const Header& header);
+  // Another L1 table took the place of this one, with other L2 tables.
+  void adopt(HostOffset at, std::vector<std::uint64_t> entries) noexcept;
   // The tables are metadata nobody else may touch; for images that will be written to.
   Result<> claim_tables();
   TopTable& l1() noexcept { return l1_; }
