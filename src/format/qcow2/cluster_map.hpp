@@ -80,7 +80,7 @@ class ClusterMap {
     if (!g.extended_l2) return L2Entry::decode(g, slice.entry(i), 0);
     return L2Entry::decode(g, slice.entry(2 * i), slice.entry(2 * i + 1));
   }
-  Entries position(TableCache::Pin slice, std::uint64_t guest) const noexcept;
+  Entries position(TableCache::Pin slice, std::uint64_t guest, bool owned) const noexcept;
   Task<> make_table(std::uint64_t guest);
   Task<> write_longer_l1(HostOffset at, const std::vector<std::uint64_t>& entries, Committer& committer);
   Task<> fill_table(Refcounts::Allocation place, std::uint64_t copy_of);

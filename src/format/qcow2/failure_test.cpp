@@ -1,5 +1,6 @@
 // Storage that fails at any moment: what the driver says has happened, has; what it says has failed has changed nothing;
 // and what is done afterwards is right.
+#include "base/bytes.hpp"
 #include "block/test_driver.hpp"
 #include "format/qcow2/check.hpp"
 #include "format/qcow2/driver.hpp"
@@ -195,6 +196,31 @@ TEST_F(Replacing, RefcountsAreWidenedOrNot) {
     co_await image.amend(options);
   };
   expect_all_or_nothing(work, {"old"}, 8);
+}
+
+// An L2 table that the image leaves for a copy is not believed when its place becomes another one.
+TEST_F(Failing, AnL2TableThatWasLeftIsForgotten) {
+  constexpr std::uint64_t cluster = 4096, span = 2 * MiB;              // of an L2 table
+  Qcow2CreateOptions options;
+  options.cluster_size = cluster;
+  FailingFile& file = add_file(make(options));
+  auto image = open();
+  write(*image, 0, 64 * KiB, 7);
+  close(std::move(image));
+  std::byte* const l1 = file.content().data() + load_be<std::uint64_t>(file.content().data() + 40);
+  store_be(l1, load_be<std::uint64_t>(l1) & ~L2Entry::copied_flag);    // as a snapshot that was not completed leaves it
+  image = open();
+  expect(*image, 0, 64 * KiB, 7);
+  write(*image, 0, cluster, 8);
+  run(image->flush());
+  run(image->flush());
+  write(*image, span, cluster, 9);
+  expect(*image, span, cluster, 9);
+  expect(*image, span + cluster, 60 * KiB, 0);
+  expect(*image, 0, cluster, 8);
+  expect(*image, cluster, 60 * KiB, 7);
+  close(std::move(image));
+  EXPECT_TRUE(check(file.content()).clean());
 }
 
 }  // namespace
