@@ -223,5 +223,28 @@ TEST_F(Failing, AnL2TableThatWasLeftIsForgotten) {
   EXPECT_TRUE(check(file.content()).clean());
 }
 
+// What was written before is counted before the image's counts are left to be repaired.
+TEST_F(Failing, CountsBecomeLazyOnlyWhenTheyAreWritten) {
+  FailingFile& file = add_file(make({}));
+  auto image = open();
+  Qcow2OpenOptions lazily;
+  lazily.lazy_refcounts = true;
+  write(*image, 0, 1 * MiB, 7);
+  file.failure = {test::Call::write, 0};
+  EXPECT_FALSE(reactor.run(image->change_options(lazily)).ok());
+  run(image->flush());
+  EXPECT_EQ(check(file.content()).corruptions, 0u);
+  write(*image, 1 * MiB, 1 * MiB, 7);
+  run(image->change_options(lazily));
+  run(image->flush());
+  EXPECT_EQ(check(file.content()).corruptions, 0u);
+  write(*image, 2 * MiB, 1 * MiB, 7);
+  run(image->flush());
+  const ImageInfo info = run(image->info());
+  EXPECT_TRUE(info.dirty);
+  close(std::move(image));
+  EXPECT_TRUE(check(file.content()).clean());
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2
