@@ -246,5 +246,31 @@ TEST_F(Failing, CountsBecomeLazyOnlyWhenTheyAreWritten) {
   EXPECT_TRUE(check(file.content()).clean());
 }
 
+TEST_F(Failing, WhatWasWrittenStaysInAnImageFoundToBeCorrupt) {
+  for (const bool lazy : {false, true}) {
+    FailingFile& file = add_file(make({}));
+    auto image = open();
+    write(*image, 3 * MiB, 64 * KiB, 7);
+    close(std::move(image));
+    std::byte* const all = file.content().data();
+    const std::uint64_t l1 = load_be<std::uint64_t>(all + 40), l2 = load_be<std::uint64_t>(all + l1) & L2Entry::offset_mask;
+    store_be(all + l2 + 48 * 8, L2Entry::copied_flag | std::uint64_t{1} << 40);      // the one at 3 MiB
+    Qcow2OpenOptions options;
+    options.lazy_refcounts = lazy;
+    image = open(options);
+    write(*image, 0, 1 * MiB, 8);
+    Content data(512);
+    EXPECT_FALSE(reactor.run(image->read(3 * MiB, Buffers(MutableBytes(data)))).ok());
+    close(std::move(image));
+    options.read_only = true;
+    image = open(options);
+    expect(*image, 0, 1 * MiB, 8);
+    const ImageInfo info = run(image->info());
+    EXPECT_TRUE(info.qcow2->corrupt);
+    EXPECT_EQ(info.dirty, lazy);
+    close(std::move(image));
+  }
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2
