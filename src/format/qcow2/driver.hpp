@@ -177,8 +177,8 @@ class Qcow2Driver final : public MappedDriver {
   Task<> load(std::string snapshot);
   Task<> prepare_to_write();
   Task<> show_snapshot(std::string id_or_name);
-  Task<> claim_metadata();
-  Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
+  Result<> claim_metadata(const std::vector<qcow2::HostCluster>& inactive_l2);
+  Task<std::vector<qcow2::HostCluster>> inactive_l2_tables(const qcow2::SnapshotTable& snapshots);
   Task<> complete();
   Task<> end_lazily();
   Task<> prepare_again();
@@ -216,7 +216,7 @@ class Qcow2Driver final : public MappedDriver {
   Result<> check_new_snapshot(const Qcow2Snapshot& wanted) const;
   Task<> change_snapshots(const SnapshotChange& change);
   Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);
-  Task<> reload_tables();
+  Task<> commit_tables(qcow2::NextTables& next, qcow2::Header header);
 
   using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
   Task<> forget_zeroes(Progress progress);

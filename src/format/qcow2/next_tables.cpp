@@ -245,7 +245,10 @@ Task<> NextTables::commit(Header next) {
   next.refcount_table_at = next_.table().at();
   next.refcount_table_clusters = static_cast<std::uint32_t>(file_.geometry().clusters_for(table.size() * entry_bytes));
   co_await header_writer_.set_tables(next);
+  present_.become(next_);
   present_.forget_frees();                               // given back since begin(): not in use by what counts now
+  next_.adopt_table({}, {});
+  taken_.clear();
 }
 
 // The next refcounts may have taken clusters by themselves, for new blocks.

@@ -105,7 +105,6 @@ Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change) {
     next.abandon();
     co_await changed.error();
   }
-  co_await watch(reload_tables());
   if (!has(pass_discards_, DiscardCause::snapshot)) co_return;
   for (const HostRun run : next.freed()) {
     const Range freed = header_.geometry.bytes_of(run).intersect({0, image_.size()});
@@ -127,16 +126,22 @@ Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change
   header.snapshots = static_cast<std::uint32_t>(table.size());
   header.snapshots_at = {};
   if (!table.empty()) header.snapshots_at = g.offset_of((co_await next.store(as_bytes(bytes))).first);
-  co_await next.commit(header);
+  co_await commit_tables(next, header);
 }
 
-// All that is in memory of the old tables goes.
-Task<> Qcow2Driver::reload_tables() {
+// What takes the old tables' place in memory is read before the header points at it: from then on nothing can fail,
+// or what is written after would go by tables that are not the image's any more.
+Task<> Qcow2Driver::commit_tables(NextTables& next, Header header) {
+  TopTable l1(image_);
+  co_await l1.load(header.l1_at, header.l1_entries);
+  SnapshotTable snapshots = co_await read_snapshot_table(image_, header);
+  const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots);
+  co_await next.commit(header);
+  image_.set_geometry(header_.geometry);
   image_.forget_metadata();
-  map_.l2().forget_all();
-  co_await map_.load(header_);
-  snapshots_ = co_await read_snapshot_table(image_, header_);
-  co_await claim_metadata();
+  map_.adopt(l1.at(), l1.entries());
+  snapshots_ = std::move(snapshots);
+  co_await unwrap(claim_metadata(inactive));
 }
 
 }  // namespace tidemark
