@@ -101,6 +101,13 @@ void show_bitmaps(BlockNode& node, ImageRecord& record) {
   record.bitmaps.clear();
 }
 
+// Of an image that nothing stands on, and that is going to be written, no overlay has the bitmaps.
+void show_as_disk(BlockNode& node) {
+  const auto is_node = [](const Edge* user) { return user->parent() != nullptr; };
+  if (std::any_of(node.parents().begin(), node.parents().end(), is_node)) return;
+  for (const auto& bitmap : node.bitmaps().all()) bitmap->set_carried(false);
+}
+
 // What cannot be read is not shown.
 Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
   if (storage && !is_window(node, *storage)) {
@@ -176,6 +183,7 @@ Task<> open_tracking(BlockNode& node) {
   }
   show_bitmaps(node, record);
   end_older(node.bitmaps());
+  show_as_disk(node);
   const bool found = image && !node.bitmaps().empty();
   if (!store && found) store = co_await store_for_found(node, storage);
   if (image && (store || found)) {
