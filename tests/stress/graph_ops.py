@@ -239,7 +239,9 @@ def no_filters(world, disk):
 # What a disk stands on
 
 def stands_on_another(world, disk):
-    return idle(world, disk) and len(disk.layers) > 1 and not disk.top.fault and all(kind != "raw" for _, kind in disk.filters)
+    """A qcow2 image: change-backing-file keeps the format that the header says, and what takes its place is one."""
+    return (idle(world, disk) and len(disk.layers) > 1 and disk.layers[1].format == "qcow2" and not disk.top.fault
+            and all(kind != "raw" for _, kind in disk.filters))
 
 
 def change_backing(world, disk):
