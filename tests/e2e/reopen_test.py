@@ -148,12 +148,15 @@ class Reopen(Bed):
     def test_the_header_is_given_the_format_of_what_is_below_now(self):
         self.raw("old.raw", DISK)
         self.qcow2("new.qcow2", DISK)
-        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "old.raw", "-F", "raw", "disk.qcow2")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "old.raw", "-F", "raw", "above.qcow2")
         self.start("qcow2")
-        self.client.execute("blockdev-add", driver="qcow2", **{"node-name": "new"}, file={"driver": "file", "filename": "new.qcow2"})
-        self.client.execute("blockdev-reopen", options=[{**self.options, "backing": "new"}])
-        self.client.execute("change-backing-file", device="disk", **{"image-node-name": "disk", "backing-file": "new.qcow2"})
-        info = json.loads(self.lab.run("qemu-img", "info", "-U", "--output=json", "disk.qcow2").stdout)
+        for driver, name in (("raw", "old.raw"), ("qcow2", "new.qcow2")):
+            self.client.execute("blockdev-add", driver=driver, **{"node-name": name[:3]}, file={"driver": "file", "filename": name})
+        above = {"driver": "qcow2", "node-name": "above", "file": {"driver": "file", "filename": "above.qcow2"}, "backing": "old"}
+        self.client.execute("blockdev-add", **above)
+        self.client.execute("blockdev-reopen", options=[{**above, "backing": "new"}])
+        self.client.execute("change-backing-file", device="above", **{"image-node-name": "above", "backing-file": "new.qcow2"})
+        info = json.loads(self.lab.run("qemu-img", "info", "-U", "--output=json", "above.qcow2").stdout)
         self.assertEqual((info["backing-filename"], info["backing-filename-format"]), ("new.qcow2", "qcow2"))
 
     def test_children_that_are_not_there_cannot_be_changed(self):
