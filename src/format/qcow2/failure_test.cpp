@@ -272,5 +272,33 @@ TEST_F(Failing, WhatWasWrittenStaysInAnImageFoundToBeCorrupt) {
   }
 }
 
+// The file is longer than what it holds, which the new refcounts need not count.
+TEST_F(Failing, ASnapshotOfSmallClustersFindsRoomForItsTables) {
+  for (const std::uint32_t bits : {16u, 32u, 64u})
+    for (const bool can_resize : {true, false}) {
+      SCOPED_TRACE(std::to_string(bits) + " bits" + (can_resize ? "" : ", of a device"));
+      Qcow2CreateOptions options;
+      options.size = 256 * MiB;
+      options.cluster_size = 512;
+      options.refcount_bits = bits;
+      Content content = make(options);
+      if (!can_resize) content.resize(8 * MiB);
+      FailingFile& file = add_file(std::move(content));
+      file.can_resize = can_resize;
+      auto image = open();
+      write(*image, 0, 64 * KiB, 7);
+      Qcow2Snapshot wanted;
+      wanted.name = "s";
+      run(image->create_snapshot(wanted));
+      write(*image, 32 * KiB, 64 * KiB, 8);
+      run(image->apply_snapshot("s"));
+      expect(*image, 0, 64 * KiB, 7);
+      expect(*image, 64 * KiB, 64 * KiB, 0);
+      run(image->delete_snapshot("s"));
+      close(std::move(image));
+      EXPECT_TRUE(check(file.content()).clean());
+    }
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2
