@@ -199,6 +199,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> place_again(PendingClusters& pending, Range wanted, std::uint64_t clusters);
   Task<> place_anew(PendingClusters& pending, std::uint64_t clusters);
   Task<qcow2::Refcounts::Allocation> allocate(std::uint64_t clusters);
+  Task<> grow_data_file(std::uint64_t end);
 
   Task<> zero_clusters(Range range, Zeroing how);
   Task<> zero_slice(Range range, Zeroing how);
@@ -256,6 +257,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Committer committer_;
   qcow2::Codecs codecs_;
   RangeLock changing_;                  // guest ranges whose mapping a request is about to change
+  Mutex resizing_data_file_;
   bool marked_corrupt_ = false;
 };
 

@@ -335,5 +335,35 @@ TEST_F(Failing, TablesThatAreReplacedLeaveNothingBehind) {
   }
 }
 
+TEST_F(Failing, AnImageMayBeLongerThanItsDataFile) {
+  FailingFile& data = add_file();
+  const auto creating = edge_to_last();
+  FailingFile& file = add_file();
+  auto edge = edge_to_last();
+  Qcow2CreateOptions create;
+  create.size = disk_size;
+  create.data_file = "data";
+  run(Qcow2Driver::create(*edge, create, creating.get()));
+  Qcow2OpenOptions options;
+  options.data_file_follows = true;
+  auto image = run(Qcow2Driver::open(std::move(edge), options));
+  image->set_data_file(*Edge::attach(creating->node(), Role::data_file, all_rights, "an image"));
+  for (std::uint64_t at = 0; at < disk_size; at += MiB) write(*image, at, MiB, 7);
+  run(image->flush());
+  data.content().resize(1 * MiB);
+  expect(*image, 2 * MiB, 64 * KiB, 0);
+  write(*image, 2 * MiB, 64 * KiB, 8);
+  write(*image, 1 * MiB + 4096, 4096, 8);
+  expect(*image, 0, MiB, 7);
+  expect(*image, MiB, 4096, 0);
+  expect(*image, MiB + 4096, 4096, 8);
+  expect(*image, 2 * MiB, 64 * KiB, 8);
+  expect(*image, 3 * MiB, MiB, 0);
+  const ImageInfo info = run(image->info());
+  EXPECT_FALSE(info.qcow2->corrupt);
+  close(std::move(image));
+  EXPECT_TRUE(check(file.content()).clean());
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2

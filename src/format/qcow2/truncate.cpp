@@ -29,7 +29,10 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t first = align_up(old_size, cluster_size), end = align_up(new_size, cluster_size);
   const std::uint64_t shown = backing_ ? std::min(end, align_up(backing_->size(), cluster_size)) : 0;
   const std::uint64_t mapped = std::min(end, map_.reach());
-  if (data_file_) co_await data_file_->truncate(new_size);
+  if (data_file_) {
+    const auto turn = co_await resizing_data_file_.lock();
+    co_await data_file_->truncate(new_size);
+  }
   co_await map_.grow_l1(end, committer_);
   co_await zero_to_cluster_end(old_size);
   if (shown > first) {
