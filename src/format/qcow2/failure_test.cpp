@@ -365,5 +365,41 @@ TEST_F(Failing, AnImageMayBeLongerThanItsDataFile) {
   EXPECT_TRUE(check(file.content()).clean());
 }
 
+// What cannot be cleaned up behind the new end is no reason to say that it was not made the end.
+TEST_F(Failing, ADiskIsShorterOrNot) {
+  Content before;
+  {
+    FailingFile& file = add_file(make({}));
+    auto image = open();
+    write(*image, 0, disk_size, 7);
+    Qcow2Snapshot wanted;
+    wanted.name = "s";                                                 // the L2 table must be copied, or so it says
+    run(image->create_snapshot(wanted));
+    close(std::move(image));
+    before = file.content();
+    std::byte* const l1 = before.data() + load_be<std::uint64_t>(before.data() + 40);
+    store_be(l1, load_be<std::uint64_t>(l1) & ~L2Entry::copied_flag);
+  }
+  std::size_t failed = 0, shorter = 0;
+  for (std::size_t n = 0; n < 12; ++n) {
+    SCOPED_TRACE(n);
+    FailingFile& file = add_file(before);
+    auto image = open();
+    file.failure = {test::Call::write, n};
+    const bool done = reactor.run(image->truncate(1 * MiB)).ok();
+    failed += !done;
+    shorter += done && !file.failure;
+    file.failure.reset();
+    EXPECT_EQ(image->size(), done ? 1 * MiB : disk_size);
+    expect(*image, 0, 1 * MiB, 7);
+    if (done) run(image->truncate(disk_size));
+    expect(*image, 1 * MiB, 3 * MiB, done ? 0 : 7);
+    close(std::move(image));
+    EXPECT_EQ(check(file.content()).corruptions, done ? 0u : 1u);     // the mark that was taken away above
+  }
+  EXPECT_GT(failed, 0u);
+  EXPECT_GT(shorter, 0u);
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2

@@ -68,10 +68,11 @@ Task<> Qcow2Driver::shrink(std::uint64_t new_size) {
   const std::uint64_t first = align_up(new_size, cluster_size), end = align_up(size(), cluster_size);
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
+  // The disk has its size by now, whatever becomes of this: what is left of it goes when it grows, and a flush that fails
+  // is told with the next.
   const Range clusters{first, end - first};
-  co_await zero_clusters(clusters, Zeroing::cut_off);
-  if (data_file_) co_await data_file_->truncate(new_size);
-  // The disk has its size by now, whatever becomes of this; a flush that fails is told with the next.
+  (void)co_await watch(zero_clusters(clusters, Zeroing::cut_off)).result();
+  if (data_file_) (void)co_await data_file_->truncate(new_size).result();
   (void)co_await committer_.flush().result();
 }
 
