@@ -215,8 +215,8 @@ class Qcow2Driver final : public MappedDriver {
 
   using SnapshotChange = std::function<Task<>(qcow2::NextTables&, qcow2::Header&, qcow2::SnapshotTable&)>;
   Result<> check_new_snapshot(const Qcow2Snapshot& wanted) const;
-  Task<> change_snapshots(const SnapshotChange& change);
-  Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);
+  Task<> change_snapshots(const SnapshotChange& change, std::uint64_t l1_entries = 0);
+  Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change, std::uint64_t l1_entries);
   Task<> commit_tables(qcow2::NextTables& next, qcow2::Header header);
 
   using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;

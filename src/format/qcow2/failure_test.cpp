@@ -401,5 +401,34 @@ TEST_F(Failing, ADiskIsShorterOrNot) {
   EXPECT_GT(shorter, 0u);
 }
 
+TEST_F(Failing, ASnapshotOfAnImpossibleSizeIsNotApplied) {
+  FailingFile& made = add_file(make({}));
+  auto image = open();
+  write(*image, 0, 1 * MiB, 7);
+  Qcow2Snapshot wanted;
+  wanted.name = "s";
+  run(image->create_snapshot(wanted));
+  close(std::move(image));
+  for (const std::uint64_t size : {std::uint64_t{1} << 62, std::uint64_t{1} << 56, std::uint64_t{1} << 52, std::uint64_t{64} << 30}) {
+    SCOPED_TRACE(size);
+    FailingFile& file = add_file(made.content());
+    std::byte* const all = file.content().data();
+    store_be(all + load_be<std::uint64_t>(all + 64) + 48, size);
+    const Content before = file.content();
+    image = open();
+    const Result<> applied = reactor.run(image->apply_snapshot("s"));
+    const bool possible = size == std::uint64_t{64} << 30;
+    EXPECT_EQ(applied.ok(), possible);
+    EXPECT_EQ(image->size(), possible ? size : disk_size);
+    expect(*image, 0, 1 * MiB, 7);
+    write(*image, 0, 1 * MiB, 8);
+    close(std::move(image));
+    image = open();
+    expect(*image, 0, 1 * MiB, 8);
+    close(std::move(image));
+    EXPECT_TRUE(check(file.content()).clean());
+  }
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2
