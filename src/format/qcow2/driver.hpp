@@ -228,8 +228,10 @@ class Qcow2Driver final : public MappedDriver {
   Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;
   Task<AlignedBuffer> bitmap_directory();
   Task<std::vector<std::uint64_t>> bitmap_table(const qcow2::BitmapEntry& entry);
-  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits);
-  Task<qcow2::HostOffset> write_clusters(Bytes content);
+  // Each adds what it takes to `taken`.
+  Task<> write_bitmaps(std::vector<Qcow2Bitmap>& bitmaps, std::vector<qcow2::HostRun>& taken);
+  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits, std::vector<qcow2::HostRun>& taken);
+  Task<qcow2::HostOffset> write_clusters(Bytes content, std::vector<qcow2::HostRun>& taken);
   Task<> free_bitmap(const qcow2::BitmapEntry& entry);
   Task<> point_at_directory(qcow2::HostOffset at, std::uint64_t length, std::size_t bitmaps);
 

@@ -430,5 +430,31 @@ TEST_F(Failing, ASnapshotOfAnImpossibleSizeIsNotApplied) {
   }
 }
 
+TEST_F(Failing, BitmapsThatCannotBeStoredTakeNothing) {
+  const Content before = make({});
+  std::size_t failures = 0;
+  for (std::size_t n = 0; failures == n; ++n) {
+    SCOPED_TRACE(n);
+    FailingFile& file = add_file(before);
+    auto image = open();
+    std::vector<Qcow2Bitmap> bitmaps(2);
+    for (Qcow2Bitmap& bitmap : bitmaps) {
+      bitmap.entry.name = &bitmap == bitmaps.data() ? "one" : "two";
+      bitmap.bits.emplace(disk_size, 64 * KiB);
+      const Range dirty{128 * KiB, 1 * MiB};
+      bitmap.bits->set(dirty);
+    }
+    file.failure = {test::Call::write, n};
+    failures += !reactor.run(image->store_bitmaps(std::move(bitmaps))).ok();
+    const bool there = image->has_dead_bitmaps();                      // and do not count
+    file.failure.reset();
+    close(std::move(image));
+    const CheckReport report = check(file.content());
+    EXPECT_EQ(report.corruptions, 0u);
+    EXPECT_TRUE(there || report.leaks == 0) << report.leaks;
+  }
+  EXPECT_GT(failures, 5u);
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2
