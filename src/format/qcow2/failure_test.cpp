@@ -272,5 +272,189 @@ TEST_F(Failing, WhatWasWrittenStaysInAnImageFoundToBeCorrupt) {
   }
 }
 
+// The file is longer than what it holds, which the new refcounts need not count.
+TEST_F(Failing, ASnapshotOfSmallClustersFindsRoomForItsTables) {
+  for (const std::uint32_t bits : {16u, 32u, 64u})
+    for (const bool can_resize : {true, false}) {
+      SCOPED_TRACE(std::to_string(bits) + " bits" + (can_resize ? "" : ", of a device"));
+      Qcow2CreateOptions options;
+      options.size = 256 * MiB;
+      options.cluster_size = 512;
+      options.refcount_bits = bits;
+      Content content = make(options);
+      if (!can_resize) content.resize(8 * MiB);
+      FailingFile& file = add_file(std::move(content));
+      file.can_resize = can_resize;
+      auto image = open();
+      write(*image, 0, 64 * KiB, 7);
+      Qcow2Snapshot wanted;
+      wanted.name = "s";
+      run(image->create_snapshot(wanted));
+      write(*image, 32 * KiB, 64 * KiB, 8);
+      run(image->apply_snapshot("s"));
+      expect(*image, 0, 64 * KiB, 7);
+      expect(*image, 64 * KiB, 64 * KiB, 0);
+      run(image->delete_snapshot("s"));
+      close(std::move(image));
+      EXPECT_TRUE(check(file.content()).clean());
+    }
+}
+
+// What is free lies in pieces, most of which are too short.
+TEST_F(Failing, TablesThatAreReplacedLeaveNothingBehind) {
+  for (const std::uint32_t bits : {1u, 16u, 64u}) {
+    SCOPED_TRACE(bits);
+    Qcow2CreateOptions options;
+    options.cluster_size = 512;
+    options.refcount_bits = bits;
+    options.size = 64 * MiB;
+    FailingFile& file = add_file(make(options));
+    auto image = open();
+    for (std::uint64_t at = 0; at < 2 * MiB; at += 4096) write(*image, at, 512, 7);
+    for (std::uint64_t at = 0; at < 2 * MiB; at += 8192) {
+      const Range every_other{at, 512};
+      run(image->discard(every_other));
+    }
+    run(image->flush());
+    Qcow2Snapshot wanted;
+    wanted.name = "s";
+    Qcow2AmendOptions other;
+    other.refcount_bits = 8;
+    if (bits == 1) {
+      (void)error_of(image->create_snapshot(wanted));                  // a cluster cannot have two users
+      run(image->amend(other));
+    }
+    run(image->create_snapshot(wanted));
+    run(image->apply_snapshot("s"));
+    run(image->delete_snapshot("s"));
+    run(image->amend(other));
+    close(std::move(image));
+    const CheckReport report = check(file.content());
+    EXPECT_EQ(report.leaks, 0u);
+    EXPECT_EQ(report.corruptions, 0u);
+  }
+}
+
+TEST_F(Failing, AnImageMayBeLongerThanItsDataFile) {
+  FailingFile& data = add_file();
+  const auto creating = edge_to_last();
+  FailingFile& file = add_file();
+  auto edge = edge_to_last();
+  Qcow2CreateOptions create;
+  create.size = disk_size;
+  create.data_file = "data";
+  run(Qcow2Driver::create(*edge, create, creating.get()));
+  Qcow2OpenOptions options;
+  options.data_file_follows = true;
+  auto image = run(Qcow2Driver::open(std::move(edge), options));
+  image->set_data_file(*Edge::attach(creating->node(), Role::data_file, all_rights, "an image"));
+  for (std::uint64_t at = 0; at < disk_size; at += MiB) write(*image, at, MiB, 7);
+  run(image->flush());
+  data.content().resize(1 * MiB);
+  expect(*image, 2 * MiB, 64 * KiB, 0);
+  write(*image, 2 * MiB, 64 * KiB, 8);
+  write(*image, 1 * MiB + 4096, 4096, 8);
+  expect(*image, 0, MiB, 7);
+  expect(*image, MiB, 4096, 0);
+  expect(*image, MiB + 4096, 4096, 8);
+  expect(*image, 2 * MiB, 64 * KiB, 8);
+  expect(*image, 3 * MiB, MiB, 0);
+  const ImageInfo info = run(image->info());
+  EXPECT_FALSE(info.qcow2->corrupt);
+  close(std::move(image));
+  EXPECT_TRUE(check(file.content()).clean());
+}
+
+// What cannot be cleaned up behind the new end is no reason to say that it was not made the end.
+TEST_F(Failing, ADiskIsShorterOrNot) {
+  Content before;
+  {
+    FailingFile& file = add_file(make({}));
+    auto image = open();
+    write(*image, 0, disk_size, 7);
+    Qcow2Snapshot wanted;
+    wanted.name = "s";                                                 // the L2 table must be copied, or so it says
+    run(image->create_snapshot(wanted));
+    close(std::move(image));
+    before = file.content();
+    std::byte* const l1 = before.data() + load_be<std::uint64_t>(before.data() + 40);
+    store_be(l1, load_be<std::uint64_t>(l1) & ~L2Entry::copied_flag);
+  }
+  std::size_t failed = 0, shorter = 0;
+  for (std::size_t n = 0; n < 12; ++n) {
+    SCOPED_TRACE(n);
+    FailingFile& file = add_file(before);
+    auto image = open();
+    file.failure = {test::Call::write, n};
+    const bool done = reactor.run(image->truncate(1 * MiB)).ok();
+    failed += !done;
+    shorter += done && !file.failure;
+    file.failure.reset();
+    EXPECT_EQ(image->size(), done ? 1 * MiB : disk_size);
+    expect(*image, 0, 1 * MiB, 7);
+    if (done) run(image->truncate(disk_size));
+    expect(*image, 1 * MiB, 3 * MiB, done ? 0 : 7);
+    close(std::move(image));
+    EXPECT_EQ(check(file.content()).corruptions, done ? 0u : 1u);     // the mark that was taken away above
+  }
+  EXPECT_GT(failed, 0u);
+  EXPECT_GT(shorter, 0u);
+}
+
+TEST_F(Failing, ASnapshotOfAnImpossibleSizeIsNotApplied) {
+  FailingFile& made = add_file(make({}));
+  auto image = open();
+  write(*image, 0, 1 * MiB, 7);
+  Qcow2Snapshot wanted;
+  wanted.name = "s";
+  run(image->create_snapshot(wanted));
+  close(std::move(image));
+  for (const std::uint64_t size : {std::uint64_t{1} << 62, std::uint64_t{1} << 56, std::uint64_t{1} << 52, std::uint64_t{64} << 30}) {
+    SCOPED_TRACE(size);
+    FailingFile& file = add_file(made.content());
+    std::byte* const all = file.content().data();
+    store_be(all + load_be<std::uint64_t>(all + 64) + 48, size);
+    const Content before = file.content();
+    image = open();
+    const Result<> applied = reactor.run(image->apply_snapshot("s"));
+    const bool possible = size == std::uint64_t{64} << 30;
+    EXPECT_EQ(applied.ok(), possible);
+    EXPECT_EQ(image->size(), possible ? size : disk_size);
+    expect(*image, 0, 1 * MiB, 7);
+    write(*image, 0, 1 * MiB, 8);
+    close(std::move(image));
+    image = open();
+    expect(*image, 0, 1 * MiB, 8);
+    close(std::move(image));
+    EXPECT_TRUE(check(file.content()).clean());
+  }
+}
+
+TEST_F(Failing, BitmapsThatCannotBeStoredTakeNothing) {
+  const Content before = make({});
+  std::size_t failures = 0;
+  for (std::size_t n = 0; failures == n; ++n) {
+    SCOPED_TRACE(n);
+    FailingFile& file = add_file(before);
+    auto image = open();
+    std::vector<Qcow2Bitmap> bitmaps(2);
+    for (Qcow2Bitmap& bitmap : bitmaps) {
+      bitmap.entry.name = &bitmap == bitmaps.data() ? "one" : "two";
+      bitmap.bits.emplace(disk_size, 64 * KiB);
+      const Range dirty{128 * KiB, 1 * MiB};
+      bitmap.bits->set(dirty);
+    }
+    file.failure = {test::Call::write, n};
+    failures += !reactor.run(image->store_bitmaps(std::move(bitmaps))).ok();
+    const bool there = image->has_dead_bitmaps();                      // and do not count
+    file.failure.reset();
+    close(std::move(image));
+    const CheckReport report = check(file.content());
+    EXPECT_EQ(report.corruptions, 0u);
+    EXPECT_TRUE(there || report.leaks == 0) << report.leaks;
+  }
+  EXPECT_GT(failures, 5u);
+}
+
 }  // namespace
 }  // namespace tidemark::qcow2

@@ -68,6 +68,7 @@ class NextTables {
   Task<> copy_block(HostOffset from, HostRun to);
   Task<> copy_counts();
   Task<> convert_counts();
+  Task<> drop_held();
   Task<> drop_present_refcounts();
   Task<> write_out();
 

@@ -48,7 +48,8 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
       codecs_(home(), header_.compression),
-      changing_(home()) {
+      changing_(home()),
+      resizing_data_file_(home()) {
   image_.set_overlap_checks(options.overlap_checks);
   // Where blocks are is not postponed: only what they count can be found out again.
   if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));

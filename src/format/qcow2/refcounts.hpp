@@ -46,7 +46,7 @@ class Refcounts {
 
   // One reference less each, once no durable table and no request uses them.
   void free_later(HostRun run, DiscardCause cause = DiscardCause::other) { frees_.add(run, cause); }
-  void forget_frees() noexcept { frees_.forget(); }
+  FreeList& frees() noexcept { return frees_; }
   // Lowers the counts of what has become free since.
   Task<> apply_frees();
 

@@ -74,14 +74,20 @@ Task<> Qcow2Driver::create_snapshot(Qcow2Snapshot wanted) {
 
 Task<> Qcow2Driver::apply_snapshot(std::string id_or_name) {
   const std::size_t which = co_await unwrap(find_snapshot(id_or_name));
-  const SnapshotChange change = [which](NextTables& next, Header& header, SnapshotTable& table) -> Task<> {
+  const SnapshotEntry& applied = snapshots_[which];
+  // An image may say anything.
+  if (applied.disk_size > offset_limit || l1_entries_for(header_.geometry, applied.disk_size) > l1_bytes_max / entry_bytes)
+    co_await Error(Errc::corrupt, "qcow2: snapshot '" + applied.name + "' cannot be applied: no disk of this image can have " +
+                                      std::to_string(applied.disk_size) + " bytes");
+  const std::uint64_t l1_entries = l1_entries_for(header_.geometry, applied.disk_size);
+  const SnapshotChange change = [which, l1_entries](NextTables& next, Header& header, SnapshotTable& table) -> Task<> {
     const SnapshotEntry& wanted = table[which];
     co_await next.share_data(tree_of(wanted));
     co_await next.drop(tree_of(header));
     header.size = wanted.disk_size;
-    show(header, co_await next.copy(tree_of(wanted), l1_entries_for(header.geometry, header.size)));
+    show(header, co_await next.copy(tree_of(wanted), l1_entries));
   };
-  co_await change_snapshots(change);
+  co_await change_snapshots(change, l1_entries);
 }
 
 Task<> Qcow2Driver::delete_snapshot(std::string id_or_name) {
@@ -94,13 +100,14 @@ Task<> Qcow2Driver::delete_snapshot(std::string id_or_name) {
   co_await change_snapshots(change);
 }
 
-Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change) {
+// `l1_entries`: of an L1 table that will be made, where it may be longer than any there is.
+Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change, std::uint64_t l1_entries) {
   co_await unwrap(check_writable());
   co_await before_change();
   co_await flush();
   NextTables::Image image{home(), image_, refcounts_, committer_, header_writer_};
   NextTables next(image);
-  const Result<> changed = co_await watch(change_tables(next, change)).result();
+  const Result<> changed = co_await watch(change_tables(next, change, l1_entries)).result();
   if (!changed) {
     next.abandon();
     co_await changed.error();
@@ -112,13 +119,13 @@ Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change) {
   }
 }
 
-Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change) {
+Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change, std::uint64_t l1_entries) {
   const Geometry& g = header_.geometry;
   Header header = header_;
   SnapshotTable table = snapshots_;
   std::uint64_t tables = tables_in(g, tree_of(header_));
   for (const SnapshotEntry& s : snapshots_) tables = std::max(tables, tables_in(g, tree_of(s)));
-  co_await next.begin(tables);
+  co_await next.begin(tables + g.clusters_for(l1_entries * entry_bytes));
   co_await change(next, header, table);
   const HostRun old{g.cluster_of(header_.snapshots_at), g.clusters_for(stored_bytes(snapshots_))};
   if (!snapshots_.empty()) co_await next.drop(old);
