@@ -75,7 +75,7 @@ class Convert(ImageBed):
             file.truncate(5 * 1024 * MiB)
             file.seek(4500 * MiB)
             file.write(b"x" * MiB)
-        peer = self.lab.start("qemu-nbd", "-r", "-f", "raw", "-k", self.path / "peer.sock", "large.raw")
+        peer = self.lab.start("qemu-nbd", "-t", "-r", "-f", "raw", "-k", self.path / "peer.sock", "large.raw")
         processes.wait_for_socket(self.path / "peer.sock", peer)
         uri = f"nbd+unix:///?socket={self.path}/peer.sock"
         found = json.loads(self.image("map", "--json", uri).stdout)
