@@ -74,7 +74,7 @@ Task<> MirrorJob::pivot() {
   const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
-  if (options_.access) co_await options_.access->bring_bitmaps(source, target);
+  if (options_.access) co_await options_.access->bring_bitmaps(*replaced, target);
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();
@@ -85,7 +85,7 @@ Task<> MirrorJob::pivot() {
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
-  if (options_.access) options_.access->drop_bitmaps(source);
+  if (options_.access) options_.access->drop_bitmaps(*replaced);         // filters above it are on the target by now
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
