@@ -112,6 +112,7 @@ void Point::break_with(Failure failure) {
   if (broken_) return;
   broken_ = std::move(failure);
   if (stage_) stage_->end(broken_->error);
+  holds_.look_again();
   if (on_break_) on_break_();
 }
 

@@ -105,6 +105,7 @@ class Point {
   DirtyBitmap remaining() const;
   // Nothing is being copied or read.
   bool idle() const noexcept { return holds_.idle() && claimed_.empty(); }
+  // Until some of what is being copied or read no longer is, or the point breaks; then look again.
   WaitQueue::Wait wait_progress() { return holds_.wait(); }
 
   // For readers of a point without a stage.  Outside of the point: EACCES.

@@ -50,6 +50,7 @@ class Point::Claim {
  private:
   void settle() noexcept {
     point_.claimed_.clear(range_);
+    point_.holds_.look_again();
     range_.length = 0;
   }
   void give_back(Range range) noexcept {
@@ -58,6 +59,7 @@ class Point::Claim {
     point_.todo_.set(range);
     if (kind_ == Kind::staged) point_.staged_.set(range);
     if (kind_ == Kind::zero) point_.zero_.set(range);
+    point_.holds_.look_again();
   }
 
   Point& point_;

@@ -160,14 +160,23 @@ Task<> BackupJob::run(JobContext& context) {
   });
   const auto body = [&](TaskGroup& group) -> Task<> {
     group.spawn(give_up_target(broken, group.token()));
-    if (point().stage()) group.spawn(engine.relieve(group.token()));
-    co_await copy_and_flush(context, engine);
+    co_await copy_with_relief(context, engine);
   };
   const Result<> outcome = co_await with_group(reactor, body).result();
   point().on_break(nullptr);
-  // Guests are not to wait for what nobody ships any more.
-  if (!outcome) point().break_with({outcome.error(), false});
   co_await unwrap(outcome);
+}
+
+// What relieves guests may be at a target that does not answer, until that is given up.
+Task<> BackupJob::copy_with_relief(JobContext& context, CopyEngine& engine) {
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    if (point().stage()) group.spawn(engine.relieve(group.token()));
+    const Result<> outcome = co_await copy_and_flush(context, engine).result();
+    // Guests are not to wait for what nobody ships any more.
+    if (!outcome) point().break_with({outcome.error(), false});
+    co_await unwrap(outcome);
+  };
+  co_await with_group(filter_node_->reactor(), body);
 }
 
 // A target that does not answer is not waited for once there is nothing to be had from it.
@@ -231,7 +240,7 @@ Task<> BackupJob::copy_all(JobContext& context, CopyEngine& engine) {
       Point::Outcome failed = co_await engine.run(context);
       if (failed && !point().broken()) co_await react(context, *std::move(failed));
     } else if (!point().idle()) {
-      (void)co_await point().wait_progress();  // a guest's write is copying the last of it
+      (void)co_await point().wait_progress();  // a guest's write, or what relieves guests, is copying the last of it
     } else {
       co_return;
     }

@@ -69,6 +69,7 @@ class BackupJob final : public Job {
   Task<> detach();
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
+  Task<> copy_with_relief(JobContext& context, CopyEngine& engine);
   Task<> copy_and_flush(JobContext& context, CopyEngine& engine);
   Task<> copy(JobContext& context, CopyEngine& engine);
   Task<> give_up_target(Event& broken, CancelToken token);
