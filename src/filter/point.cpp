@@ -74,16 +74,17 @@ Task<Point::Outcome> Point::preserve(Range range) {
 
 Task<Point::Outcome> Point::preserve_by_copying(Range range) {
   const Range touched = whole(range);
-  for (;;) {
+  while (!broken_) {
     if (todo_.next_dirty_area(touched.offset, touched.end())) {
       Outcome failed = co_await copy_all_of(touched);
       if (failed) co_return failed;
     } else if (holds_.any(touched)) {
       (void)co_await holds_.wait();
     } else {
-      co_return std::nullopt;
+      break;
     }
   }
+  co_return std::nullopt;
 }
 
 Task<Point::Outcome> Point::copy_all_of(Range range) {

@@ -46,6 +46,7 @@ Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes 
                                       std::unique_ptr<Reading> reading) {
   stride.window = std::min(std::max<std::uint64_t>(stride.window, buffer.size()), stride.window_max);
   stride.done = 0;
+  if (broken_) co_return broken_;
   auto candidate = next_piece(range, stride, buffer.size());
   if (!candidate) co_return std::nullopt;
   if (candidate->kind == Kind::staged)
@@ -79,6 +80,7 @@ Task<Point::Outcome> Point::copy_plain(Claim& claim, Stride& stride, MutableByte
 
 Task<Point::Outcome> Point::copy_zeroes(Claim& claim) {
   claim.let_go(Kind::zero);
+  if (broken_) co_return broken_;
   const Result<> kept = co_await sink_.keep_zeroes(claim.range()).result();
   if (!kept) co_return Failure{kept.error(), false};
   claim.keep();
@@ -120,8 +122,9 @@ Task<Point::Outcome> Point::copy_staged(Claim& claim, MutableBytes buffer) {
   co_return std::nullopt;
 }
 
-// What the target refuses is the only copy, once the disk may have changed.
+// What the target refuses is the only copy, once the disk may have changed.  A target that nobody wants any more is given nothing.
 Task<Point::Outcome> Point::deliver(std::uint64_t offset, Bytes data) {
+  if (broken_) co_return broken_;
   const Result<> kept = co_await sink_.keep(offset, Buffers::of_const(data)).result();
   if (kept) co_return std::nullopt;
   if (stage_) stage_->add(offset, data);

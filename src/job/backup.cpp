@@ -183,9 +183,12 @@ Task<> BackupJob::copy_with_relief(JobContext& context, CopyEngine& engine) {
 Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
   if (point().broken()) broken.set();
   co_await broken.wait(token);
-  BlockNode& target = filter_->target().node();
+  co_await press_target(filter_->target().node(), token);
+}
+
+Task<> BackupJob::press_target(BlockNode& target, CancelToken token) {
   for (;;) {                                     // the job's end may make new requests, a flush for one
-    co_await filter_node_->reactor().sleep(target_patience, token);
+    co_await target.reactor().sleep(target_patience, token);
     co_await target.graph().cancel_in_flight(target);
   }
 }
@@ -325,10 +328,15 @@ Task<> BackupJob::clean() {
   BlockNode& target = filter_->target().node();
   filter_ = nullptr;
   edge_.reset();
-  // Without a stage guests may wait for a target that does not answer.
-  if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
   {
-    const auto drained = co_await graph.drain(filter);
+    // Without a stage guests may wait for a target that does not answer.
+    std::optional<Graph::DrainGuard> drained;
+    const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
+      if (point.broken()) group.spawn(press_target(target, group.token()));
+      if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
+      drained.emplace(co_await graph.drain(filter));
+    };
+    co_await with_group(filter.reactor(), come_to_rest);
     const Result<> removed = graph.replace(filter, filter.child(Role::filtered)->node());
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }

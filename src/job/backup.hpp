@@ -73,6 +73,7 @@ class BackupJob final : public Job {
   Task<> copy_and_flush(JobContext& context, CopyEngine& engine);
   Task<> copy(JobContext& context, CopyEngine& engine);
   Task<> give_up_target(Event& broken, CancelToken token);
+  Task<> press_target(BlockNode& target, CancelToken token);
   Task<> drop_unallocated(JobContext& context);
   Task<> copy_all(JobContext& context, CopyEngine& engine);
   Task<> wait_for_guests(JobContext& context);
