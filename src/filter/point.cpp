@@ -26,6 +26,7 @@ Point::Point(Executor& executor, Edge& source, OldData& sink, std::uint64_t gran
       inside_(source.size(), granule),
       staged_(source.size(), granule),
       zero_(source.size(), granule),
+      overwritten_(source.size(), Stage::unit),
       holds_(executor) {
   TM_ASSERT(!stage || granule <= buffer_size(granule));
 }
@@ -63,8 +64,8 @@ DirtyBitmap Point::remaining() const {
 
 bool Point::needs_preserving(Range range) const noexcept {
   if (broken_) return false;
-  if (stage_) return next_unsafe(units(range)) || holds_.any(units(range));
-  const Range touched = whole(range);
+  const Range touched = stage_ ? units(range) : whole(range);
+  if (stage_) return next_unsafe(touched) || claimed_.next_dirty_area(touched.offset, touched.end()) || holds_.any(touched);
   return todo_.next_dirty_area(touched.offset, touched.end()) || holds_.any(touched);
 }
 

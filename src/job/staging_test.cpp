@@ -227,6 +227,41 @@ TEST_F(StagingTest, APausedJobDoesNotKeepAThrottledGuest) {
   });
 }
 
+// What the target refuses is read again, but for what a guest has overwritten meanwhile.
+TEST_F(StagingTest, WhatTheTargetRefusesIsNotStaged) {
+  make(12);
+  FaultRule full;
+  full.op = FaultOp::write;
+  full.os_errno = ENOSPC;
+  slow_target(5 * ms, {full});
+  Edge& guest = disks->attach(*source);
+  run([&]() -> Task<> {
+    BackupOptions options = staged(4 * MiB, 4 * MiB);
+    options.staging.spill = false;
+    options.staging.directory.clear();
+    options.on_target_error = OnError::ignore;
+    co_await start(options);
+    for (int i = 0; i < 100; ++i) {
+      co_await pass(30);
+      const JobStaging there = co_await staging();
+      EXPECT_EQ(there.staged, 0u);
+    }
+    for (std::uint64_t i = 0; i < 256; ++i) {
+      co_await write(guest, disk_size - 20 * KiB - i * 64 * KiB, 4 * KiB);
+      if (i % 8 == 0) co_await pass(7);
+    }
+    co_await pass(1000);
+    const JobStaging there = co_await staging();
+    EXPECT_GT(there.staged, 0u);
+    EXPECT_LE(there.staged, 1 * MiB);
+    slow_target(0);
+    const bool ended = co_await ends_within("j", std::chrono::seconds(30));
+    EXPECT_TRUE(ended);
+    const bool same = co_await target_equals(content);
+    EXPECT_TRUE(same);
+  });
+}
+
 // The last that is copied is what a guest waited for, at a target that takes its time.
 TEST_F(StagingTest, WhatRelievesAGuestMayBeTheLast) {
   make(10);
