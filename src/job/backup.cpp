@@ -4,6 +4,7 @@
 
 #include "block/status.hpp"
 #include "io/visit.hpp"
+#include "job/patient_drain.hpp"
 
 namespace tidemark {
 namespace {
@@ -334,7 +335,7 @@ Task<> BackupJob::clean() {
     const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
       if (point.broken()) group.spawn(press_target(target, group.token()));
       if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
-      drained.emplace(co_await graph.drain(filter));
+      drained.emplace(co_await patient_drain(filter));
     };
     co_await with_group(filter.reactor(), come_to_rest);
     const Result<> removed = graph.replace(filter, filter.child(Role::filtered)->node());

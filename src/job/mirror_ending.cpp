@@ -1,6 +1,8 @@
 // How a mirror ends: the disk held still, the pivot, what becomes of the filter and of the bitmap.
 #include "job/mirror.hpp"
 
+#include "job/patient_drain.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -136,7 +138,7 @@ Task<> MirrorJob::take_out_filter() {
   top().retire();
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
     if (!commit_) group.spawn(press_target(group.token()));
-    still_.emplace(co_await graph().drain(*options_.source));
+    still_.emplace(co_await patient_drain(*options_.source));
   };
   if (!still_) co_await with_group(options_.source->reactor(), come_to_rest);
   if (commit_) commit_->let_go_of_layers();
