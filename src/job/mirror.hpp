@@ -88,6 +88,8 @@ class MirrorJob final : public Job {
   Task<Point::Outcome> flush_target();
   Task<Point::Outcome> settle();
   Task<> catch_up();
+  Task<> catch_up_until(Instant end);
+  Task<> press_target_from(Instant moment, CancelToken token);
   Task<> pivot();
   Task<> stay_on_top();
   Task<> take_out_filter();

@@ -41,9 +41,20 @@ Task<Point::Outcome> MirrorJob::settle() {
 Task<> MirrorJob::catch_up() {
   Reactor& reactor = options_.source->reactor();
   const Instant end = reactor.now() + catch_up_max;
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    if (!commit_) group.spawn(press_target_from(end, group.token()));
+    co_await catch_up_until(end);
+  };
+  const Result<> done = co_await with_group(reactor, in_time).result();
+  if (!done && reactor.now() >= end)
+    co_await Error(Errc::timed_out, "the target does not keep up with the disk: it stays as it is");
+  co_await unwrap(done);
+}
+
+Task<> MirrorJob::catch_up_until(Instant end) {
+  Reactor& reactor = options_.source->reactor();
   while (!still_) {
-    if (reactor.now() >= end)
-      co_await Error(Errc::timed_out, "the target does not keep up with the disk: it stays as it is");
+    if (reactor.now() >= end) co_await Error(Errc::timed_out, "it is too late");
     const auto enough = [&] { return little_differs() || reactor.now() >= end; };
     Point::Outcome failed = co_await copy_->run_to_end(enough);
     if (!failed) failed = co_await flush_target();
@@ -107,6 +118,12 @@ Task<> MirrorJob::press_target(CancelToken token) {
     co_await options_.source->reactor().sleep(target_patience, token);
     co_await graph().cancel_in_flight(*options_.target);
   }
+}
+
+// A command waits for the end.
+Task<> MirrorJob::press_target_from(Instant moment, CancelToken token) {
+  co_await options_.source->reactor().sleep(moment - options_.source->reactor().now(), token);
+  co_await press_target(token);
 }
 
 // A target that does not answer is not waited for once nobody wants it.

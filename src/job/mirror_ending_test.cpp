@@ -39,6 +39,46 @@ TEST_F(MirrorEndingTest, TheEndOfAMirrorToASlowTarget) {
   });
 }
 
+// Guests wrote while it was pending, and then the target is lost: the command does not wait for it for ever.
+TEST_F(MirrorEndingTest, ATargetThatHangsWhenItIsFinalized) {
+  make(198, 0);
+  Hanging& hanging = disks->add_hanging("t");
+  target = &disks->node("hanging-t");
+  Edge& writer = disks->attach(*source);
+  Reactor& reactor = disks->process.reactor();
+  run([&]() -> Task<> {
+    MirrorOptions options = mirror();
+    options.job.auto_finalize = false;
+    options.job.auto_dismiss = false;
+    co_await start(options);
+    co_await reach("j", JobStatus::ready);
+    EXPECT_TRUE(jobs->complete(job("j")).ok());
+    co_await reach("j", JobStatus::pending);
+    const Content data(512, std::byte{1});
+    co_await writer.write(0, Buffers::of_const(data));
+    hanging.hang(true);
+    const Instant asked = reactor.now();
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      group.spawn(jobs->finalize("j"));
+      while (!hanging.waiting()) co_await pass(1);
+      for (int i = 0; i < 20; ++i) {
+        const Instant before = reactor.now();
+        co_await writer.write(64 * KiB, Buffers::of_const(data));
+        EXPECT_LE(reactor.now() - before, std::chrono::seconds(1));
+        co_await pass(500);
+      }
+      const bool ended = co_await ends_within("j", std::chrono::seconds(40));
+      EXPECT_TRUE(ended);
+      if (!ended) co_await hanging.cancel_in_flight();
+    };
+    co_await with_group(reactor, body);
+    EXPECT_LT(reactor.now() - asked, std::chrono::seconds(40));
+    EXPECT_EQ(job("j").info().error.value_or(""), "the target does not keep up with the disk: it stays as it is");
+    EXPECT_EQ(&writer.node(), source);
+    hanging.hang(false);
+  });
+}
+
 // Who forbids writing to the source comes to it in the very moment in which the mirror lets go.
 TEST_F(MirrorEndingTest, NobodyMindsTheGuestWhileItEnds) {
   for (std::uint64_t seed = 190; seed < 196; ++seed) {
