@@ -25,6 +25,8 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
 
 Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }
 
+Task<> NodeAccess::prepare_bitmaps(BlockNode& from, BlockNode& to) { return prepare_to_follow(from, skip_filters(to)); }
+
 Task<> NodeAccess::bring_bitmaps(BlockNode& from, BlockNode& to) { return bring_following_bitmaps(from, to); }
 
 void NodeAccess::drop_bitmaps(BlockNode& from) noexcept { drop_following_bitmaps(from); }

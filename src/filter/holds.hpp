@@ -40,8 +40,10 @@ class Holds {
   bool any(Range range) const noexcept;
   bool idle() const noexcept { return held_.empty(); }
   const std::list<Range>& all() const noexcept { return held_; }
-  // Until some hold has been let go of, wholly or in part; then look again.
+  // Until some hold has been let go of, wholly or in part, or look_again(); then look again.
   WaitQueue::Wait wait() { return released_.wait(); }
+  // For those who wait for more than holds.
+  void look_again() noexcept { released_.wake_all(); }
 
  private:
   void release(std::list<Range>::iterator place) noexcept {

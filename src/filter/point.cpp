@@ -26,6 +26,7 @@ Point::Point(Executor& executor, Edge& source, OldData& sink, std::uint64_t gran
       inside_(source.size(), granule),
       staged_(source.size(), granule),
       zero_(source.size(), granule),
+      overwritten_(source.size(), Stage::unit),
       holds_(executor) {
   TM_ASSERT(!stage || granule <= buffer_size(granule));
 }
@@ -63,8 +64,8 @@ DirtyBitmap Point::remaining() const {
 
 bool Point::needs_preserving(Range range) const noexcept {
   if (broken_) return false;
-  if (stage_) return next_unsafe(units(range)) || holds_.any(units(range));
-  const Range touched = whole(range);
+  const Range touched = stage_ ? units(range) : whole(range);
+  if (stage_) return next_unsafe(touched) || claimed_.next_dirty_area(touched.offset, touched.end()) || holds_.any(touched);
   return todo_.next_dirty_area(touched.offset, touched.end()) || holds_.any(touched);
 }
 
@@ -74,16 +75,17 @@ Task<Point::Outcome> Point::preserve(Range range) {
 
 Task<Point::Outcome> Point::preserve_by_copying(Range range) {
   const Range touched = whole(range);
-  for (;;) {
+  while (!broken_) {
     if (todo_.next_dirty_area(touched.offset, touched.end())) {
       Outcome failed = co_await copy_all_of(touched);
       if (failed) co_return failed;
     } else if (holds_.any(touched)) {
       (void)co_await holds_.wait();
     } else {
-      co_return std::nullopt;
+      break;
     }
   }
+  co_return std::nullopt;
 }
 
 Task<Point::Outcome> Point::copy_all_of(Range range) {
@@ -112,6 +114,7 @@ void Point::break_with(Failure failure) {
   if (broken_) return;
   broken_ = std::move(failure);
   if (stage_) stage_->end(broken_->error);
+  holds_.look_again();
   if (on_break_) on_break_();
 }
 

@@ -5,7 +5,8 @@
 //   todo       protected, and not copied yet.  The disk holds the old content, but for what is in
 //              the stage (units of 4 KiB), or all of it is known to be zeroes
 //   claimed    being copied; first from the disk, while a hold keeps writers away.  A point with a
-//              stage then lets go of the hold, for all of it is in memory
+//              stage then lets go of the hold, for all of it is in memory.  What cannot be copied then goes
+//              back, and what has been overwritten of it meanwhile goes to the stage
 //   kept       its old content is in the OldData; the disk may hold anything
 //   outside    not part of the point (not selected, or released by a reader)
 //
@@ -105,6 +106,7 @@ class Point {
   DirtyBitmap remaining() const;
   // Nothing is being copied or read.
   bool idle() const noexcept { return holds_.idle() && claimed_.empty(); }
+  // Until some of what is being copied or read no longer is, or the point breaks; then look again.
   WaitQueue::Wait wait_progress() { return holds_.wait(); }
 
   // For readers of a point without a stage.  Outside of the point: EACCES.
@@ -143,6 +145,7 @@ class Point {
   Task<Outcome> preserve_by_staging(Range range);
   std::optional<Range> next_unsafe(Range range) const noexcept;
   Task<Outcome> stage_some(Range range);
+  void note_overwritten(Range range) noexcept;
   Task<bool> set_aside(Range range);
   Task<> stage_data(Range range, Stage::Room& room);
 
@@ -167,6 +170,7 @@ class Point {
   DirtyBitmap todo_, claimed_, kept_, inside_;
   // Of what is todo: something of it may be staged; all of it is zeroes, whatever the disk holds.
   DirtyBitmap staged_, zero_;
+  DirtyBitmap overwritten_;               // of what is claimed without a hold, in the stage's units
   Holds holds_;
   std::uint64_t copied_bytes_ = 0;
   const Edge* below_ = nullptr;           // only_above()

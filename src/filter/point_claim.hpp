@@ -1,6 +1,7 @@
 // Point::Claim: granules taken out of `todo`, to be copied by one.
 //
-// What is neither kept nor dropped by its end goes back, as it came: `staged` or `zero` it stays.
+// What is neither kept nor dropped by its end goes back, as it came: `staged` or `zero` it stays, and what a guest has
+// overwritten meanwhile is staged.
 #pragma once
 
 #include "filter/point.hpp"
@@ -30,10 +31,12 @@ class Point::Claim {
     hold_->shrink(length);
     give_back(rest);
   }
-  // For a point with a stage: the disk may change from here on.  What has to go back then is `kind`.
-  void let_go(Kind kind) noexcept {
+  // For a point with a stage: the disk may change from here on.  What has to go back then is `kind`, and of what is
+  // overwritten, unless all is zeroes, `data` has what the stage has not; it outlives the claim.
+  void let_go(Kind kind, Bytes data = {}) noexcept {
     if (!point_.stage_) return;
     kind_ = kind;
+    data_ = data;
     hold_.reset();
     reading_.reset();
   }
@@ -50,19 +53,35 @@ class Point::Claim {
  private:
   void settle() noexcept {
     point_.claimed_.clear(range_);
+    if (point_.stage_) point_.overwritten_.clear(range_);
+    point_.holds_.look_again();
     range_.length = 0;
   }
   void give_back(Range range) noexcept {
     if (range.empty()) return;
+    if (point_.stage_) stage_overwritten(range);
     point_.claimed_.clear(range);
     point_.todo_.set(range);
     if (kind_ == Kind::staged) point_.staged_.set(range);
     if (kind_ == Kind::zero) point_.zero_.set(range);
+    point_.holds_.look_again();
+  }
+
+  // All else can be read again.
+  void stage_overwritten(Range range) noexcept {
+    DirtyAreas lost(point_.overwritten_, range);
+    while (const auto area = lost.next()) {
+      if (data_.empty()) continue;
+      point_.stage_->add(area->offset, data_.subspan(area->offset - range_.offset, area->length));
+      kind_ = Kind::staged;
+    }
+    point_.overwritten_.clear(range);
   }
 
   Point& point_;
   Range range_;
   Kind kind_;
+  Bytes data_;
   std::unique_ptr<Reading> reading_;
   std::optional<Holds::Hold> hold_;
 };

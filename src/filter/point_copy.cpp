@@ -46,6 +46,7 @@ Task<Point::Outcome> Point::copy_some(Range range, Stride& stride, MutableBytes 
                                       std::unique_ptr<Reading> reading) {
   stride.window = std::min(std::max<std::uint64_t>(stride.window, buffer.size()), stride.window_max);
   stride.done = 0;
+  if (broken_) co_return broken_;
   auto candidate = next_piece(range, stride, buffer.size());
   if (!candidate) co_return std::nullopt;
   if (candidate->kind == Kind::staged)
@@ -79,6 +80,7 @@ Task<Point::Outcome> Point::copy_plain(Claim& claim, Stride& stride, MutableByte
 
 Task<Point::Outcome> Point::copy_zeroes(Claim& claim) {
   claim.let_go(Kind::zero);
+  if (broken_) co_return broken_;
   const Result<> kept = co_await sink_.keep_zeroes(claim.range()).result();
   if (!kept) co_return Failure{kept.error(), false};
   claim.keep();
@@ -92,7 +94,7 @@ Task<Point::Outcome> Point::copy_data(Claim& claim, MutableBytes buffer) {
     const Buffers into = data;
     const Result<> read = co_await source_.read(left.offset, into).result();
     if (!read) co_return Failure{read.error(), true};
-    claim.let_go(Kind::staged);
+    claim.let_go(Kind::plain, data);
     Outcome failed = co_await deliver(left.offset, data);
     if (failed) co_return failed;
     left = {left.offset + data.size(), left.length - data.size()};
@@ -107,7 +109,7 @@ Task<Point::Outcome> Point::copy_staged(Claim& claim, MutableBytes buffer) {
   const MutableBytes data = buffer.first(range.length);
   const Result<> read = co_await read_missing(range, data).result();
   if (!read) co_return Failure{read.error(), true};
-  claim.let_go(Kind::staged);
+  claim.let_go(Kind::staged, data);
   const Result<> fetched = co_await stage_->fetch(range, data).result();
   if (!fetched) {
     break_with({fetched.error(), true});  // nobody else has it
@@ -120,11 +122,11 @@ Task<Point::Outcome> Point::copy_staged(Claim& claim, MutableBytes buffer) {
   co_return std::nullopt;
 }
 
-// What the target refuses is the only copy, once the disk may have changed.
+// A target that nobody wants any more is given nothing.
 Task<Point::Outcome> Point::deliver(std::uint64_t offset, Bytes data) {
+  if (broken_) co_return broken_;
   const Result<> kept = co_await sink_.keep(offset, Buffers::of_const(data)).result();
   if (kept) co_return std::nullopt;
-  if (stage_) stage_->add(offset, data);
   co_return Failure{kept.error(), false};
 }
 

@@ -41,7 +41,14 @@ Task<Point::Outcome> Point::preserve_by_staging(Range range) {
     Outcome failed = co_await stage_some(*unsafe);
     if (failed) co_return failed;
   }
+  note_overwritten(touched);
   co_return std::nullopt;
+}
+
+// Nobody holds it: what is being copied of it is in memory only.
+void Point::note_overwritten(Range range) noexcept {
+  DirtyAreas copied(claimed_, range);
+  while (const auto area = copied.next()) overwritten_.set(*area);
 }
 
 // Of units that only the disk has, and that nobody holds.

@@ -72,7 +72,7 @@ class Stage {
 
   // `offset` is a unit's that is not staged.
   void add(std::uint64_t offset, Room& room, std::size_t index);
-  // Beyond any limit, for what would be lost else.  Whole units, up to the end of the disk.
+  // Beyond any limit, for what would be lost else.  Whole units, up to the end of the disk; those that it has stay.
   void add(std::uint64_t offset, Bytes data);
 
   bool has(std::uint64_t offset) const noexcept { return units_.contains(offset / unit); }

@@ -4,6 +4,7 @@
 
 #include "block/status.hpp"
 #include "io/visit.hpp"
+#include "job/patient_drain.hpp"
 
 namespace tidemark {
 namespace {
@@ -162,23 +163,35 @@ Task<> BackupJob::run(JobContext& context) {
   });
   const auto body = [&](TaskGroup& group) -> Task<> {
     group.spawn(give_up_target(broken, group.token()));
-    if (point().stage()) group.spawn(engine.relieve(group.token()));
-    co_await copy_and_flush(context, engine);
+    co_await copy_with_relief(context, engine);
   };
   const Result<> outcome = co_await with_group(reactor, body).result();
   point().on_break(nullptr);
-  // Guests are not to wait for what nobody ships any more.
-  if (!outcome) point().break_with({outcome.error(), false});
   co_await unwrap(outcome);
+}
+
+// What relieves guests may be at a target that does not answer, until that is given up.
+Task<> BackupJob::copy_with_relief(JobContext& context, CopyEngine& engine) {
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    if (point().stage()) group.spawn(engine.relieve(group.token()));
+    const Result<> outcome = co_await copy_and_flush(context, engine).result();
+    // Guests are not to wait for what nobody ships any more.
+    if (!outcome) point().break_with({outcome.error(), false});
+    co_await unwrap(outcome);
+  };
+  co_await with_group(filter_node_->reactor(), body);
 }
 
 // A target that does not answer is not waited for once there is nothing to be had from it.
 Task<> BackupJob::give_up_target(Event& broken, CancelToken token) {
   if (point().broken()) broken.set();
   co_await broken.wait(token);
-  BlockNode& target = filter_->target().node();
+  co_await press_target(filter_->target().node(), token);
+}
+
+Task<> BackupJob::press_target(BlockNode& target, CancelToken token) {
   for (;;) {                                     // the job's end may make new requests, a flush for one
-    co_await filter_node_->reactor().sleep(target_patience, token);
+    co_await target.reactor().sleep(target_patience, token);
     co_await target.graph().cancel_in_flight(target);
   }
 }
@@ -233,7 +246,7 @@ Task<> BackupJob::copy_all(JobContext& context, CopyEngine& engine) {
       Point::Outcome failed = co_await engine.run(context);
       if (failed && !point().broken()) co_await react(context, *std::move(failed));
     } else if (!point().idle()) {
-      (void)co_await point().wait_progress();  // a guest's write is copying the last of it
+      (void)co_await point().wait_progress();  // a guest's write, or what relieves guests, is copying the last of it
     } else {
       co_return;
     }
@@ -318,10 +331,15 @@ Task<> BackupJob::clean() {
   BlockNode& target = filter_->target().node();
   filter_ = nullptr;
   edge_.reset();
-  // Without a stage guests may wait for a target that does not answer.
-  if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
   {
-    const auto drained = co_await graph.drain(filter);
+    // Without a stage guests may wait for a target that does not answer.
+    std::optional<Graph::DrainGuard> drained;
+    const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
+      if (point.broken()) group.spawn(press_target(target, group.token()));
+      if (point.broken() && !point.idle()) co_await graph.cancel_in_flight(target);
+      drained.emplace(co_await patient_drain(filter));
+    };
+    co_await with_group(filter.reactor(), come_to_rest);
     const Result<> removed = graph.replace(filter, filter.child(Role::filtered)->node());
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }

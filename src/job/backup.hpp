@@ -69,9 +69,11 @@ class BackupJob final : public Job {
   Task<> detach();
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
+  Task<> copy_with_relief(JobContext& context, CopyEngine& engine);
   Task<> copy_and_flush(JobContext& context, CopyEngine& engine);
   Task<> copy(JobContext& context, CopyEngine& engine);
   Task<> give_up_target(Event& broken, CancelToken token);
+  Task<> press_target(BlockNode& target, CancelToken token);
   Task<> drop_unallocated(JobContext& context);
   Task<> copy_all(JobContext& context, CopyEngine& engine);
   Task<> wait_for_guests(JobContext& context);

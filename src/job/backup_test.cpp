@@ -363,6 +363,51 @@ TEST_F(BackupTest, OnRequestTheGuestFailsInstead) {
   });
 }
 
+// What guests wait for is given up with the target, as often as it takes, and nothing more is sent there.
+TEST_F(BackupTest, GuestsGoOnWhenTheTargetHangsAndTheBackupIsCancelled) {
+  make(15);
+  Hanging& hanging = disks->add_hanging("t");
+  const auto late = [&](BlockNode& below) -> BlockNode& {
+    FaultRule slow;
+    slow.latency_ns = 3'000'000'000;
+    FaultOptions options;
+    options.file = &below;
+    options.rules = {slow};
+    options.seed = 1;
+    return disks->add("late", *open_fault(options));
+  };
+  for (const bool repeatedly : {false, true}) {
+    target = repeatedly ? &late(disks->node("hanging-t")) : &disks->node("hanging-t");
+    FaultRule slow;
+    slow.op = FaultOp::read;
+    slow.latency_ns = 400'000'000;
+    set_pace({slow});
+    Reactor& reactor = disks->process.reactor();
+    run([&]() -> Task<> {
+      const auto body = [&](TaskGroup& group) -> Task<> {
+        Edge& edge = *disks->roots.front();
+        const Content fresh(4096, std::byte{2});
+        co_await start(backup("j", *source, *target, SyncMode::none));
+        hanging.hang(true);
+        const Instant began = reactor.now();
+        const auto write = [&](std::uint64_t at) -> Task<> { co_await edge.write(at, Buffers::of_const(fresh)); };
+        group.spawn(write(1 * MiB));
+        co_await pass(800);
+        group.spawn(write(2 * MiB));
+        co_await pass(200);
+        EXPECT_EQ(hanging.waiting(), repeatedly ? 0u : 1u);
+        (void)jobs->cancel(job("j"), true);
+        const bool ended = co_await ends_within("j", std::chrono::seconds(10));
+        EXPECT_TRUE(ended);
+        co_await group.join();
+        EXPECT_LT(reactor.now() - began, std::chrono::seconds(10));
+        hanging.hang(false);
+      };
+      co_await with_group(reactor, body);
+    });
+  }
+}
+
 TEST_F(BackupTest, TheSpeedLimitHolds) {
   make(14);
   set_pace();

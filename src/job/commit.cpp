@@ -3,11 +3,13 @@
 #include "block/status.hpp"
 #include "filter/commit_top.hpp"
 #include "job/create_attached.hpp"
+#include "job/patient_drain.hpp"
 
 namespace tidemark {
 namespace {
 
 using P = Permissions;
+constexpr Duration drain_max = std::chrono::seconds(30);
 
 }  // namespace
 
@@ -41,7 +43,7 @@ Task<> CommitJob::insert_filter() {
   node.name = options_.filter_node_name;
   node.read_only = true;
   filter_node_ = co_await graph.add(std::move(node), std::move(driver));
-  const auto drained = co_await graph.drain(top());
+  const auto drained = co_await graph.drain_within(top(), drain_max);
   co_await unwrap(graph.replace(top(), *filter_node_));
 }
 
@@ -176,7 +178,9 @@ Task<> CommitJob::shorten_chain() {
   co_await unwrap(target_->set_permissions(holding));
   chain_.clear();
   Graph& graph = base().graph();
-  const auto drained = co_await graph.drain(*filter_node_);
+  // Should it fail, the other says why.
+  if (options_.access) (void)co_await options_.access->prepare_bitmaps(top(), base()).result();
+  const auto drained = co_await graph.drain_within(*filter_node_, drain_max);
   if (options_.access) co_await options_.access->bring_bitmaps(top(), base());
   co_await unwrap(graph.replace(*filter_node_, base()));
   shortened_ = true;
@@ -199,7 +203,7 @@ Task<> CommitJob::clean() {
   auto kept = Edge::attach(base(), Role::root, nothing, user());
   if (BlockNode* filter = std::exchange(filter_node_, nullptr)) {
     if (!shortened_) {
-      const auto drained = co_await graph.drain(*filter);
+      const auto drained = co_await patient_drain(*filter);
       const Result<> replaced = graph.replace(*filter, top());
       TM_ASSERT(replaced.ok());          // its users fit where they came from
     }

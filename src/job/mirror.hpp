@@ -88,6 +88,8 @@ class MirrorJob final : public Job {
   Task<Point::Outcome> flush_target();
   Task<Point::Outcome> settle();
   Task<> catch_up();
+  Task<> catch_up_until(Instant end);
+  Task<> press_target_from(Instant moment, CancelToken token);
   Task<> pivot();
   Task<> stay_on_top();
   Task<> take_out_filter();
@@ -95,6 +97,8 @@ class MirrorJob final : public Job {
   Task<> give_up_target(CancelToken token);
   Task<> save_unfinished();
   bool loses_bits() const noexcept;
+  // When it ends, those that follow the disk go to the target.
+  bool brings_bitmaps() const noexcept { return options_.access && ending_ == Ending::pivot && !(commit_ && commit_->keeps_top()); }
   void drop_frozen_bits() noexcept;
 
   MirrorOptions options_;

@@ -1,6 +1,8 @@
 // How a mirror ends: the disk held still, the pivot, what becomes of the filter and of the bitmap.
 #include "job/mirror.hpp"
 
+#include "job/patient_drain.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -13,6 +15,9 @@ constexpr Duration catch_up_max = std::chrono::seconds(30);
 // Holds the source still and makes the target equal and durable; guests go on when that takes too long.
 Task<Point::Outcome> MirrorJob::settle() {
   Reactor& reactor = options_.source->reactor();
+  // Should it fail, the pivot says why.
+  const Result<BlockNode*> replaced = find_replaced(options_);
+  if (brings_bitmaps() && replaced) (void)co_await options_.access->prepare_bitmaps(**replaced, *options_.target).result();
   auto drained = co_await graph().drain_within(*options_.source, still_max).result();
   if (!drained) co_return std::nullopt;                  // their own requests do
   std::optional<Graph::DrainGuard> still(*std::move(drained));
@@ -39,9 +44,20 @@ Task<Point::Outcome> MirrorJob::settle() {
 Task<> MirrorJob::catch_up() {
   Reactor& reactor = options_.source->reactor();
   const Instant end = reactor.now() + catch_up_max;
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    if (!commit_) group.spawn(press_target_from(end, group.token()));
+    co_await catch_up_until(end);
+  };
+  const Result<> done = co_await with_group(reactor, in_time).result();
+  if (!done && reactor.now() >= end)
+    co_await Error(Errc::timed_out, "the target does not keep up with the disk: it stays as it is");
+  co_await unwrap(done);
+}
+
+Task<> MirrorJob::catch_up_until(Instant end) {
+  Reactor& reactor = options_.source->reactor();
   while (!still_) {
-    if (reactor.now() >= end)
-      co_await Error(Errc::timed_out, "the target does not keep up with the disk: it stays as it is");
+    if (reactor.now() >= end) co_await Error(Errc::timed_out, "it is too late");
     const auto enough = [&] { return little_differs() || reactor.now() >= end; };
     Point::Outcome failed = co_await copy_->run_to_end(enough);
     if (!failed) failed = co_await flush_target();
@@ -74,7 +90,7 @@ Task<> MirrorJob::pivot() {
   const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
-  if (options_.access) co_await options_.access->bring_bitmaps(*replaced, target);
+  if (brings_bitmaps()) co_await options_.access->bring_bitmaps(*replaced, target);
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();
@@ -107,6 +123,12 @@ Task<> MirrorJob::press_target(CancelToken token) {
   }
 }
 
+// A command waits for the end.
+Task<> MirrorJob::press_target_from(Instant moment, CancelToken token) {
+  co_await options_.source->reactor().sleep(moment - options_.source->reactor().now(), token);
+  co_await press_target(token);
+}
+
 // A target that does not answer is not waited for once nobody wants it.
 Task<> MirrorJob::give_up_target(CancelToken token) {
   co_await given_up_.wait(token);
@@ -136,7 +158,7 @@ Task<> MirrorJob::take_out_filter() {
   top().retire();
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
     if (!commit_) group.spawn(press_target(group.token()));
-    still_.emplace(co_await graph().drain(*options_.source));
+    still_.emplace(co_await patient_drain(*options_.source));
   };
   if (!still_) co_await with_group(options_.source->reactor(), come_to_rest);
   if (commit_) commit_->let_go_of_layers();

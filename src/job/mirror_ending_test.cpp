@@ -6,6 +6,25 @@ namespace {
 
 using MirrorEndingTest = MirrorTest;
 
+// A filter whose writes wait while it is shut.
+class Shut final : public Turnstile {
+ public:
+  Shut(Reactor& reactor, std::unique_ptr<Edge> file) : Turnstile(reactor, std::move(file)), open_(reactor) {}
+  std::string_view name() const noexcept override { return "shut"; }
+  std::uint64_t waiting() const noexcept { return waiting_; }
+  void open() noexcept { open_.set(); }
+
+ private:
+  Task<> pass(RequestKind kind, Range) override {
+    if (kind != RequestKind::write) co_return;
+    ++waiting_;
+    co_await open_.wait();
+    --waiting_;
+  }
+  Event open_;
+  std::uint64_t waiting_ = 0;
+};
+
 // Guests are held for a part of the time, however long the target takes.
 TEST_F(MirrorEndingTest, TheEndOfAMirrorToASlowTarget) {
   make(185, 0);
@@ -37,6 +56,106 @@ TEST_F(MirrorEndingTest, TheEndOfAMirrorToASlowTarget) {
     co_await end_of("j");
     EXPECT_EQ(&writer.node(), target);
   });
+}
+
+// Guests wrote while it was pending, and then the target is lost: the command does not wait for it for ever.
+TEST_F(MirrorEndingTest, ATargetThatHangsWhenItIsFinalized) {
+  make(198, 0);
+  Hanging& hanging = disks->add_hanging("t");
+  target = &disks->node("hanging-t");
+  Edge& writer = disks->attach(*source);
+  Reactor& reactor = disks->process.reactor();
+  run([&]() -> Task<> {
+    MirrorOptions options = mirror();
+    options.job.auto_finalize = false;
+    options.job.auto_dismiss = false;
+    co_await start(options);
+    co_await reach("j", JobStatus::ready);
+    EXPECT_TRUE(jobs->complete(job("j")).ok());
+    co_await reach("j", JobStatus::pending);
+    const Content data(512, std::byte{1});
+    co_await writer.write(0, Buffers::of_const(data));
+    hanging.hang(true);
+    const Instant asked = reactor.now();
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      group.spawn(jobs->finalize("j"));
+      while (!hanging.waiting()) co_await pass(1);
+      for (int i = 0; i < 20; ++i) {
+        const Instant before = reactor.now();
+        co_await writer.write(64 * KiB, Buffers::of_const(data));
+        EXPECT_LE(reactor.now() - before, std::chrono::seconds(1));
+        co_await pass(500);
+      }
+      const bool ended = co_await ends_within("j", std::chrono::seconds(40));
+      EXPECT_TRUE(ended);
+      if (!ended) co_await hanging.cancel_in_flight();
+    };
+    co_await with_group(reactor, body);
+    EXPECT_LT(reactor.now() - asked, std::chrono::seconds(40));
+    EXPECT_EQ(job("j").info().error.value_or(""), "the target does not keep up with the disk: it stays as it is");
+    EXPECT_EQ(&writer.node(), source);
+    hanging.hang(false);
+  });
+}
+
+// What a bitmap needs at the target takes its time: guests do not wait for that.
+TEST_F(MirrorEndingTest, BitmapsAreMadeRoomForWhileGuestsGoOn) {
+  struct Access final : ChainAccess {
+    Task<> make_writable(BlockNode&) override { co_return; }
+    Task<> make_read_only(BlockNode&) override { co_return; }
+    Task<> uncover(BlockNode&, Range) override { co_return; }
+    Result<> check_size_change(const BlockNode&) override { return {}; }
+    Task<> prepare_bitmaps(BlockNode& from, BlockNode&) override {
+      log += from.quiesced() ? "prepared at rest " : "prepared ";
+      co_return;
+    }
+    Task<> bring_bitmaps(BlockNode& from, BlockNode&) override {
+      log += from.quiesced() ? "brought" : "brought too early";
+      co_return;
+    }
+    std::string log;
+  } access;
+  for (const bool auto_finalize : {true, false}) {
+    make(199);
+    access.log.clear();
+    run([&]() -> Task<> {
+      MirrorOptions options = mirror();
+      options.access = &access;
+      options.job.auto_finalize = auto_finalize;
+      co_await start(options);
+      co_await reach("j", JobStatus::ready);
+      EXPECT_TRUE(jobs->complete(job("j")).ok());
+      if (!auto_finalize) co_await reach("j", JobStatus::pending);
+      if (!auto_finalize) co_await jobs->finalize("j");
+      co_await end_of("j");
+    });
+    EXPECT_EQ(access.log, "prepared brought");
+  }
+}
+
+// Paused and resumed in the very moment in which the last of what was under way ends.
+TEST_F(MirrorEndingTest, ItIsNotReadyBeforeAllIsCopied) {
+  for (int turns = 0; turns < 40; ++turns) {
+    make(200, 0);
+    auto edge = Edge::attach(disks->node("fault-t"), Role::filtered, {Permissions::none, Permissions::all}, "shut");
+    auto driver = std::make_unique<Shut>(disks->process.reactor(), *std::move(edge));
+    Shut& shut = *driver;
+    target = &disks->add("shut", std::move(driver));
+    run([&]() -> Task<> {
+      MirrorOptions options = mirror();
+      options.buf_size = 64 * KiB;
+      co_await start(options);
+      while (!shut.waiting()) co_await pass(1);
+      (void)jobs->pause(job("j"));
+      shut.open();
+      for (int i = 0; i < turns; ++i) co_await disks->process.reactor().yield();
+      (void)jobs->resume(job("j"));
+      co_await reach("j", JobStatus::ready);
+    });
+    const std::string told = events.take();
+    const std::string all = std::to_string(disk_size);
+    EXPECT_NE(told.find("j ready " + all + "/" + all + "\n"), std::string::npos) << turns << "\n" << told;
+  }
 }
 
 // Who forbids writing to the source comes to it in the very moment in which the mirror lets go.

@@ -4,6 +4,7 @@
 
 #include "block/status.hpp"
 #include "job/chain_names.hpp"
+#include "job/patient_drain.hpp"
 
 namespace tidemark {
 namespace {
@@ -101,7 +102,7 @@ Task<> Preserver::Child::remove_filter() {
   filter_ = nullptr;
   Graph& graph = image_.graph();
   {
-    const auto drained = co_await graph.drain(filter);
+    const auto drained = co_await patient_drain(filter);
     const Result<> replaced = graph.replace(filter, image_);
     TM_ASSERT(replaced.ok());            // its users fit where they came from
   }

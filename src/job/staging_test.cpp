@@ -35,6 +35,18 @@ class StagingTest : public JobsTest {
     Content data(length, std::byte{0x5a});
     co_await guest.write(offset, Buffers::of_const(data));
   }
+  // The copy stands still, and guests wait for the target.
+  BackupOptions throttling() {
+    BackupOptions options = staged(4 * MiB, 4 * MiB);
+    options.staging.spill = false;
+    options.staging.directory.clear();
+    options.staging.on_full = OnStagingFull::throttle;
+    options.job.speed = 1;
+    return options;
+  }
+  Task<> write_all(Edge& guest, Range range) {
+    for (std::uint64_t at = range.offset; at < range.end(); at += 64 * KiB) co_await write(guest, at, 64 * KiB);
+  }
   Task<JobStaging> staging() {
     const auto held = jobs->jobs().front();
     const JobInfo info = co_await jobs->info(held);
@@ -213,6 +225,103 @@ TEST_F(StagingTest, APausedJobDoesNotKeepAThrottledGuest) {
     const bool same = co_await target_equals(content);
     EXPECT_TRUE(same);
   });
+}
+
+// What the target refuses is read again, but for what a guest has overwritten meanwhile.
+TEST_F(StagingTest, WhatTheTargetRefusesIsNotStaged) {
+  make(12);
+  FaultRule full;
+  full.op = FaultOp::write;
+  full.os_errno = ENOSPC;
+  slow_target(5 * ms, {full});
+  Edge& guest = disks->attach(*source);
+  run([&]() -> Task<> {
+    BackupOptions options = staged(4 * MiB, 4 * MiB);
+    options.staging.spill = false;
+    options.staging.directory.clear();
+    options.on_target_error = OnError::ignore;
+    co_await start(options);
+    for (int i = 0; i < 100; ++i) {
+      co_await pass(30);
+      const JobStaging there = co_await staging();
+      EXPECT_EQ(there.staged, 0u);
+    }
+    for (std::uint64_t i = 0; i < 256; ++i) {
+      co_await write(guest, disk_size - 20 * KiB - i * 64 * KiB, 4 * KiB);
+      if (i % 8 == 0) co_await pass(7);
+    }
+    co_await pass(1000);
+    const JobStaging there = co_await staging();
+    EXPECT_GT(there.staged, 0u);
+    EXPECT_LE(there.staged, 1 * MiB);
+    slow_target(0);
+    const bool ended = co_await ends_within("j", std::chrono::seconds(30));
+    EXPECT_TRUE(ended);
+    const bool same = co_await target_equals(content);
+    EXPECT_TRUE(same);
+  });
+}
+
+// The last that is copied is what a guest waited for, at a target that takes its time.
+TEST_F(StagingTest, WhatRelievesAGuestMayBeTheLast) {
+  make(10);
+  FaultRule stuck;
+  stuck.op = FaultOp::write;
+  stuck.range = Range{1 * MiB, 6 * MiB};
+  stuck.count = 1;
+  stuck.latency_ns = 3000 * ms;
+  disks->set_faults("t", {stuck});
+  Edge& guest = disks->attach(*source);
+  run([&]() -> Task<> {
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      co_await start(throttling());
+      co_await pass(10);
+      group.spawn(write_all(guest, {1 * MiB, 6 * MiB}));
+      co_await pass(1000);
+      (void)jobs->set_speed(job("j"), 0);
+      co_await pass(1000);
+      const JobProgress progress = job("j").info().progress;
+      EXPECT_EQ(progress.total - progress.current, 64 * KiB);
+      const bool ended = co_await ends_within("j", std::chrono::seconds(30));
+      EXPECT_TRUE(ended);
+      const bool same = co_await target_equals(content);
+      EXPECT_TRUE(same);
+    };
+    co_await with_group(disks->process.reactor(), body);
+  });
+}
+
+TEST_F(StagingTest, AndTheJobEndsWhenTheTargetHangsThen) {
+  for (const bool fails : {false, true}) {
+    make(11);
+    Hanging& hanging = disks->add_hanging("t");
+    target = &disks->node("hanging-t");
+    FaultRule broken;
+    broken.op = FaultOp::read;
+    broken.range = Range{20 * MiB, 4 * KiB};
+    broken.os_errno = EIO;
+    const Content data(64 * KiB, std::byte{1});
+    disks->run(Disks::write_at(disks->node("s"), 20 * MiB, data));
+    if (fails) disks->set_faults("s", {broken});
+    Edge& guest = disks->attach(*source);
+    run([&]() -> Task<> {
+      const auto body = [&](TaskGroup& group) -> Task<> {
+        co_await start(throttling());
+        co_await pass(10);
+        hanging.hang(true);
+        group.spawn(write_all(guest, {1 * MiB, 6 * MiB}));
+        co_await pass(1000);
+        EXPECT_EQ(hanging.waiting(), 1u);
+        hanging.hang(false);
+        (void)jobs->set_speed(job("j"), 0);
+        co_await pass(1000);
+        if (!fails) (void)jobs->cancel(job("j"), true);
+        const bool ended = co_await ends_within("j", std::chrono::seconds(5));
+        EXPECT_TRUE(ended) << fails;
+      };
+      co_await with_group(disks->process.reactor(), body);
+    });
+  }
 }
 
 TEST_F(StagingTest, OnlyWhatWillBeOverwrittenIsRead) {

@@ -3,12 +3,14 @@
 #include "block/status.hpp"
 #include "job/create_attached.hpp"
 #include "job/chain_names.hpp"
+#include "job/patient_drain.hpp"
 
 namespace tidemark {
 namespace {
 
 using P = Permissions;
 constexpr P::Set steady = P::consistent_read | P::write_unchanged;
+constexpr Duration drain_max = std::chrono::seconds(30);
 
 }  // namespace
 
@@ -59,7 +61,7 @@ Task<> StreamJob::insert_filter() {
   if (!added) co_await added.error().with_context("Could not create node");
   filter_node_ = *added;
   filter_ = &opened;
-  const auto drained = co_await graph.drain(disk);
+  const auto drained = co_await graph.drain_within(disk, drain_max);
   co_await unwrap(graph.replace(disk, *filter_node_));
   const Permissions reading{P::consistent_read, P::all};
   edge_ = co_await unwrap(Edge::attach(*filter_node_, Role::root, reading, user()));
@@ -114,7 +116,7 @@ Task<> StreamJob::prepare() {
 }
 
 Task<> StreamJob::shorten_chain(BlockNode* base) {
-  const auto drained = co_await image_.graph().drain(image_);
+  const auto drained = co_await image_.graph().drain_within(image_, drain_max);
   BlockNode* const below = image_.backing();
   co_await unwrap(image_.graph().set_backing(image_, base));
   if (below != base) removed_ = below;
@@ -137,7 +139,7 @@ Task<> StreamJob::remove_filter() {
   BlockNode& below = std::exchange(filter_, nullptr)->file().node();
   Graph& graph = filter.graph();
   {
-    const auto drained = co_await graph.drain(filter);
+    const auto drained = co_await patient_drain(filter);
     const Result<> replaced = graph.replace(filter, below);
     TM_ASSERT(replaced.ok());            // its users fit where they came from
   }

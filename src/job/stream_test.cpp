@@ -49,6 +49,64 @@ TEST_F(StreamChainTest, TheDiskStaysWhileAGuestWrites) {
   }
 }
 
+// A guest's read hangs, in a base that does not answer: neither the others nor the command wait for it for ever.
+TEST_F(StreamChainTest, BesideARequestThatHangs) {
+  for (const bool at_the_end : {false, true}) {
+    restart(31);
+    BlockNode& base = layer("base", MiB);
+    BlockNode& middle = layer("middle", MiB, &base);
+    BlockNode& disk = layer("disk", MiB, &middle);
+    const Content data(64 * KiB, std::byte{3});
+    disks->run(Disks::write_at(base, 0, data));
+    disks->run(Disks::write_at(disk, 512 * KiB, data));
+    const std::string name = backing_name_in(disk);
+    Edge& edge = disks->attach(disk);
+    Reactor& reactor = disks->process.reactor();
+    run([&]() -> Task<> {
+      const auto body = [&](TaskGroup& group) -> Task<> {
+        const auto read = [&](std::uint64_t at) -> Task<> {
+          Content into(512);
+          co_await edge.read(at, Buffers(MutableBytes(into)));
+        };
+        StreamOptions options;
+        options.job.id = "j";
+        options.job.auto_finalize = false;
+        options.disk = &disk;
+        options.bottom = &middle;
+        options.backing_file = "below.qcow2";
+        if (at_the_end) co_await begin(options);
+        if (at_the_end) co_await reach("j", JobStatus::pending);
+        FaultRule hangs;
+        hangs.op = FaultOp::read;
+        hangs.latency_ns = 600'000'000'000;
+        disks->set_faults("base", {hangs});
+        group.spawn(read(0));
+        co_await pass(1);
+        const Instant asked = reactor.now();
+        Result<> done;
+        if (at_the_end) {
+          group.spawn(jobs->finalize("j"));
+          co_await pass(31'000);
+        } else {
+          const Result<ManagedJob*> refused = co_await begin(options).result();
+          EXPECT_EQ(refused.ok() ? "" : refused.error().message(),
+                    "Node 'disk' cannot be brought to rest: requests have been under way for 30 s");
+          EXPECT_LT(reactor.now() - asked, std::chrono::seconds(31));
+        }
+        co_await read(512 * KiB);
+        EXPECT_LT(reactor.now() - asked, std::chrono::seconds(40));
+        if (at_the_end) {
+          EXPECT_EQ(backing_name_in(disk), name);
+          EXPECT_EQ(disk.backing(), &middle);
+        }
+        co_await group.join();
+      };
+      co_await with_group(reactor, body);
+    });
+    EXPECT_EQ(&edge.node(), &disk);
+  }
+}
+
 TEST_F(StreamChainTest, ToNothingAtAll) {
   const Chain c = chain();
   const Content wanted = content(*c.disk);

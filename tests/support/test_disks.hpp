@@ -18,6 +18,31 @@ namespace tidemark::test {
 
 using Content = std::vector<std::byte>;
 
+// A filter that answers nothing while it hangs, as a server that is lost, until what waits is given up: that fails then.
+class Hanging final : public Turnstile {
+ public:
+  Hanging(Reactor& reactor, std::unique_ptr<Edge> file) : Turnstile(reactor, std::move(file)), given_up_(reactor) {}
+  std::string_view name() const noexcept override { return "hanging"; }
+  void hang(bool hangs) noexcept { hangs_ = hangs; }
+  std::uint64_t waiting() const noexcept { return waiting_; }
+  Task<> cancel_in_flight() override {
+    given_up_.notify_all();
+    co_return;
+  }
+
+ private:
+  Task<> pass(RequestKind, Range) override {
+    if (!hangs_) co_return;
+    ++waiting_;
+    co_await given_up_.wait();
+    --waiting_;
+    co_await Error(Errc::io, "given up", EIO);
+  }
+  Event given_up_;
+  bool hangs_ = false;
+  std::uint64_t waiting_ = 0;
+};
+
 class Disks {
  public:
   explicit Disks(std::uint64_t seed = 1) : world(seed), random(seed) {}
@@ -55,6 +80,14 @@ class Disks {
   }
   void set_faults(const std::string& name, std::vector<FaultRule> rules) {
     fault(name).set_rules(std::move(rules));
+  }
+  // A filter "hanging-NAME" above what disk() made.
+  Hanging& add_hanging(const std::string& name) {
+    auto edge = Edge::attach(node("fault-" + name), Role::filtered, {Permissions::none, Permissions::all}, "hanging");
+    auto driver = std::make_unique<Hanging>(process.reactor(), *std::move(edge));
+    Hanging& hanging = *driver;
+    add("hanging-" + name, std::move(driver));
+    return hanging;
   }
   BlockNode& node(std::string_view name) { return *graph.find(name); }
 

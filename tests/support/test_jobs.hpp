@@ -87,6 +87,11 @@ class JobsTest : public testing::Test {
   Task<> end_of(std::string id) {
     while (exists(id) && job(id).status() != JobStatus::concluded) co_await pass(1);
   }
+  Task<bool> ends_within(std::string id, std::chrono::seconds limit) {
+    const Instant last = disks->process.reactor().now() + limit;
+    while (exists(id) && job(id).status() != JobStatus::concluded && disks->process.reactor().now() < last) co_await pass(1);
+    co_return !exists(id) || job(id).status() == JobStatus::concluded;
+  }
   static std::string message_of(const Result<>& result) {
     return result ? "no error" : result.error().message();
   }
