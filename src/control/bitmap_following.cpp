@@ -128,8 +128,8 @@ Task<> bring_all(const Bitmaps& bitmaps, std::uint64_t end, BlockNode& to) {
 
 }  // namespace
 
-Task<> prepare_to_follow(BlockNode& node, BlockNode& overlay) {
-  if (any_persistent(following(node))) co_await ensure_tracking(overlay);
+Task<> prepare_to_follow(BlockNode& from, BlockNode& to) {
+  if (any_persistent(following(from))) co_await ensure_tracking(to);
 }
 
 Task<> continue_bitmaps(BlockNode& node, BlockNode& overlay, Transaction& undo) {

@@ -11,8 +11,8 @@
 
 namespace tidemark {
 
-// Ahead of continue_bitmaps(), while guests go on: what takes its time.
-Task<> prepare_to_follow(BlockNode& node, BlockNode& overlay);
+// Ahead of the others, while guests go on: what takes its time.
+Task<> prepare_to_follow(BlockNode& from, BlockNode& to);
 // The overlay is becoming the disk, on top of the node; both are at rest, and what was written to the node is on its disk.
 // What is persistent is durable when the overlay's tracking has been saved.
 Task<> continue_bitmaps(BlockNode& node, BlockNode& overlay, Transaction& undo);

@@ -1,5 +1,6 @@
 #include "control/node_access.hpp"
 
+#include "block/status.hpp"
 #include "control/bitmap_following.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
@@ -24,6 +25,8 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
 }
 
 Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }
+
+Task<> NodeAccess::prepare_bitmaps(BlockNode& from, BlockNode& to) { return prepare_to_follow(from, skip_filters(to)); }
 
 Task<> NodeAccess::bring_bitmaps(BlockNode& from, BlockNode& to) { return bring_following_bitmaps(from, to); }
 

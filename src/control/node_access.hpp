@@ -12,6 +12,7 @@ class NodeAccess final : public ChainAccess {
   Task<> make_read_only(BlockNode& node) override;
   Task<> uncover(BlockNode& image, Range range) override;
   Result<> check_size_change(const BlockNode& node) override;
+  Task<> prepare_bitmaps(BlockNode& from, BlockNode& to) override;
   Task<> bring_bitmaps(BlockNode& from, BlockNode& to) override;
   void drop_bitmaps(BlockNode& from) noexcept override;
 };

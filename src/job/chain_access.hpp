@@ -18,6 +18,8 @@ class ChainAccess {
   // Whether all that shows the node can be shown another size.
   virtual Result<> check_size_change(const BlockNode& node) = 0;
 
+  // Ahead of bring_bitmaps(), while guests go on: what takes its time.
+  virtual Task<> prepare_bitmaps(BlockNode&, BlockNode&) { co_return; }
   // The bitmaps of `from` that follow their disk are those of `to`, too, durably: it holds the same and is about to become the
   // disk.  Both are at rest.  On error `to` has those that it had.  By default there are none that follow.
   virtual Task<> bring_bitmaps(BlockNode&, BlockNode&) { co_return; }

@@ -178,6 +178,8 @@ Task<> CommitJob::shorten_chain() {
   co_await unwrap(target_->set_permissions(holding));
   chain_.clear();
   Graph& graph = base().graph();
+  // Should it fail, the other says why.
+  if (options_.access) (void)co_await options_.access->prepare_bitmaps(top(), base()).result();
   const auto drained = co_await graph.drain_within(*filter_node_, drain_max);
   if (options_.access) co_await options_.access->bring_bitmaps(top(), base());
   co_await unwrap(graph.replace(*filter_node_, base()));

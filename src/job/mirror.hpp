@@ -97,6 +97,8 @@ class MirrorJob final : public Job {
   Task<> give_up_target(CancelToken token);
   Task<> save_unfinished();
   bool loses_bits() const noexcept;
+  // When it ends, those that follow the disk go to the target.
+  bool brings_bitmaps() const noexcept { return options_.access && ending_ == Ending::pivot && !(commit_ && commit_->keeps_top()); }
   void drop_frozen_bits() noexcept;
 
   MirrorOptions options_;

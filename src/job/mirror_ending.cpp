@@ -15,6 +15,8 @@ constexpr Duration catch_up_max = std::chrono::seconds(30);
 // Holds the source still and makes the target equal and durable; guests go on when that takes too long.
 Task<Point::Outcome> MirrorJob::settle() {
   Reactor& reactor = options_.source->reactor();
+  // Should it fail, the pivot says why.
+  if (brings_bitmaps()) (void)co_await options_.access->prepare_bitmaps(*options_.source, *options_.target).result();
   auto drained = co_await graph().drain_within(*options_.source, still_max).result();
   if (!drained) co_return std::nullopt;                  // their own requests do
   std::optional<Graph::DrainGuard> still(*std::move(drained));
@@ -87,7 +89,7 @@ Task<> MirrorJob::pivot() {
   const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
-  if (options_.access) co_await options_.access->bring_bitmaps(source, target);
+  if (brings_bitmaps()) co_await options_.access->bring_bitmaps(source, target);
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();

@@ -79,6 +79,41 @@ TEST_F(MirrorEndingTest, ATargetThatHangsWhenItIsFinalized) {
   });
 }
 
+// What a bitmap needs at the target takes its time: guests do not wait for that.
+TEST_F(MirrorEndingTest, BitmapsAreMadeRoomForWhileGuestsGoOn) {
+  struct Access final : ChainAccess {
+    Task<> make_writable(BlockNode&) override { co_return; }
+    Task<> make_read_only(BlockNode&) override { co_return; }
+    Task<> uncover(BlockNode&, Range) override { co_return; }
+    Result<> check_size_change(const BlockNode&) override { return {}; }
+    Task<> prepare_bitmaps(BlockNode& from, BlockNode&) override {
+      log += from.quiesced() ? "prepared at rest " : "prepared ";
+      co_return;
+    }
+    Task<> bring_bitmaps(BlockNode& from, BlockNode&) override {
+      log += from.quiesced() ? "brought" : "brought too early";
+      co_return;
+    }
+    std::string log;
+  } access;
+  for (const bool auto_finalize : {true, false}) {
+    make(199);
+    access.log.clear();
+    run([&]() -> Task<> {
+      MirrorOptions options = mirror();
+      options.access = &access;
+      options.job.auto_finalize = auto_finalize;
+      co_await start(options);
+      co_await reach("j", JobStatus::ready);
+      EXPECT_TRUE(jobs->complete(job("j")).ok());
+      if (!auto_finalize) co_await reach("j", JobStatus::pending);
+      if (!auto_finalize) co_await jobs->finalize("j");
+      co_await end_of("j");
+    });
+    EXPECT_EQ(access.log, "prepared brought");
+  }
+}
+
 // Who forbids writing to the source comes to it in the very moment in which the mirror lets go.
 TEST_F(MirrorEndingTest, NobodyMindsTheGuestWhileItEnds) {
   for (std::uint64_t seed = 190; seed < 196; ++seed) {
