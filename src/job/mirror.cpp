@@ -178,9 +178,12 @@ Task<> MirrorJob::fit_target() {
 Task<bool> MirrorJob::step(JobContext& context) {
   Point::Outcome failed;
   if (auto refused = top().take_failure()) failed = Point::Failure{*std::move(refused), false};
-  const auto enough = [this] { return copied_enough(); };
+  bool copied = false;
+  const auto enough = [&] { return copied = copied || copied_enough(); };
   if (!failed && !top().dirty().empty()) failed = co_await copy_->run(context, enough);
-  const bool flushes = !failed && !context.interrupted() && (!ready_ || ending_ != Ending::none);
+  copied = copied || top().dirty().empty();      // else it was interrupted, and is to go on already
+  const bool wanted = ready_ ? ending_ != Ending::none : copied;
+  const bool flushes = wanted && !failed && !context.interrupted();
   if (flushes) failed = co_await flush_target();
   const bool ends = flushes && !failed && ready_ && little_differs();
   if (ends && !ends_for_itself()) co_return true;

@@ -6,6 +6,25 @@ namespace {
 
 using MirrorEndingTest = MirrorTest;
 
+// A filter whose writes wait while it is shut.
+class Shut final : public Turnstile {
+ public:
+  Shut(Reactor& reactor, std::unique_ptr<Edge> file) : Turnstile(reactor, std::move(file)), open_(reactor) {}
+  std::string_view name() const noexcept override { return "shut"; }
+  std::uint64_t waiting() const noexcept { return waiting_; }
+  void open() noexcept { open_.set(); }
+
+ private:
+  Task<> pass(RequestKind kind, Range) override {
+    if (kind != RequestKind::write) co_return;
+    ++waiting_;
+    co_await open_.wait();
+    --waiting_;
+  }
+  Event open_;
+  std::uint64_t waiting_ = 0;
+};
+
 // Guests are held for a part of the time, however long the target takes.
 TEST_F(MirrorEndingTest, TheEndOfAMirrorToASlowTarget) {
   make(185, 0);
@@ -111,6 +130,31 @@ TEST_F(MirrorEndingTest, BitmapsAreMadeRoomForWhileGuestsGoOn) {
       co_await end_of("j");
     });
     EXPECT_EQ(access.log, "prepared brought");
+  }
+}
+
+// Paused and resumed in the very moment in which the last of what was under way ends.
+TEST_F(MirrorEndingTest, ItIsNotReadyBeforeAllIsCopied) {
+  for (int turns = 0; turns < 40; ++turns) {
+    make(200, 0);
+    auto edge = Edge::attach(disks->node("fault-t"), Role::filtered, {Permissions::none, Permissions::all}, "shut");
+    auto driver = std::make_unique<Shut>(disks->process.reactor(), *std::move(edge));
+    Shut& shut = *driver;
+    target = &disks->add("shut", std::move(driver));
+    run([&]() -> Task<> {
+      MirrorOptions options = mirror();
+      options.buf_size = 64 * KiB;
+      co_await start(options);
+      while (!shut.waiting()) co_await pass(1);
+      (void)jobs->pause(job("j"));
+      shut.open();
+      for (int i = 0; i < turns; ++i) co_await disks->process.reactor().yield();
+      (void)jobs->resume(job("j"));
+      co_await reach("j", JobStatus::ready);
+    });
+    const std::string told = events.take();
+    const std::string all = std::to_string(disk_size);
+    EXPECT_NE(told.find("j ready " + all + "/" + all + "\n"), std::string::npos) << turns << "\n" << told;
   }
 }
 
