@@ -23,6 +23,12 @@ Task<> Graph::set_active(BlockNode& node, bool active) {
   co_await shown.error();
 }
 
+void Graph::content_replaced(BlockNode& node) noexcept {
+  node.remember_size(node.size());
+  refresh_limits(node);
+  shape_changed();
+}
+
 Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
   TM_ASSERT(!node.tracking());
   std::swap(node.driver_, driver);
@@ -34,9 +40,7 @@ Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
   else std::swap(node.driver_, driver);
   (void)co_await driver->close().result();               // it was only read
   driver.reset();
-  node.remember_size(node.size());
-  refresh_limits(node);
-  shape_changed();
+  content_replaced(node);
   co_await unwrap(ok);
 }
 

@@ -1,10 +1,22 @@
 // The requests of a node, as they arrive through an edge: wait while drained, check, mark, count,
 // and hand on what is aligned.  What is not goes through node_padding.cpp.
+#include <algorithm>
+
 #include "block/graph.hpp"
 #include "block/node_marks.hpp"
 #include "block/node_timed.hpp"
 
 namespace tidemark {
+namespace {
+
+// What a disk is about to lose is copied there; with that disk as its backing file (fleecing) clients read a moment of it there.
+// A read looks into one layer after the other: one that has not found a copy must end before the disk is written.
+bool shows_old_data(const BlockNode& node) noexcept {
+  const auto copies = [](const Edge* user) { return user->role() == Role::target; };
+  return std::any_of(node.parents().begin(), node.parents().end(), copies) && node.backing();
+}
+
+}  // namespace
 
 Task<> BlockNode::wait_unquiesced(Edge& via) {
   while (via.node_->quiesced_) co_await via.node_->graph_->unquiesced_.wait();
@@ -36,6 +48,9 @@ Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
   Timed timed(via, node.stats_.read, into.size());
   if (!fits(offset, into.size(), node.size())) co_await unwrap(node.check_range(offset, into.size(), "read"));
   if (into.empty()) co_return timed.done();
+  const Range range{offset, into.size()};
+  auto reading = node.unit_lock_.hold(range, RangeLock::Mode::shared);
+  if (shows_old_data(node)) co_await reading;
   if (node.simple(offset, into)) co_await node.driver_->read(offset, into);
   else co_await node.read_bounced(offset, into);
   timed.done();
@@ -62,6 +77,8 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   if (node.limits_.request_align == 1 && !from.empty() && node.simple(offset, from))
     co_await node.driver_->write(offset, from, flags);
   else if (!from.empty()) co_await node.write_locked(offset, from, flags);
+  auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
+  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
   if (flush_after) co_await node.driver_->flush();
   timed.done();
 }
@@ -87,6 +104,8 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
     if (!head.empty()) co_await node.zero_by_writing(head, part_flags);
     if (!tail.empty()) co_await node.zero_by_writing(tail, part_flags);
   }
+  auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
+  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
   if (flush_after) co_await node.driver_->flush();
   timed.done();
 }
@@ -101,6 +120,8 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   const Marks marks(node, range, WriteFlags::none);
   if (!node.admitted(range, WriteFlags::none)) co_await node.wait_admitted(range);
   co_await node.driver_->write_compressed(offset, from);
+  auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
+  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
   timed.done();
 }
 

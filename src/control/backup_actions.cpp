@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "backup/sums_recorder.hpp"
+#include "control/file_names.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
@@ -29,6 +30,8 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   options.since = given.since;
   if (given.bitmap_mode) options.bitmap_mode = to_bitmap_mode(*given.bitmap_mode);
   options.compress = given.compress;
+  options.unmap = given.unmap;
+  options.target_is_zero = given.target_is_zero;
   options.on_source_error = to_policy(given.on_source_error);
   options.on_target_error = to_policy(given.on_target_error);
   options.on_cbw_error = given.on_cbw_error == schema::OnCbwError::break_guest_write ? OnCbwError::break_guest_write
@@ -68,6 +71,19 @@ Task<BackupNodes> look_up(Place& place, const std::string& source, const std::st
 
 std::string format_of(const schema::DriveBackup& arguments, const BlockNode& source) {
   return arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
+}
+
+// What a target that is given a part is to name below it.
+Task<BackingFile> file_below(BlockNode& source, schema::MirrorSyncMode sync) {
+  BackingFile below;
+  BlockNode* image = &skip_filters(source);
+  if (sync == schema::MirrorSyncMode::top) image = image->backing();
+  else if (sync != schema::MirrorSyncMode::none) image = nullptr;
+  if (!image) co_return below;
+  image = &skip_filters(*image);
+  below.file = co_await file_name_of(*image);
+  below.format = image->driver().name();
+  co_return std::move(below);
 }
 
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {
@@ -127,26 +143,29 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
   const std::string format = format_of(arguments, *nodes.source);
   bool overwrites = false;
   if (!existing) overwrites = co_await check_overwritable(jobs.reactor(), arguments.target);
+  BackingFile below;
+  if (!existing) below = co_await homes.at(place, file_below(*nodes.source, arguments.sync));
+  co_await unwrap(check_backing(format, below));
   if (!existing && !overwrites) {
     images.made(arguments.target);
-    co_await homes.at(place, create_image_file(place.graph, arguments.target, format, nodes.source->size()));
+    co_await homes.at(place, create_overlay_file(place.graph, arguments.target, format, nodes.source->size(), below));
   }
   Task<BlockNode*> opening = overwrites ? make_stand_in(place.graph, format, nodes.source->size())
                                         : open_image_file(place.graph, arguments.target, format);
   BlockNode* target = co_await homes.at(place, std::move(opening));
   ManagedJob* job = co_await create_job_to(homes, jobs, place, *target, std::move(options));
-  if (overwrites) images.overwrite(nodes, *job, arguments.target, format);
+  if (overwrites) images.overwrite(nodes, *job, arguments.target, format, std::move(below));
   co_return job;
 }
 
-void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format) {
+void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingFile below) {
   auto& backup = static_cast<BackupJob&>(job.job());
-  late_.push_back({nodes.place, &backup, std::move(path), std::move(format), nodes.source->size()});
+  late_.push_back({nodes.place, &backup, std::move(path), std::move(format), nodes.source->size(), std::move(below)});
 }
 
 // On the nodes' thread.
 Task<> DriveImages::give(Graph& graph, const Late& late) {
-  co_await create_image_file(graph, late.path, late.format, late.size);
+  co_await create_overlay_file(graph, late.path, late.format, late.size, late.below);
   BlockNode* target = co_await open_image_file(graph, late.path, late.format);
   const Result<> given = co_await late.job->take_target(*target).result();
   if (!given) (void)co_await graph.release(*target).result();

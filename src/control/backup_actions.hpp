@@ -3,6 +3,7 @@
 #pragma once
 
 #include "control/homes.hpp"
+#include "control/images_made.hpp"
 #include "job/backup.hpp"
 #include "schema/backup.hpp"
 
@@ -25,7 +26,7 @@ class DriveImages {
   DriveImages(const DriveImages&) = delete;
 
   void made(std::string path) { made_.push_back(std::move(path)); }
-  void overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format);
+  void overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingFile below);
 
   // Once all jobs are made: empties the files and gives each to its job.
   Task<> overwrite_all();
@@ -38,6 +39,7 @@ class DriveImages {
     BackupJob* job;
     std::string path, format;
     std::uint64_t size;
+    BackingFile below;
   };
   static Task<> give(Graph& graph, const Late& late);
   Homes& homes_;

@@ -158,8 +158,10 @@ Task<> bring_following_bitmaps(BlockNode& from, BlockNode& to) {
   co_await bring_all(bitmaps, from.size(), image);
   Bitmaps there;
   collect(image, there);
-  for (const auto& bitmap : there)
-    if (is_over(*bitmap, bitmaps)) leave(image.bitmaps(), *bitmap);
+  const auto stays = [&](const auto& bitmap) { return !is_over(*bitmap, bitmaps); };
+  there.erase(std::remove_if(there.begin(), there.end(), stays), there.end());
+  for (const auto& bitmap : there) leave(image.bitmaps(), *bitmap);
+  if (!there.empty()) co_await forget_dropped(image);
 }
 
 void drop_following_bitmaps(BlockNode& from) noexcept {

@@ -3,7 +3,8 @@
 //
 // Invariant: where the disk is, such a bitmap has by itself all that was written since its point: what it had below is
 // among its bits, so that no other layer is needed to tell, nor anybody who knows of layers
-// (docs/decisions/0008-bitmaps-that-follow.md).  All on the nodes' thread.
+// (docs/decisions/0008-bitmaps-that-follow.md).  One that was removed from the disk does not come back from a layer.
+// All on the nodes' thread.
 #pragma once
 
 #include "block/graph.hpp"

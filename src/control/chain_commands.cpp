@@ -4,6 +4,7 @@
 
 #include "control/chain_actions.hpp"
 #include "control/chain_lookup.hpp"
+#include "job/chain_names.hpp"
 #include "job/mirror.hpp"
 
 namespace tidemark {
@@ -23,12 +24,13 @@ Task<BlockNode*> find_image(Graph& graph, const schema::ChangeBackingFileArgumen
 
 Task<BlockNode*> find_disk(Graph& graph, const std::string& device) { co_return co_await unwrap(graph.lookup(device)); }
 
-// The format stays: it is what is below, whatever that is called.
+// With the format of what is below now, which may be another than the header has had.
 Task<> change_name(NodeAccess& access, BlockNode& image, std::string name) {
   const bool read_only = image.read_only();
   if (read_only) co_await access.make_writable(image);
-  const std::string format((co_await image.driver().info()).backing_format);
-  const Result<> changed = co_await image.driver().write_backing_name(name, format).result();
+  const std::optional<std::string> given(name);
+  BackingName below = co_await backing_name(image, image.backing(), given, true);
+  const Result<> changed = co_await image.driver().write_backing_name(std::move(below.name), std::move(below.format)).result();
   if (read_only) co_await access.make_read_only(image);
   if (!changed) co_await changed.error().with_context(fmt::format("Could not change backing file to '{}'", name));
 }

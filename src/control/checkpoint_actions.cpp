@@ -98,6 +98,11 @@ Task<> create_checkpoint(BlockNode& image, const schema::CheckpointCreate& argum
   const auto before = checkpoints_in(image.bitmaps());
   if (find_checkpoint(before, arguments.name) != before.end())
     co_await Error(Errc::exists, fmt::format("Checkpoint '{}' of node '{}' already exists", arguments.name, image.name()));
+  // It takes over recording, and is forgotten first.
+  if (!arguments.persistent && !before.empty() && before.back().bitmap->persistent())
+    co_await Error(Errc::invalid_argument,
+                   fmt::format("Checkpoint '{}' of node '{}' has to be persistent: the one before it, '{}', is, and would miss "
+                               "what is written from now on", arguments.name, image.name(), before.back().name.name));
   if (const BlockNode* overlay = only_below(image))
     co_await Error(Errc::busy, fmt::format("Node '{}' is a layer below '{}'; take the checkpoint of that", image.name(), overlay->name()));
   const std::uint32_t granularity = co_await default_granularity(image);

@@ -16,7 +16,7 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       amendments(homes, manager),
       transactions(homes, manager, exports),
       checkpoints(homes),
-      snapshots(homes, manager),
+      snapshots(homes, manager, exports),
       graph(homes, manager),
       reopening(homes, manager),
       stats(homes, events),

@@ -126,10 +126,14 @@ void Exports::serve() {
 
 // Where it may be inactive, an export asks for nothing while its node is.
 Task<> Exports::set_active(Place& place, std::string node, bool active) {
+  co_await homes_.at(place, tidemark::set_active(place.graph, std::move(node), at_home(place.reactor), active));
+}
+
+std::vector<std::shared_ptr<NbdExport>> Exports::at_home(const Reactor& home) const {
   Served served;
   for (const auto& [id, entry] : exports_)
-    if (&entry.nbd->home() == &place.reactor) served.push_back(entry.nbd);
-  co_await homes_.at(place, tidemark::set_active(place.graph, std::move(node), std::move(served), active));
+    if (&entry.nbd->home() == &home) served.push_back(entry.nbd);
+  return served;
 }
 
 Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {

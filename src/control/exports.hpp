@@ -44,6 +44,9 @@ class Exports final : public ExportCommands {
   // A node at a place, with what it stands on, and what exports may do with them.  On error all is as it was.
   Task<> set_active(Place& place, std::string node, bool active);
 
+  // Those whose nodes live on a thread.
+  std::vector<std::shared_ptr<NbdExport>> at_home(const Reactor& home) const;
+
   // Where clients find an export: "nbd+unix:///NAME?socket=PATH"; for people.
   std::vector<std::string> uris() const;
 

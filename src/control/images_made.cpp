@@ -1,5 +1,7 @@
 #include "control/images_made.hpp"
 
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "format/qcow2/driver.hpp"
@@ -173,14 +175,33 @@ Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t s
 }
 
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
-  BackingName none;
+  BackingFile none;
   return create_overlay_file(graph, std::move(path), std::move(format), size, std::move(none));
 }
 
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing) {
-  const bool is_qcow2 = co_await unwrap(is_qcow2_not_raw(format));
-  if (!is_qcow2 && !backing.file.empty())
-    co_await Error(Errc::invalid_argument, fmt::format("Backing file not supported for file format '{}'", format));
+Result<> check_backing(const std::string& format, const BackingFile& backing) {
+  const auto is_qcow2 = is_qcow2_not_raw(format);
+  if (!is_qcow2) return is_qcow2.error();
+  if (!*is_qcow2 && !backing.file.empty())
+    return Error(Errc::invalid_argument, fmt::format("Backing file not supported for file format '{}'", format));
+  return {};
+}
+
+namespace {
+
+// The header's name counts from the image's directory, and one that counts from ours may lead elsewhere from there.
+std::string name_from(const std::string& image, const std::string& name) {
+  const std::filesystem::path path(name);
+  const bool is_path = name.find(':') == std::string::npos || name.find('/') < name.find(':');
+  if (!is_path || path.is_absolute() || std::filesystem::path(image).parent_path().empty()) return name;
+  return std::filesystem::absolute(path).string();
+}
+
+}  // namespace
+
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingFile backing) {
+  co_await unwrap(check_backing(format, backing));
+  const bool is_qcow2 = format == "qcow2";
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
   co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
   if (!is_qcow2) co_return;
@@ -188,7 +209,7 @@ Task<> create_overlay_file(Graph& graph, std::string path, std::string format, s
   options.file = describe_file(path);
   options.size = size;
   if (!backing.file.empty()) {
-    options.backing_file = std::move(backing.file);
+    options.backing_file = name_from(path, backing.file);
     options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
   }
   co_await create_qcow2(graph, std::move(options));

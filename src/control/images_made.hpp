@@ -12,10 +12,11 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options);
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size);
 
 // The same, of what can have a backing file, and says so.
-struct BackingName {
+struct BackingFile {
   std::string file, format;
 };
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
+Result<> check_backing(const std::string& format, const BackingFile& backing);
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingFile backing);
 // A node of such a file, which somebody uses or releases.  A backing file that the image names is left out, unless it is
 // to be `followed`.
 enum class Backing : std::uint8_t { left_out, followed };

@@ -3,6 +3,7 @@
 #include "control/drain_set.hpp"
 #include "control/external_snapshot.hpp"
 #include "control/internal_snapshot.hpp"
+#include "control/snapshot_revert.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark {
@@ -28,6 +29,16 @@ Task<schema::SnapshotInfo> SnapshotCommandHandler::blockdev_snapshot_delete_inte
   };
   auto release = [&drained]() -> Task<> { return drained.release(); };
   co_return co_await finally(work(), release);
+}
+
+Task<> SnapshotCommandHandler::blockdev_snapshot_revert(schema::BlockdevSnapshotRevert arguments) {
+  Result<> durable;
+  TransactionActions actions;
+  actions.push_back(make_revert_action(homes_, jobs_, exports_, arguments, durable));
+  co_await carry_out(homes_, std::move(actions));
+  if (arguments.mode != schema::SnapshotRevertMode::internal)
+    co_await let_go_of_reverted(homes_, arguments.node_name, arguments.mode == schema::SnapshotRevertMode::discard);
+  co_await unwrap(durable);
 }
 
 }  // namespace tidemark

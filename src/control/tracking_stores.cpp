@@ -101,6 +101,13 @@ void show_bitmaps(BlockNode& node, ImageRecord& record) {
   record.bitmaps.clear();
 }
 
+// Of an image that nothing stands on, and that is going to be written, no overlay has the bitmaps.
+void show_as_disk(BlockNode& node) {
+  const auto is_node = [](const Edge* user) { return user->parent() != nullptr; };
+  if (std::any_of(node.parents().begin(), node.parents().end(), is_node)) return;
+  for (const auto& bitmap : node.bitmaps().all()) bitmap->set_carried(false);
+}
+
 // What cannot be read is not shown.
 Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
   if (storage && !is_window(node, *storage)) {
@@ -169,12 +176,14 @@ Task<> open_tracking(BlockNode& node) {
   ImageRecord record = co_await record_of(node, image);
   if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record));
   std::unique_ptr<TrackingStore> store;
-  if (storage) {
+  // The store may be of the storage's own bitmaps.
+  if (storage && (storage == &node || !storage->tracking())) {
     StoreOptions options = co_await options_of(node, *storage);
     store = co_await open_store(node, *storage, std::move(options), record);
   }
   show_bitmaps(node, record);
   end_older(node.bitmaps());
+  show_as_disk(node);
   const bool found = image && !node.bitmaps().empty();
   if (!store && found) store = co_await store_for_found(node, storage);
   if (image && (store || found)) {

@@ -2,22 +2,23 @@
 
 #include <algorithm>
 
+#include "block/status.hpp"
 #include "filter/pass_through.hpp"
 
 namespace tidemark {
 namespace {
 
-// Requests are of whole clusters: the node completes what is less.
+// Requests are of whole clusters, of the image that is below at the time: the node completes what is less.
 class Compress final : public PassThrough {
  public:
-  Compress(Reactor& reactor, std::unique_ptr<Edge> file, std::uint32_t cluster_size)
-      : PassThrough(reactor, std::move(file)), cluster_size_(cluster_size) {}
+  Compress(Reactor& reactor, std::unique_ptr<Edge> file) : PassThrough(reactor, std::move(file)) {}
 
   std::string_view name() const noexcept override { return "compress"; }
   BlockLimits limits() const noexcept override {
     BlockLimits limits = PassThrough::limits();
-    limits.request_align = std::max(limits.request_align, cluster_size_);
-    limits.write_zeroes_align = std::max(limits.write_zeroes_align, cluster_size_);
+    const std::uint32_t cluster = skip_filters(file().node()).limits().opt_transfer;
+    limits.request_align = std::max(limits.request_align, cluster);
+    limits.write_zeroes_align = std::max(limits.write_zeroes_align, cluster);
     return limits;
   }
   bool supports_fua() const noexcept override { return false; }
@@ -28,12 +29,11 @@ class Compress final : public PassThrough {
     into.from(there).fill_zero();
     co_await file().read(offset, into.first(there));
   }
+  // As it is while a job's filter below, or another image there, knows nothing of compression.
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags) override {
-    return file().write_compressed(offset, from.first(std::min<std::uint64_t>(from.size(), size() - offset)));
+    const Buffers there = from.first(std::min<std::uint64_t>(from.size(), size() - offset));
+    return supports_compression() ? file().write_compressed(offset, there) : file().write(offset, there);
   }
-
- private:
-  const std::uint32_t cluster_size_;
 };
 
 }  // namespace
@@ -44,8 +44,7 @@ Task<std::unique_ptr<BlockDriver>> open_compress(BlockNode& file) {
     co_await Error(Errc::unsupported, "Compression is not supported for underlying format: " + std::string(file.driver().name()));
   const Permissions none{Permissions::none, Permissions::all};
   auto edge = co_await unwrap(Edge::attach(file, Role::filtered, none, "compress"));
-  co_return std::unique_ptr<BlockDriver>(
-      std::make_unique<Compress>(file.reactor(), std::move(edge), static_cast<std::uint32_t>(*info.cluster_size)));
+  co_return std::unique_ptr<BlockDriver>(std::make_unique<Compress>(file.reactor(), std::move(edge)));
 }
 
 }  // namespace tidemark

@@ -17,8 +17,11 @@ class SnapshotAccess final : public BlockDriver {
   std::vector<Edge*> edges() const override {
     return file_ ? std::vector<Edge*>{file_.get()} : std::vector<Edge*>{};
   }
-  // The present content of `file` is no concern of this node's users.
-  Permissions child_permissions(const Edge&, Permissions, bool) const override { return {}; }
+  // The present content of `file` is no concern of this node's users; but from here on the filter is used, and nobody writes
+  // past it.
+  Permissions child_permissions(const Edge&, Permissions, bool) const override {
+    return {Permissions::consistent_read, Permissions::all};
+  }
 
   Task<Extent> map(Range wanted) override {
     const auto point = co_await unwrap(find());

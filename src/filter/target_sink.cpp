@@ -40,6 +40,7 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
 
 Task<> TargetSink::keep_zeroes(Range range) {
   if (options_.witness) co_await options_.witness->zeroes(range);
+  if (options_.target_is_zero) co_return;
   const WriteFlags how = options_.unmap ? WriteFlags::may_unmap : WriteFlags::none;
   while (!range.empty()) {
     BlockNode& layer = skip_filters(target_.node());

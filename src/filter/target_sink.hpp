@@ -19,6 +19,7 @@ struct TargetSinkOptions {
   bool compress = false;
   CopyWitness* witness = nullptr;     // outlives the sink
   bool unmap = true;                  // zeroes may be holes
+  bool target_is_zero = false;        // all of it, but for what is kept in it; which is kept once only
 };
 
 class TargetSink final : public OldData {

@@ -19,6 +19,7 @@ class File {
 
   bool is_open() const noexcept { return handle_ != Handle::none; }
   const std::string& path() const noexcept { return path_; }
+  void renamed(std::string path) { path_ = std::move(path); }     // it has another name by now
   Reactor& reactor() const noexcept { return *reactor_; }
   Handle handle() const noexcept { return handle_; }
 

@@ -16,7 +16,8 @@ constexpr std::uint64_t area_max = 16 * MiB;     // in which guests' writes wait
 
 Task<> ActiveCommit::open_base() {
   BlockNode& image = skip_filters(top_);
-  if (keeps_top() || options_.empty_active) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
+  const bool takes_out = options_.empty_active && stands_on_others();
+  if (keeps_top() || takes_out) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const Permissions nothing{P::none, P::all};
   kept_ = co_await unwrap(Edge::attach(base_, Role::filtered, nothing, user_));
   top_writable_ = !top_.read_only();
@@ -74,10 +75,14 @@ bool ActiveCommit::holds(const BlockNode& node) const noexcept {
   return std::any_of(layers_.begin(), layers_.end(), [&](const auto& edge) { return &edge->node() == &node; });
 }
 
+bool ActiveCommit::stands_on_others() const noexcept {
+  return &skip_filters(*skip_filters(top_).backing()) != &skip_filters(base_);
+}
+
 Task<> ActiveCommit::take_out_layers() {
+  if (!stands_on_others()) co_return;
   BlockNode& image = skip_filters(top_);
   BlockNode* const below = image.backing();
-  if (&skip_filters(*below) == &skip_filters(base_)) co_return;
   if (preserver_) co_await preserver_->rename();
   BackingName name = co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
   const ImageInfo before = co_await image.driver().info();

@@ -68,6 +68,8 @@ class ActiveCommit {
   Task<> close_base();
 
  private:
+  bool stands_on_others() const noexcept;        // than the base
+
   BlockNode &top_, &base_;
   const ActiveCommitOptions options_;
   const std::string user_;

@@ -67,6 +67,8 @@ Task<> BackupJob::attach() {
   filter.min_cluster_size = options_.perf.min_cluster_size;
   filter.protect_later = true;
   filter.compress = options_.compress;
+  filter.unmap = options_.unmap;
+  filter.target_is_zero = options_.target_is_zero;
   filter.witness = options_.witness;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);

@@ -35,6 +35,7 @@ struct BackupOptions {
   std::optional<BitmapMode> bitmap_mode;
   std::optional<std::string> since;  // a checkpoint of the source; instead of a bitmap
   bool compress = false;
+  bool unmap = true, target_is_zero = false;
   OnError on_source_error = OnError::report, on_target_error = OnError::report;
   // QEMU's default fails the guest's write; ours fails the backup instead.
   OnCbwError on_cbw_error = OnCbwError::break_snapshot;

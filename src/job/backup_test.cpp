@@ -182,6 +182,24 @@ TEST_F(BackupTest, BitmapModes) {
   }
 }
 
+TEST_F(BackupTest, ATargetThatIsSaidToBeZeroIsNotZeroed) {
+  for (const bool said : {true, false}) {
+    make(190 + said);
+    run([&]() -> Task<> {
+      const Content data(disk_size, std::byte{1});
+      co_await Disks::write_at(*target, 0, data);
+      Edge& writer = disks->attach(*source);
+      const Range zeroed{MiB, MiB};
+      co_await writer.write_zeroes(zeroed);
+      BackupOptions options = backup("j", *source, *target);
+      options.target_is_zero = said;
+      co_await start_at_point(std::move(options));
+      co_await end_of("j");
+      EXPECT_EQ(memory("t").stats().write_zeroes.operations == 0, said);
+    });
+  }
+}
+
 TEST_F(BackupTest, BitsOutliveATargetOrSourceThatCannotBeFlushed) {
   for (const bool at_source : {false, true}) {
     make(7);

@@ -16,7 +16,8 @@ constexpr Duration catch_up_max = std::chrono::seconds(30);
 Task<Point::Outcome> MirrorJob::settle() {
   Reactor& reactor = options_.source->reactor();
   // Should it fail, the pivot says why.
-  if (brings_bitmaps()) (void)co_await options_.access->prepare_bitmaps(*options_.source, *options_.target).result();
+  const Result<BlockNode*> replaced = find_replaced(options_);
+  if (brings_bitmaps() && replaced) (void)co_await options_.access->prepare_bitmaps(**replaced, *options_.target).result();
   auto drained = co_await graph().drain_within(*options_.source, still_max).result();
   if (!drained) co_return std::nullopt;                  // their own requests do
   std::optional<Graph::DrainGuard> still(*std::move(drained));
@@ -89,7 +90,7 @@ Task<> MirrorJob::pivot() {
   const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
-  if (brings_bitmaps()) co_await options_.access->bring_bitmaps(source, target);
+  if (brings_bitmaps()) co_await options_.access->bring_bitmaps(*replaced, target);
   edge_.reset();
   top().retire();
   if (commit_) commit_->let_go_of_layers();
@@ -100,7 +101,7 @@ Task<> MirrorJob::pivot() {
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
-  if (options_.access) options_.access->drop_bitmaps(source);
+  if (options_.access) options_.access->drop_bitmaps(*replaced);         // filters above it are on the target by now
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());

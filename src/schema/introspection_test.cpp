@@ -31,6 +31,13 @@ const std::set<std::string> extensions = {
     // Checksums of what is read, not of what is read back.
     "blockdev-backup(checksums",
     "drive-backup(checksums",
+    // A backup as a mirror with the semantics of its start.
+    "blockdev-backup(unmap",
+    "blockdev-backup(target-is-zero",
+    "drive-backup(unmap",
+    "drive-backup(target-is-zero",
+    // Disks in use that go back.
+    "blockdev-snapshot-revert",
     // Bitmaps of layers below, and since a checkpoint.
     "blockdev-backup(bitmap-node",
     "drive-backup(bitmap-node",

@@ -24,6 +24,11 @@ bool is_refusal(const Error& error) {
   return error.code() == Errc::unsupported || error.os_errno() == EINVAL;
 }
 
+bool is_want_of_space(const Error& error) {
+  const int why = error.os_errno();
+  return why == ENOSPC || why == EDQUOT || why == EFBIG;
+}
+
 Error unsupported(const File& file, std::string_view what) {
   return Error(Errc::unsupported, std::string(what) + " is not supported on '" + file.path() + "'",
                ENOTSUP);
@@ -63,8 +68,16 @@ Task<> FileDriver::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
   return fua ? write_durably(offset, from) : file_.write(offset, from);
 }
 
+// One that was refused for want of space has dropped nothing; one that was taken, and could not be made durable, has.  Which of
+// the two it was, the same write says when nothing else is asked of it.
 Task<> FileDriver::write_durably(std::uint64_t offset, Buffers from) {
-  co_await durable(file_.write(offset, from, true));
+  if (lost_) co_await *lost_;
+  const Result<> done = co_await file_.write(offset, from, true).result();
+  if (!done && is_want_of_space(done.error())) {
+    const Result<> again = co_await file_.write(offset, from).result();
+    if (!again && is_want_of_space(again.error()) && !lost_) co_await again.error();
+  }
+  co_await unwrap(judge(done));
 }
 
 // A write over the end: the odd rest of a sector becomes part of the file, padding does not.
@@ -114,7 +127,11 @@ Task<> FileDriver::discard(Range range) {
   co_await allocate(AllocateMode::punch_hole, range);
 }
 
-Task<> FileDriver::flush() { return durable(file_.sync()); }
+Task<> FileDriver::flush() {
+  if (lost_) co_await *lost_;
+  const Result<> done = co_await file_.sync().result();
+  co_await unwrap(judge(done));
+}
 
 Task<> FileDriver::write_back() {
   if (!options_.direct) co_await file_.write_back();
@@ -122,12 +139,9 @@ Task<> FileDriver::write_back() {
 
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that
 // went through the page cache may be called durable again, nor what was asked at the same time.
-Task<> FileDriver::durable(Task<> work) {
-  if (lost_) co_await *lost_;
-  const Result<> done = co_await std::move(work).result();
+Result<> FileDriver::judge(Result<> done) {
   if (!done && !options_.direct && !lost_) lost_ = done.error();
-  if (lost_) co_await *lost_;
-  co_await unwrap(done);
+  return lost_ ? Result<>(*lost_) : done;
 }
 
 Task<> FileDriver::truncate(std::uint64_t size) {

@@ -35,6 +35,12 @@ class FileDriver final : public BlockDriver {
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;
   Task<ImageInfo> info() override;
+  const std::string& path() const noexcept { return file_.path(); }
+  // The file has another name by now.
+  void renamed(std::string path) {
+    options_.filename = path;
+    file_.renamed(std::move(path));
+  }
   Task<> close() override { return file_.close(); }
   void leave() noexcept override { file_.leave(); }
   void arrive() noexcept override { file_.arrive(home().reactor()); }
@@ -44,7 +50,7 @@ class FileDriver final : public BlockDriver {
   Task<> write_durably(std::uint64_t offset, Buffers from);
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
-  Task<> durable(Task<> work);
+  Result<> judge(Result<> done);                 // of what was to be durable
   Task<> replace_file(File& next, const FileOptions& wanted);
   Task<> take_up(File& next);
 

@@ -245,6 +245,21 @@ TEST_F(FileTest, AFailedFlushIsNeverForgotten) {
   run(file->close());
 }
 
+TEST_F(FileTest, ARefusedWriteIsNoLoss) {
+  put("/d/a", 4096);
+  const Driver file = run(open_file(reactor, named("/d/a")));
+  const std::vector<std::byte> data(512);
+  fail(IoOp::Kind::write, ENOSPC, 2);
+  EXPECT_EQ(error_of(file->write(0, Buffers::of_const(data), WriteFlags::fua)).to_errno(), ENOSPC);
+  run(file->flush());
+  run(file->write(0, Buffers::of_const(data), WriteFlags::fua));
+  // Taken, and not made durable: that is one.
+  fail(IoOp::Kind::write, ENOSPC);
+  EXPECT_EQ(error_of(file->write(0, Buffers::of_const(data), WriteFlags::fua)).to_errno(), ENOSPC);
+  EXPECT_EQ(error_of(file->flush()).to_errno(), ENOSPC);
+  run(file->close());
+}
+
 // It is reported to one of those who ask at the same time only.
 TEST_F(FileTest, AFlushBesideOneThatFailsHasFailed) {
   put("/d/a", 4096);

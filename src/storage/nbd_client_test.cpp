@@ -65,6 +65,7 @@ class ScriptedServer {
   std::uint16_t flags = nbd::export_flag::has_flags | nbd::export_flag::send_flush;
   std::uint64_t size = disk_size;
   unsigned connections = 0;
+  bool answers_early = false;           // before it has read a write's payload, which it never does
 
  private:
   Task<> accept() {
@@ -95,11 +96,12 @@ class ScriptedServer {
       co_await socket.recv_all(MutableBytes(header), stop_->token());
       const auto request = nbd::decode_request(header, Headers::structured);
       if (!request || request->command == nbd::Command::disconnect) co_return;
-      Message payload(nbd::payload_length(*request, Headers::structured));
+      Message payload(answers_early ? 0 : nbd::payload_length(*request, Headers::structured));
       co_await socket.recv_all(MutableBytes(payload), stop_->token());
       const auto answer = script_(*request);
       if (!answer) co_return;
       co_await send(socket, *answer);
+      if (answers_early) co_await reactor_.sleep(std::chrono::hours(1), stop_->token());
     }
   }
   Task<bool> answer_option(Socket& socket) {
@@ -385,6 +387,27 @@ TEST_F(NbdClientTest, CancelEndsWhatIsNotAnswered) {
   EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());   // nothing is: nothing happens
   EXPECT_TRUE(read().ok());
   EXPECT_EQ(server.connections, 2u);
+}
+
+Task<> write_from(BlockDriver& disk, Bytes memory, Result<>& outcome) {
+  outcome = co_await disk.write(0, Buffers::of_const(memory), WriteFlags::none).result();
+}
+
+TEST_F(NbdClientTest, CancelEndsWhatIsAnsweredAndNotTaken) {
+  server.answers_early = true;
+  serve(well);
+  ASSERT_TRUE(open(600).ok());
+  Reactor& reactor = process.reactor();
+  Gate writing(reactor);
+  Result<> outcome;
+  memory.resize(disk_size);
+  run_detached(write_from(*disk, memory, outcome), writing.enter());
+  (void)process.run(reactor.sleep(std::chrono::seconds(1)));
+  ASSERT_EQ(writing.count(), 1u);
+  const Instant before = world.now();
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+  EXPECT_TRUE(process.run(writing.wait_idle()).ok());
+  EXPECT_LE(world.now() - before, std::chrono::seconds(1));
 }
 
 TEST_F(NbdClientTest, CancelEndsWhatWaitsForAConnection) {

@@ -39,6 +39,7 @@ class NbdDriver final : public BlockDriver {
   }
 
   Task<Extent> map(Range wanted) override {
+    wanted.length = std::min(wanted.length, effect_max);
     Extent all{wanted, Mapping::data, wanted.offset};
     if (!terms().allocation) co_return all;
     NbdExchange exchange = about(Command::block_status, widened(wanted));

@@ -61,7 +61,7 @@ Task<> NbdLink::send(const NbdExchange& exchange, std::uint64_t cookie) {
 
 Task<> NbdLink::leave() {
   // With requests pending the socket may be full.
-  if (!ended() && pending_.empty()) {
+  if (!ended() && !pending()) {
     NbdExchange goodbye;
     goodbye.command = nbd::Command::disconnect;
     (void)co_await send(goodbye, 0).result();

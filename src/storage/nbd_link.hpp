@@ -46,7 +46,8 @@ class NbdLink {
 
   // Ends the link, and with it all requests.
   void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
-  bool pending() const noexcept { return !pending_.empty(); }
+  // One that was answered before it was sent may still wait for the server to take it.
+  bool pending() const noexcept { return !pending_.empty() || sending_.locked(); }
 
   bool ended() const noexcept { return why_.has_value(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.

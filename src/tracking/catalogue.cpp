@@ -3,7 +3,7 @@
 namespace tidemark::tracking {
 namespace {
 
-constexpr std::uint8_t flag_enabled = 1, flag_frozen = 2, flag_follows = 4;
+constexpr std::uint8_t flag_enabled = 1, flag_frozen = 2, flag_follows = 4, flag_carried = 8;
 constexpr std::uint32_t bitmaps_max = 65536;
 
 Result<CatalogueEntry> decode_entry(Decoder& from, Range data) {
@@ -17,6 +17,7 @@ Result<CatalogueEntry> decode_entry(Decoder& from, Range data) {
   entry.enabled = (flags & flag_enabled) != 0;
   entry.frozen = (flags & flag_frozen) != 0;
   entry.follows = (flags & flag_follows) != 0;
+  entry.carried = (flags & flag_carried) != 0;
   entry.inconsistent = from.text();
   if (!from.ok() || entry.name.empty() || !DirtyBitmap::valid_granularity(entry.granularity) ||
       entry.size > max_disk_size || entry.size_largest > max_disk_size)
@@ -34,7 +35,7 @@ void encode_entries(Encoder& to, const std::vector<CatalogueEntry>& entries) {
   to.put(static_cast<std::uint32_t>(entries.size()));
   for (const CatalogueEntry& entry : entries) {
     const auto flags = static_cast<std::uint8_t>((entry.enabled ? flag_enabled : 0) | (entry.frozen ? flag_frozen : 0) |
-                                                 (entry.follows ? flag_follows : 0));
+                                                 (entry.follows ? flag_follows : 0) | (entry.carried ? flag_carried : 0));
     to.text(entry.name).text(entry.point);
     to.put(entry.granularity).put(entry.size).put(entry.size_largest).put(flags).text(entry.inconsistent);
     for (const SegmentTable& table : entry.tables) encode_table(to, table);

@@ -21,6 +21,7 @@ struct CatalogueEntry {
   bool enabled = false;                   // marks, when no job holds it
   bool frozen = false;                    // a job holds it; with a successor if it marks
   bool follows = false;                   // stays with the disk when layers come and go
+  bool carried = false;                   // an overlay has it, too
   std::string inconsistent;               // why it cannot be used; empty when it can
   SegmentTable tables[parts];
 

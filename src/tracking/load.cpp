@@ -61,6 +61,7 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
   bitmap->set_persistent(true);
   bitmap->set_enabled(entry.enabled);
   bitmap->set_follows(entry.follows);
+  bitmap->set_carried(entry.carried);
   if (!entry.inconsistent.empty()) bitmap->set_inconsistent(entry.inconsistent);
   DirtyBitmap suspected(entry.size, entry.granularity);
   Loader loader(file, root.store_id);

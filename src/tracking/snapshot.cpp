@@ -94,6 +94,7 @@ CatalogueEntry Snapshot::entry_of(const NodeBitmap& bitmap, const SnapshotPlan& 
   entry.enabled = bitmap.enabled() || bitmap.recorder();
   entry.frozen = bitmap.busy();
   entry.follows = bitmap.follows();
+  entry.carried = bitmap.carried();
   entry.inconsistent = bitmap.inconsistent_reason();
   if (bitmap.concerns(ended)) describe_ended(entry, bitmap, bitmap.drops_with(ended), plan);
   else describe(entry, bitmap, plan);

@@ -140,7 +140,8 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
   for (auto& bitmap : ours) {
     const auto held = record.find(bitmap->name());
     const bool there = held != record.bitmaps.end();
-    if (there && bitmap->follows()) (*held)->set_follows(true);    // of which the image says nothing
+    if (there && bitmap->follows()) (*held)->set_follows(true);    // of which the image says nothing, nor of this
+    if (there) (*held)->set_carried(bitmap->carried());
     if (there ? !(*held)->inconsistent() : kept) continue;
     if (there) record.bitmaps.erase(held);
     if (!bitmap->inconsistent()) say_inconsistent(*bitmap, why);

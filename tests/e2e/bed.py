@@ -109,11 +109,11 @@ class Bed(unittest.TestCase):
 
     # Documents
 
-    def run_guide(self, page, begin="", end=None):
-        """The commands of a page of docs/guide, from the text `begin` to `end`, as they stand there, with the daemon that they
-        start; what they print.  What they leave is there afterwards, but for the daemon."""
-        text = (processes.ROOT / "docs" / "guide" / page).read_text(encoding="utf-8")
-        text = text[text.index(begin):text.index(end) if end else None]
+    def run_guide(self, page, begin="", end=None, also=()):
+        """The commands of a page of docs/guide, from the text `begin` to `end`, and in such pieces `also`, as they stand there, with
+        the daemon that they start; what they print.  What they leave is there afterwards, but for the daemon."""
+        whole = (processes.ROOT / "docs" / "guide" / page).read_text(encoding="utf-8")
+        text = "\n".join(whole[whole.index(first):whole.index(last) if last else None] for first, last in ((begin, end), *also))
         commands = [line for block in text.split("```\n")[1::2] for line in block.splitlines()]
         self.lab.env["PATH"] = f"{self.tidemark.parent}:{self.lab.env['PATH']}"
         daemon, printed = None, ""

@@ -125,6 +125,33 @@ class ChainPlan(Bed):
                 self.assertEqual(self.content("vda"), before)
                 self.assertEqual(self.qmp().execute("query-jobs"), [])
 
+    def test_what_others_stand_on_is_not_written_to(self):
+        """x <- y on the base of another chain, and on one of their own: where it costs the same, x is committed."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "own.qcow2", DISK)
+        for live in (False, True):
+            for base, action in (("own", "commit"), ("base", "pull")):
+                for name, below in (("x", base), ("y", "x")):
+                    self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{self.path}/{below}.qcow2", "-F", "qcow2",
+                                 f"{name}.qcow2")
+                    self.fill(name, (50 if name == "x" else 60, 3))
+                before = self.flat()
+                if live:
+                    self.serve(f"{self.path}/y.qcow2=vda")
+                with self.subTest(live=live, base=base):
+                    disk = "vda" if live else "y.qcow2"
+                    planned = json.loads(self.chain("plan", disk, "1", "--json", live=live))["steps"]
+                    self.assertEqual([step["action"] for step in planned], ["commit"])
+                    done = json.loads(self.chain("remove", disk, "1", "--json", live=live))
+                    self.assertEqual(([step["action"] for step in done], self.flat() == before), ([action], True))
+                    if base == "base":
+                        self.assertIn("other images may stand on", self.chain("remove", disk, "0", live=live, status=FAILED))
+                        self.assertEqual(self.flat() == before, True)
+                if live:
+                    self.run_tidemark("qmp", "quit")
+                    self.daemon.wait(20)
+                    for socket in ("qmp.sock", "nbd.sock"):
+                        (self.path / socket).unlink(missing_ok=True)
+
     def test_what_cannot_be_removed(self):
         self.assertIn("nothing is above", self.chain("pull", "top.qcow2", "0", status=FAILED))
         self.assertIn("nothing is below", self.chain("commit", "top.qcow2", "3", status=FAILED))

@@ -255,6 +255,40 @@ class Names(Bed):
         client.execute("job-cancel", id="j")
 
 
+class Compressed(Bed):
+    def test_a_filter_goes_by_the_clusters_of_the_image_that_is_below_it(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "small.qcow2", "1M")
+        self.serve("small.qcow2=small")
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("blockdev-add", driver="compress", file="small", **{"node-name": "c"})
+            qmp.execute("block-export-add", type="nbd", id="c", writable=True, **{"node-name": "c"})
+            disk, wanted = self.disk("c"), bytearray(MiB)
+            for turn, cluster in enumerate((4, 256, 64)):
+                if turn:
+                    self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}k", f"{cluster}.qcow2", "1M")
+                    qmp.execute("blockdev-add", driver="qcow2", backing=None, file={"driver": "file", "filename": f"{cluster}.qcow2"},
+                                **{"node-name": f"over{cluster}"})
+                    qmp.execute("blockdev-snapshot", node="small" if turn == 1 else "over256", overlay=f"over{cluster}")
+                for at in (4 * KiB, 68 * KiB, 700 * KiB):
+                    at += turn * 8 * KiB
+                    disk.pwrite(bytes([turn + 1]) * 4 * KiB, at)
+                    wanted[at:at + 4 * KiB] = bytes([turn + 1]) * 4 * KiB
+            # Not by the filter of a job, which comes between.
+            qmp.execute("block-stream", device="over64", speed=1, **{"job-id": "j"})
+            disk.pwrite(b"j" * 4 * KiB, 300 * KiB)
+            wanted[300 * KiB:304 * KiB] = b"j" * 4 * KiB
+            # One that cannot compress has it as it is.
+            self.raw("target.raw", MiB)
+            qmp.execute("blockdev-add", driver="raw", file={"driver": "file", "filename": "target.raw"}, **{"node-name": "target"})
+            qmp.execute("job-cancel", id="j")
+            qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+            qmp.execute("blockdev-backup", device="over64", target="target", sync="none", **{"job-id": "b"})
+            disk.pwrite(b"b" * 4 * KiB, 500 * KiB)
+            wanted[500 * KiB:504 * KiB] = b"b" * 4 * KiB
+            disk.shutdown()
+            self.assertIsNone(first_difference(self.content("c"), bytes(wanted)))
+
+
 class Guide(Bed):
     def test_its_commands(self):
         self.run_guide("chains.md", end="## Mirror")

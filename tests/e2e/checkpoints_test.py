@@ -375,7 +375,44 @@ class Checkpoints(Bed):
         refused("'since' and 'bitmap' cannot", "blockdev-backup", job_id="j", device="n0", target="t", sync="bitmap", since="a", bitmap=name)
         refused("cannot be modified by itself", "blockdev-backup", job_id="j", device="n0", target="t", sync="incremental", bitmap=name)
         refused("cannot be persistent", "checkpoint-create", name="b", disks=["n0", "t"])
-        machine.client.execute("checkpoint-create", name="b", disks=["n0", "t"], persistent=False)
+        refused("has to be persistent: the one before it, 'a', is", "checkpoint-create", name="b", disks=["n0", "t"], persistent=False)
+        self.assertEqual(len(machine.client.execute("query-checkpoints")), 1)
+        machine.client.execute("checkpoint-create", name="b", disks=["t"], persistent=False)
+        machine.end(kill=False)
+
+    def test_they_go_along_when_the_image_below_a_filter_is_mirrored(self):
+        machine = self.machine(13)
+        execute = machine.client.execute
+        execute("block-export-del", id="disk", mode="hard")
+        machine.client.wait_event("BLOCK_EXPORT_DELETED", id="disk")
+        execute("checkpoint-create", name="a", disks=["n0"])
+        execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
+        execute("blockdev-add", driver="throttle", file="n0", **{"node-name": "limited", "throttle-group": "g"})
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "layer-t.qcow2", str(DISK))
+        execute("blockdev-add", driver="qcow2", file={"driver": "file", "filename": "layer-t.qcow2"}, **{"node-name": "t"})
+        execute("blockdev-mirror", device="limited", target="t", sync="full", replaces="n0", **{"job-id": "j"})
+        machine.client.wait_event("BLOCK_JOB_READY", device="j")
+        execute("job-complete", id="j")
+        machine.client.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+        self.assertEqual([(one["name"], [disk["node"] for disk in one["disks"]]) for one in execute("query-checkpoints")], [("a", ["t"])])
+        machine.end(kill=True)
+
+    def test_nothing_written_is_forgotten_with_one_that_is_not_persistent(self):
+        machine = self.machine(12)
+        create = machine.client.execute
+        create("checkpoint-create", name="gone", disks=["n0"], persistent=False)
+        create("checkpoint-create", name="kept", disks=["n0"])
+        with self.assertRaisesRegex(QmpError, "has to be persistent"):
+            create("checkpoint-create", name="late", disks=["n0"], persistent=False)
+        machine.write()
+        written = create("query-checkpoints")[-1]["disks"][0]["since"]
+        self.assertGreater(written, 0)
+        machine.end(kill=False)
+        machine.start()
+        found = machine.client.execute("query-checkpoints")
+        self.assertEqual([one["name"] for one in found], ["kept"])
+        self.assertEqual(found[0]["disks"][0]["since"], written)
+        self.assertTrue(found[0]["disks"][0]["recording"])
         machine.end(kill=False)
 
     def test_one_that_is_inconsistent_is_repaired_by_deleting_it(self):

@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+import threading
 import time
 import unittest
 
@@ -522,7 +523,7 @@ class Daemon(Bed):
         self.assertFalse((self.path / "qmp.sock").exists())
 
     def lingering(self, name):
-        """A socket whose listener was killed while the kernel still held it for io_uring."""
+        """A socket whose listener has ended, and that still takes connections."""
         held = socket.socket(socket.AF_UNIX)
         self.addCleanup(held.close)
         listener = os.fork()
@@ -531,17 +532,25 @@ class Daemon(Bed):
             held.listen(4096)                    # as many as ask meanwhile
             os._exit(0)
         os.waitpid(listener, 0)
+        return held
 
     def test_sockets_of_a_killed_one(self):
-        """They take connections a moment longer: they are replaced, and nobody takes them for the new daemon's."""
+        """The kernel holds them for io_uring a moment longer: they are replaced, and nobody takes them for the new daemon's."""
         self.raw("disk.img")
-        for name in ("nbd.sock", "qmp.sock"):
-            self.lingering(name)
+        held = [self.lingering(name) for name in ("nbd.sock", "qmp.sock")]
+        threading.Timer(0.5, lambda: [one.close() for one in held]).start()
         with self.assertRaisesRegex(processes.Failure, "nobody serves"):
             processes.wait_for_socket(self.path / "qmp.sock", self.lab.start("sleep", "60"), patience=0.1)
         self.serve("disk.img=disk")
         self.assertEqual(self.json("job", "list"), [])
         self.content()
+
+    def test_a_socket_that_a_child_of_its_maker_serves(self):
+        self.lingering("nbd.sock")
+        daemon = self.lab.start(self.tidemarkd, "--nbd-server", "addr.type=unix,addr.path=nbd.sock", stderr=subprocess.PIPE, text=True)
+        status, _out, error = self.end_of(daemon)
+        self.assertEqual((status, "Address already in use" in error), (FAILED, True), error)
+        self.assertTrue((self.path / "nbd.sock").exists())
 
     def start_slowly(self, *options):
         """A daemon of two nodes that take a while each."""

@@ -1,4 +1,5 @@
 """tidemark image convert, with qemu-img as the judge."""
+import json
 import random
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import unittest
 
 from bed import DONE, INTERRUPTED, MiB, first_difference
 from image_bed import ImageBed
+from lab import processes
 
 
 class Convert(ImageBed):
@@ -67,6 +69,18 @@ class Convert(ImageBed):
         self.image("convert", "-O", "qcow2", "copy.raw", target)
         self.image("compare", "-F", "qcow2", "copy.raw", target)
         self.lab.run("qemu-img", "compare", "-F", "raw", "copy.raw", source, timeout=60)
+
+    def test_more_than_32_bits_from_a_server_without_extended_headers(self):
+        with open(self.path / "large.raw", "wb") as file:
+            file.truncate(5 * 1024 * MiB)
+            file.seek(4500 * MiB)
+            file.write(b"x" * MiB)
+        peer = self.lab.start("qemu-nbd", "-t", "-r", "-f", "raw", "-k", self.path / "peer.sock", "large.raw")
+        processes.wait_for_socket(self.path / "peer.sock", peer)
+        uri = f"nbd+unix:///?socket={self.path}/peer.sock"
+        found = json.loads(self.image("map", "--json", uri).stdout)
+        self.assertEqual([(one["start"], one["length"]) for one in found if one["data"]], [(4500 * MiB, MiB)])
+        self.image("measure", "-O", "qcow2", uri)
 
     def test_into_an_image_that_is_there(self):
         self.make("a.qcow2")

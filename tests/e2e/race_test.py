@@ -1,6 +1,7 @@
 """Commands that come while something else is under way: neither is lost, and none is taken for the other."""
 import unittest
 
+import nbd
 from bed import KiB, Bed
 from lab import processes
 from lab.qmp import QmpError
@@ -92,6 +93,51 @@ class ExportsThatEnd(Races):
         except QmpError as error:
             self.assertIn("already in use", error.desc)
             return False
+
+
+class Fleecing(Races):
+    """A client reads a moment of a disk from what was copied before it was overwritten, and from the disk where nothing was: never
+    what the guest writes while it reads."""
+
+    def test_a_read_that_is_under_way_when_the_guest_writes(self):
+        for by_hand in (False, True):
+            with self.subTest(by_hand=by_hand):
+                self.raw("disk.raw", 1024 * KiB)
+                (self.path / "disk.raw").write_bytes(b"1" * 1024 * KiB)
+                self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "scratch.qcow2", "1M")
+                for name in ("qmp.sock", "nbd.sock"):
+                    (self.path / name).unlink(missing_ok=True)
+                client = self.start("--blockdev", "file,node-name=file,filename=disk.raw", "--blockdev",
+                                    f"fault,node-name=disk,file=file,rules.0.operation=read,rules.0.errno=0,rules.0.count=2,rules.0.latency-ns={SLOW}")
+                client.execute("blockdev-add", driver="qcow2", backing="disk", file={"driver": "file", "filename": "scratch.qcow2"},
+                               **{"node-name": "scratch"})
+                written = "disk"
+                if by_hand:
+                    client.execute("blockdev-add", driver="copy-before-write", file="disk", target="scratch", **{"node-name": "cbw"})
+                    written = "cbw"
+                for name, node, writable in (("disk", written, True), ("pull", "scratch", False)):
+                    client.execute("block-export-add", type="nbd", id=name, name=name, writable=writable, **{"node-name": node})
+                if not by_hand:
+                    client.execute("blockdev-backup", device="disk", target="scratch", sync="none", **{"job-id": "j"})
+                guest, pull, other = self.disk(), self.disk("pull"), self.disk("pull")
+                first, second = nbd.Buffer(64 * KiB), nbd.Buffer(64 * KiB)
+                pull.aio_pread(first, 0)
+                other.aio_pread(second, 256 * KiB)
+                while pull.poll(50) or other.poll(50):
+                    pass
+                guest.pwrite(b"2" * 64 * KiB, 0)
+                guest.zero(64 * KiB, 256 * KiB)
+                while pull.aio_in_flight() or other.aio_in_flight():
+                    pull.poll(10)
+                    other.poll(10)
+                for found in (first, second):
+                    self.assertEqual(bytes(found.to_bytearray()), b"1" * 64 * KiB)
+                self.assertEqual(pull.pread(64 * KiB, 0), b"1" * 64 * KiB)
+                for handle in (guest, pull, other):
+                    handle.shutdown()
+                self.daemon.kill()
+                self.daemon.wait(20)
+                self.lab.ended(self.daemon)
 
 
 if __name__ == "__main__":

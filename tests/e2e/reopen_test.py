@@ -145,6 +145,20 @@ class Reopen(Bed):
         self.lab.ended(self.daemon)
         self.lab.run("qemu-img", "check", "-q", "disk.qcow2")
 
+    def test_the_header_is_given_the_format_of_what_is_below_now(self):
+        self.raw("old.raw", DISK)
+        self.qcow2("new.qcow2", DISK)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "old.raw", "-F", "raw", "above.qcow2")
+        self.start("qcow2")
+        for driver, name in (("raw", "old.raw"), ("qcow2", "new.qcow2")):
+            self.client.execute("blockdev-add", driver=driver, **{"node-name": name[:3]}, file={"driver": "file", "filename": name})
+        above = {"driver": "qcow2", "node-name": "above", "file": {"driver": "file", "filename": "above.qcow2"}, "backing": "old"}
+        self.client.execute("blockdev-add", **above)
+        self.client.execute("blockdev-reopen", options=[{**above, "backing": "new"}])
+        self.client.execute("change-backing-file", device="above", **{"image-node-name": "above", "backing-file": "new.qcow2"})
+        info = json.loads(self.lab.run("qemu-img", "info", "-U", "--output=json", "above.qcow2").stdout)
+        self.assertEqual((info["backing-filename"], info["backing-filename-format"]), ("new.qcow2", "qcow2"))
+
     def test_children_that_are_not_there_cannot_be_changed(self):
         self.start("qcow2")
         with self.assertRaisesRegex(QmpError, "data-file"):

@@ -152,6 +152,10 @@ class Guide(SnapshotBed):
         self.assertIn("vda[2] vda.qcow2 <- vda[1] vda.monday.qcow2 <- vda[0] vda.tuesday.qcow2", shown)
         self.assertEqual(self.flat("moved.qcow2"), self.flat("there.qcow2"))
 
+    def test_the_first_page_s_snapshot(self):
+        shown = self.run_guide("README.md", begin="## Serve a disk", end="## First backup", also=[("## Snapshots of disks in use", "## Jobs")])
+        self.assertIn("disk0[1] disk.raw <- disk0[0] disk0.monday.qcow2", shown)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -179,6 +179,24 @@ class Tracking(Bed):
         self.assertEqual(self.lab.stop(self.daemon), DONE)
         self.assertFalse((self.path / "disk.qcow2.tidemark").exists())
 
+    def test_a_bitmap_of_a_node_below_another(self):
+        (self.path / "disk.img").write_bytes(bytes(DISK))
+        nodes = ("--blockdev", "file,node-name=below,filename=disk.img", "--blockdev", "raw,node-name=above,file=below")
+        for holder in ("below", "above"):
+            for added in (True, False):
+                self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
+                                             "--monitor", "chardev=c", *nodes)
+                processes.wait_for_socket(self.path / "qmp.sock", self.daemon)
+                client = self.qmp()
+                if added:
+                    client.execute("block-dirty-bitmap-add", node=holder, name="b", persistent=True)
+                found = {node["node-name"]: [one["name"] for one in node.get("dirty-bitmaps", ())]
+                         for node in client.execute("query-named-block-nodes")}
+                self.assertEqual(found, {"below": [], "above": [], holder: ["b"]})
+                if not added:
+                    client.execute("block-dirty-bitmap-remove", node=holder, name="b")
+                self.assertEqual(self.lab.stop(self.daemon), DONE)
+
     def test_an_image_that_was_written_meanwhile(self):
         self.raw("disk.img", DISK)
         self.start("raw")

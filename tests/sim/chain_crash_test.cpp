@@ -368,6 +368,9 @@ TEST(ChainCrash, CommitOfAllThatStays) {
 TEST(ChainCrash, CommitOfTheDiskThatIsEmptied) {
   EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/b", false, true}); }, plan_of(60)));
 }
+TEST(ChainCrash, CommitOfAllThatIsEmptied) {
+  EXPECT_TRUE(survives_crashes([] { return std::make_unique<ChainJob>(Work{"", "", "/base", false, true}); }, plan_of(60)));
+}
 
 Work preserving(std::string top, std::string base, Preserve how, Rule broken = Rule::none) {
   Work work{"", std::move(top), std::move(base)};

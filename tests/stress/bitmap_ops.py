@@ -19,7 +19,7 @@ def few_bitmaps(world, disk):
 
 def new_bitmap(world, disk):
     """What is to be told, and what is to be kept."""
-    name, persistent = world.new("bitmap"), world.rng.random() < 0.7
+    name, persistent = world.new("bitmap"), world.rng.random() < 0.7 and not disk.top.fault
     granularity = world.rng.choice((4096, 16384, 65536, 65536, 1 << 20))
     arguments = {"node": disk.top.node, "name": name, "granularity": granularity, "persistent": persistent}
     return arguments, lambda: Bitmap(name, disk.model.record(), persistent, granularity)

@@ -1,4 +1,4 @@
-"""Operations on chains: snapshots, stream, commit, mirror, names in headers."""
+"""Operations on chains: snapshots, stream, mirror, names in headers."""
 from disks import Job, backing_of
 from operation import Operation, chain_is_still, few_jobs, idle
 
@@ -13,7 +13,8 @@ def put_on_top(disk, layer, point):
 
 
 def short(world, disk):
-    return chain_is_still(world, disk) and len(disk.layers) < LAYERS_MAX
+    """And none that has errors below it becomes a backing file: headers would name it with these."""
+    return chain_is_still(world, disk) and len(disk.layers) < LAYERS_MAX and not disk.top.fault
 
 
 def overlay_file(world, disk):
@@ -33,6 +34,8 @@ def snapshot_sync(world, disk):
 
 def snapshot_node(world, disk):
     layer = world.make_image(disk.model.sectors, backing=disk.top)
+    world.with_fault(layer, 0 if disk.checkpoints else 0.4)      # below which they could not be kept
+    disk.model.may_fail |= layer.fails
     world.add_node(layer, None)
     disk.drop_marks(disk.top)
     try:
@@ -46,7 +49,7 @@ def snapshot_node(world, disk):
 
 def snapshot_all(world, _disk):
     """Several disks in one transaction."""
-    disks = [disk for disk in world.disks if not disk.jobs and len(disk.layers) < LAYERS_MAX]
+    disks = [disk for disk in world.disks if not disk.jobs and short(world, disk)]
     made = [overlay_file(world, disk) for disk in disks]
     for disk in disks:
         disk.drop_marks(disk.top)
@@ -61,7 +64,7 @@ def snapshot_all(world, _disk):
 
 
 def some_are_short(world, _disk):
-    return any(not disk.jobs and len(disk.layers) < LAYERS_MAX for disk in world.disks)
+    return any(not disk.jobs and short(world, disk) for disk in world.disks)
 
 
 def snapshot_undone(world, disk):
@@ -81,7 +84,7 @@ def snapshot_undone(world, disk):
 # Snapshots inside images
 
 def can_have_snapshots(world, disk):
-    return idle(world, disk) and not disk.filters and disk.top.format == "qcow2" and len(disk.top.snapshots) < SNAPSHOTS_MAX
+    return idle(world, disk) and not disk.filters and disk.top.format == "qcow2" and not disk.fails and len(disk.top.snapshots) < SNAPSHOTS_MAX
 
 
 def snapshot_inside(world, disk):
@@ -92,7 +95,7 @@ def snapshot_inside(world, disk):
 
 
 def has_snapshots(world, disk):
-    return idle(world, disk) and not disk.filters and bool(disk.top.snapshots)
+    return idle(world, disk) and not disk.filters and not disk.fails and bool(disk.top.snapshots)
 
 
 def delete_inside(world, disk):
@@ -145,113 +148,25 @@ def stream(world, disk):
     world.add_job(Job(name, "stream", [disk], ended, list(disk.layers), changes_chain=True))
 
 
-# Commit
-
-def has_middle(world, disk):
-    return chain_is_still(world, disk) and few_jobs(world, disk) and len(disk.layers) > 2
-
-
-def written_into(top, base):
-    """What the base reads as when a commit has succeeded."""
-    if top.content is None:
-        return None
-    return top.content + (base.content or [])[len(top.content):]
-
-
-def cover_tail(content, top_sectors, above, disk):
-    """What is above reads as zeroes behind a shorter top, and the base, which may have something there, becomes what it stands on."""
-    if content is None or above is not disk.top and above.content is None:
-        return None
-    end = disk.model.sectors if above is disk.top else len(above.content)
-    return content[:top_sectors] + [0] * (min(end, len(content)) - top_sectors) + content[max(end, top_sectors):]
-
-
-def mark_difference(base, content):
-    """A bitmap of the base has what the commit has changed."""
-    for bitmap in base.bitmaps.values():
-        if base.content is None or content is None or not bitmap.marks.recording:
-            continue
-        for sector, (old, new) in enumerate(zip(base.content, content)):
-            if sector < len(bitmap.marks.must) and type(old) is type(new) is int and old != new:
-                bitmap.marks.must[sector] = 1
-
-
-def commit(world, disk):
-    first = world.rng.randrange(1, len(disk.layers) - 1)
-    last = world.rng.randrange(first + 1, len(disk.layers))
-    top, base, above = disk.layers[first], disk.layers[last], disk.layers[first - 1]
-    between = disk.layers[first + 1:last]
-    how = world.rng.choice(({"top_node": top.node, "base_node": base.node}, {"top": str(top.path), "base": str(base.path)}))
-    name = world.new("commit")
-    world.qmp("block-commit", job_id=name, device=disk.root, **how, **job_options(world))
-    content, base_content = written_into(top, base), base.content
-    top_sectors = len(top.content or [])
-    for layer in (*between, base):
-        layer.content = None                     # of the files in between that is so for good
-    for layer in (top, *between):
-        layer.snapshots = dict.fromkeys(layer.snapshots)     # which may show what is below
-
-    def ended(_job, ok):
-        if ok:
-            base.content = base_content
-            covered = cover_tail(content, top_sectors, above, disk)
-            mark_difference(base, covered)
-            base.content = covered
-            remove_layers(world, disk, above, base)
-    world.add_job(Job(name, "commit", [disk], ended, list(disk.layers), changes_chain=True))
-
-
-# Active commit
-
-def could_take_the_top(world, disk):
-    """Layers that are not larger than the disk, which would grow."""
-    nodes = world.nodes()
-    return [layer for layer in disk.layers[1:] if nodes[layer.node]["image"]["virtual-size"] <= disk.size]
-
-
-def stands_on_something(world, disk):
-    return idle(world, disk) and few_jobs(world, disk) and not disk.filters and len(disk.layers) > 1
-
-
-def commit_active(world, disk):
-    """The disk becomes one of the images that it stands on, when it is told to."""
-    bases = could_take_the_top(world, disk)
-    if not bases:
-        return
-    base, name = world.rng.choice(bases), world.new("commit")
-    gone = disk.layers[:disk.layers.index(base)]
-    world.qmp("block-commit", job_id=name, device=disk.root, base_node=base.node, **job_options(world))
-    for layer in (*gone[1:], base):
-        layer.content = None
-    for layer in gone:
-        layer.snapshots = dict.fromkeys(layer.snapshots)
-
-    def ended(job, ok):
-        if job.point:
-            disk.model.close_point(job.point)
-        if not (ok and job.note.get("pivot")):
-            return
-        for layer in gone:
-            disk.drop_marks(layer)
-            disk.layers.remove(layer)
-            layer.shared = True
-            world.retire(layer)
-        disk.record_again(base)
-    world.add_job(Job(name, "commit-active", [disk], ended, list(disk.layers), changes_chain=True))
-
-
 # Mirror
 
 def can_be_mirrored(world, disk):
     return idle(world, disk) and few_jobs(world, disk)
 
 
+def choose_format(world, disk):
+    """Below a compress filter it has to be one that compresses."""
+    compressed = any(kind == "compress" for _, kind in disk.filters)
+    return "qcow2" if compressed else world.rng.choice(("qcow2", "qcow2", "raw"))
+
+
 def plan_mirror(world, disk):
     """The target, what the daemon is told, and what is to be kept once it has begun."""
-    target = world.make_image(disk.model.sectors, world.rng.choice(("qcow2", "qcow2", "raw")))
+    target = world.with_fault(world.make_image(disk.model.sectors, choose_format(world, disk)), 0 if disk.checkpoints else 0.3)
     world.add_node(target, None)
     name = world.new("mirror")
-    how = {"copy_mode": world.rng.choice(("background", "write-blocking"))}
+    how = {"on_target_error": world.rng.choice(("report", "stop", "enospc", "ignore"))} if target.fault else {}
+    how |= {"copy_mode": world.rng.choice(("background", "write-blocking"))}
     if world.rng.random() < 0.3:
         how["granularity"] = max(65536, 4096 << world.rng.randrange(8))
     replaced = disk.filters and all(kind != "raw" for _, kind in disk.filters) and world.rng.random() < 0.5
@@ -328,7 +243,7 @@ def rename(world, disk):
 
 
 def can_be_renamed(world, disk):
-    return idle(world, disk) and len(disk.layers) > 1
+    return idle(world, disk) and len(disk.layers) > 1 and not disk.top.fault
 
 
 OPERATIONS = [
@@ -339,8 +254,6 @@ OPERATIONS = [
     Operation("snapshot-internal", 3, can_have_snapshots, snapshot_inside),
     Operation("snapshot-internal-delete", 2, has_snapshots, delete_inside),
     Operation("stream", 8, has_backing, stream),
-    Operation("commit", 8, has_middle, commit, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
-    Operation("commit-active", 6, stands_on_something, commit_active, refused="not in this backing file chain|Top image file .* not found"),  # below a raw node
     Operation("mirror", 7, can_be_mirrored, mirror),
     Operation("mirror-transaction", 3, some_can_be_mirrored, mirror_all, per_disk=False),
     Operation("change-backing-file", 2, can_be_renamed, rename, refused="image file are not in the same chain"),     # below a raw node

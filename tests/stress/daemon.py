@@ -82,8 +82,10 @@ class Observer(threading.Thread):
 
 
 class Daemon:
-    def __init__(self, lab, program, clock, patience, options=()):
-        self._lab, self._program, self._options = lab, program, options
+    """Several have different prefixes to the names of their sockets."""
+
+    def __init__(self, lab, program, clock, patience, prefix=""):
+        self._lab, self._program, self._qmp, self.nbd = lab, program, f"{prefix}qmp.sock", f"{prefix}nbd.sock"
         self._clock, self._patience = clock, patience
         self.transcript = open(lab.path / "transcript.log", "a", encoding="utf-8")
         self.log = open(lab.path / "daemon.log", "a", encoding="utf-8")
@@ -91,19 +93,18 @@ class Daemon:
         self.slowest = 0.0, ""
 
     def start(self):
-        for name in ("qmp.sock", "nbd.sock"):
+        for name in (self._qmp, self.nbd):
             (self._lab.path / name).unlink(missing_ok=True)
-        self.process = self._lab.start(self._program, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c",
-                                       "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *self._options,
-                                       stdout=self.log, stderr=self.log)
-        wait_for_monitor(self._lab.path / "qmp.sock", self.process, patience=STOPPED_MAX).close()
-        processes.wait_for_socket(self._lab.path / "nbd.sock", self.process, patience=STOPPED_MAX)
+        self.process = self._lab.start(self._program, "--chardev", f"socket,id=c,path={self._qmp},server=on,wait=off", "--monitor", "c",
+                                       "--nbd-server", f"addr.type=unix,addr.path={self.nbd}", stdout=self.log, stderr=self.log)
+        wait_for_monitor(self._lab.path / self._qmp, self.process, patience=STOPPED_MAX).close()
+        processes.wait_for_socket(self._lab.path / self.nbd, self.process, patience=STOPPED_MAX)
         self.monitor = self._connect("operator")
         self._observer = Observer(self._connect("observer"), 0.05)
         self._observer.start()
 
     def _connect(self, name):
-        return Monitor(self._lab.path / "qmp.sock", self.transcript, name, self._clock, self._patience)
+        return Monitor(self._lab.path / self._qmp, self.transcript, name, self._clock, self._patience)
 
     def note(self, text):
         self.transcript.write(f"{time.monotonic():.3f} {text}\n")

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 
+from faults import Fault
 from guest import Guest
 from model import SECTOR, Marks, Model, Point, versions
 
@@ -27,6 +28,16 @@ class Bitmap:
 
 
 @dataclasses.dataclass(eq=False)
+class Checkpoint:
+    """`marks` are all that was written since; `base` is the backup of its moment."""
+    name: str
+    marks: Marks
+    persistent: bool
+    base: pathlib.Path | None = None
+    job: object = None                           # which goes by it
+
+
+@dataclasses.dataclass(eq=False)
 class Layer:
     """An image.  `content` is what it reads as, alone, with what is below: states by sector; None when nobody can know."""
     node: str
@@ -39,11 +50,17 @@ class Layer:
     owned: bool = False                          # its node is there until blockdev-del; else it goes with its last user
     lazy: bool = False                           # its refcounts
     shared: bool = False                         # what it stands on is in use, though it is not
-    leaky: bool = False                          # it was open when the daemon was killed
+    leaky: bool = False                          # it was open when the daemon was killed, or its file has failed
+    fault: Fault | None = None                   # below it; until it is opened anew
+
+    @property
+    def fails(self):
+        return bool(self.fault and self.fault.fails)
 
     def describe(self, backing="none"):
         """Its node, for blockdev-add.  backing: a node's name, None for none, "none" for what the image names."""
-        options = {"driver": self.format, "node-name": self.node, "file": {"driver": "file", "filename": str(self.path)}, **self.options}
+        file = {"driver": "file", "filename": str(self.path)}
+        options = {"driver": self.format, "node-name": self.node, "file": self.fault.above(file) if self.fault else file, **self.options}
         if self.format == "qcow2" and backing != "none":
             options["backing"] = backing
         return options
@@ -59,9 +76,9 @@ class Job:
     layers: list = dataclasses.field(default_factory=list)      # that nobody else may change
     changes_chain: bool = False
     cancelled: bool = False
+    may_fail: bool = False
     completing: bool = False
     point: Point | None = None                   # open since it was told to end
-    own_end: bool = False                        # not cancelled and completed by chance
     note: dict = dataclasses.field(default_factory=dict)
 
 
@@ -70,7 +87,10 @@ class Disk:
         self.world, self.index, self.name = world, index, f"disk{index}"
         self.model = Model(index + 1, sectors)
         self.layers, self.filters, self.thread = [layer], [], thread
-        self.jobs, self.throttled, self.serial = [], None, 0
+        self.checkpoints, self.had_checkpoints = [], False       # from the oldest on
+        self.deleted_checkpoints = set()
+        self.uncertain = False                   # it was cut off at a pivot
+        self.jobs, self.serial = [], 0
         self.guest, self.crashed = None, False
 
     @property
@@ -78,9 +98,19 @@ class Disk:
         return self.layers[0]
 
     @property
+    def fails(self):
+        """Errors on purpose are below it."""
+        return self.top.fails
+
+    @property
     def root(self):
         """What is exported."""
         return self.filters[0][0] if self.filters else self.top.node
+
+    @property
+    def named(self):
+        """By what the image is meant; filters are passed by, but not a raw node."""
+        return self.top.node if any(kind == "raw" for _, kind in self.filters) else self.root
 
     @property
     def size(self):
@@ -153,6 +183,11 @@ class Disk:
         bitmap = layer.bitmaps.pop(name)
         self.model.forget(bitmap.marks)
 
+    def forget_checkpoint(self, checkpoint):
+        self.checkpoints.remove(checkpoint)
+        self.deleted_checkpoints.add(checkpoint.name)
+        self.model.forget(checkpoint.marks)
+
     # Content
 
     def read(self):
@@ -161,6 +196,43 @@ class Disk:
 
     def chain_files(self):
         return [layer.path.name for layer in self.layers]
+
+
+class Clone:
+    """Another image on a layer of a disk, with a guest of its own, until its end()."""
+
+    def __init__(self, world, layer, states, busy):
+        self.world, self.layer, self.name = world, layer, layer.node
+        world.clones.append(self)
+        self.model = Model(100 + world.turn(100), len(states), states)
+        world.qmp("block-export-add", type="nbd", id=self.name, node_name=layer.node, name=self.name, writable=True)
+        self.guest = Guest(self.name, f"nbd+unix:///{self.name}?socket={world.lab.path / 'nbd.sock'}", self.model, world.rng.random(),
+                           world.rng.choice((300, 1500)), world.clock, world.patience)
+        self.guest.start()
+        if busy:
+            self.guest.go()
+
+    def end(self):
+        """It is what its guest has made of it, now and by itself."""
+        self.world.clones.remove(self)
+        if self.world.alive:
+            self.guest.hold()
+            self.model.check_now(self.world.read_export(self.name), f"the clone {self.name}")
+            self.stop_guest()
+            self.world.remove_export(self.name)
+        self.layer.content = self.model.states
+        self.layer.shared = True
+        self.world.retire(self.layer)
+
+    def stop_guest(self):
+        self.world.requests += self.guest.requests
+        self.guest.stop()
+
+
+def held_by(path, world):
+    """What an image itself holds of what it shows: (first byte, bytes)."""
+    done = world.run("qemu-img", "map", "-U", "--output=json", "-f", "qcow2", path)
+    return [(part["start"], part["length"]) for part in json.loads(done.stdout) if part["depth"] == 0]
 
 
 def states_of(path, format_, world, extra=()):

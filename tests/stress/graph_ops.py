@@ -1,4 +1,5 @@
 """Operations on nodes and exports: options, sizes, filters, threads; and looking at what is there."""
+from disks import states_of
 from model import SECTOR
 from operation import Operation, always, idle
 
@@ -36,7 +37,7 @@ def insert(world, disk, driver, **options):
 
 def can_be_alone(world, disk):
     """Without an export, for a moment."""
-    return idle(world, disk) and disk.stays
+    return idle(world, disk) and disk.stays and not disk.fails
 
 
 def without(driver):
@@ -72,6 +73,11 @@ def qcow2_without(driver):
     def when(world, disk):
         return without(driver)(world, disk) and disk.top.format == "qcow2"
     return when
+
+
+def add_compress(world, disk):
+    """All that guests write becomes compressed clusters."""
+    insert(world, disk, "compress")
 
 
 def add_raw(world, disk):
@@ -123,6 +129,28 @@ def fleece(world, disk):
     world.retire(scratch)
 
 
+def fleece_by_backup(world, disk):
+    """The same by a backup that copies nothing but what is overwritten, with the disk as what the scratch image stands on."""
+    scratch = world.make_image(disk.model.sectors, "qcow2", None, {})
+    world.add_node(scratch, disk.top.node)
+    name = world.new("fleecing")
+    options = {"compress": True} if world.rng.random() < 0.3 else {}
+    try:
+        with disk.model.point() as point:
+            world.qmp("blockdev-backup", job_id=name, device=disk.top.node, target=scratch.node, sync="none", auto_dismiss=True, **options)
+    except Exception:
+        world.retire(scratch)
+        raise
+    world.qmp("block-export-add", type="nbd", id=name, node_name=scratch.node, name=name)
+    for _ in range(world.rng.randrange(1, 5)):
+        point.check(world.read_export(name), f"the moment of {disk.name} that {name} shows")
+    world.remove_export(name)
+    world.qmp("job-cancel", id=name)
+    world.until(lambda: all(job["id"] != name for job in world.qmp("query-jobs")), f"the end of {name}")
+    scratch.shared = True
+    world.retire(scratch)
+
+
 # Options and sizes
 
 def reopen(world, disk):
@@ -143,6 +171,10 @@ def reopen(world, disk):
     except Exception:
         layer.options = before
         raise
+
+
+def can_be_reopened(world, disk):
+    return idle(world, disk) and not disk.top.fault
 
 
 def grow(world, disk):
@@ -201,19 +233,57 @@ def read_only_for_a_while(world, disk):
 
 
 def no_filters(world, disk):
-    return can_be_alone(world, disk) and not disk.filters
+    return can_be_alone(world, disk) and not disk.filters and not disk.top.fault
+
+
+# What a disk stands on
+
+def stands_on_another(world, disk):
+    """A qcow2 image: change-backing-file keeps the format that the header says, and what takes its place is one."""
+    return (idle(world, disk) and len(disk.layers) > 1 and disk.layers[1].format == "qcow2" and not disk.top.fault
+            and all(kind != "raw" for _, kind in disk.filters))
+
+
+def change_backing(world, disk):
+    """Another image that reads the same takes the place of all that is below the top: a copy, or an empty overlay of that."""
+    below = disk.layers[1]
+    kept = world.rng.random() < 0.5
+    if kept:
+        layer = world.make_image(len(states_of(below.path, below.format, world)), backing=below)
+        world.add_node(layer, below.node, read_only=True)
+    else:
+        layer = world.new_layer("qcow2")
+        world.run("qemu-img", "convert", "-U", "-f", below.format, "-O", "qcow2", below.path, layer.path)
+        world.add_node(layer, None, read_only=True)
+    layer.content = below.content
+    try:
+        world.qmp("blockdev-reopen", options=[disk.top.describe(layer.node)])
+    except Exception:
+        world.retire(layer)
+        raise
+    world.qmp("change-backing-file", device=disk.root, image_node_name=disk.top.node, backing_file=str(layer.path))
+    if kept:
+        disk.layers.insert(1, layer)
+        return
+    for old in disk.layers[1:]:
+        disk.drop_marks(old)
+        world.retire(old)
+    disk.layers[1:] = [layer]
 
 
 OPERATIONS = [
+    Operation("reopen-backing", 4, stands_on_another, change_backing, refused="which the image itself names"),
     Operation("look", 6, always, look),
     Operation("second-export", 4, always, second_export),
     Operation("throttle-add", 2, without("throttle"), add_throttle),
     Operation("throttle-limits", 4, throttled, set_limits),
     Operation("copy-on-read-add", 2, qcow2_without("copy-on-read"), add_copy_on_read),
+    Operation("compress-add", 2, qcow2_without("compress"), add_compress),
     Operation("raw-add", 1, without("raw"), add_raw),
     Operation("filter-remove", 5, has_filters, take_off),
     Operation("fleece", 3, can_be_alone, fleece),
-    Operation("reopen", 4, idle, reopen),
+    Operation("fleece-backup", 4, idle, fleece_by_backup),
+    Operation("reopen", 4, can_be_reopened, reopen),
     Operation("reopen-read-only", 2, no_filters, read_only_for_a_while),
     Operation("resize-up", 3, can_grow, grow),
     Operation("resize-down", 2, can_shrink, shrink),

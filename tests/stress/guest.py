@@ -119,7 +119,8 @@ class Guest(threading.Thread):
                     raise TimeoutError(f"{self._uri} cannot be connected to: {error}") from None
                 time.sleep(0.02)
         self._disk, self._busy, self._begun_at = disk, {}, {}
-        self._limit = min(disk.get_size() // SECTOR, self.model.sectors)
+        self._unit = max(1, disk.get_block_size(nbd.SIZE_MINIMUM) // SECTOR)     # of a compress filter it is a cluster
+        self._limit = min(disk.get_size() // SECTOR, self.model.sectors) // self._unit * self._unit
 
     def _part(self):
         if self._disk is not None:
@@ -161,13 +162,14 @@ class Guest(threading.Thread):
 
     def _free_run(self):
         """Often where others were, often aligned."""
-        count = self._rng.choice(SIZES)
+        count = -(-self._rng.choice(SIZES) // self._unit) * self._unit
         count = min(count, self._limit)
         first = self._rng.randrange(self._limit - count + 1)
         if self._rng.random() < 0.5:
             first = first % max(1, self._limit // 8)
         if self._rng.random() < 0.6:
             first -= first % 8
+        first -= first % self._unit
         for start, length in self._busy:
             if first < start + length and start < first + count:
                 return None
@@ -213,6 +215,9 @@ class Guest(threading.Thread):
 
     def _answered(self, kind, error, write, flush, first, buffer, wanted):
         if error in (errno.ENOTCONN, errno.ESHUTDOWN):     # the server is gone, or going
+            if write:
+                self.model.cut_off(write)
+        elif error in (errno.EIO, errno.ENOSPC) and self.model.may_fail:
             if write:
                 self.model.cut_off(write)
         elif error:

@@ -8,7 +8,9 @@ from chain_ops import job_options
 # Backups
 
 def make_target(world, disk, backing=None, format_=None):
-    return world.make_image(disk.model.sectors, format_ or world.rng.choice(("qcow2", "qcow2", "raw")), backing, {}, prefix="backup")
+    target = world.make_image(disk.model.sectors, format_ or world.rng.choice(("qcow2", "qcow2", "raw")), backing, {}, prefix="backup")
+    target.shared = bool(backing)
+    return world.with_fault(target, 0.3)
 
 
 def backup_options(world, disk, target):
@@ -19,6 +21,8 @@ def backup_options(world, disk, target):
         options["staging_memory"] = 4 << 20
     if world.rng.random() < 0.2:
         options["on_staging_full"] = "throttle"
+    if target.fault:
+        options["on_target_error"] = world.rng.choice(("report", "stop", "enospc", "ignore"))
     return options
 
 

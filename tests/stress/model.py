@@ -125,6 +125,7 @@ class Model:
         self._log, self._points, self._marks = [], [], []
         self._number = index << 32               # those of other disks are others
         self._lock = threading.RLock()
+        self.may_fail = False                    # requests, of a disk with errors on purpose
 
     @property
     def sectors(self):
@@ -218,8 +219,19 @@ class Model:
     # Ends
 
     def check_now(self, data, what):
-        """Nothing may be in flight."""
-        tell(versions(data), self.states, what)
+        """Nothing may be in flight.  What was found is what it holds from here on."""
+        with self._lock:
+            found = versions(data)
+            tell(found, self.states, what)
+            self._is(found)
+
+    def _is(self, found):
+        """What may have been written, and has been, has to be marked."""
+        self.states = found
+        for marks in self._marks:
+            if marks.recording:
+                for sector in [sector for sector, version in enumerate(found) if version > marks.since]:
+                    marks.must[sector] = 1
 
     def everything_is_durable(self):
         with self._lock:
@@ -238,7 +250,7 @@ class Model:
         with self._lock:
             found = versions(data)
             tell(found, self.states, what)
-            self.states = found
+            self._is(found)
             self.everything_is_durable()
 
     def resize(self, sectors):

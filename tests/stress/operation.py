@@ -1,10 +1,12 @@
-"""What an operation is: a name, when it is legal, what it does.  The lists of chain_ops, job_ops, bitmap_ops and graph_ops are all there are."""
+"""What an operation is: a name, when it is legal, what it does.  operations.py has the lists of all there are."""
 import dataclasses
 import re
 
 # What a disk in use may answer; else nothing may be refused.
 BUSY = re.compile(r"busy|in use|is used|already (has|used)|Conflict|Op blocked|cannot move|Cannot change|pending|in state|cannot accept command verb|"
                   r"block device is in use|while|has a job|another job|Need a root block node", re.I)
+# What a disk with errors on purpose may answer.
+FAILED = re.compile(r"Input/output error|No space left on device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Operation:
 
     def may_refuse(self, disk, why):
         if self.refused and re.search(self.refused, why):
+            return True
+        if disk and disk.model.may_fail and FAILED.search(why):
             return True
         return bool(disk and disk.jobs and BUSY.search(why))
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Random legal operations on disks in use, with everything that they show, keep and leave behind held against a model.
 
-  stress_test.py [--seed N] [--seeds N] [--seconds N] [--build DIR] [--patience N] [--keep]
+  stress_test.py [--seed N] [--seeds N] [--seconds N] [--build DIR] [--patience N] [--favour PATTERN] [--keep]
 
 Each seed is a daemon with several disks, raw and qcow2, on threads of their own or not, each with a guest that writes, zeroes, discards,
 reads and flushes without pause, while operations of operations.OPERATIONS come one after another and their jobs run side by side; now
@@ -14,6 +14,7 @@ import argparse
 import collections
 import os
 import pathlib
+import re
 import sys
 import time
 import traceback
@@ -35,6 +36,7 @@ def arguments():
     parser.add_argument("--seconds", default=SECONDS, type=float, help="of each")
     parser.add_argument("--build", default=os.environ.get("TIDEMARK_BUILD"))
     parser.add_argument("--patience", default=20, type=float, help="seconds that an answer may take, to a guest or an operator")
+    parser.add_argument("--favour", type=re.compile, help="operations to be done eight times as often: those whose name it matches")
     parser.add_argument("--keep", action="store_true", help="leave the files of all seeds, not only of those that fail")
     return parser.parse_args()
 
@@ -42,8 +44,9 @@ def arguments():
 class Run:
     """One seed."""
 
-    def __init__(self, world, seconds, counts):
+    def __init__(self, world, seconds, counts, favour=None):
         self.world, self.counts = world, counts
+        self.weights = {operation.name: operation.weight * (8 if favour and favour.search(operation.name) else 1) for operation in OPERATIONS}
         self.end = time.monotonic() + seconds
         self.next_rest = 0
 
@@ -73,7 +76,7 @@ class Run:
         choices = [(operation, [disk for disk in world.disks if operation.when(world, disk)] if operation.per_disk else [None])
                    for operation in OPERATIONS if operation.per_disk or operation.when(world, None)]
         choices = [(operation, disks) for operation, disks in choices if disks]
-        operation, disks = rng.choices(choices, [operation.weight for operation, _ in choices])[0]
+        operation, disks = rng.choices(choices, [self.weights[operation.name] for operation, _ in choices])[0]
         disk = rng.choice(disks)
         world.note(f"== {operation.name}{f' of {disk.name}' if disk else ''}")
         try:
@@ -96,7 +99,7 @@ def run(seed, given, counts):
         world = World(lab, program, seed, clock, given.patience)
         begun = time.monotonic()
         try:
-            Run(world, given.seconds, counts).live()
+            Run(world, given.seconds, counts, given.favour).live()
         except Exception as error:
             lab.keep = True
             world.note(f"== FAILED: {error}")
@@ -115,6 +118,8 @@ def run(seed, given, counts):
 
 def again(seed, given):
     build = [f"--build={given.build}"] if given.build else []
+    if given.favour:
+        build.append(f"--favour={given.favour.pattern}")
     return [str(pathlib.Path(__file__).resolve()), f"--seed={seed}", "--seeds=1", f"--seconds={given.seconds:g}",
             f"--patience={given.patience:g}", *build]
 

@@ -6,11 +6,15 @@ import time
 import nbd
 from daemon import STOPPED_MAX, Daemon
 from disks import Disk, Layer, backing_name_of, backing_of, states_of
+from faults import Fault
 from lab.qmp import QmpError
+from looking import check_checkpoints, forget_missing, remove_returned
 from model import SECTOR, Mismatch, tell
+from operation import FAILED
 
 PIECE = 1 << 20
 SCRATCH = "scratch"
+FAULTS = ("fault", "blkdebug")
 
 
 class Wrong(Exception):
@@ -22,8 +26,10 @@ class World:
 
     def __init__(self, lab, program, seed, clock, patience):
         self.lab, self.rng, self.clock, self.patience = lab, random.Random(seed), clock, patience
+        self.program = program
         self.daemon = Daemon(lab, program, clock, patience)
         self.disks, self.jobs, self.threads = [], {}, []
+        self.clones, self._turns = [], 0         # images beside disks, while a job needs them
         self.retired = []                        # layers of which nobody is in need any more
         self.requests, self.slowest_request, self._number = 0, 0.0, 0
         self.groups, self.alive = {}, False      # throttle groups by the filters that use them
@@ -35,6 +41,11 @@ class World:
     def new(self, prefix):
         self._number += 1
         return f"{prefix}{self._number}"
+
+    def turn(self, count):
+        """0 to count - 1, one after the other."""
+        self._turns += 1
+        return self._turns % count
 
     def path(self, name):
         return self.lab.path / name
@@ -77,6 +88,12 @@ class World:
     def as_layer(path):
         return Layer("", path, "qcow2")
 
+    def with_fault(self, layer, share):
+        """One in so many is slow or fails."""
+        if self.rng.random() < share:
+            layer.fault, layer.leaky = Fault(self.rng, fails=self.rng.random() < 0.6), True
+        return layer
+
     def choose_options(self):
         options = {"discard": self.rng.choice(("unmap", "unmap", "ignore")), "tracking": {"mode": self.rng.choice(("power", "process"))}}
         if self.rng.random() < 0.3:
@@ -98,30 +115,39 @@ class World:
                 raise Wrong(f"not within {self.patience * 2} s: {what}")
             time.sleep(0.01)
 
-    def read_export(self, name):
+    def read_export(self, name, socket="nbd.sock"):
         disk = nbd.NBD()
-        disk.connect_uri(f"nbd+unix:///{name}?socket={self.lab.path / 'nbd.sock'}")
+        disk.connect_uri(f"nbd+unix:///{name}?socket={self.lab.path / socket}")
         size = disk.get_size()
-        data = b"".join(disk.pread(min(PIECE, size - at), at) for at in range(0, size, PIECE))
+        data = b"".join(self.read_piece(disk, min(PIECE, size - at), at) for at in range(0, size, PIECE))
         disk.shutdown()
         return data
 
-    def dirty_granules(self, layer, bitmap, writable):
-        """(offset, bytes) of what a bitmap has as dirty, by an export of its own; None when there can be none."""
-        name, context = self.new("bitmap-export"), f"qemu:dirty-bitmap:{bitmap.name}"
+    def read_piece(self, disk, length, at, tries=40):
+        """A read that copies into a disk that fails may fail with it."""
         try:
-            self.qmp("block-export-add", type="nbd", id=name, node_name=layer.node, name=name, bitmaps=[bitmap.name], writable=writable)
+            return disk.pread(length, at)
+        except nbd.Error:
+            if tries == 0 or not any(each.model.may_fail for each in self.disks):
+                raise
+            return self.read_piece(disk, length, at, tries - 1)
+
+    def dirty_granules(self, layer, name, writable):
+        """(offset, bytes) of what a bitmap has as dirty, by an export of its own; None when there can be none."""
+        export, context = self.new("bitmap-export"), f"qemu:dirty-bitmap:{name}"
+        try:
+            self.qmp("block-export-add", type="nbd", id=export, node_name=layer.node, name=export, bitmaps=[name], writable=writable)
         except QmpError as error:
             if "Permission conflict" in error.desc:      # a filter does not share it
                 return None
             # A layer that a snapshot was put on while a group held its bitmaps stays writable, and they go on recording.
             if "incompatible with readonly export" in error.desc and not writable:
-                return self.dirty_granules(layer, bitmap, True)
+                return self.dirty_granules(layer, name, True)
             raise
         try:
             disk = nbd.NBD()
             disk.add_meta_context(context)
-            disk.connect_uri(f"nbd+unix:///{name}?socket={self.lab.path / 'nbd.sock'}")
+            disk.connect_uri(f"nbd+unix:///{export}?socket={self.lab.path / 'nbd.sock'}")
             dirty, at, size = [], 0, disk.get_size()
 
             def extent(_context, _offset, entries, _error):
@@ -136,11 +162,11 @@ class World:
                 before = at
                 disk.block_status(size - at, at, extent)
                 if at == before:
-                    raise Wrong(f"block status of {name} tells nothing at {at}")
+                    raise Wrong(f"block status of {export} tells nothing at {at}")
             disk.shutdown()
             return dirty
         finally:
-            self.remove_export(name)
+            self.remove_export(export)
 
     # What is needed no more
 
@@ -149,9 +175,14 @@ class World:
         self.retired.append(layer)
 
     def detach(self, layer):
-        if self.alive and layer.owned:
+        if not (self.alive and layer.owned):
+            return
+        try:
             self.qmp("blockdev-del", node_name=layer.node)
-            layer.owned = False
+        except QmpError as error:                # what is found when it is closed is told, and it is gone
+            if not (layer.fails and FAILED.search(error.desc)) or layer.node in self.nodes():
+                raise
+        layer.owned = False
 
     def drop_group(self, node):
         if group := self.groups.pop(node, None):
@@ -186,7 +217,9 @@ class World:
 
     def open_disk(self, disk):
         """All its layers one by one, or the first, which names the others."""
-        below = None
+        below, disk.model.may_fail = None, False
+        for layer in disk.layers:
+            layer.fault = None
         names = [backing_name_of(layer.path, self) or "" for layer in disk.layers]
         # A header that describes a whole chain names no file to open.
         if self.rng.random() < 0.5 or any(name.startswith("json:") for name in names):
@@ -202,12 +235,17 @@ class World:
         if disk.crashed:
             disk.model.recovered(disk.read(), f"{disk.name}, after a kill")
             disk.crashed = False
+            if disk.uncertain:
+                remove_returned(self, disk)
+                forget_missing(self, disk)
+                disk.uncertain = False
             self.check_bitmaps(disk)
+            check_checkpoints(self, disk)
         disk.start_guest()
 
     def find_names(self, disk):
         """Of layers that have opened themselves."""
-        names = {file: name for name, file in self.chain_of(disk, self.nodes())}
+        names = {file: name for name, file in self.chain_of(disk.top.node, self.nodes())}
         for layer in disk.layers[1:]:
             layer.node = names[layer.path.name]
             layer.options.pop("tracking", None)        # nobody said how
@@ -220,7 +258,7 @@ class World:
 
     def check_alive(self):
         self.daemon.check()
-        for disk in self.disks:
+        for disk in self.disks + self.clones:
             if disk.guest and disk.guest.error:
                 raise disk.guest.error
 
@@ -230,7 +268,7 @@ class World:
         for disk in self.disks:
             if any(job.changes_chain for job in disk.jobs):
                 continue
-            files = [file for _, file in self.chain_of(disk, nodes)]
+            files = [file for _, file in self.chain_of(disk.top.node, nodes)]
             if files != disk.chain_files():
                 raise Wrong(f"{disk.name} stands on {files} instead of {disk.chain_files()}")
 
@@ -238,14 +276,17 @@ class World:
         return {node["node-name"]: node for node in self.qmp("query-named-block-nodes", flat=True)}
 
     @staticmethod
-    def chain_of(disk, nodes):
-        """(node, file) of its images from the first on; filters between them are passed by."""
-        found, name = [], disk.top.node
+    def chain_of(name, nodes):
+        """(node, file) of images from this node's on; filters between them are passed by."""
+        found = []
         while name:
             node = nodes[name]
             children = {child["child"]: child["node-name"] for child in node["children"]}
-            if node["drv"] in ("qcow2", "raw") and nodes[children["file"]]["drv"] == "file":
-                found.append((name, nodes[children["file"]]["file"].rpartition("/")[2]))
+            file = nodes[children["file"]] if node["drv"] in ("qcow2", "raw") else None
+            while file and file["drv"] in FAULTS:
+                file = nodes[file["children"][0]["node-name"]]
+            if file and file["drv"] == "file":
+                found.append((name, file["file"].rpartition("/")[2]))
                 name = children.get("backing")
             else:
                 name = children.get("backing") or children["file"]
@@ -265,9 +306,12 @@ class World:
                     self.check_bitmap(disk, layer, bitmap)
 
     def check_bitmap(self, disk, layer, bitmap):
-        must = bytes(bitmap.marks.must)
+        self.check_dirty(disk, layer, bitmap.name, bytes(bitmap.marks.must), bitmap.name)
+
+    def check_dirty(self, disk, layer, name, must, what):
+        """`must` is of now or of before, for guests go on."""
         covered = bytearray(len(must))
-        dirty = self.dirty_granules(layer, bitmap, layer is disk.top)
+        dirty = self.dirty_granules(layer, name, layer is disk.top)
         if dirty is None:
             return
         for at, length in dirty:
@@ -275,7 +319,7 @@ class World:
             covered[first:end] = b"\1" * (end - first)
         missing = [sector for sector, (a, b) in enumerate(zip(must, covered)) if a and not b]
         if missing:
-            raise Wrong(f"bitmap {bitmap.name} of {layer.path.name} ({disk.name}) misses {len(missing)} sectors: {missing[:8]}")
+            raise Wrong(f"bitmap {what} of {layer.path.name} ({disk.name}) misses {len(missing)} sectors: {missing[:8]}")
 
     # Rest
 
@@ -296,12 +340,14 @@ class World:
         for disk in job.disks:
             disk.jobs.remove(job)
         self.note(f"== job {job.id} ({job.kind}) has ended: {error or 'well'}")
-        if error and not job.cancelled:
+        if error and not job.cancelled and not job.may_fail:
             raise Wrong(f"job {job.id} ({job.kind}) failed: {error}")
         job.ended(job, error is None)
         self.sweep()
 
     def add_job(self, job):
+        fails = any(layer.fails for layer in job.layers) or any(disk.fails for disk in job.disks)
+        job.may_fail = job.may_fail or fails
         self.jobs[job.id] = job
         for disk in job.disks:
             disk.jobs.append(job)
@@ -333,6 +379,7 @@ class World:
         job.point = job.point or job.disks[0].model.open_point()
         if self.rng.random() < 0.6:
             job.note["pivot"] = True
+            job.disks[0].model.may_fail |= job.may_fail
             self.qmp("job-complete", id=job.id)
         else:
             self.qmp("block-job-cancel", device=job.id)
@@ -372,8 +419,10 @@ class World:
         self.check_alive()
         self.check_graph()
         for disk in self.disks:
+            disk.model.may_fail = disk.fails
             disk.model.check_now(disk.read(), f"{disk.name}, at rest")
             self.check_bitmaps(disk)
+            check_checkpoints(self, disk)
         self.check_leftovers()
 
     def check_leftovers(self):
@@ -381,7 +430,7 @@ class World:
         wanted = {layer.node for disk in self.disks for layer in disk.layers}
         wanted |= {node for disk in self.disks for node, _ in disk.filters}
         nodes = {name: node["drv"] for name, node in self.nodes().items()}
-        left = {name for name, driver in nodes.items() if name not in wanted and driver != "file"}
+        left = {name for name, driver in nodes.items() if name not in wanted and driver not in ("file", *FAULTS)}
         if left or wanted - set(nodes):
             raise Wrong(f"nodes that should not be there: {sorted(left)}; that should: {sorted(wanted - set(nodes))}")
         files = sum(driver == "file" for driver in nodes.values())
@@ -403,7 +452,7 @@ class World:
             for layer in disk.layers:
                 wanted |= {layer.path.name, *(bitmap.base.name for bitmap in layer.bitmaps.values() if bitmap.base)}
                 self.check_image(layer)
-                if layer.bitmaps:
+                if layer.bitmaps or disk.had_checkpoints:
                     wanted.add(layer.path.name + ".tidemark")
         left = {path.name for path in self.lab.path.iterdir() if not path.name.endswith(".sock")} - wanted
         left = {name for name in left if not name.startswith("backup")}
@@ -420,6 +469,8 @@ class World:
         self.end_guests()
         self.resolve_jobs()
         for disk in self.disks:
+            if disk.fails:                       # at its end, too
+                disk.model.crashed()
             disk.model.everything_is_durable()
             tell(states_of(disk.top.path, disk.top.format, self), disk.model.states, f"{disk.name}, after the daemon's end")
         self.sweep()
@@ -431,6 +482,9 @@ class World:
         self.end_guests()
         for layer in [layer for disk in self.disks for layer in disk.layers] + [layer for job in self.jobs.values() for layer in job.layers]:
             layer.leaky = True
+        for clone in self.clones:
+            clone.layer.leaky = True
+            clone.model.crashed()
         for disk in self.disks:
             disk.crashed = True
             disk.model.crashed()
@@ -446,6 +500,9 @@ class World:
         self.groups = {}
         for layer in self.retired + [layer for job in self.jobs.values() for layer in job.layers]:
             layer.owned = False
+        for clone in self.clones:
+            clone.layer.owned = False
+            clone.stop_guest()
         for disk in self.disks:
             disk.stop_guest()
             disk.filters = []
@@ -453,6 +510,8 @@ class World:
                 layer.owned = False
                 for bitmap in [bitmap for bitmap in layer.bitmaps.values() if not bitmap.persistent]:
                     disk.forget_bitmap(layer, bitmap.name)
+            for checkpoint in [checkpoint for checkpoint in disk.checkpoints if not checkpoint.persistent]:
+                disk.forget_checkpoint(checkpoint)
 
     def resolve_jobs(self):
         """The daemon is gone: what became of its jobs is in the images' headers."""
@@ -471,10 +530,11 @@ class World:
 
     def took_effect(self, job):
         disk = job.disks[0]
-        if job.kind not in ("mirror", "commit-active"):
+        if job.kind not in ("mirror", "commit-active") or job.note.get("how") == "keep":
             return self.chain_on_disk(disk) != disk.chain_files()
         if not job.note.get("pivot"):
             return False
+        disk.uncertain = True
         try:                                     # its users may have been with the target already
             tell(states_of(disk.top.path, disk.top.format, self), disk.model.states, "the source")
             return False
@@ -495,6 +555,6 @@ class World:
             disk.guest.go()
 
     def close(self):
-        for disk in self.disks:
+        for disk in self.disks + self.clones:
             if disk.guest:
                 disk.guest.abandon()

@@ -18,7 +18,8 @@ Task<> NbdConnection::serve() {
   auto agreement = co_await shake_hands();
   if (!agreement) co_return;
   const std::shared_ptr<NbdExport> disk = agreement->disk;
-  if (disk->shutting_down()) co_return;          // removed while we told the client about it
+  // Removed, or another disk by now, while we told the client about it.
+  if (disk->shutting_down() || disk->edition() != agreement->edition) co_return;
   const Gate::Holder in_use = disk->enter();
   chosen_ = disk.get();
   co_await serve_requests(*std::move(agreement));

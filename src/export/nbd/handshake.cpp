@@ -135,6 +135,7 @@ bool NbdHandshake::contexts_chosen_for(const NbdExport& disk) const noexcept {
 void NbdHandshake::choose(std::shared_ptr<NbdExport> disk, std::uint32_t block_size) {
   NbdAgreement agreement;
   if (contexts_chosen_for(*disk)) agreement.contexts = contexts_;
+  agreement.edition = disk->edition();
   agreement.disk = std::move(disk);
   agreement.headers = headers_;
   agreement.block_size = block_size;

@@ -20,6 +20,7 @@ using NbdExportMap = std::map<std::string, std::shared_ptr<NbdExport>, std::less
 // What the transmission phase is based on.
 struct NbdAgreement {
   std::shared_ptr<NbdExport> disk;
+  std::uint64_t edition = 0;                       // of it, that the client was told about
   nbd::Headers headers = nbd::Headers::simple;
   std::uint32_t block_size = 1;                    // that requests are aligned to
   std::vector<std::uint32_t> contexts;             // indices into disk->contexts()

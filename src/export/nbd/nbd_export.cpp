@@ -132,6 +132,11 @@ Result<> NbdExport::set_active(bool active) {
   return disk_->set_permissions(permissions_of(options_, active));
 }
 
+void NbdExport::renew() noexcept {
+  size_ = disk_->size();
+  sizes_ = block_sizes_of(disk_->node(), size_);
+}
+
 Task<> NbdExport::let_go() {
   for (const auto& bitmap : bitmaps_) bitmap->set_busy(false);
   BlockNode& node = disk_->node();

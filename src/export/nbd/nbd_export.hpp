@@ -61,11 +61,21 @@ class NbdExport {
   std::uint64_t clients() const noexcept { return clients_.count(); }
   bool hidden() const noexcept { return options_.hidden; }
   void show() noexcept { options_.hidden = false; }
+  // No client finds it before show(), and one that has been told of it and is not connected yet is turned away.
+  void hide() noexcept {
+    options_.hidden = true;
+    ++edition_;
+  }
+  std::uint64_t edition() const noexcept { return edition_; }
+  bool shows_bitmaps() const noexcept { return !bitmaps_.empty(); }
   bool shutting_down() const noexcept { return shutting_down_; }
   void shut_down() noexcept { shutting_down_ = true; }
 
   // The node, on whose thread this is called, is about to be inactive, where that is allowed, or is active again.
   Result<> set_active(bool active);
+
+  // What the disk is has changed while it was hidden and had no client; called on the node's thread.
+  void renew() noexcept;
 
   // Waits for the last client, lets go of bitmaps and node, and tells on_removed.
   Task<> close();
@@ -79,11 +89,12 @@ class NbdExport {
   Reactor& home_;                      // does not change: what an export uses does not move
   NbdExportOptions options_;
   std::unique_ptr<Edge> disk_;
-  std::uint64_t size_;                 // does not change: resize is not shared
-  nbd::BlockSizes sizes_;              // of when it was made: clients know them for good
+  std::uint64_t size_;                 // does not change while there are clients: resize is not shared
+  nbd::BlockSizes sizes_;              // of when it was made or renewed: clients know them for good
   std::vector<std::shared_ptr<NodeBitmap>> bitmaps_;     // as they were when their node went, if it has
   std::vector<MetaContext> contexts_;  // a context's id is its index
   Gate clients_;
+  std::uint64_t edition_ = 0;
   bool shutting_down_ = false;
 };
 

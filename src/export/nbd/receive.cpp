@@ -15,6 +15,15 @@ Error violation(std::string_view what) {
   return Error(Errc::invalid_format, "NBD client: " + std::string(what));
 }
 
+// Requests that are answered on the way, one after the other, come to so much before others get their turn.
+constexpr std::uint64_t turn_max = 2 * MiB;
+constexpr std::uint64_t without_data = 128 * KiB;        // what another one counts for
+
+std::uint64_t cost_of(const nbd::Request& request) {
+  const bool moves_data = request.command == nbd::Command::read || request.command == nbd::Command::write;
+  return moves_data ? request.length : without_data;
+}
+
 // What a request may keep in memory until it is answered.
 std::uint64_t memory_of(const nbd::Request& request) {
   const bool moves_data =
@@ -51,6 +60,7 @@ Task<> NbdTransmission::run() {
 
 Task<> NbdTransmission::receive(TaskGroup& requests) {
   const std::size_t header_size = nbd::request_size(headers_);
+  std::uint64_t taken = 0;
   replies_.hold();
   for (;;) {
     while (received() >= header_size && !stop_.requested()) {
@@ -59,9 +69,20 @@ Task<> NbdTransmission::receive(TaskGroup& requests) {
       (void)consume(header_size);
       if (request->command == Command::disconnect) co_return;
       co_await take(*request, requests);
+      taken += cost_of(*request);
+      if (taken < turn_max) continue;
+      taken = 0;
+      co_await let_others();
     }
+    taken = 0;
     co_await receive_more();
   }
+}
+
+Task<> NbdTransmission::let_others() {
+  replies_.unhold();
+  co_await socket_.reactor().yield();
+  replies_.hold();
 }
 
 // Refuses a request or starts it; takes its payload off the stream in either case.

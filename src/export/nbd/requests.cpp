@@ -69,6 +69,7 @@ Task<> NbdTransmission::read_through(Range range) {
     const std::uint64_t part = std::min<std::uint64_t>(range.length, data.size());
     co_await disk_.disk().read(range.offset, data.bytes().first(part));
     range = {range.offset + part, range.length - part};
+    co_await socket_.reactor().yield();          // others get their turn
   }
 }
 

@@ -47,6 +47,7 @@ class NbdTransmission {
   Task<> receive_more();
   Task<> receive_payload(MutableBytes into);
   Task<> skip_payload(std::uint64_t length);
+  Task<> let_others();
   std::size_t received() const noexcept { return end_ - begin_; }
   Bytes consume(std::uint64_t at_most) noexcept;
 

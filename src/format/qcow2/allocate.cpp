@@ -52,6 +52,11 @@ Task<std::uint64_t> Qcow2Driver::clusters_to_place(Range wanted) {
   const std::uint64_t max = wanted.widened(header_.geometry.cluster_size()).length >> header_.geometry.cluster_bits;
   const std::uint64_t count = clusters_to_place(entries, wanted.offset, max);
   if (count != 0 || map_.owned_now(wanted)) co_return count;
+  if (data_file_ && wanted.offset >= data_file_->size()) {
+    // Nobody says that it is as long as the disk: what is not there reads as zeroes.
+    co_await grow_data_file(std::min(wanted.end(), size()));
+    co_return 0;
+  }
   // Its own, but not to be written to: outside the file, or where metadata lies.
   co_await map_.invalid(wanted.offset, entries[0]);
   co_return 0;
@@ -77,7 +82,14 @@ Task<> Qcow2Driver::place_outside(PendingClusters& pending, Range wanted, std::u
   pending.run_ = {{wanted.offset >> g.cluster_bits}, clusters};
   pending.reused_ = true;
   const std::uint64_t end = std::min(g.bytes_of(pending.run_).end(), align_up(size(), sector_size));
-  co_await image_.grow_data(end);
+  co_await grow_data_file(end);
+}
+
+// One at a time: each says how long it is to be.
+Task<> Qcow2Driver::grow_data_file(std::uint64_t end) {
+  if (end <= data_file_->size()) co_return;
+  const auto turn = co_await resizing_data_file_.lock();
+  if (end > data_file_->size()) co_await data_file_->truncate(end);
 }
 
 // Where the clusters are already, though something of them is still to be written.

@@ -143,14 +143,11 @@ Task<> Qcow2Driver::change_refcount_order(std::uint32_t order, Progress progress
     next.abandon();
     co_await changed.error();
   }
-  image_.set_geometry(header_.geometry);
-  refcounts_.set_order(order);
-  co_await watch(reload_tables());
 }
 
 Task<> Qcow2Driver::convert_refcounts(NextTables& next, Header header) {
   co_await next.begin(0);
-  co_await next.commit(std::move(header));
+  co_await commit_tables(next, header);
 }
 
 Task<> Qcow2Driver::resize(std::uint64_t new_size, Qcow2Preallocation preallocation) {

@@ -75,7 +75,7 @@ Task<DirtyBitmap> Qcow2Driver::load_bitmap(BitmapEntry entry) {
 }
 
 // Clean clusters take no space.
-Task<> Qcow2Driver::write_bitmap(BitmapEntry& entry, const DirtyBitmap& bits) {
+Task<> Qcow2Driver::write_bitmap(BitmapEntry& entry, const DirtyBitmap& bits, std::vector<HostRun>& taken) {
   const Geometry& g = header_.geometry;
   const std::uint64_t cluster_size = g.cluster_size();
   std::vector<std::uint64_t> table(bitmap_table_entries(g, size(), entry.granularity_bits));
@@ -86,20 +86,22 @@ Task<> Qcow2Driver::write_bitmap(BitmapEntry& entry, const DirtyBitmap& bits) {
     if (bits.chunk_fill(first, granules) == DirtyBitmap::Fill::clean) continue;
     bits.store_chunk(first, chunk.bytes());
     const Refcounts::Allocation place = co_await refcounts_.allocate_exactly(1);
+    taken.push_back(place.run);
     const HostOffset at = g.offset_of(place.run.first);
     co_await image_.write(at, Buffers(chunk.bytes()));
     table[i] = at.value;
   }
   entry.table_entries = static_cast<std::uint32_t>(table.size());
   for (std::uint64_t& raw : table) store_be(reinterpret_cast<std::byte*>(&raw), std::uint64_t{raw});
-  entry.table_at = co_await write_clusters(std::as_bytes(std::span(table)));
+  entry.table_at = co_await write_clusters(std::as_bytes(std::span(table)), taken);
 }
 
 // Whole clusters side by side, at least one.
-Task<HostOffset> Qcow2Driver::write_clusters(Bytes content) {
+Task<HostOffset> Qcow2Driver::write_clusters(Bytes content, std::vector<HostRun>& taken) {
   const Geometry& g = header_.geometry;
   const std::uint64_t clusters = std::max<std::uint64_t>(1, g.clusters_for(content.size()));
   const Refcounts::Allocation place = co_await refcounts_.allocate_exactly(clusters);
+  taken.push_back(place.run);
   AlignedBuffer padded(clusters << g.cluster_bits);
   Buffers(padded.bytes()).fill_zero();
   std::copy(content.begin(), content.end(), padded.data());
@@ -147,30 +149,42 @@ Task<> Qcow2Driver::store_bitmaps(std::vector<Qcow2Bitmap> bitmaps) {
   co_await unwrap(check_bitmaps(bitmaps));
   co_await before_change();
   const std::vector<BitmapEntry> old = co_await bitmap_entries();
-  const HostOffset old_at = header_.bitmap_directory_at;
-  const std::uint64_t old_length = header_.bitmap_directory_bytes;
-  std::vector<BitmapEntry> entries;
-  for (Qcow2Bitmap& bitmap : bitmaps) {
-    if (bitmap.bits) co_await write_bitmap(bitmap.entry, *bitmap.bits);
-    entries.push_back(bitmap.entry);
+  const HostRun old_directory = header_.bitmap_directory();
+  std::vector<HostRun> taken;
+  const Result<> written = co_await write_bitmaps(bitmaps, taken).result();
+  if (!written) {
+    // But for what the header points at, though it may say that nothing of it counts; once it surely says what it says.
+    image_.wrote(Stage::data);
+    const bool points = !taken.empty() && header_.bitmap_directory().first == taken.back().first;
+    for (const HostRun run : taken)
+      if (!points) refcounts_.free_later(run);
+    co_await written.error();
   }
-  const std::vector<std::byte> directory = serialise_bitmap_directory(entries);
-  HostOffset at;
-  if (!entries.empty()) at = co_await write_clusters(directory);
-  image_.wrote(Stage::data);
-  co_await committer_.flush();
-  co_await point_at_directory(at, directory.size(), entries.size());
   for (const BitmapEntry& entry : old) {
-    auto same = [&](const BitmapEntry& now) { return now.table_at == entry.table_at; };
-    if (std::none_of(entries.begin(), entries.end(), same)) co_await free_bitmap(entry);
+    auto same = [&](const Qcow2Bitmap& now) { return now.entry.table_at == entry.table_at; };
+    if (std::none_of(bitmaps.begin(), bitmaps.end(), same)) co_await free_bitmap(entry);
   }
   image_.add_metadata(header_.bitmap_directory(), Metadata::bitmap_directory);
-  const HostRun old_directory{header_.geometry.cluster_of(old_at), header_.geometry.clusters_for(old_length)};
   if (!old.empty()) {
     image_.remove_metadata(old_directory);
     refcounts_.free_later(old_directory);
   }
   co_await flush();
+}
+
+// And has the header point at them; the directory is the last of what they take.
+Task<> Qcow2Driver::write_bitmaps(std::vector<Qcow2Bitmap>& bitmaps, std::vector<HostRun>& taken) {
+  std::vector<BitmapEntry> entries;
+  for (Qcow2Bitmap& bitmap : bitmaps) {
+    if (bitmap.bits) co_await write_bitmap(bitmap.entry, *bitmap.bits, taken);
+    entries.push_back(bitmap.entry);
+  }
+  const std::vector<std::byte> directory = serialise_bitmap_directory(entries);
+  HostOffset at;
+  if (!entries.empty()) at = co_await write_clusters(directory, taken);
+  image_.wrote(Stage::data);
+  co_await committer_.flush();
+  co_await point_at_directory(at, directory.size(), entries.size());
 }
 
 // In place: only flags change, so that each sector says what is true, old or new.

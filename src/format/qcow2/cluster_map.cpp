@@ -14,6 +14,11 @@ Task<> ClusterMap::load(const Header& header) {
   co_await l1_.load(header.l1_at, header.l1_entries);
 }
 
+void ClusterMap::adopt(HostOffset at, std::vector<std::uint64_t> entries) noexcept {
+  l2_.forget_all();
+  l1_.replace(at, std::move(entries));
+}
+
 Result<> ClusterMap::claim_tables() {
   const Geometry& g = file_.geometry();
   const HostRun l1{g.cluster_of(l1_.at()), g.clusters_for(l1_.size() * entry_bytes)};
@@ -144,23 +149,23 @@ Task<> ClusterMap::check_table(std::uint64_t guest) {
                            std::to_string(at));
 }
 
-ClusterMap::Entries ClusterMap::position(TableCache::Pin slice, std::uint64_t guest) const noexcept {
+ClusterMap::Entries ClusterMap::position(TableCache::Pin slice, std::uint64_t guest, bool owned) const noexcept {
   const Geometry& g = file_.geometry();
   Entries entries;
   entries.slice = std::move(slice);
   entries.geometry = &g;
   entries.first = (guest >> g.cluster_bits) % g.slice_entries();
   entries.left = g.slice_entries() - entries.first;
-  entries.owned = l1_raw(guest) & L2Entry::copied_flag;
+  entries.owned = owned;
   return entries;
 }
 
 Task<ClusterMap::Entries> ClusterMap::entries_at(std::uint64_t guest) {
   const std::uint64_t raw = l1_raw(guest);
-  if (raw == 0) co_return position({}, guest);
+  if (raw == 0) co_return position({}, guest, false);
   co_await check_table(guest);
   TableCache::Pin slice = co_await l2_.get(slice_at(raw & l1_offset_mask, guest));
-  co_return position(std::move(slice), guest);
+  co_return position(std::move(slice), guest, raw & L2Entry::copied_flag);     // of this table, if there is another by now
 }
 
 }  // namespace tidemark::qcow2

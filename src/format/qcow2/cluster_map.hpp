@@ -21,6 +21,8 @@ class ClusterMap {
         creating_(executor) {}
 
   Task<> load(const Header& header);
+  // Another L1 table took the place of this one, with other L2 tables.
+  void adopt(HostOffset at, std::vector<std::uint64_t> entries) noexcept;
   // The tables are metadata nobody else may touch; for images that will be written to.
   Result<> claim_tables();
   TopTable& l1() noexcept { return l1_; }
@@ -78,7 +80,7 @@ class ClusterMap {
     if (!g.extended_l2) return L2Entry::decode(g, slice.entry(i), 0);
     return L2Entry::decode(g, slice.entry(2 * i), slice.entry(2 * i + 1));
   }
-  Entries position(TableCache::Pin slice, std::uint64_t guest) const noexcept;
+  Entries position(TableCache::Pin slice, std::uint64_t guest, bool owned) const noexcept;
   Task<> make_table(std::uint64_t guest);
   Task<> write_longer_l1(HostOffset at, const std::vector<std::uint64_t>& entries, Committer& committer);
   Task<> fill_table(Refcounts::Allocation place, std::uint64_t copy_of);

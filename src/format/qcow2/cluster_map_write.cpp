@@ -25,6 +25,7 @@ Task<> ClusterMap::make_table(std::uint64_t guest) {
   }
   file_.wrote(Stage::data);
   file_.add_metadata(place.run, Metadata::active_l2);
+  l2_.forget(g.bytes_of(place.run));                     // it may have been a table before
   l1_.set(guest / g.l2_span(), g.offset_of(place.run.first).value | L2Entry::copied_flag);
   if (raw == 0) co_return;
   const HostRun shared{g.cluster_of({raw & l1_offset_mask}), 1};

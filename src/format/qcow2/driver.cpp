@@ -99,9 +99,10 @@ Task<> Qcow2Driver::close() {
 
 // All that was changed is in the image, which is as an image that is closed.
 Task<> Qcow2Driver::complete() {
-  if (read_only_ || image_.corruption()) co_return;
+  if (read_only_) co_return;
   co_await flush();
   co_await committer_.flush();                           // the counts that went down
+  if (image_.corruption()) co_return;                    // what was written is in it, but it is not well
   if (lazy_) co_await end_lazily();
   co_await image_.trim();
 }

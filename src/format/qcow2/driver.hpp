@@ -177,8 +177,8 @@ class Qcow2Driver final : public MappedDriver {
   Task<> load(std::string snapshot);
   Task<> prepare_to_write();
   Task<> show_snapshot(std::string id_or_name);
-  Task<> claim_metadata();
-  Task<> claim_l2_tables(const qcow2::SnapshotEntry& snapshot);
+  Result<> claim_metadata(const std::vector<qcow2::HostCluster>& inactive_l2);
+  Task<std::vector<qcow2::HostCluster>> inactive_l2_tables(const qcow2::SnapshotTable& snapshots);
   Task<> complete();
   Task<> end_lazily();
   Task<> prepare_again();
@@ -199,6 +199,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> place_again(PendingClusters& pending, Range wanted, std::uint64_t clusters);
   Task<> place_anew(PendingClusters& pending, std::uint64_t clusters);
   Task<qcow2::Refcounts::Allocation> allocate(std::uint64_t clusters);
+  Task<> grow_data_file(std::uint64_t end);
 
   Task<> zero_clusters(Range range, Zeroing how);
   Task<> zero_slice(Range range, Zeroing how);
@@ -214,9 +215,9 @@ class Qcow2Driver final : public MappedDriver {
 
   using SnapshotChange = std::function<Task<>(qcow2::NextTables&, qcow2::Header&, qcow2::SnapshotTable&)>;
   Result<> check_new_snapshot(const Qcow2Snapshot& wanted) const;
-  Task<> change_snapshots(const SnapshotChange& change);
-  Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change);
-  Task<> reload_tables();
+  Task<> change_snapshots(const SnapshotChange& change, std::uint64_t l1_entries = 0);
+  Task<> change_tables(qcow2::NextTables& next, const SnapshotChange& change, std::uint64_t l1_entries);
+  Task<> commit_tables(qcow2::NextTables& next, qcow2::Header header);
 
   using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
   Task<> forget_zeroes(Progress progress);
@@ -227,8 +228,10 @@ class Qcow2Driver final : public MappedDriver {
   Result<> check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) const;
   Task<AlignedBuffer> bitmap_directory();
   Task<std::vector<std::uint64_t>> bitmap_table(const qcow2::BitmapEntry& entry);
-  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits);
-  Task<qcow2::HostOffset> write_clusters(Bytes content);
+  // Each adds what it takes to `taken`.
+  Task<> write_bitmaps(std::vector<Qcow2Bitmap>& bitmaps, std::vector<qcow2::HostRun>& taken);
+  Task<> write_bitmap(qcow2::BitmapEntry& entry, const DirtyBitmap& bits, std::vector<qcow2::HostRun>& taken);
+  Task<qcow2::HostOffset> write_clusters(Bytes content, std::vector<qcow2::HostRun>& taken);
   Task<> free_bitmap(const qcow2::BitmapEntry& entry);
   Task<> point_at_directory(qcow2::HostOffset at, std::uint64_t length, std::size_t bitmaps);
 
@@ -256,6 +259,7 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Committer committer_;
   qcow2::Codecs codecs_;
   RangeLock changing_;                  // guest ranges whose mapping a request is about to change
+  Mutex resizing_data_file_;
   bool marked_corrupt_ = false;
 };
 

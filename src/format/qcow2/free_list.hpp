@@ -49,14 +49,24 @@ class FreeList {
   bool pressed() const noexcept { return added_.size() > runs_max; }
   bool empty() const noexcept { return added_.empty() && taken_.empty() && durable_.empty(); }
 
-  // Other counts took the place of those that were to go down; nothing is in flight.
+  // From here on none goes on its way: the counts are being copied, and a copy is to have all of held() counted.
+  // No round is under way.
+  void hold() {
+    held_ = true;
+    for (Batch& batch : std::exchange(durable_, {})) added_.insert(added_.end(), batch.runs.begin(), batch.runs.end());
+  }
+  const std::vector<Freed>& held() const noexcept { return added_; }
+  void release() noexcept { held_ = false; }
+  // The copy, without them, took the place of the counts; nothing is in flight.
   void forget() noexcept {
+    held_ = false;
     added_.clear();
-    durable_.clear();
   }
 
   // Begins and ends one round of the Committer: what was added before take() has become durable.
-  void take() { taken_ = std::exchange(added_, {}); }
+  void take() {
+    if (!held_) taken_ = std::exchange(added_, {});
+  }
   void settle(bool durable) {
     if (durable && !taken_.empty()) durable_.push_back({pins_.close_epoch(), std::move(taken_)});
     else added_.insert(added_.end(), taken_.begin(), taken_.end());
@@ -86,6 +96,7 @@ class FreeList {
   ExtentPins& pins_;
   std::vector<Freed> added_, taken_;
   std::deque<Batch> durable_;
+  bool held_ = false;
 };
 
 }  // namespace tidemark::qcow2

@@ -24,10 +24,6 @@ Task<> ImageFile::flush() {
   co_await file_.flush();
 }
 
-Task<> ImageFile::grow_data(std::uint64_t end) {
-  if (data_file_ && end > data_file_->size()) co_await data_file_->truncate(end);
-}
-
 Task<> ImageFile::complete_last_cluster() {
   const std::uint64_t end = align_up(size(), geometry_.cluster_size());
   if (end == size()) co_return;

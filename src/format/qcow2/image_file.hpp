@@ -30,8 +30,6 @@ class ImageFile {
   Edge& edge() const noexcept { return file_; }
   void set_data_file(Edge* data) noexcept { data_file_ = data; }
   Edge& data() const noexcept { return data_file_ ? *data_file_ : file_; }
-  // Makes an external data file hold `end`.
-  Task<> grow_data(std::uint64_t end);
 
   // What is about to be done with it.
   void tell(DebugEvent event) { file_.tell(event); }

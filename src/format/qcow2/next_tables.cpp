@@ -20,6 +20,7 @@ NextTables::NextTables(Image image, std::optional<std::uint32_t> refcount_order)
 // The table is long enough for what is there, and as much again for what will be taken.
 Task<> NextTables::begin(std::uint64_t tables) {
   const Geometry& g = next_.geometry();
+  present_.frees().hold();
   const std::uint64_t per_cluster = g.cluster_size() / entry_bytes;
   const std::uint64_t there = file_.used_end() >> g.cluster_bits;
   const std::uint64_t clusters = there + 2 * (tables + div_up(there, g.block_entries() / 2)) + 64;
@@ -212,6 +213,17 @@ Task<HostRun> NextTables::store(Bytes bytes) {
   co_return place;
 }
 
+// What was given back since begin(): a table that a larger one replaced, pieces that were too short.
+Task<> NextTables::drop_held() {
+  const std::vector<FreeList::Freed> held = present_.frees().held();
+  for (const FreeList::Freed& freed : held)
+    for (std::uint64_t i = 0; i < freed.run.count; ++i) {
+      const HostRun cluster{{freed.run.first.index + i}, 1};
+      const std::uint64_t users = co_await next_.count(cluster.first);
+      if (users != 0) co_await count(cluster, false);    // else it came and went after the copy
+    }
+}
+
 // Blocks that were added since the copy was made are not in it.
 Task<> NextTables::drop_present_refcounts() {
   const Geometry& g = file_.geometry();
@@ -238,6 +250,7 @@ Task<> NextTables::write_out() {
 }
 
 Task<> NextTables::commit(Header next) {
+  co_await drop_held();
   co_await drop_present_refcounts();
   co_await write_out();
   const std::vector<std::uint64_t> table = next_.table().entries();
@@ -245,11 +258,15 @@ Task<> NextTables::commit(Header next) {
   next.refcount_table_at = next_.table().at();
   next.refcount_table_clusters = static_cast<std::uint32_t>(file_.geometry().clusters_for(table.size() * entry_bytes));
   co_await header_writer_.set_tables(next);
-  present_.forget_frees();                               // given back since begin(): not in use by what counts now
+  present_.become(next_);
+  present_.frees().forget();
+  next_.adopt_table({}, {});
+  taken_.clear();
 }
 
 // The next refcounts may have taken clusters by themselves, for new blocks.
 void NextTables::abandon() {
+  present_.frees().release();
   std::set<HostCluster> taken;
   for (const HostRun run : taken_) {
     present_.free_later(run);

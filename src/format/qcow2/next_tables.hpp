@@ -48,8 +48,9 @@ class NextTables {
   // The bytes in new clusters.
   Task<HostRun> store(Bytes bytes);
 
-  // Makes `next`, but for its refcount table, what the header says.
+  // Makes `next`, but for its refcount table, what the header says, and the counts those of the image.
   Task<> commit(Header next);
+  // Gives back what was not committed.
   void abandon();
   // What is free now, when it is.
   const std::vector<HostRun>& freed() const noexcept { return freed_; }
@@ -67,6 +68,7 @@ class NextTables {
   Task<> copy_block(HostOffset from, HostRun to);
   Task<> copy_counts();
   Task<> convert_counts();
+  Task<> drop_held();
   Task<> drop_present_refcounts();
   Task<> write_out();
 

@@ -48,7 +48,8 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
       committer_(home(), image_,
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
       codecs_(home(), header_.compression),
-      changing_(home()) {
+      changing_(home()),
+      resizing_data_file_(home()) {
   image_.set_overlap_checks(options.overlap_checks);
   // Where blocks are is not postponed: only what they count can be found out again.
   if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
@@ -121,38 +122,44 @@ Task<> Qcow2Driver::load(std::string snapshot) {
 // that hold only while all writers know them are switched off.
 Task<> Qcow2Driver::prepare_to_write() {
   co_await image_.complete_last_cluster();
-  co_await claim_metadata();
+  co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
+  const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots_);
+  co_await unwrap(claim_metadata(inactive));
   std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if ((keeps_content_ || bitmaps_follow_) && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
   if (bitmaps_follow_) kept |= static_cast<std::uint64_t>(Autoclear::tracked);
   co_await header_writer_.keep_autoclear(kept);
 }
 
-Task<> Qcow2Driver::claim_metadata() {
+Result<> Qcow2Driver::claim_metadata(const std::vector<HostCluster>& inactive_l2) {
   const HostRun header_cluster{{0}, 1};
-  co_await unwrap(image_.claim_metadata(header_cluster, Metadata::main_header));
-  co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
-  co_await unwrap(map_.claim_tables());
+  if (auto ok = image_.claim_metadata(header_cluster, Metadata::main_header); !ok) return ok;
+  if (auto ok = refcounts_.claim_tables(); !ok) return ok;
+  if (auto ok = map_.claim_tables(); !ok) return ok;
   const Geometry& g = header_.geometry;
   const HostRun table{g.cluster_of(header_.snapshots_at), g.clusters_for(stored_bytes(snapshots_))};
-  co_await unwrap(image_.claim_metadata(table, Metadata::snapshot_table));
-  co_await unwrap(image_.claim_metadata(header_.bitmap_directory(), Metadata::bitmap_directory));
+  if (auto ok = image_.claim_metadata(table, Metadata::snapshot_table); !ok) return ok;
+  if (auto ok = image_.claim_metadata(header_.bitmap_directory(), Metadata::bitmap_directory); !ok) return ok;
   for (const SnapshotEntry& snapshot : snapshots_) {
     const HostRun l1{g.cluster_of(snapshot.l1_at), g.clusters_for(snapshot.l1_entries * entry_bytes)};
-    co_await unwrap(image_.claim_metadata(l1, Metadata::inactive_l1));
+    if (auto ok = image_.claim_metadata(l1, Metadata::inactive_l1); !ok) return ok;
   }
-  if (!has(image_.overlap_checks(), Metadata::inactive_l2)) co_return;
-  for (const SnapshotEntry& snapshot : snapshots_) co_await claim_l2_tables(snapshot);
+  // Snapshots and the disk share L2 tables: what is looked after already is so still.
+  for (const HostCluster l2 : inactive_l2) image_.add_metadata({l2, 1}, Metadata::inactive_l2);
+  return {};
 }
 
-// Snapshots and the disk share L2 tables: one that is looked after already is left out.
-Task<> Qcow2Driver::claim_l2_tables(const SnapshotEntry& snapshot) {
+// Of all snapshots, where they are looked after.
+Task<std::vector<HostCluster>> Qcow2Driver::inactive_l2_tables(const SnapshotTable& snapshots) {
+  std::vector<HostCluster> tables;
+  if (!has(image_.overlap_checks(), Metadata::inactive_l2)) co_return tables;
   TopTable l1(image_);
-  co_await l1.load(snapshot.l1_at, snapshot.l1_entries);
-  for (const std::uint64_t entry : l1.entries()) {
-    const std::uint64_t at = entry & L2Entry::offset_mask;
-    if (at != 0) image_.add_metadata({header_.geometry.cluster_of({at}), 1}, Metadata::inactive_l2);
+  for (const SnapshotEntry& snapshot : snapshots) {
+    co_await l1.load(snapshot.l1_at, snapshot.l1_entries);
+    for (const std::uint64_t entry : l1.entries())
+      if (const HostOffset at{entry & L2Entry::offset_mask}; at.value != 0) tables.push_back(header_.geometry.cluster_of(at));
   }
+  co_return tables;
 }
 
 // The disk is as it was then, to be read.

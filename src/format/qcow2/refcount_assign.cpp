@@ -54,7 +54,8 @@ Task<> Refcounts::lower_now(HostRun run, std::vector<HostRun>& freed) {
 
 Task<> Refcounts::add_block_elsewhere(std::uint64_t block) {
   const Geometry& g = geometry_;
-  if (block >= table_.size()) co_await file_.corrupt("the refcount table does not reach the end of the file");
+  if (block >= table_.size())
+    co_await Error(Errc::no_space, "qcow2: the new refcount table has no room for refcount block " + std::to_string(block), EFBIG);
   TM_ASSERT(space_);
   const HostRun self = (co_await space_->allocate(1)).run;
   AlignedBuffer zeroes(g.cluster_size());

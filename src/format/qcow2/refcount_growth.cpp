@@ -41,12 +41,11 @@ Task<bool> Refcounts::write_new_blocks(HostRun used, std::uint64_t blocks) {
   co_return reads_as_zero;
 }
 
-// Behind it nothing is counted, and the file has nothing.
+// Behind it nothing is counted.
 std::uint64_t Refcounts::first_unused_block() const noexcept {
   std::uint64_t block = table_.size();
   while (block != 0 && table_[block - 1] == 0) --block;
-  const Geometry& g = geometry_;
-  return std::max(block, div_up(file_.size() >> g.cluster_bits, g.block_entries()));
+  return block;
 }
 
 // [new blocks][the run]
@@ -57,6 +56,8 @@ Task<Refcounts::Allocation> Refcounts::allocate_with_blocks(std::uint64_t count)
   std::uint64_t first = first_unused_block();
   for (; first + blocks > table_.size(); first = first_unused_block()) co_await grow_table(first + blocks - 1);
   const HostRun used{{first * g.block_entries()}, blocks + count};
+  if (file_.is_metadata(g.bytes_of(used)))
+    co_await file_.corrupt("refcount block " + std::to_string(first) + " or one behind it is missing where there is metadata");
   const bool reads_as_zero = co_await write_new_blocks(used, blocks);
   const HostRun own{used.first, blocks};
   file_.add_metadata(own, Metadata::refcount_block);

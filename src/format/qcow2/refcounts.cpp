@@ -12,20 +12,33 @@ constexpr std::uint64_t block_offset(std::uint64_t table_entry) { return align_d
 }  // namespace
 
 Task<> Refcounts::load(HostOffset table_at, std::uint64_t table_clusters) {
-  const Geometry& g = geometry_;
+  forget();
+  file_.tell(DebugEvent::reftable_load);
+  co_await table_.load(table_at, table_clusters * (geometry_.cluster_size() / entry_bytes));
+}
+
+void Refcounts::become(Refcounts& other) noexcept {
+  forget();
+  geometry_.refcount_order = other.geometry_.refcount_order;
+  table_.replace(other.table_.at(), other.table_.entries());
+}
+
+void Refcounts::forget() noexcept {
   blocks_.forget_all();
   next_ = {};
   packed_end_ = {};
-  file_.tell(DebugEvent::reftable_load);
-  co_await table_.load(table_at, table_clusters * (g.cluster_size() / entry_bytes));
-  const HostRun table{g.cluster_of(table_at), table_clusters};
-  co_await unwrap(file_.claim_metadata(table, Metadata::refcount_table));
-  for (std::uint64_t i = 0; i < table_.size(); ++i) {
-    const std::uint64_t at = block_offset(table_[i]);
+}
+
+Result<> Refcounts::claim_tables() {
+  const Geometry& g = geometry_;
+  const HostRun table{g.cluster_of(table_.at()), table_.size() / (g.cluster_size() / entry_bytes)};
+  if (auto ok = file_.claim_metadata(table, Metadata::refcount_table); !ok) return ok;
+  for (const std::uint64_t entry : table_.entries()) {
+    const std::uint64_t at = block_offset(entry);
     if (at == 0 || at >= offset_limit) continue;         // found out when it is used
-    const HostRun block{g.cluster_of({at}), 1};
-    co_await unwrap(file_.claim_metadata(block, Metadata::refcount_block));
+    if (auto ok = file_.claim_metadata({g.cluster_of({at}), 1}, Metadata::refcount_block); !ok) return ok;
   }
+  return {};
 }
 
 Refcounts::Place Refcounts::place_of(HostCluster cluster) const noexcept {

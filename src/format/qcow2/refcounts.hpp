@@ -25,6 +25,10 @@ class Refcounts {
         packing_(executor), freeing_(executor) {}
 
   Task<> load(HostOffset table_at, std::uint64_t table_clusters);
+  // What another set of counts made takes the place of all that is in memory.
+  void become(Refcounts& other) noexcept;
+  // The table and its blocks are metadata nobody else may touch.
+  Result<> claim_tables();
   TopTable& table() noexcept { return table_; }
   TableCache& blocks() noexcept { return blocks_; }
 
@@ -42,7 +46,7 @@ class Refcounts {
 
   // One reference less each, once no durable table and no request uses them.
   void free_later(HostRun run, DiscardCause cause = DiscardCause::other) { frees_.add(run, cause); }
-  void forget_frees() noexcept { frees_.forget(); }
+  FreeList& frees() noexcept { return frees_; }
   // Lowers the counts of what has become free since.
   Task<> apply_frees();
 
@@ -72,6 +76,7 @@ class Refcounts {
   std::uint64_t get(const TableCache::Slice& slice, std::uint64_t entry) const noexcept;
   void put(TableCache::Slice& slice, std::uint64_t entry, std::uint64_t count);
 
+  void forget() noexcept;
   std::optional<Allocation> allocate_now(std::uint64_t want);
   Task<> make_ready(std::uint64_t want);
   Task<> add_block(std::uint64_t block);

@@ -38,7 +38,12 @@ Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
     co_await end_lazily();
     committer_.postpone(0);                              // an image that is not dirty, too
   }
-  if (lazy && !lazy_ && !read_only_) committer_.postpone(bit(Stage::refcount_blocks));
+  if (lazy && !lazy_ && !read_only_) {
+    // It is marked before its next change, not for those that were made.
+    co_await flush();
+    co_await committer_.flush();
+    committer_.postpone(bit(Stage::refcount_blocks));
+  }
   lazy_ = lazy;
   keeps_discarded_ = options.discard_no_unref;
   cache_clean_interval_ = options.cache_clean_interval;

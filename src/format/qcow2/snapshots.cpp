@@ -74,14 +74,20 @@ Task<> Qcow2Driver::create_snapshot(Qcow2Snapshot wanted) {
 
 Task<> Qcow2Driver::apply_snapshot(std::string id_or_name) {
   const std::size_t which = co_await unwrap(find_snapshot(id_or_name));
-  const SnapshotChange change = [which](NextTables& next, Header& header, SnapshotTable& table) -> Task<> {
+  const SnapshotEntry& applied = snapshots_[which];
+  // An image may say anything.
+  if (applied.disk_size > offset_limit || l1_entries_for(header_.geometry, applied.disk_size) > l1_bytes_max / entry_bytes)
+    co_await Error(Errc::corrupt, "qcow2: snapshot '" + applied.name + "' cannot be applied: no disk of this image can have " +
+                                      std::to_string(applied.disk_size) + " bytes");
+  const std::uint64_t l1_entries = l1_entries_for(header_.geometry, applied.disk_size);
+  const SnapshotChange change = [which, l1_entries](NextTables& next, Header& header, SnapshotTable& table) -> Task<> {
     const SnapshotEntry& wanted = table[which];
     co_await next.share_data(tree_of(wanted));
     co_await next.drop(tree_of(header));
     header.size = wanted.disk_size;
-    show(header, co_await next.copy(tree_of(wanted), l1_entries_for(header.geometry, header.size)));
+    show(header, co_await next.copy(tree_of(wanted), l1_entries));
   };
-  co_await change_snapshots(change);
+  co_await change_snapshots(change, l1_entries);
 }
 
 Task<> Qcow2Driver::delete_snapshot(std::string id_or_name) {
@@ -94,18 +100,18 @@ Task<> Qcow2Driver::delete_snapshot(std::string id_or_name) {
   co_await change_snapshots(change);
 }
 
-Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change) {
+// `l1_entries`: of an L1 table that will be made, where it may be longer than any there is.
+Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change, std::uint64_t l1_entries) {
   co_await unwrap(check_writable());
   co_await before_change();
   co_await flush();
   NextTables::Image image{home(), image_, refcounts_, committer_, header_writer_};
   NextTables next(image);
-  const Result<> changed = co_await watch(change_tables(next, change)).result();
+  const Result<> changed = co_await watch(change_tables(next, change, l1_entries)).result();
   if (!changed) {
     next.abandon();
     co_await changed.error();
   }
-  co_await watch(reload_tables());
   if (!has(pass_discards_, DiscardCause::snapshot)) co_return;
   for (const HostRun run : next.freed()) {
     const Range freed = header_.geometry.bytes_of(run).intersect({0, image_.size()});
@@ -113,13 +119,13 @@ Task<> Qcow2Driver::change_snapshots(const SnapshotChange& change) {
   }
 }
 
-Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change) {
+Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change, std::uint64_t l1_entries) {
   const Geometry& g = header_.geometry;
   Header header = header_;
   SnapshotTable table = snapshots_;
   std::uint64_t tables = tables_in(g, tree_of(header_));
   for (const SnapshotEntry& s : snapshots_) tables = std::max(tables, tables_in(g, tree_of(s)));
-  co_await next.begin(tables);
+  co_await next.begin(tables + g.clusters_for(l1_entries * entry_bytes));
   co_await change(next, header, table);
   const HostRun old{g.cluster_of(header_.snapshots_at), g.clusters_for(stored_bytes(snapshots_))};
   if (!snapshots_.empty()) co_await next.drop(old);
@@ -127,16 +133,22 @@ Task<> Qcow2Driver::change_tables(NextTables& next, const SnapshotChange& change
   header.snapshots = static_cast<std::uint32_t>(table.size());
   header.snapshots_at = {};
   if (!table.empty()) header.snapshots_at = g.offset_of((co_await next.store(as_bytes(bytes))).first);
-  co_await next.commit(header);
+  co_await commit_tables(next, header);
 }
 
-// All that is in memory of the old tables goes.
-Task<> Qcow2Driver::reload_tables() {
+// What takes the old tables' place in memory is read before the header points at it: from then on nothing can fail,
+// or what is written after would go by tables that are not the image's any more.
+Task<> Qcow2Driver::commit_tables(NextTables& next, Header header) {
+  TopTable l1(image_);
+  co_await l1.load(header.l1_at, header.l1_entries);
+  SnapshotTable snapshots = co_await read_snapshot_table(image_, header);
+  const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots);
+  co_await next.commit(header);
+  image_.set_geometry(header_.geometry);
   image_.forget_metadata();
-  map_.l2().forget_all();
-  co_await map_.load(header_);
-  snapshots_ = co_await read_snapshot_table(image_, header_);
-  co_await claim_metadata();
+  map_.adopt(l1.at(), l1.entries());
+  snapshots_ = std::move(snapshots);
+  co_await unwrap(claim_metadata(inactive));
 }
 
 }  // namespace tidemark

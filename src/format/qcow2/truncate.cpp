@@ -29,7 +29,10 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t first = align_up(old_size, cluster_size), end = align_up(new_size, cluster_size);
   const std::uint64_t shown = backing_ ? std::min(end, align_up(backing_->size(), cluster_size)) : 0;
   const std::uint64_t mapped = std::min(end, map_.reach());
-  if (data_file_) co_await data_file_->truncate(new_size);
+  if (data_file_) {
+    const auto turn = co_await resizing_data_file_.lock();
+    co_await data_file_->truncate(new_size);
+  }
   co_await map_.grow_l1(end, committer_);
   co_await zero_to_cluster_end(old_size);
   if (shown > first) {
@@ -65,10 +68,11 @@ Task<> Qcow2Driver::shrink(std::uint64_t new_size) {
   const std::uint64_t first = align_up(new_size, cluster_size), end = align_up(size(), cluster_size);
   co_await committer_.flush();
   co_await header_writer_.set_size(new_size);
+  // The disk has its size by now, whatever becomes of this: what is left of it goes when it grows, and a flush that fails
+  // is told with the next.
   const Range clusters{first, end - first};
-  co_await zero_clusters(clusters, Zeroing::cut_off);
-  if (data_file_) co_await data_file_->truncate(new_size);
-  // The disk has its size by now, whatever becomes of this; a flush that fails is told with the next.
+  (void)co_await watch(zero_clusters(clusters, Zeroing::cut_off)).result();
+  if (data_file_) (void)co_await data_file_->truncate(new_size).result();
   (void)co_await committer_.flush().result();
 }
 

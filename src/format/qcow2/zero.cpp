@@ -28,7 +28,7 @@ Task<> Qcow2Driver::discard(Range range) {
 Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
   if (range.empty()) co_return;
   co_await unwrap(check_writable());
-  co_await image_.grow_data(range.end());
+  co_await grow_data_file(range.end());
   co_await data_file_->write_zeroes(range, flags);
 }
 

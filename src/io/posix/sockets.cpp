@@ -29,6 +29,7 @@ namespace {
 
 constexpr int connect_poll_ms = 50;
 constexpr int connect_timeout_ms = 60'000;
+constexpr int stale_poll_ms = 20, stale_max_ms = 2'000;
 
 class Socket {                          // closes what is not released
  public:
@@ -142,7 +143,7 @@ bool is_socket(const char* path) {
   return ::lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-// The kernel lets go of sockets that io_uring of a killed process was waiting on a moment after its end.
+// Who called listen(): a child of its may have the socket now.
 bool listener_is_dead(int connected) noexcept {
   ucred listener{};
   socklen_t size = sizeof listener;
@@ -150,13 +151,18 @@ bool listener_is_dead(int connected) noexcept {
   return ::kill(listener.pid, 0) != 0 && errno == ESRCH;
 }
 
-// True for a socket's name that no process listens on any more.
+// True for a socket's name that no process listens on any more.  The kernel lets go of sockets that io_uring of a killed process
+// was waiting on a moment after its end.
 bool is_stale(const sockaddr_un& address) noexcept {
   if (!is_socket(address.sun_path)) return false;
-  const Socket probe(AF_UNIX, SOCK_NONBLOCK);
   const auto* to = reinterpret_cast<const sockaddr*>(&address);
-  const std::int64_t connected = retried([&] { return ::connect(probe.fd(), to, sizeof address); });
-  return connected == -ECONNREFUSED || (connected >= 0 && listener_is_dead(probe.fd()));
+  for (int waited = 0;; waited += stale_poll_ms) {
+    const Socket probe(AF_UNIX, SOCK_NONBLOCK);
+    const std::int64_t connected = retried([&] { return ::connect(probe.fd(), to, sizeof address); });
+    if (connected == -ECONNREFUSED) return true;
+    if (connected < 0 || !listener_is_dead(probe.fd()) || waited >= stale_max_ms) return false;
+    (void)::poll(nullptr, 0, stale_poll_ms);
+  }
 }
 
 std::int64_t bind_unix(int fd, const sockaddr_un& address) noexcept {

@@ -11,12 +11,27 @@
 namespace tidemark::posix {
 namespace {
 
-// In backend_data[0] of a write that takes turns.
-constexpr std::uint64_t wants_turn = 1, has_turn = 2;
+// In backend_data[0] of what is asked of a file.
+constexpr std::uint64_t takes_turns_mark = 1, admitted_mark = 2;
 
-bool is_marked(const IoOp& op, std::uint64_t mark) {
-  return op.kind == IoOp::Kind::write && op.backend_data[0] == mark;
+// A file that does not answer, because its file system is frozen or its server gone, leaves workers to others.
+constexpr unsigned side_by_side_max = 16;
+
+bool is_of_file(const IoOp& op) {
+  switch (op.kind) {
+    case IoOp::Kind::read:
+    case IoOp::Kind::write:
+    case IoOp::Kind::sync:
+    case IoOp::Kind::allocate:
+    case IoOp::Kind::extent:
+    case IoOp::Kind::truncate:
+    case IoOp::Kind::write_back: return true;
+    default: return false;
+  }
 }
+
+bool takes_turns(const IoOp& op) { return (op.backend_data[0] & takes_turns_mark) != 0; }
+bool is_admitted(const IoOp& op) { return (op.backend_data[0] & admitted_mark) != 0; }
 
 // Signals are for the threads that expect them.
 class SignalsBlocked {
@@ -83,7 +98,7 @@ WorkerPool::~WorkerPool() {
 void WorkerPool::submit(IoOp& op, bool takes_turns) noexcept {
   ++in_flight_;
   work_in_flight_ += op.kind == IoOp::Kind::work;
-  op.backend_data[0] = takes_turns ? wants_turn : 0;
+  op.backend_data[0] = takes_turns ? takes_turns_mark : 0;
   op.backend_data[1] = 0;
   (op.kind == IoOp::Kind::work ? fresh_work_ : fresh_io_).push(op);
 }
@@ -109,11 +124,12 @@ bool WorkerPool::cancel(IoOp& op) noexcept {
   std::lock_guard lock(mutex_);
   for (Queue* queue : {&fresh_io_, &fresh_work_, &io_, &work_}) {
     if (!queue->remove(op)) continue;
+    leave_lane(op);
     has_ended(op);
     return true;
   }
-  for (auto& [file, waiting] : turns_) {
-    if (!waiting.remove(op)) continue;
+  for (auto& [file, lane] : lanes_) {
+    if (!lane.waiting.remove(op)) continue;
     has_ended(op);
     return true;
   }
@@ -137,32 +153,41 @@ bool WorkerPool::runnable() const {
   return !io_.empty() || (!work_.empty() && working_ < work_max_);
 }
 
+WorkerPool::Lane& WorkerPool::lane_of(const IoOp& op) {
+  return lanes_[static_cast<std::uint64_t>(op.handle) * 2 + takes_turns(op)];
+}
+
 IoOp* WorkerPool::next_io() {
   while (!io_.empty()) {
     IoOp* op = io_.pop();
-    if (!is_marked(*op, wants_turn)) return op;
-    const auto [turn, free] = turns_.try_emplace(op->handle);
-    if (!free) {
-      turn->second.push(*op);
+    if (!is_of_file(*op) || is_admitted(*op)) return op;
+    Lane& lane = lane_of(*op);
+    if (lane.running == (takes_turns(*op) ? 1 : side_by_side_max)) {
+      lane.waiting.push(*op);
       continue;
     }
-    op->backend_data[0] = has_turn;
+    ++lane.running;
+    op->backend_data[0] |= admitted_mark;
     return op;
   }
   return nullptr;
 }
 
-void WorkerPool::done(IoOp& op) {
-  done_.push_back(&op);
-  if (!is_marked(op, has_turn)) return;
-  const auto turn = turns_.find(op.handle);
-  if (turn->second.empty()) {
-    turns_.erase(turn);
+void WorkerPool::leave_lane(IoOp& op) {
+  if (!is_of_file(op) || !is_admitted(op)) return;
+  Lane& lane = lane_of(op);
+  if (lane.waiting.empty()) {
+    --lane.running;
     return;
   }
-  IoOp* next = turn->second.pop();
-  next->backend_data[0] = has_turn;
+  IoOp* next = lane.waiting.pop();               // in its place
+  next->backend_data[0] |= admitted_mark;
   io_.push(*next);
+}
+
+void WorkerPool::done(IoOp& op) {
+  done_.push_back(&op);
+  leave_lane(op);
 }
 
 IoOp* WorkerPool::next_op() {

@@ -5,7 +5,8 @@
 // burn CPU: no more of them run at once than there are processors, so that I/O need not wait.
 //
 // Writes that take turns run one at a time for each file: the kernel lets one in, and processors that
-// spin until it is their turn are lost to guests.
+// spin until it is their turn are lost to guests.  Of all else that is asked of a file a part runs at a time: one that hangs
+// does not take the workers of all.
 #pragma once
 
 #include <condition_variable>
@@ -49,11 +50,18 @@ class WorkerPool {
     void append(Queue& other);
   };
 
+  struct Lane {                                  // of a file: its writes that take turns, or all else
+    unsigned running = 0;
+    Queue waiting;
+  };
+
   void run();
   void has_ended(const IoOp& op) noexcept;
   IoOp* next_op();                               // under mutex_
   IoOp* next_io();                               // under mutex_
   void done(IoOp& op);                           // under mutex_
+  Lane& lane_of(const IoOp& op);                 // under mutex_
+  void leave_lane(IoOp& op);                     // under mutex_; another one gets its place
   bool runnable() const;
   bool start_worker();                           // under mutex_
   bool want_another();                           // under mutex_; true: notify one
@@ -66,7 +74,7 @@ class WorkerPool {
   std::mutex mutex_;
   std::condition_variable ready_;
   Queue io_, work_;
-  std::unordered_map<Handle, Queue> turns_;      // of files being written: who waits for that
+  std::unordered_map<std::uint64_t, Lane> lanes_;
   std::vector<IoOp*> done_;
   std::vector<std::thread> workers_;
   unsigned free_ = 0;                            // workers that wait

@@ -18,22 +18,27 @@ Task<std::string> free_name(QmpClient& client) {
   }
 }
 
-// Of one that is dismissed by itself.
-Task<> fail_as_it_did(QmpClient& client, std::string id) {
+// Of one that has gone; as if it were there still.
+Task<Json> end_of(QmpClient& client, std::string id) {
   while (client.has_event()) {
     const Json event = co_await client.next_event();
+    const std::string what = text(event, "event");
     const Json* data = event.find("data");
-    if (data && text(*data, "device") == id && !text(*data, "error").empty())
-      co_await Error(Errc::io, fmt::format("job '{}' failed: {}", id, text(*data, "error")));
+    if (!data || text(*data, "device") != id) continue;
+    Json ended = Json::object({{"status", "concluded"}});
+    if (what == "BLOCK_JOB_COMPLETED") ended.set("error", text(*data, "error"));
+    else if (what == "BLOCK_JOB_CANCELLED") ended.set("error", "Operation canceled");
+    else continue;
+    co_return std::move(ended);
   }
   co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
+  co_return Json();
 }
 
 Task<Json> look_at(QmpClient& client, std::string id) {
   const Json jobs = co_await client.execute("query-jobs");
   if (const Json* entry = find_by(jobs, "id", id)) co_return *entry;
-  co_await fail_as_it_did(client, id);
-  co_return Json();
+  co_return co_await end_of(client, std::move(id));
 }
 
 Task<> tell_to_end(QmpClient& client, std::string id, WhenReady end) {
@@ -76,7 +81,6 @@ Task<Json> cancel(const Context& context, QmpClient& client, std::string id) {
 Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob job) {
   std::string id = co_await free_name(client);
   job.arguments.set("job-id", id);
-  job.arguments.set("auto-dismiss", job.when_ready == WhenReady::stay);      // nobody waits for its end
   co_await client.execute(job.command, std::move(job.arguments));
   const auto followed = co_await follow(context, client, id, job.when_ready).result();
   Json now;
@@ -87,8 +91,6 @@ Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob j
     now = *cancelled;
   }
   if (text(now, "status") != "concluded") co_return std::move(id);
-  Json by_id = Json::object({{"id", id}});
-  co_await client.execute("job-dismiss", std::move(by_id));
   const std::string error = text(now, "error");
   if (error.empty()) co_return std::move(id);
   if (!followed) co_await followed.error();

@@ -1,7 +1,7 @@
 // A daemon's job, started and seen through to its end.
 //
 // Invariant: when run_job() returns, the job is gone, unless it is to stay or the daemon cannot be reached; interrupted, or when
-// it could not be told to end, it was cancelled.
+// it could not be told to end, it was cancelled.  Nobody has to dismiss it, also when this program is killed.
 #pragma once
 
 #include "app/cli/context.hpp"

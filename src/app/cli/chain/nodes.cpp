@@ -34,6 +34,17 @@ Result<Json> node_in(const Json& nodes, const std::string& name) {
   return *node;
 }
 
+std::string image_below_filters(const Json& nodes, std::string name) {
+  for (;;) {
+    const Json* node = find_by(nodes, "node-name", name);
+    const Json* children = node ? node->find("children") : nullptr;
+    const std::string driver = node ? text(*node, "drv") : "";
+    const Json* file = children && (driver == "throttle" || driver == "copy-on-read") ? find_by(*children, "child", "file") : nullptr;
+    if (!file) return name;
+    name = text(*file, "node-name");
+  }
+}
+
 std::string free_node_name(const Json& nodes, const std::string& file) {
   std::string wanted = std::filesystem::path(file).stem().string();
   for (char& c : wanted)

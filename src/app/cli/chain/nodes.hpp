@@ -15,6 +15,9 @@ Task<Json> all_nodes(QmpClient& client);
 // A node's entry in that; an error when there is none.
 Result<Json> node_in(const Json& nodes, const std::string& name);
 
+// The image that what is exported shows: an overlay goes below filters.
+std::string image_below_filters(const Json& nodes, std::string name);
+
 // A name that no node has, after that of its file.
 std::string free_node_name(const Json& nodes, const std::string& file);
 

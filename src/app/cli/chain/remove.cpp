@@ -5,6 +5,7 @@
 
 #include "app/cli/chain/look.hpp"
 #include "app/cli/chain/nodes.hpp"
+#include "app/cli/chain/others.hpp"
 #include "app/cli/chain/steps.hpp"
 #include "app/cli/fields.hpp"
 #include "task/finally.hpp"
@@ -47,6 +48,47 @@ std::vector<Removal> steps_of(const Json& cost, Way way) {
   return steps;
 }
 
+// Those between the topmost that goes and the base read from the base, too.
+Task<bool> others_may_see(const Context& context, QmpClient* client, const Json& layers, Removal step) {
+  for (std::size_t layer = step.first + 1; step.commit && layer <= step.into(); ++layer) {
+    const bool others = co_await others_may_stand_on(context, client, layers, layer);
+    if (others) co_return true;
+  }
+  co_return false;
+}
+
+// With all steps that it touches, directly or not.
+Removal pulled_run(const std::vector<Removal>& steps, Removal run) {
+  run.commit = false;
+  for (std::size_t grown = 1; grown != 0;) {
+    grown = 0;
+    for (const Removal& step : steps) {
+      if (step.last + 1 < run.first || step.first > run.last + 1) continue;
+      if (step.first >= run.first && step.last <= run.last) continue;
+      run.first = std::min(run.first, step.first);
+      run.last = std::max(run.last, step.last);
+      ++grown;
+    }
+  }
+  return run;
+}
+
+// What other images may read from is not written to: what lies together with it is pulled.
+Task<std::vector<Removal>> spare_others(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const bool others = co_await others_may_see(context, client, layers, steps[i]);
+    if (!others) continue;
+    const Removal run = pulled_run(steps, steps[i]);
+    if (run.first == 0)
+      co_await Error(Errc::busy, fmt::format("other images may stand on what {} would be committed to, and would change: 'tidemark chain "
+                                             "commit' does it, or --preserve-removed full", text(items(layers)[0], "layer")));
+    std::erase_if(steps, [&run](const Removal& step) { return step.first >= run.first && step.last <= run.last; });
+    steps.insert(steps.begin(), run);
+    i = 0;                                         // it writes to none
+  }
+  co_return std::move(steps);
+}
+
 Result<> check(const std::vector<Removal>& steps, std::size_t layers) {
   for (const Removal& step : steps) {
     if (!step.commit && step.first == 0) return Error(Errc::invalid_argument, "nothing is above the top: it cannot be pulled");
@@ -70,13 +112,16 @@ Json to_json(const Json& layers, const Removal& step) {
                        {"into", text(items(layers)[step.into()], "filename")}});
 }
 
-Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, const std::vector<Removal>& steps, std::uint64_t speed) {
+Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps,
+                 const ChainRemoveOptions& options) {
   Json done = Json::array();
+  if (options.way == Way::cheapest && options.preserve_removed == "off")
+    steps = co_await spare_others(context, client, layers, std::move(steps));
   for (const Removal& step : steps) {
     LeftNode left;
     if (!client) co_await remove_offline(context, layers, step);
     else {
-      co_await remove_live(context, *client, layers, step, speed);
+      co_await remove_live(context, *client, layers, step, options.speed);
       if (step.commit && step.first == 0)
         left = co_await let_go_of(*client, text(items(layers)[0], "node-name"), text(items(layers)[step.into()], "node-name"));
     }
@@ -100,13 +145,13 @@ Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options) {
   for (Removal& step : steps) step.preserve_removed = options.preserve_removed;
   co_await unwrap(check(steps, items(layers).size()));
   if (!options.chain.live) {
-    co_await carry_out(context, nullptr, layers, steps, 0);
+    co_await carry_out(context, nullptr, layers, std::move(steps), options);
     co_return Exit::ok;
   }
   QmpClient client = co_await context.connect();
   client.see_through();                  // a job that was begun is cancelled in order
   auto close = [&client]() -> Task<> { return client.close(); };
-  co_await finally(carry_out(context, &client, layers, steps, options.speed), close);
+  co_await finally(carry_out(context, &client, layers, std::move(steps), options), close);
   co_return Exit::ok;
 }
 

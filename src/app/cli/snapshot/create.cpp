@@ -43,18 +43,6 @@ Task<> choose_overlay(Reactor& reactor, const SnapshotCreateOptions::Disk& disk,
       co_await Error(Errc::invalid_argument, fmt::format("two disks would become '{}'; name their files with DISK=FILE", made.overlay));
 }
 
-// The image that what is exported shows: an overlay goes below filters.
-std::string image_below_filters(const Json& nodes, std::string name) {
-  for (;;) {
-    const Json* node = find_by(nodes, "node-name", name);
-    const Json* children = node ? node->find("children") : nullptr;
-    const std::string driver = node ? text(*node, "drv") : "";
-    const Json* file = children && (driver == "throttle" || driver == "copy-on-read") ? find_by(*children, "child", "file") : nullptr;
-    if (!file) return name;
-    name = text(*file, "node-name");
-  }
-}
-
 Task<std::vector<Made>> choose_live(const Context& context, QmpClient& client, const SnapshotCreateOptions& options, std::string name) {
   Json nodes = co_await all_nodes(client);
   std::vector<Made> all;

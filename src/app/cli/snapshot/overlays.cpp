@@ -49,8 +49,9 @@ Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::
     if (made || made.error().code() != Errc::busy) files.push_back(std::move(file));
     co_await unwrap(made);
   }
-  for (const NewOverlay& overlay : overlays) co_await remove_store_left_over(session.reactor(), overlay.file);
   for (NewFile& file : files) co_await file.publish();
+  // Nobody else has made one for these images: they are held.
+  for (const NewOverlay& overlay : overlays) co_await remove_store_left_over(session.reactor(), overlay.file);
 }
 
 }  // namespace

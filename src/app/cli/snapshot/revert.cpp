@@ -1,8 +1,10 @@
-// A disk becomes one of its snapshots again, in files that nobody uses, or that a daemon has open and nobody is served.
+// A disk becomes one of its snapshots again: a daemon's by a command of its own, or files that nobody uses.
 //
 // Invariant: interrupted anywhere the disk is what it was, or the snapshot.  No bitmap that knew the disk before claims to know what
 // it is now: those of a new overlay are none, a store beside an image that is replaced goes, and an image that holds bitmaps is
 // not changed (docs/decisions/0007-bitmaps-in-qcow2.md).
+#include <filesystem>
+
 #include <fmt/format.h>
 
 #include "app/cli/chain/look.hpp"
@@ -14,28 +16,11 @@
 #include "app/cli/snapshot/commands.hpp"
 #include "app/cli/snapshot/overlays.hpp"
 #include "control/tracking_stores.hpp"
-#include "io/posix/owner.hpp"
+#include "io/owner.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
 namespace {
-
-// A guest would see the content of its disk change.
-Task<> check_not_exported(QmpClient& client, std::string disk, std::string node) {
-  const Json exports = co_await client.execute("query-block-exports");
-  const Json* shown = find_by(exports, "node-name", node);
-  if (!shown) co_return;
-  constexpr const char* what_to_do =
-      "end the guest and the daemon ('tidemark qmp quit'), and revert the file without --qmp and TIDEMARK_QMP; or remove the export "
-      "('tidemark qmp block-export-del id={}', refused while a guest is connected), revert node '{}', and export it again";
-  const std::string how = fmt::format(what_to_do, text(*shown, "id"), node);
-  co_await Error(Errc::busy, fmt::format("disk '{}' is exported, and would change under its guest: {}", disk, how));
-}
-
-Task<> set_active(QmpClient& client, std::string node, bool active) {
-  Json arguments = Json::object({{"node-name", std::move(node)}, {"active", active}});
-  co_await client.execute("blockdev-set-active", std::move(arguments));
-}
 
 // What the top's file keeps goes with it; it is held.
 Task<> check_replaceable_top(Reactor& reactor, std::string top) {
@@ -58,11 +43,12 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     auto make = [&](std::string partial) -> Task<> {
       co_await make_overlay(reactor, overlay, partial);
       co_await unwrap(take_over_owner(overlay.file, partial));
+      (void)co_await hold_file(session, partial);      // so that the store that goes is nobody's who has it by then
     };
     co_await make_file(file, make);
+    co_await remove_store_left_over(reactor, overlay.file);
   };
   co_await in_session<void>(reactor, body);
-  co_await remove_store_left_over(reactor, overlay.file);
 }
 
 void print(const Context& context, const SnapshotRevertOptions& options, const std::string& snapshot, const std::string& file) {
@@ -70,14 +56,19 @@ void print(const Context& context, const SnapshotRevertOptions& options, const s
   else print_line(fmt::format("disk '{}' is snapshot {} again, in '{}'; its next backup is a full one", options.disk.top, snapshot, file));
 }
 
-Task<> revert_to_layer(const Context& context, SnapshotRevertOptions options) {
-  const std::vector<std::string> none;
-  const Json cost = co_await look_at_chain(context, options.disk, none);
-  const Json& layers = *cost.find("layers");
+Task<std::size_t> choose_layer(const Json& layers, const SnapshotRevertOptions& options) {
   const std::size_t layer = co_await unwrap(find_layer(layers, options.disk, options.snapshot));
   if (layer == 0)
     co_await Error(Errc::invalid_argument, fmt::format("{} is the disk as it is, no snapshot; snapshots begin with {}",
                                                        layer_name(options.disk, 0), layer_name(options.disk, 1)));
+  co_return layer;
+}
+
+Task<> revert_to_layer(const Context& context, SnapshotRevertOptions options) {
+  const std::vector<std::string> none;
+  const Json cost = co_await look_at_chain(context, options.disk, none);
+  const Json& layers = *cost.find("layers");
+  const std::size_t layer = co_await choose_layer(layers, options);
   const Json& below = items(layers)[layer];
   NewOverlay overlay{options.overlay, text(below, "filename"), text(below, "driver")};
   if (options.discard) overlay.file = text(items(layers)[0], "filename");
@@ -100,28 +91,49 @@ Task<> revert_to_kept(const Context& context, SnapshotRevertOptions options) {
   print(context, options, fmt::format("'{}'", applied.name), options.disk.top);
 }
 
-// The daemon lets go of the image meanwhile, and reads it anew; it refuses to while anybody uses the node.
-Task<> revert_node_to_kept(const Context& context, QmpClient& client, SnapshotRevertOptions options) {
-  const Json nodes = co_await all_nodes(client);
-  const Json node = co_await unwrap(node_in(nodes, options.disk.top));
-  const std::string name = options.disk.top;
-  options.disk.top = text(node, "file");
-  if (!options.disk.top.starts_with('/'))
-    co_await Error(Errc::unsupported, fmt::format("node '{}' is '{}', where the daemon sees it; remove it ('tidemark qmp blockdev-del'), "
-                                                  "and revert the file without --qmp and TIDEMARK_QMP", name, options.disk.top));
-  co_await set_active(client, name, false);
-  auto activate = [&]() -> Task<> { return set_active(client, name, true); };
-  co_await finally(revert_to_kept(context, std::move(options)), activate);
+// What a daemon is to do with a node, and what people are told of it.
+struct NodeRevert {
+  std::string node, snapshot, file, next;    // next: the node that the disk is then
+  Json arguments;
+};
+
+Task<NodeRevert> to_kept(const Json& nodes, const SnapshotRevertOptions& options, std::string node) {
+  NodeRevert revert;
+  const Json image = co_await unwrap(node_in(nodes, node));
+  revert.snapshot = fmt::format("'{}'", options.snapshot);
+  revert.file = text(image, "file");
+  revert.arguments = Json::object({{"node-name", node}, {"mode", "internal"}, {"snapshot", options.snapshot}});
+  revert.node = revert.next = std::move(node);
+  co_return std::move(revert);
+}
+
+Task<NodeRevert> to_layer(const Context& context, const Json& nodes, const SnapshotRevertOptions& options, std::string node) {
+  const std::vector<std::string> none;
+  const Json cost = co_await look_at_chain(context, options.disk, none);
+  const Json& layers = *cost.find("layers");
+  const std::size_t layer = co_await choose_layer(layers, options);
+  NodeRevert revert;
+  revert.snapshot = layer_name(options.disk, layer);
+  revert.file = options.discard ? text(items(layers)[0], "filename") : options.overlay;
+  revert.next = free_node_name(nodes, revert.file);
+  revert.arguments = Json::object({{"node-name", node}, {"mode", options.discard ? "discard" : "overlay"},
+                                   {"snapshot", text(items(layers)[layer], "node-name")}, {"overlay-node-name", revert.next}});
+  if (!options.discard) revert.arguments.set("overlay-file", options.overlay);
+  revert.node = std::move(node);
+  co_return std::move(revert);
 }
 
 Task<> revert_live(const Context& context, QmpClient& client, SnapshotRevertOptions options) {
-  std::string node = co_await node_of_disk(client, options.disk.top);
-  co_await check_not_exported(client, options.disk.top, node);
-  if (!options.internal)
-    co_await Error(Errc::unsupported, fmt::format("node '{}' stays on its layers: remove it ('tidemark qmp blockdev-del'), revert the file "
-                                                  "without --qmp and TIDEMARK_QMP, and add what is the disk then", node));
-  options.disk.top = std::move(node);
-  co_await revert_node_to_kept(context, client, std::move(options));
+  const std::string top = co_await node_of_disk(client, options.disk.top);
+  const Json nodes = co_await all_nodes(client);
+  NodeRevert revert;
+  if (options.internal) revert = co_await to_kept(nodes, options, image_below_filters(nodes, top));
+  else revert = co_await to_layer(context, nodes, options, image_below_filters(nodes, top));
+  co_await client.execute("blockdev-snapshot-revert", std::move(revert.arguments));
+  LeftNode left;
+  if (!options.internal) left = co_await let_go_of(client, revert.node, revert.next);
+  print(context, options, revert.snapshot, revert.file);
+  if (left.there && !context.json) print_line(fmt::format("node '{}', which it was, is still there", revert.node));
 }
 
 }  // namespace
@@ -133,8 +145,9 @@ Task<Exit> snapshot_revert(const Context& context, SnapshotRevertOptions options
     co_await Error(Errc::invalid_argument, "what becomes of what was written since? --discard empties the disk's file; --overlay FILE "
                                            "leaves it, and FILE is the disk");
   if (options.disk.live) {
+    if (!options.overlay.empty()) options.overlay = std::filesystem::absolute(options.overlay).lexically_normal().string();
     QmpClient client = co_await context.connect();
-    client.see_through();                // what the daemon let go of it takes again
+    client.see_through();                // what was asked for is known to have been done, or not
     auto close = [&client]() -> Task<> { return client.close(); };
     co_await finally(revert_live(context, client, std::move(options)), close);
     co_return Exit::ok;

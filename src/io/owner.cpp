@@ -1,4 +1,4 @@
-#include "io/posix/owner.hpp"
+#include "io/owner.hpp"
 
 #include <cerrno>
 

@@ -1,0 +1,98 @@
+#include "control/overlay_nodes.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "control/backing_names.hpp"
+#include "control/file_names.hpp"
+#include "control/images_made.hpp"
+
+namespace tidemark {
+
+Task<BlockNode*> find_node(Graph& graph, std::string name) { co_return co_await unwrap(graph.lookup(name)); }
+
+Task<> check_not_below(const BlockNode& node) {
+  for (const Edge* user : node.parents())
+    if (user->role() == Role::backing)
+      co_await Error(Errc::busy,
+                     fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", node.name(), user->parent()->name()));
+}
+
+Result<> check_overlay(BlockNode& overlay) {
+  for (const Edge* user : overlay.parents())
+    if (user->permissions().uses & Permissions::consistent_read) return Error(Errc::busy, "The overlay is already in use");
+  if (overlay.driver().is_filter()) return Error(Errc::invalid_argument, "Filters cannot be used as overlays");
+  if (overlay.backing()) return Error(Errc::invalid_argument, "The overlay already has a backing image");
+  if (!overlay.driver().backing_place()) return Error(Errc::invalid_argument, "The overlay does not support backing images");
+  return {};
+}
+
+Task<> flush_for_snapshot(BlockNode& node) {
+  if (node.read_only()) co_return;
+  const Result<> flushed = co_await node.driver().flush().result();
+  if (!flushed) co_await Error(flushed.error().code(), "An IO error has occurred", flushed.error().os_errno());
+}
+
+Task<std::unique_ptr<Edge>> keep_overlay(BlockNode& overlay) {
+  const Permissions nothing{Permissions::none, Permissions::all};
+  co_return co_await unwrap(Edge::attach(overlay, Role::filtered, nothing, "a snapshot"));
+}
+
+Task<> release_overlay(BlockNode& overlay, std::unique_ptr<Edge>& kept) {
+  kept.reset();
+  co_await overlay.graph().release(overlay);
+}
+
+Task<std::vector<Edge*>> put_in_place(BlockNode& node, BlockNode& overlay, BlockNode& below) {
+  co_await unwrap(check_overlay(overlay));
+  const std::vector<Edge*> users = node.parents();
+  Graph& graph = node.graph();
+  if (overlay.read_only() && !graph.check_no_writer(node))
+    co_await Error(Errc::permission, fmt::format("Read-only block node '{}' cannot support read-write users", overlay.name()), EROFS);
+  co_await unwrap(graph.set_backing(overlay, &below));
+  const Result<> replaced = graph.replace(node, overlay);
+  if (!replaced) {
+    TM_ASSERT(graph.set_backing(overlay, nullptr).ok());
+    co_await replaced.error();
+  }
+  std::vector<Edge*> moved;
+  for (Edge* user : users)
+    if (&user->node() == &overlay) moved.push_back(user);
+  co_return std::move(moved);
+}
+
+Task<> take_out_of_place(BlockNode& node, BlockNode& overlay, const std::vector<Edge*>& moved) {
+  TM_ASSERT(node.graph().set_backing(overlay, nullptr).ok());
+  const std::vector<Edge*> users = overlay.parents();
+  for (Edge* user : users)
+    if (std::find(moved.begin(), moved.end(), user) != moved.end()) TM_ASSERT(user->retarget(node).ok());
+  co_return;
+}
+
+Task<> make_overlay_file(BlockNode& below, std::string path, std::string format) {
+  BackingFile backing;
+  backing.file = co_await file_name_of(below);
+  backing.format = below.driver().name();
+  co_await create_overlay_file(below.graph(), std::move(path), std::move(format), below.size(), std::move(backing));
+}
+
+Task<BlockNode*> open_overlay_file(const BlockNode& like, schema::BlockdevSnapshotSync arguments, Owner owner) {
+  const std::string format = arguments.format.value_or("qcow2");
+  schema::BlockdevOptions image = co_await unwrap(describe_backing("", arguments.snapshot_file, format));
+  image.node_name = arguments.snapshot_node_name;
+  image.read_only = like.read_only();
+  image.discard = like.options().discard ? schema::BlockdevDiscardOptions::unmap : schema::BlockdevDiscardOptions::ignore;
+  schema::BlockdevCacheOptions cache;
+  cache.direct = like.options().cache_direct;
+  cache.no_flush = like.options().cache_no_flush;
+  image.cache = cache;
+  if (auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&image.branch)) qcow2->backing.emplace().value = nullptr;
+  NodeOpener opener(like.graph());
+  if (owner == Owner::monitor) co_return co_await opener.add(std::move(image));
+  schema::BlockdevRef reference;
+  reference.value = schema::Box<schema::BlockdevOptions>(std::move(image));
+  co_return co_await opener.resolve(std::move(reference));
+}
+
+}  // namespace tidemark

@@ -1,0 +1,104 @@
+"""A copy of the disk as it was when the job started (docs/decisions/0010-copy-at-the-start.md): what people know of mirrors."""
+import subprocess
+import unittest
+
+from bed import KiB, MiB, Bed
+from lab import processes
+from lab.qmp import Qmp
+
+
+class StartCopy(Bed):
+    def begin(self):
+        self.qcow2("disk.qcow2")
+        self.serve(f"{self.path}/disk.qcow2=disk")
+        self.client = self.qmp()
+
+    def add(self, name, driver="qcow2", size=8 * MiB, fill=None):
+        path = self.path / f"{name}.{driver}"
+        self.lab.run("qemu-img", "create", "-q", "-f", driver, path, size)
+        if fill is not None:
+            self.lab.run("qemu-io", "-f", driver, "-c", f"write -q -P {fill} 0 {size}", path)
+        self.client.execute("blockdev-add", driver=driver, **{"node-name": name}, discard="unmap",
+                            file={"driver": "file", "filename": str(path), "discard": "unmap"})
+        return path
+
+    def ended(self, job):
+        self.until(lambda: all(one["id"] != job for one in self.client.execute("query-jobs")), "it has ended")
+
+    def flat(self, path):
+        driver = path.suffix[1:]
+        self.lab.run("qemu-img", "convert", "-U", "-f", driver, "-O", "raw", path, "flat.raw")
+        return (self.path / "flat.raw").read_bytes()
+
+    def backup(self, target, job="j", **options):
+        self.client.execute("blockdev-backup", device="disk", target=target, **{"job-id": job},
+                            **{name.replace("_", "-"): value for name, value in options.items()})
+
+    def test_what_guests_write_meanwhile_is_not_in_it(self):
+        self.begin()
+        path = self.add("target")
+        before = self.content()
+        self.backup("target", sync="full", speed=MiB)
+        self.change(seed=7)
+        self.client.execute("block-job-set-speed", device="j", speed=0)
+        self.ended("j")
+        self.assertEqual((self.flat(path) == before, self.content() == before), (True, False))
+
+    def test_one_that_was_aborted_goes_on(self):
+        self.begin()
+        path = self.add("target")
+        self.run_tidemark("bitmap", "add", "disk", "todo")
+        self.backup("target", sync="full", bitmap="todo", bitmap_mode="always", speed=MiB)
+        self.change(seed=3)
+        self.until(lambda: self.client.execute("query-jobs")[0]["current-progress"] > MiB, "it has begun")
+        self.client.execute("job-cancel", id="j")
+        self.ended("j")
+        left = self.json("bitmap", "list", "disk")[0]["count"]
+        self.assertTrue(0 < left < 8 * MiB, left)
+        before = self.content()
+        self.backup("target", sync="bitmap", bitmap="todo", bitmap_mode="always", speed=MiB)
+        self.change(seed=4)
+        self.client.execute("block-job-set-speed", device="j", speed=0)
+        self.ended("j")
+        self.assertEqual(self.flat(path) == before, True)
+
+    def test_zeroes(self):
+        self.begin()
+        for unmap in (True, False):
+            path = self.add(f"raw{int(unmap)}", "raw", fill=9)
+            self.backup(f"raw{int(unmap)}", sync="full", unmap=unmap)
+            self.ended("j")
+            self.assertEqual(path.read_bytes() == self.content(), True)
+            self.assertEqual(path.stat().st_blocks * 512 >= 8 * MiB, not unmap)
+
+    def test_a_target_that_is_said_to_be_zero_is_not_zeroed(self):
+        self.begin()
+        told, zeroed = self.add("told", "raw", fill=9), self.add("zeroed", "raw", fill=9)
+        for name in ("told", "zeroed"):
+            self.backup(name, sync="full", target_is_zero=name == "told")
+            self.ended("j")
+        self.assertEqual(told.read_bytes()[-KiB:], bytes([9]) * KiB)
+        self.assertEqual(zeroed.read_bytes() == self.content(), True)
+
+    def test_to_another_daemon(self):
+        self.begin()
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "there.qcow2", 8 * MiB)
+        there = self.lab.start(self.tidemark, "serve", "there.qcow2=there", "--nbd", "there.nbd", "--qmp", "there.qmp", stdout=subprocess.DEVNULL)
+        processes.wait_for_socket(self.path / "there.qmp", there)
+        self.client.execute("blockdev-add", driver="nbd", export="there", **{"node-name": "target"},
+                            server={"type": "unix", "path": str(self.path / "there.nbd")})
+        before = self.content()
+        self.client.execute("transaction", actions=[{"type": "blockdev-backup", "data": {
+            "device": "disk", "target": "target", "sync": "full", "job-id": "j", "target-is-zero": True, "speed": MiB}}])
+        self.change(seed=5)
+        self.client.execute("block-job-set-speed", device="j", speed=0)
+        self.ended("j")
+        self.client.execute("blockdev-del", **{"node-name": "target"})
+        with Qmp(self.path / "there.qmp") as client:
+            client.execute("quit")
+        there.wait(20)
+        self.assertEqual(self.flat(self.path / "there.qcow2") == before, True)
+
+
+if __name__ == "__main__":
+    unittest.main()
