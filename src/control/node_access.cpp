@@ -1,5 +1,6 @@
 #include "control/node_access.hpp"
 
+#include "block/status.hpp"
 #include "control/bitmap_following.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
