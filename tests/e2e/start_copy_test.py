@@ -84,7 +84,8 @@ class StartCopy(Bed):
         self.begin()
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "there.qcow2", 8 * MiB)
         there = self.lab.start(self.tidemark, "serve", "there.qcow2=there", "--nbd", "there.nbd", "--qmp", "there.qmp", stdout=subprocess.DEVNULL)
-        processes.wait_for_socket(self.path / "there.qmp", there)
+        for name in ("there.qmp", "there.nbd"):
+            processes.wait_for_socket(self.path / name, there)
         self.client.execute("blockdev-add", driver="nbd", export="there", **{"node-name": "target"},
                             server={"type": "unix", "path": str(self.path / "there.nbd")})
         before = self.content()
