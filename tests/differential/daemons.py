@@ -72,8 +72,17 @@ class Daemon:
             if time.monotonic() > end or self._process.poll() is not None:
                 raise processes.Failure(f"'{self._program}' does not come up")
             time.sleep(0.01)
-        self._qmp = Qmp(self._path / "q.sock", timeout=PATIENCE)
+        self._qmp = self._connect()
         return self._qmp.execute("query-qmp-schema")
+
+    def _connect(self):
+        """Debian's, on a busy machine, now and then does not answer who comes first."""
+        for patience in (3, 3):
+            try:
+                return Qmp(self._path / "q.sock", timeout=PATIENCE, first_timeout=patience)
+            except TimeoutError:
+                pass
+        return Qmp(self._path / "q.sock", timeout=PATIENCE)
 
     def command(self, command, arguments):
         """{"return": ...} or {"error": ...}"""

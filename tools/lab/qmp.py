@@ -12,15 +12,17 @@ class QmpError(Exception):
 
 
 class Qmp:
-    def __init__(self, path, timeout=30):
+    def __init__(self, path, timeout=30, first_timeout=None):
+        """`first_timeout`: until it can be used."""
         self.events = []
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout)
+        self._socket.settimeout(first_timeout or timeout)
         self._lines = self._socket.makefile("r", encoding="utf-8")
         try:
             self._socket.connect(str(path))
             self.greeting = self._read()
             self.execute("qmp_capabilities")
+            self._socket.settimeout(timeout)
         except OSError:
             self.close()
             raise
