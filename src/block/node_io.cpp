@@ -11,9 +11,17 @@ namespace {
 
 // What a disk is about to lose is copied there; with that disk as its backing file (fleecing) clients read a moment of it there.
 // A read looks into one layer after the other: one that has not found a copy must end before the disk is written.
+// The copy may come through filters.
+bool copies(const Edge& user) noexcept {
+  if (user.role() == Role::target) return true;
+  if (user.role() != Role::filtered || !user.parent()) return false;
+  const auto& above = user.parent()->parents();
+  return std::any_of(above.begin(), above.end(), [](const Edge* edge) { return copies(*edge); });
+}
+
 bool shows_old_data(const BlockNode& node) noexcept {
-  const auto copies = [](const Edge* user) { return user->role() == Role::target; };
-  return std::any_of(node.parents().begin(), node.parents().end(), copies) && node.backing();
+  const auto& users = node.parents();
+  return node.backing() && std::any_of(users.begin(), users.end(), [](const Edge* user) { return copies(*user); });
 }
 
 }  // namespace
@@ -78,7 +86,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
     co_await node.driver_->write(offset, from, flags);
   else if (!from.empty()) co_await node.write_locked(offset, from, flags);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
+  if (shows_old_data(node) && copies(via)) co_await readers;
   if (flush_after) co_await node.driver_->flush();
   timed.done();
 }
@@ -105,7 +113,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
     if (!tail.empty()) co_await node.zero_by_writing(tail, part_flags);
   }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
+  if (shows_old_data(node) && copies(via)) co_await readers;
   if (flush_after) co_await node.driver_->flush();
   timed.done();
 }
@@ -121,7 +129,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   if (!node.admitted(range, WriteFlags::none)) co_await node.wait_admitted(range);
   co_await node.driver_->write_compressed(offset, from);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (via.role() == Role::target && shows_old_data(node)) co_await readers;
+  if (shows_old_data(node) && copies(via)) co_await readers;
   timed.done();
 }
 

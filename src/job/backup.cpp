@@ -330,6 +330,7 @@ Task<> BackupJob::clean() {
   const Point& point = filter_->point();
   BlockNode& target = filter_->target().node();
   filter_ = nullptr;
+  std::unique_ptr<Edge> held = hold_filter(filter);
   edge_.reset();
   {
     // Without a stage guests may wait for a target that does not answer.
@@ -343,6 +344,7 @@ Task<> BackupJob::clean() {
     const Result<> removed = graph.replace(filter, filter.child(Role::filtered)->node());
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
+  held.reset();
   co_await graph.remove(filter);
   if (below_) {
     BlockNode& below = below_->node();

@@ -156,6 +156,7 @@ Task<> MirrorJob::take_out_filter() {
   if (commit_ && filter_node_->parents().empty()) commit_->let_go_of_layers();
   if (filter_node_->parents().empty()) co_return;
   top().retire();
+  const auto held = hold_filter(*filter_node_);
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
     if (!commit_) group.spawn(press_target(group.token()));
     still_.emplace(co_await patient_drain(*options_.source));

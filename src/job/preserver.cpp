@@ -102,6 +102,7 @@ Task<> Preserver::Child::remove_filter() {
   filter_ = nullptr;
   Graph& graph = image_.graph();
   {
+    const auto held = hold_filter(filter);
     const auto drained = co_await patient_drain(filter);
     const Result<> replaced = graph.replace(filter, image_);
     TM_ASSERT(replaced.ok());            // its users fit where they came from

@@ -136,11 +136,12 @@ Task<> StreamJob::clean() {
 
 Task<> StreamJob::remove_filter() {
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
-  BlockNode& below = std::exchange(filter_, nullptr)->file().node();
+  CopyOnRead& driver = *std::exchange(filter_, nullptr);
   Graph& graph = filter.graph();
   {
+    const auto held = hold_filter(filter);
     const auto drained = co_await patient_drain(filter);
-    const Result<> replaced = graph.replace(filter, below);
+    const Result<> replaced = graph.replace(filter, driver.file().node());
     TM_ASSERT(replaced.ok());            // its users fit where they came from
   }
   (void)co_await graph.remove(filter).result();

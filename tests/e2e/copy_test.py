@@ -149,6 +149,9 @@ class Copies(Bed):
         self.assertEqual(self.flat(overlay), moment(self.writer.last))
         said = f"'{overlay}' is there: a daemon has ended during a copy"
         self.assertIn(said, self.fails("serve", "disk.raw=disk", "--nbd", "nbd.sock"))
+        (self.path / "linked").mkdir()
+        (self.path / "linked/name.raw").symlink_to("../disk.raw")
+        self.assertIn(": a daemon has ended during a copy", self.fails("serve", "linked/name.raw=disk", "--nbd", "nbd.sock"))
         self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=q,path=qmp.sock,server=on,wait=off", "--monitor", "chardev=q",
                                      "--blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={self.path}/disk.raw")
         processes.wait_for_socket(self.path / "qmp.sock", self.daemon)

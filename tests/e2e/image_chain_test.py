@@ -19,6 +19,16 @@ class Rebase(ImageBed):
         self.assertEqual(self.qemu_info("top.qcow2").get("backing-filename"), backing)
         self.qemu_check("top.qcow2")
 
+    def test_a_name_counts_from_where_the_kernel_finds_the_image(self):
+        for folder in ("real/sub", "links"):
+            (self.path / folder).mkdir(parents=True)
+        (self.path / "links/link").symlink_to("../real/sub")
+        for name, seed in (("real/base.qcow2", 1), ("links/base.qcow2", 2)):
+            self.make(name, seed=seed)
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "../base.qcow2", "-F", "qcow2", "real/sub/top.qcow2")
+        self.image("convert", "links/link/top.qcow2", "found.raw")
+        self.assertIn("identical", self.qemu_img("compare", "-F", "raw", "real/base.qcow2", "found.raw").stdout)
+
     def test_safe(self):
         self.chain()
         self.image("rebase", "-b", "other.qcow2", "-F", "qcow2", "top.qcow2")

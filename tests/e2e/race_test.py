@@ -1,4 +1,5 @@
 """Commands that come while something else is under way: neither is lost, and none is taken for the other."""
+import time
 import unittest
 
 import nbd
@@ -95,13 +96,49 @@ class ExportsThatEnd(Races):
             return False
 
 
+class JobsThatEndBesideExports(Races):
+    """A job takes out its filter, and waits for a guest's slow request; the guest's export goes meanwhile, with the request."""
+
+    def end_both(self, kind):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "top.qcow2", "16M")
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+        other = "qcow2,node-name=top,file.driver=file,file.filename=top.qcow2,backing=slow" if kind == "stream" else \
+                f"null-co,node-name=target,size={16 * 1024 * KiB}"
+        client = self.start("--blockdev", f"null-co,node-name=slow,size={16 * 1024 * KiB},latency-ns=750000000", "--blockdev", other)
+        disk = "top" if kind == "stream" else "slow"
+        client.execute("block-export-add", type="nbd", id="disk", name="disk", writable=True, **{"node-name": disk})
+        if kind == "stream":
+            client.execute("block-stream", device=disk, speed=65536, **{"job-id": "j"})
+        else:
+            client.execute(f"blockdev-{kind}", device=disk, target="target", sync="none", **{"job-id": "j"})
+        guest = self.disk()
+        if kind != "backup":
+            time.sleep(1.6)                      # it has begun by now
+        guest.aio_pread(nbd.Buffer(4 * KiB), 8 * 1024 * KiB)
+        guest.poll(50)
+        client.execute("block-job-cancel", device="j", force=True)
+        client.execute("block-export-del", id="disk", mode="hard")
+        self.until(lambda: not client.execute("query-jobs"), "the job's end")
+        nodes = {node["node-name"] for node in client.execute("query-named-block-nodes")}
+        self.assertLessEqual({"slow", "top" if kind == "stream" else "target"}, nodes)
+        client.execute("quit")
+        self.assertEqual(self.daemon.wait(20), 0)
+        self.lab.ended(self.daemon)
+
+    def test_it_does_not_use_what_has_gone(self):
+        for kind in ("backup", "mirror", "stream"):
+            with self.subTest(kind=kind):
+                self.end_both(kind)
+
+
 class Fleecing(Races):
     """A client reads a moment of a disk from what was copied before it was overwritten, and from the disk where nothing was: never
     what the guest writes while it reads."""
 
     def test_a_read_that_is_under_way_when_the_guest_writes(self):
-        for by_hand in (False, True):
-            with self.subTest(by_hand=by_hand):
+        for by_hand, above in ((False, None), (True, None), (False, "compress")):
+            with self.subTest(by_hand=by_hand, above=above):
                 self.raw("disk.raw", 1024 * KiB)
                 (self.path / "disk.raw").write_bytes(b"1" * 1024 * KiB)
                 self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "scratch.qcow2", "1M")
@@ -111,14 +148,17 @@ class Fleecing(Races):
                                     f"fault,node-name=disk,file=file,rules.0.operation=read,rules.0.errno=0,rules.0.count=2,rules.0.latency-ns={SLOW}")
                 client.execute("blockdev-add", driver="qcow2", backing="disk", file={"driver": "file", "filename": "scratch.qcow2"},
                                **{"node-name": "scratch"})
-                written = "disk"
+                written, target = "disk", "scratch"
+                if above:
+                    target = "above"
+                    client.execute("blockdev-add", driver=above, file="scratch", **{"node-name": target})
                 if by_hand:
                     client.execute("blockdev-add", driver="copy-before-write", file="disk", target="scratch", **{"node-name": "cbw"})
                     written = "cbw"
                 for name, node, writable in (("disk", written, True), ("pull", "scratch", False)):
                     client.execute("block-export-add", type="nbd", id=name, name=name, writable=writable, **{"node-name": node})
                 if not by_hand:
-                    client.execute("blockdev-backup", device="disk", target="scratch", sync="none", **{"job-id": "j"})
+                    client.execute("blockdev-backup", device="disk", target=target, sync="none", **{"job-id": "j"})
                 guest, pull, other = self.disk(), self.disk("pull"), self.disk("pull")
                 first, second = nbd.Buffer(64 * KiB), nbd.Buffer(64 * KiB)
                 pull.aio_pread(first, 0)

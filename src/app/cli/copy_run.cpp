@@ -8,6 +8,7 @@
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
 #include "app/cli/image/session.hpp"
+#include "app/images.hpp"
 #include "block/status.hpp"
 #include "image/copy.hpp"
 #include "io/posix/clone.hpp"
@@ -87,6 +88,7 @@ bool has_child(const Json& node, const std::string& name) {
 
 // One that is in use is a daemon's, which has the image, too.
 Task<> check_no_copy_left(Reactor& reactor, std::string image) {
+  image = behind_links(std::move(image));              // they lie beside the file itself
   const auto suffixes = co_await overlays_beside(reactor, image).result();
   if (!suffixes) co_return;                            // to open the image will say why
   for (const std::string& suffix : *suffixes) {
@@ -137,6 +139,7 @@ Task<> CopyRun::find_disk() {
   if (!image_.starts_with('/'))
     co_await Error(Errc::unsupported, fmt::format("disk '{}' is '{}' in the daemon's directory, which may be another; serve it by its "
                                                   "absolute name", options_.disk, image_));
+  image_ = behind_links(std::move(image_));
   co_await check_node(*node, nodes);
 }
 
