@@ -58,7 +58,7 @@ class FollowRun {
   void run(FollowReport& report, bool tell) {
     report_ = &report;
     if (tell)
-      trace_ = [&report, this](std::string_view line) {
+      trace_ = [this](std::string_view line) {
         lines_.emplace_back(line);
         if (lines_.size() > from_environment("TM_SIM_STORY", 60)) lines_.pop_front();
       };
