@@ -2,15 +2,36 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
+#include <filesystem>
 #include <vector>
 
 #include "base/bytes.hpp"
 #include "base/error.hpp"
+#include "base/paths.hpp"
 #include "base/random.hpp"
 #include "base/units.hpp"
 
 namespace tidemark {
 namespace {
+
+// Above a link ".." leads to where the link leads, and not back.
+TEST(Paths, ArePlainAsFarAsTheyLeadToTheSame) {
+  namespace files = std::filesystem;
+  std::string made = files::temp_directory_path() / "tidemark-paths-XXXXXX";
+  ASSERT_NE(::mkdtemp(made.data()), nullptr);
+  const files::path top = made;
+  files::create_directories(top / "real/sub");
+  files::create_directory(top / "links");
+  files::create_directory_symlink("../real/sub", top / "links/link");
+  EXPECT_EQ(plain_path(top / "real/./sub//new"), (top / "real/sub/new").string());
+  EXPECT_EQ(plain_path(top / "real/sub/../new"), (top / "real/new").string());
+  EXPECT_EQ(plain_path(top / "links/link/../new"), (top / "links/link/../new").string());
+  EXPECT_EQ(plain_path(top / "gone/../new"), (top / "gone/../new").string());
+  EXPECT_EQ(absolute_path((top / "real/sub/../new").string()), (top / "real/new").string());
+  EXPECT_EQ(absolute_path("a/b"), (files::current_path() / "a/b").string());
+  files::remove_all(top);
+}
 
 TEST(Bytes, StoresAndLoadsInBothOrders) {
   std::array<std::byte, 9> memory{};

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -15,6 +14,7 @@
 #include "app/cli/text.hpp"
 #include "app/runtime.hpp"
 #include "app/version.hpp"
+#include "base/paths.hpp"
 #include "base/units.hpp"
 #include "io/posix/signals.hpp"
 #include "task/group.hpp"
@@ -29,14 +29,6 @@ constexpr const char* exit_codes =
 std::string default_socket(const char* file) {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   return fmt::format("{}/tidemark/{}", runtime && *runtime ? runtime : "/run", file);
-}
-
-std::string absolute(const std::string& path) {
-  std::error_code error;
-  auto full = std::filesystem::absolute(path, error);
-  if (error) return path;
-  // What lies above a link is not what its name says.
-  return std::find(full.begin(), full.end(), "..") == full.end() ? full.lexically_normal().string() : full.string();
 }
 
 // "NODE" or "NODE=NAME"
@@ -82,8 +74,8 @@ void add_backup(CLI::App& app, Options& options) {
   add_qmp(command, options);
   command->callback([=, &options] {
     for (const std::string& word : *disks) chosen->disks.push_back(parse_choice(word));
-    chosen->directory = absolute(chosen->directory);
-    if (!chosen->spill_directory.empty()) chosen->spill_directory = absolute(chosen->spill_directory);
+    chosen->directory = absolute_path(chosen->directory);
+    if (!chosen->spill_directory.empty()) chosen->spill_directory = absolute_path(chosen->spill_directory);
     chosen->level = levels.at(*level);
     options.command = [=](const Context& context) { return backup(context, *chosen); };
   });

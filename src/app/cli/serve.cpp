@@ -13,6 +13,7 @@
 #include "app/cli/copy_run.hpp"
 #include "app/runtime.hpp"
 #include "base/bytes.hpp"
+#include "base/paths.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -100,11 +101,8 @@ Result<Json> tcp_address(const std::string& text) {
 // Absolute, since clients elsewhere are given it; but a socket's path is short.
 std::string socket_path(const std::string& path) {
   constexpr std::size_t path_max = 107;
-  std::error_code error;
-  auto whole = std::filesystem::absolute(path, error);
-  if (std::find(whole.begin(), whole.end(), "..") == whole.end()) whole = whole.lexically_normal();   // above a link is elsewhere
-  const std::string full = whole.string();
-  return error || full.size() > path_max ? path : full;
+  std::string full = absolute_path(path);
+  return full.size() > path_max ? path : full;
 }
 
 // Everything goes as JSON: paths and names may hold commas.

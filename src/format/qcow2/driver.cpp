@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "base/paths.hpp"
 #include "block/node.hpp"
 
 namespace tidemark {
@@ -118,10 +119,7 @@ std::optional<std::string> Qcow2Driver::backing_path(const std::string& image, s
   if (name.starts_with("file:")) name.erase(0, 5);
   if (name.empty() || name.find(':') < name.find('/')) return std::nullopt;      // before a colon stands a protocol
   if (name.starts_with('/')) return name;
-  const std::filesystem::path whole = std::filesystem::path(image).parent_path() / name, plain = whole.lexically_normal();
-  std::error_code error;                                 // ".." above a link is elsewhere
-  const bool up = std::find(whole.begin(), whole.end(), "..") != whole.end();
-  return up && !std::filesystem::equivalent(whole, plain, error) ? whole.string() : plain.string();
+  return plain_path(std::filesystem::path(image).parent_path() / name);
 }
 
 Task<ImageInfo> Qcow2Driver::info() {

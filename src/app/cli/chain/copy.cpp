@@ -1,5 +1,4 @@
 // A disk is copied: a daemon's by a mirror, files by converting.
-#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -8,6 +7,7 @@
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/text.hpp"
+#include "base/paths.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 
@@ -107,7 +107,7 @@ Task<Exit> chain_copy(const Context& context, ChainCopyOptions options) {
     co_await copy_files(context, std::move(options));
     co_return Exit::ok;
   }
-  if (const auto path = local_path(options.target)) options.target = std::filesystem::absolute(*path).lexically_normal().string();
+  if (const auto path = local_path(options.target)) options.target = absolute_path(*path);
   QmpClient client = co_await context.connect();
   client.see_through();                  // a mirror that was begun is ended in order
   auto close = [&client]() -> Task<> { return client.close(); };

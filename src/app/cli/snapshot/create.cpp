@@ -11,6 +11,7 @@
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/snapshot/overlays.hpp"
 #include "app/cli/snapshot/quiesce.hpp"
+#include "base/paths.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 
@@ -221,7 +222,7 @@ Task<Exit> snapshot_create(const Context& context, SnapshotCreateOptions options
     co_return Exit::ok;
   }
   for (SnapshotCreateOptions::Disk& disk : options.disks)
-    if (!disk.overlay.empty()) disk.overlay = stdfs::absolute(disk.overlay).lexically_normal().string();
+    if (!disk.overlay.empty()) disk.overlay = absolute_path(disk.overlay);
   QmpClient client = co_await context.connect();
   client.see_through();                  // what was asked for is known to have been done, or not
   auto close = [&client]() -> Task<> { return client.close(); };

@@ -15,6 +15,7 @@
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/snapshot/commands.hpp"
 #include "app/cli/snapshot/overlays.hpp"
+#include "base/paths.hpp"
 #include "control/tracking_stores.hpp"
 #include "io/owner.hpp"
 #include "task/finally.hpp"
@@ -145,7 +146,7 @@ Task<Exit> snapshot_revert(const Context& context, SnapshotRevertOptions options
     co_await Error(Errc::invalid_argument, "what becomes of what was written since? --discard empties the disk's file; --overlay FILE "
                                            "leaves it, and FILE is the disk");
   if (options.disk.live) {
-    if (!options.overlay.empty()) options.overlay = std::filesystem::absolute(options.overlay).lexically_normal().string();
+    if (!options.overlay.empty()) options.overlay = absolute_path(options.overlay);
     QmpClient client = co_await context.connect();
     client.see_through();                // what was asked for is known to have been done, or not
     auto close = [&client]() -> Task<> { return client.close(); };

@@ -1,0 +1,21 @@
+#include "base/paths.hpp"
+
+#include <algorithm>
+
+namespace tidemark {
+
+std::string plain_path(const std::filesystem::path& path) {
+  const std::filesystem::path plain = path.lexically_normal();
+  if (std::find(path.begin(), path.end(), "..") == path.end()) return plain.string();
+  std::error_code error;                                 // the file may be still to be made, its directory is there
+  const bool same = path.filename() == plain.filename() && std::filesystem::equivalent(path.parent_path(), plain.parent_path(), error);
+  return same ? plain.string() : path.string();
+}
+
+std::string absolute_path(const std::string& path) {
+  std::error_code error;
+  const auto whole = std::filesystem::absolute(path, error);
+  return error ? path : plain_path(whole);
+}
+
+}  // namespace tidemark
