@@ -29,12 +29,6 @@ Error cannot(const BlockNode& node, std::string_view why) {
   return Error(Errc::busy, fmt::format("Node '{}' cannot be inactivated: {}", node.name(), why));
 }
 
-Result<> check_bitmaps(BlockNode& node) {
-  for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->busy()) return cannot(node, fmt::format("its bitmap '{}' is in use", bitmap->name()));
-  return check_no_group(node);
-}
-
 Result<> check_one(BlockNode& node, const Nodes& going) {
   for (const Edge* user : node.parents()) {
     if (user->parent() && user->parent()->active() && !holds(going, user->parent()))
@@ -44,7 +38,7 @@ Result<> check_one(BlockNode& node, const Nodes& going) {
   }
   const std::string_view driver = node.driver().name();
   if (driver == "copy-before-write" || driver == "snapshot-access") return cannot(node, "its point in time would not last");
-  return check_bitmaps(node);
+  return check_bitmaps_free(node);
 }
 
 // A node that is on its way to be inactive.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "backup/sums_recorder.hpp"
-#include "control/file_names.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
@@ -73,19 +72,6 @@ std::string format_of(const schema::DriveBackup& arguments, const BlockNode& sou
   return arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
 }
 
-// What a target that is given a part is to name below it.
-Task<BackingFile> file_below(BlockNode& source, schema::MirrorSyncMode sync) {
-  BackingFile below;
-  BlockNode* image = &skip_filters(source);
-  if (sync == schema::MirrorSyncMode::top) image = image->backing();
-  else if (sync != schema::MirrorSyncMode::none) image = nullptr;
-  if (!image) co_return below;
-  image = &skip_filters(*image);
-  below.file = co_await file_name_of(*image);
-  below.format = image->driver().name();
-  co_return std::move(below);
-}
-
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {
   std::vector<std::string> names;
   if (!options.filter_node_name.empty()) names.push_back(options.filter_node_name);
@@ -143,8 +129,8 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
   const std::string format = format_of(arguments, *nodes.source);
   bool overwrites = false;
   if (!existing) overwrites = co_await check_overwritable(jobs.reactor(), arguments.target);
-  BackingFile below;
-  if (!existing) below = co_await homes.at(place, file_below(*nodes.source, arguments.sync));
+  BackingName below;
+  if (!existing) below = co_await homes.at(place, name_below(node_below(*nodes.source, arguments.sync)));
   co_await unwrap(check_backing(format, below));
   if (!existing && !overwrites) {
     images.made(arguments.target);
@@ -158,7 +144,7 @@ Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBacku
   co_return job;
 }
 
-void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingFile below) {
+void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingName below) {
   auto& backup = static_cast<BackupJob&>(job.job());
   late_.push_back({nodes.place, &backup, std::move(path), std::move(format), nodes.source->size(), std::move(below)});
 }

@@ -26,7 +26,7 @@ class DriveImages {
   DriveImages(const DriveImages&) = delete;
 
   void made(std::string path) { made_.push_back(std::move(path)); }
-  void overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingFile below);
+  void overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingName below);
 
   // Once all jobs are made: empties the files and gives each to its job.
   Task<> overwrite_all();
@@ -39,7 +39,7 @@ class DriveImages {
     BackupJob* job;
     std::string path, format;
     std::uint64_t size;
-    BackingFile below;
+    BackingName below;
   };
   static Task<> give(Graph& graph, const Late& late);
   Homes& homes_;

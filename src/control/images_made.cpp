@@ -1,9 +1,9 @@
 #include "control/images_made.hpp"
 
-#include <filesystem>
-
 #include <fmt/format.h>
 
+#include "block/status.hpp"
+#include "control/file_names.hpp"
 #include "format/qcow2/driver.hpp"
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
@@ -175,31 +175,34 @@ Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t s
 }
 
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
-  BackingFile none;
+  BackingName none;
   return create_overlay_file(graph, std::move(path), std::move(format), size, std::move(none));
 }
 
-Result<> check_backing(const std::string& format, const BackingFile& backing) {
+BlockNode* node_below(BlockNode& source, schema::MirrorSyncMode sync) {
+  BlockNode* below = nullptr;
+  if (sync == schema::MirrorSyncMode::top) below = skip_filters(source).backing();
+  if (sync == schema::MirrorSyncMode::none) below = &source;
+  return below ? &skip_filters(*below) : nullptr;
+}
+
+Task<BackingName> name_below(BlockNode* below) {
+  BackingName backing;
+  if (!below) co_return backing;
+  backing.name = co_await file_name_of(*below);
+  backing.format = below->driver().name();
+  co_return std::move(backing);
+}
+
+Result<> check_backing(const std::string& format, const BackingName& backing) {
   const auto is_qcow2 = is_qcow2_not_raw(format);
   if (!is_qcow2) return is_qcow2.error();
-  if (!*is_qcow2 && !backing.file.empty())
+  if (!*is_qcow2 && !backing.name.empty())
     return Error(Errc::invalid_argument, fmt::format("Backing file not supported for file format '{}'", format));
   return {};
 }
 
-namespace {
-
-// The header's name counts from the image's directory, and one that counts from ours may lead elsewhere from there.
-std::string name_from(const std::string& image, const std::string& name) {
-  const std::filesystem::path path(name);
-  const bool is_path = name.find(':') == std::string::npos || name.find('/') < name.find(':');
-  if (!is_path || path.is_absolute() || std::filesystem::path(image).parent_path().empty()) return name;
-  return std::filesystem::absolute(path).string();
-}
-
-}  // namespace
-
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingFile backing) {
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing) {
   co_await unwrap(check_backing(format, backing));
   const bool is_qcow2 = format == "qcow2";
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
@@ -208,8 +211,8 @@ Task<> create_overlay_file(Graph& graph, std::string path, std::string format, s
   schema::BlockdevCreateOptionsQcow2 options;
   options.file = describe_file(path);
   options.size = size;
-  if (!backing.file.empty()) {
-    options.backing_file = name_from(path, backing.file);
+  if (!backing.name.empty()) {
+    options.backing_file = name_from(path, backing.name);
     options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
   }
   co_await create_qcow2(graph, std::move(options));

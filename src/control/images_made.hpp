@@ -2,7 +2,9 @@
 #pragma once
 
 #include "control/node_opener.hpp"
+#include "job/chain_names.hpp"
 #include "schema/create.hpp"
+#include "schema/mirror.hpp"
 
 namespace tidemark {
 
@@ -12,11 +14,11 @@ Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options);
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size);
 
 // The same, of what can have a backing file, and says so.
-struct BackingFile {
-  std::string file, format;
-};
-Result<> check_backing(const std::string& format, const BackingFile& backing);
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingFile backing);
+Result<> check_backing(const std::string& format, const BackingName& backing);
+Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
+// What a target that is given this part of `source` has below it: null for the whole.
+BlockNode* node_below(BlockNode& source, schema::MirrorSyncMode sync);
+Task<BackingName> name_below(BlockNode* below);
 // A node of such a file, which somebody uses or releases.  A backing file that the image names is left out, unless it is
 // to be `followed`.
 enum class Backing : std::uint8_t { left_out, followed };

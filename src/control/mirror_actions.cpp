@@ -49,27 +49,34 @@ Task<> rehearse(Graph& graph, MirrorOptions options, const std::string& format, 
   if (!checked) co_await checked.error();
 }
 
-Result<> check_file(const schema::DriveMirror& given, const BlockNode& source) {
+Result<> check_file(const schema::DriveMirror& given) {
   const bool existing = given.mode == schema::NewImageMode::existing;
   // The format of a file that is there already is not guessed: its content may be a guest's.
   if (existing && !given.format)
     return refused(fmt::format("the format of '{}' must be given with mode 'existing'", given.target));
   if (given.replaces && !given.node_name)
     return refused("a node-name must be provided when replacing a named node of the graph");
-  const BlockNode* below = skip_filters(const_cast<BlockNode&>(source)).backing();
-  const bool partly = given.sync == schema::MirrorSyncMode::none || (given.sync == schema::MirrorSyncMode::top && below);
-  if (partly && !existing)
-    return Error(Errc::unsupported, fmt::format("sync mode '{}' needs a target with mode 'existing', or blockdev-mirror",
-                                                schema::to_string(given.sync)));
   return {};
 }
 
 // Whether a file was made that was not there.
 Task<bool> make_file(Reactor& main, Homes& homes, Place& place, std::string path, const std::string& format,
-                     std::uint64_t size) {
+                     std::uint64_t size, BlockNode* below) {
   const bool overwrites = co_await check_overwritable(main, path);
-  co_await homes.at(place, create_image_file(place.graph, std::move(path), format, size));
+  BackingName backing = co_await homes.at(place, name_below(below));
+  co_await unwrap(check_backing(format, backing));
+  co_await homes.at(place, create_overlay_file(place.graph, std::move(path), format, size, std::move(backing)));
   co_return !overwrites;
+}
+
+// On the nodes' thread.
+Task<BlockNode*> open_target(Graph& graph, std::string path, std::string format, Backing backing, BlockNode* below, std::string name) {
+  BlockNode* target = co_await open_image_file(graph, std::move(path), std::move(format), backing, std::move(name));
+  if (!below) co_return target;
+  const auto set = graph.set_backing(*target, below);
+  if (!set) (void)co_await graph.release(*target).result();
+  co_await unwrap(set);
+  co_return target;
 }
 
 // What was attached and failed may have let go of it already.
@@ -112,7 +119,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   MirrorOptions options = co_await unwrap(to_options(arguments, *source));
   options.unmap = arguments.unmap;
   options.access = &access;
-  co_await unwrap(check_file(arguments, *source));
+  co_await unwrap(check_file(arguments));
   const std::string format = arguments.format.value_or(source->driver().name() == "qcow2" ? "qcow2" : "raw");
   const std::string node_name = arguments.node_name.value_or("");
   std::vector<std::string> names;
@@ -123,9 +130,12 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   co_await homes.at(*place, rehearse(place->graph, options, format, node_name));
   bool made = false;
   const bool existing = arguments.mode == schema::NewImageMode::existing;
-  if (!existing) made = co_await make_file(jobs.reactor(), homes, *place, arguments.target, format, source->size());
-  const Backing backing = options.sync == SyncMode::full ? Backing::left_out : Backing::followed;
-  auto opened = co_await homes.at(*place, open_image_file(place->graph, arguments.target, format, backing, node_name)).result();
+  const Backing backing = existing && options.sync != SyncMode::full ? Backing::followed : Backing::left_out;
+  BlockNode* const below = existing ? nullptr : node_below(*source, arguments.sync);
+  if (!existing) made = co_await make_file(jobs.reactor(), homes, *place, arguments.target, format, source->size(), below);
+  options.onto_source = !existing && options.sync == SyncMode::none;
+  BlockNode* const now = options.onto_source ? nullptr : below;     // the source is no backing file while guests write to it
+  auto opened = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name)).result();
   Result<ManagedJob*> job = static_cast<ManagedJob*>(nullptr);
   if (opened) job = co_await create_job_to(homes, jobs, *place, **opened, std::move(options)).result();
   else job = opened.error();

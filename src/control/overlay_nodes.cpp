@@ -71,8 +71,8 @@ Task<> take_out_of_place(BlockNode& node, BlockNode& overlay, const std::vector<
 }
 
 Task<> make_overlay_file(BlockNode& below, std::string path, std::string format) {
-  BackingFile backing;
-  backing.file = co_await file_name_of(below);
+  BackingName backing;
+  backing.name = co_await file_name_of(below);
   backing.format = below.driver().name();
   co_await create_overlay_file(below.graph(), std::move(path), std::move(format), below.size(), std::move(backing));
 }

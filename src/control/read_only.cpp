@@ -52,6 +52,12 @@ Task<> begin_writing(BlockNode& node) {
 
 }  // namespace
 
+Result<> check_bitmaps_free(BlockNode& node) {
+  for (const auto& bitmap : node.bitmaps().all())
+    if (bitmap->busy()) return Error(Errc::busy, fmt::format("Node '{}' is busy: its bitmap '{}' is in use", node.name(), bitmap->name()));
+  return check_no_group(node);
+}
+
 Result<> check_no_group(BlockNode& node) {
   for (const auto* bitmaps : {&node.bitmaps().all(), &node.bitmaps().retired()})
     for (const auto& bitmap : *bitmaps)

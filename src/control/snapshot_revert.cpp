@@ -39,12 +39,6 @@ Task<std::vector<BlockNode*>> layers_of(BlockNode& node) {
   co_return std::move(layers);
 }
 
-Result<> check_bitmaps_free(BlockNode& node) {
-  for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->busy()) return Error(Errc::busy, fmt::format("Node '{}' is busy: its bitmap '{}' is in use", node.name(), bitmap->name()));
-  return check_no_group(node);
-}
-
 // The name by which the file was opened.
 Task<std::string> file_to_replace(BlockNode& node) {
   const auto refuse = [&node](std::string_view why) {

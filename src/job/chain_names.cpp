@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "base/paths.hpp"
 #include "block/status.hpp"
 
 namespace tidemark {
@@ -11,18 +12,15 @@ namespace files = std::filesystem;
 
 bool has_protocol(const std::string& name) { return name.find(':') < name.find('/'); }
 
-std::string seen_from(const std::string& image, const std::string& base) {
-  const files::path path(base);
-  if (path.is_absolute() || has_protocol(base)) return base;
-  if (path.parent_path() == files::path(image).parent_path()) return path.filename().string();
-  std::error_code error;
-  const files::path absolute = files::absolute(path, error);
-  return error ? base : absolute.lexically_normal().string();
-}
-
 bool is_storage(const BlockNode& node) { return !node.driver().is_filter() && node.driver().edges().empty(); }
 
 }  // namespace
+
+std::string name_from(const std::string& image, const std::string& base) {
+  const files::path path(base);
+  if (path.is_absolute() || has_protocol(base)) return base;
+  return path.parent_path() == files::path(image).parent_path() ? path.filename().string() : absolute_path(base);
+}
 
 Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol) {
   if (!base) co_return BackingName();
@@ -34,7 +32,7 @@ Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optiona
     co_return std::move(name);
   }
   const ImageInfo image = co_await overlay.driver().info(), below = co_await layer.driver().info();
-  name.name = seen_from(image.filename, below.filename);
+  name.name = name_from(image.filename, below.filename);
   if (name.name.empty())
     co_await Error(Errc::invalid_argument, "Node '" + layer.name() + "' has no file name for the image above it; give 'backing-file'");
   co_return std::move(name);

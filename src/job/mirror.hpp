@@ -91,6 +91,7 @@ class MirrorJob final : public Job {
   Task<> catch_up_until(Instant end);
   Task<> press_target_from(Instant moment, CancelToken token);
   Task<> pivot();
+  Result<> put_onto(BlockNode& below);
   Task<> stay_on_top();
   Task<> take_out_filter();
   Task<> press_target(CancelToken token);

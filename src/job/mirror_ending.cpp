@@ -97,6 +97,7 @@ Task<> MirrorJob::pivot() {
   co_await unwrap(graph().replace(*filter_node_, source));
   top().let_go_of_target();
   co_await unwrap(graph().replace(*replaced, target));
+  if (options_.onto_source) co_await unwrap(put_onto(*replaced));
   const Permissions nothing{0, Permissions::all};
   if (replaced != &source) replaced_ = co_await unwrap(Edge::attach(*replaced, Role::filtered, nothing, user()));
   if (commit_) co_await commit_->part_from_base();
@@ -105,6 +106,15 @@ Task<> MirrorJob::pivot() {
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
+}
+
+// Guests have left what is below from here on, so that nobody writes to it any more.
+Result<> MirrorJob::put_onto(BlockNode& below) {
+  const auto set = graph().set_backing(*options_.target, &below);
+  if (set) return {};
+  const Result<> back = graph().replace(*options_.target, below);
+  TM_ASSERT(back.ok());                          // its users fit where they came from
+  return set.error();
 }
 
 // Instead of a pivot: what guests write from here on stays in the top.

@@ -25,6 +25,7 @@ struct MirrorOptions {
   CopyMode copy_mode = CopyMode::background;
   bool unmap = true;
   bool target_is_zero = false;
+  bool onto_source = false;              // the target is to have what it replaces as its backing file
   std::string filter_node_name;          // empty: generated
   ChainAccess* access = nullptr;         // null: bitmaps stay where they are
   std::optional<ActiveCommitOptions> commit;     // the target is in the source's chain, and both have been checked

@@ -1,5 +1,6 @@
 """Mirrors as users run them: a guest writes over NBD, goes over to the new disk without noticing, and waits for nobody;
 targets hang; the daemon is killed, and the mirror goes on from its bitmap."""
+import json
 import signal
 import subprocess
 import time
@@ -86,6 +87,48 @@ class Mirror(Bed):
 
     def test_a_guest_on_a_thread_of_its_own_goes_over(self):
         self.pivot_beside_a_writer("background", iothread="t0", fixed_iothread=True)
+
+    def overlay_beside_a_writer(self, sync, copy_mode):
+        """drive-mirror of a part of a chain makes an overlay of the rest."""
+        self.raw("base.img", DISK)
+        self.lab.run("qemu-img", "create", "-f", "qcow2", "-b", "base.img", "-F", "raw", "disk.img")
+        self.lab.run("qemu-io", "-c", "write -P 5 1M 3M", "disk.img")
+        self.lab.run("qemu-img", "convert", "-O", "raw", "disk.img", "before.img")
+        before = (self.path / "before.img").read_bytes()
+        self.start(disk=("driver=qcow2,node-name=disk,file.driver=file,file.filename=disk.img",))
+        self.export()
+        writer = self.writer()
+        self.client.execute("drive-mirror", job_id="j", device="disk", target="target.img", sync=sync, copy_mode=copy_mode,
+                            node_name="target", granularity=4096)
+        self.until_ready()
+        time.sleep(0.2)
+        self.client.execute("job-complete", id="j")
+        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
+        count = len(writer.log)
+        self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
+        writer.finish()
+        expected = self.expected(writer, before)
+        self.assertIsNone(first_difference(self.content("disk"), expected))
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        info = json.loads(self.lab.run("qemu-img", "info", "--output=json", "target.img").stdout)
+        self.assertEqual(info["backing-filename"], {"top": "base.img", "none": "disk.img"}[sync])
+        self.lab.run("qemu-img", "check", "-q", "target.img")
+        self.lab.run("qemu-img", "convert", "-O", "raw", "target.img", "after.img")
+        self.assertIsNone(first_difference((self.path / "after.img").read_bytes(), expected))
+
+    def test_the_top_layer_alone_goes_to_an_overlay_of_the_rest(self):
+        self.overlay_beside_a_writer("top", "background")
+
+    def test_the_top_layer_alone_goes_to_an_overlay_of_the_rest_write_blocking(self):
+        self.overlay_beside_a_writer("top", "write-blocking")
+
+    def test_what_is_new_goes_to_an_overlay_of_the_disk(self):
+        self.overlay_beside_a_writer("none", "background")
+
+    def test_what_is_new_goes_to_an_overlay_of_the_disk_write_blocking(self):
+        self.overlay_beside_a_writer("none", "write-blocking")
 
     def hang(self):
         """A mirror that is ready, and a target that answers no more."""
