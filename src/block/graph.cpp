@@ -136,6 +136,7 @@ Task<> Graph::cancel_in_flight(BlockNode& node) {
 }
 
 Task<> Graph::cancel_all_in_flight() {
+  openings_.request();
   std::vector<std::string> names;                        // nodes come and go meanwhile
   for (const auto& [name, node] : by_name_) names.push_back(name);
   for (const std::string& name : names)

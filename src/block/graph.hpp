@@ -96,7 +96,10 @@ class Graph {
   // Ends what a peer keeps in flight in `node` and what it stands on, but for backing files.  For when
   // nobody wants it any more: what was being written may or may not have been.
   Task<> cancel_in_flight(BlockNode& node);
+  // For the end of it all: also what is being opened, and what is opened from here on.
   Task<> cancel_all_in_flight();
+  // For drivers being opened that wait for a peer.
+  CancelToken openings() noexcept { return openings_.token(); }
 
   // Makes `to` what all users of `from` use instead, but for those that `to` stands on: a filter or an overlay goes
   // in between so, and out again by the reverse.  Both are drained by the caller.  On error nothing has changed.
@@ -147,6 +150,7 @@ class Graph {
   static Result<> change(BlockNode& node, bool NodeOptions::*option, bool value);
 
   Reactor& reactor_;
+  CancelSource openings_;
   NodeList nodes_;                                  // in the order they were added
   std::map<std::string, BlockNode*, std::less<>> by_name_;
   std::list<BlockNode*> drained_;                   // targets

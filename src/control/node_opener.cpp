@@ -184,6 +184,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_nbd(const schema::BlockdevOp
   nbd.read_only = own.read_only;
   nbd.reconnect_delay = std::chrono::seconds(given.reconnect_delay);
   nbd.open_timeout = std::chrono::seconds(given.open_timeout);
+  nbd.given_up = graph_.openings();
   auto driver = co_await tidemark::open_nbd(graph_.reactor(), nbd).result();
   const bool refused = !driver && driver.error().code() == Errc::permission;
   if (refused && own.auto_read_only && !own.read_only) {

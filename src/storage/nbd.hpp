@@ -20,6 +20,7 @@ struct NbdOptions {
   bool read_only = false;
   Duration reconnect_delay{0};  // how long requests wait for a lost connection to return
   Duration open_timeout{0};     // how long to try to connect at first; 0: once
+  CancelToken given_up;         // nobody waits for it to open any more
 };
 
 // Errors: Errc::permission when the export is read-only and is to be written.

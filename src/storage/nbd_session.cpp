@@ -29,6 +29,19 @@ std::string_view verb(nbd::Command command) {
   }
 }
 
+// Asked with the first of two.
+class Following final : public CancelWaiter {
+ public:
+  Following(CancelSource& follower, CancelToken first) : follower_(follower) {
+    if (first.requested()) follower_.request();
+    else first.add(*this);
+  }
+  void on_cancel() noexcept override { follower_.request(); }
+
+ private:
+  CancelSource& follower_;
+};
+
 }  // namespace
 
 NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
@@ -44,13 +57,14 @@ Task<> NbdSession::open() {
   for (;;) {
     auto link = co_await connect().result();
     if (link) co_return use(*std::move(link));
-    if (reactor_.now() + pause_min > until) co_await link.error();
-    co_await reactor_.sleep(pause_min);
+    if (reactor_.now() + pause_min > until || options_.given_up.requested()) co_await link.error();
+    co_await reactor_.sleep(pause_min, options_.given_up);
   }
 }
 
 Task<std::shared_ptr<NbdLink>> NbdSession::connect() {
   attempt_.emplace();
+  const Following given_up(*attempt_, opened_ ? CancelToken() : options_.given_up);
   bool late = false;
   const auto within_limit = [&](TaskGroup& group) -> Task<std::shared_ptr<NbdLink>> {
     group.spawn(expire(group.token(), late));

@@ -94,7 +94,9 @@ class OneDisk(Bed):
         self.lab.run("qemu-img", "check", "out.qcow2")
         self.lab.run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "-U", "out.qcow2", "disk.img")
         self.assertIn("exists", self.fails("restore", "backups", "--to", "out.qcow2"))
-        self.run_tidemark("restore", "backups", "--to", "out.qcow2", "--force")
+        self.run_tidemark("restore", "backups", "--to", "by_name.qcow2")
+        self.assertEqual((self.path / "by_name.qcow2").read_bytes(), (self.path / "out.qcow2").read_bytes())
+        self.run_tidemark("restore", "backups", "--to", "out.qcow2", "--force", "--format", "raw")
         self.assertEqual(first_difference((self.path / "out.qcow2").read_bytes(), self.content()), None)
 
     def test_full_on_demand_and_after_a_restart(self):

@@ -44,7 +44,7 @@ struct RestoreOptions {
   std::string point = "latest";
   std::string disk;                      // may be empty when the point holds one disk
   std::string to;
-  std::string format = "raw";            // raw, qcow2
+  std::string format;                    // raw, qcow2
   bool force = false;                    // replace an existing file
 };
 Task<Exit> restore(const Context& context, RestoreOptions options);

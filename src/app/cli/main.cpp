@@ -102,9 +102,11 @@ void add_restore(CLI::App& app, Options& options) {
   command->add_option("--to", chosen->to, "the file to write; it appears only when it is whole")->required()
       ->check(not_empty())->type_name("FILE");
   command->add_option("--disk", chosen->disk, "which disk, when the point holds several")->type_name("NAME");
-  command->add_option("--format", chosen->format, "of the file")->check(CLI::IsMember({"raw", "qcow2"}))->capture_default_str();
+  command->add_option("--format", chosen->format, "of the file (default: qcow2 for a name that ends so, else raw)")
+      ->check(CLI::IsMember({"raw", "qcow2"}));
   command->add_flag("--force", chosen->force, "replace the file if it exists");
   command->callback([=, &options] {
+    if (chosen->format.empty()) chosen->format = chosen->to.ends_with(".qcow2") ? "qcow2" : "raw";
     options.command = [=](const Context& context) { return restore(context, *chosen); };
   });
 }

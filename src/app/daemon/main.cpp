@@ -33,12 +33,16 @@ void announce(const std::vector<std::string>& uris, bool json) {
   if (json) std::puts(to_text(Json::object({{"uris", std::move(list)}})).c_str());
 }
 
-// The first signal ends the daemon in order; the second at once.
-Task<> watch_signals(SignalWatch& signals, Daemon& daemon, CancelToken done) {
-  for (bool asked = false;; asked = true) {
+// The first signal ends the daemon in order; one a second or more after it at once.  Service managers send two at a time
+// (systemd.kill(5), SendSIGHUP=).
+Task<> watch_signals(Reactor& reactor, SignalWatch& signals, Daemon& daemon, CancelToken done) {
+  constexpr Duration together = std::chrono::seconds(1);
+  std::optional<Instant> first;
+  for (;;) {
     auto number = co_await signals.next(done).result();
     if (!number) co_return;
-    if (asked) std::_Exit(128 + *number);
+    if (first && reactor.now() - *first >= together) std::_Exit(128 + *number);
+    if (!first) first = reactor.now();
     daemon.quit();
   }
 }
@@ -65,7 +69,7 @@ Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options,
   auto body = [&](TaskGroup& group) -> Task<> {
     Daemon daemon(reactor, group, one_more);
     auto watched = [&](TaskGroup& watchers) -> Task<> {
-      watchers.spawn(watch_signals(signals, daemon, watchers.token()));
+      watchers.spawn(watch_signals(reactor, signals, daemon, watchers.token()));
       auto served = co_await start_and_wait(daemon, options, pidfile, background).result();
       auto ended = co_await daemon.end().result();
       if (!served) co_await served.error();

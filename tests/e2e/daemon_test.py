@@ -1,0 +1,187 @@
+"""How the daemon starts and ends: what it says, what it leaves, whom it waits for."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import unittest
+
+from bed import DONE, FAILED, USAGE, Bed, MiB, first_difference
+from lab import processes
+from lab.qmp import Qmp
+
+
+class Daemon(Bed):
+    def daemon_fails(self, *words, expect=FAILED):
+        done = self.lab.run(self.tidemarkd, *words, ok=None, timeout=20)
+        self.assertEqual(done.returncode, expect, done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        return done.stderr
+
+    def test_who_finds_a_pid_can_connect(self):
+        for i in range(5):
+            daemon = self.lab.start(self.tidemarkd, "--pidfile", f"{i}.pid", "--chardev", f"socket,id=c,path={i}.qmp,server=on,wait=off",
+                                    "--monitor", "c")
+            pidfile = self.path / f"{i}.pid"
+            while not pidfile.exists() or not pidfile.read_text(encoding="ascii"):
+                self.assertIsNone(daemon.poll())
+            Qmp(self.path / f"{i}.qmp").close()
+            self.lab.stop(daemon)
+            self.assertFalse(pidfile.exists())
+
+    def test_second_instance_on_a_pidfile(self):
+        first = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--chardev", "socket,id=c,path=a.qmp,server=on,wait=off",
+                               "--monitor", "chardev=c")
+        self.until(lambda: (self.path / "pid").exists() and (self.path / "a.qmp").exists(), "a pidfile")
+        self.assertEqual(int((self.path / "pid").read_text()), first.pid)
+        self.assertIn("pid", self.daemon_fails("--pidfile", "pid"))
+        self.assertEqual(int((self.path / "pid").read_text()), first.pid)
+        self.assertEqual(self.lab.stop(first), DONE)
+        self.assertFalse((self.path / "pid").exists())
+
+    def test_daemonize(self):
+        self.raw("disk.img")
+        done = self.lab.run(self.tidemarkd, "--daemonize", "--pidfile", "pid", "--blockdev",
+                            "driver=raw,node-name=disk,file.driver=file,file.filename=disk.img",
+                            "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export",
+                            "type=nbd,id=e,node-name=disk,name=disk", ok=None, timeout=20)
+        self.assertEqual(done.returncode, DONE, done.stderr)
+        pid = int((self.path / "pid").read_text())
+        try:
+            self.assertEqual(first_difference(self.content(), (self.path / "disk.img").read_bytes()), None)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        self.until(lambda: not (self.path / "pid").exists(), "the daemon's end")
+
+    def test_what_cannot_start_says_why_and_leaves_nothing(self):
+        self.assertIn("nothing.img", self.daemon_fails("--blockdev", "driver=file,node-name=f,filename=nothing.img"))
+        self.assertIn("nothing.img", self.daemon_fails("--daemonize", "--blockdev", "driver=file,node-name=f,filename=nothing.img"))
+        for words in (["--blockdev", "driver=nonsense,node-name=f"], ["--nonsense"], ["nonsense"], ["--daemonize", "--nonsense"],
+                      ["--export", "nbd,id=e,node-name=n,writable=nonsense"]):
+            self.assertIn("nonsense", self.daemon_fails(*words, expect=USAGE))
+        self.daemon_fails("--pidfile", expect=USAGE)
+        self.assertIn("nonsense", self.daemon_fails("--aio", "nonsense", expect=USAGE))
+        self.daemon_fails("--nbd-server", "addr.type=inet,addr.host=127.0.0.1,addr.port=99999")
+        self.daemon_fails("--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "type=nbd,id=e,node-name=none")
+        self.assertFalse((self.path / "nbd.sock").exists())
+
+    def test_the_option_that_failed_is_named(self):
+        self.raw("disk.img", 1 * MiB)
+        null, disk = "null-co,node-name=n,size=1048576", "file,node-name=n,filename=disk.img"
+        for given, reason in ((["--blockdev", null, "--export", "nbd,id=e,node-name=n"], "NBD server not running"),
+                              (["--monitor", "c"], "chardev 'c' not found"),
+                              (["--blockdev", disk, "--blockdev", disk], "Duplicate nodes with node-name='n'"),
+                              (["--blockdev", "file,node-name=,filename=none.img"], "Invalid node-name: ''"),
+                              (["--object", "iothread,id=t", "--object", "iothread,id=t"], "duplicate property 't'")):
+            error = self.daemon_fails(*given)
+            self.assertTrue(error.startswith(f"tidemarkd: {given[-2]} {given[-1]}: "), error)
+            self.assertIn(reason, error)
+        self.assertEqual(self.daemon_fails("--pidfile", "", expect=USAGE), "tidemarkd: --pidfile '': the path is empty\n")
+
+    def test_told_to_end_while_it_waits_for_a_client(self):
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on", "--monitor", "c",
+                                stderr=subprocess.PIPE, text=True)
+        self.until((self.path / "qmp.sock").exists, "a socket")
+        daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
+        self.assertFalse((self.path / "qmp.sock").exists())
+
+    def test_signals_that_come_together_end_it_in_order(self):
+        """As a service manager sends them; one that comes later ends it at once."""
+        self.raw("disk.img")
+        for signals in ((signal.SIGTERM, signal.SIGHUP), (signal.SIGINT, signal.SIGINT)):
+            self.start_with_a_target()
+            job = dict(job_id="j", device="disk", target="target", sync="full", speed=65536)
+            self.client.execute("blockdev-backup", **job)
+            for number in signals:
+                self.daemon.send_signal(number)
+            self.assertEqual(self.end_of(self.daemon)[0], DONE)
+
+    def start_with_a_target(self):
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c",
+                                     "--blockdev", "file,node-name=disk,filename=disk.img",
+                                     "--blockdev", "null-co,node-name=target,size=8388608")
+        processes.wait_for_socket(self.path / "qmp.sock", self.daemon)
+        self.client = self.qmp()
+
+    def test_told_to_end_while_a_server_says_nothing(self):
+        silent = socket.socket(socket.AF_UNIX)
+        self.addCleanup(silent.close)
+        silent.bind(str(self.path / "silent.sock"))
+        silent.listen(8)
+        self.raw("disk.img")
+        self.start_with_a_target()
+        adding = {"execute": "blockdev-add", "arguments": {"driver": "nbd", "node-name": "n", "open-timeout": 60,
+                                                           "server": {"type": "unix", "path": str(self.path / "silent.sock")}}}
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.path / "qmp.sock"))
+            monitor.sendall(json.dumps({"execute": "qmp_capabilities"}).encode() + json.dumps(adding).encode())
+            silent.settimeout(20)
+            connected, _ = silent.accept()
+            self.addCleanup(connected.close)
+            self.daemon.send_signal(signal.SIGTERM)
+            self.assertEqual(self.daemon.wait(10), DONE)
+            self.lab.ended(self.daemon)
+
+    def lingering(self, name):
+        """A socket whose listener has ended, and that still takes connections."""
+        held = socket.socket(socket.AF_UNIX)
+        self.addCleanup(held.close)
+        listener = os.fork()
+        if listener == 0:
+            held.bind(str(self.path / name))
+            held.listen(4096)                    # as many as ask meanwhile
+            os._exit(0)
+        os.waitpid(listener, 0)
+        return held
+
+    def test_sockets_of_a_killed_one(self):
+        """The kernel holds them for io_uring a moment longer: they are replaced, and nobody takes them for the new daemon's."""
+        self.raw("disk.img")
+        held = [self.lingering(name) for name in ("nbd.sock", "qmp.sock")]
+        threading.Timer(0.5, lambda: [one.close() for one in held]).start()
+        with self.assertRaisesRegex(processes.Failure, "nobody serves"):
+            processes.wait_for_socket(self.path / "qmp.sock", self.lab.start("sleep", "60"), patience=0.1)
+        self.serve("disk.img=disk")
+        self.assertEqual(self.json("job", "list"), [])
+        self.content()
+
+    def test_a_socket_that_a_child_of_its_maker_serves(self):
+        self.lingering("nbd.sock")
+        daemon = self.lab.start(self.tidemarkd, "--nbd-server", "addr.type=unix,addr.path=nbd.sock", stderr=subprocess.PIPE, text=True)
+        status, _out, error = self.end_of(daemon)
+        self.assertEqual((status, "Address already in use" in error), (FAILED, True), error)
+        self.assertTrue((self.path / "nbd.sock").exists())
+
+    def start_slowly(self, *options):
+        """A daemon of two nodes that take a while each."""
+        target = self.lab.start("nbdkit", "-f", "-U", "target.sock", "--filter=delay", "null", "4M", "delay-open=300ms",
+                                stderr=subprocess.DEVNULL)
+        processes.wait_for_socket(self.path / "target.sock", target)
+        slow = "nbd,server.type=unix,server.path=target.sock,node-name="
+        return self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c",
+                              "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+                              "--blockdev", slow + "a", "--blockdev", slow + "b", *options)
+
+    def test_early_clients_find_their_export(self):
+        daemon = self.start_slowly("--export", "nbd,id=e,node-name=b,name=disk")
+        processes.wait_for_socket(self.path / "nbd.sock", daemon)
+        self.assertEqual(self.disk().get_size(), 4 * MiB)
+
+    def test_early_monitors_see_all_of_the_command_line(self):
+        daemon = self.start_slowly()
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.assertEqual(len(self.qmp().execute("query-named-block-nodes")), 2)
+
+    def test_short_forms(self):
+        for word in ("-V", "-h"):
+            self.assertIn("tidemarkd", self.lab.run(self.tidemarkd, word).stdout)
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server,nowait", "--monitor", "c,pretty=off")
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        self.qmp().execute("quit")
+        self.assertEqual(self.end_of(daemon)[0], DONE)
+
+
+if __name__ == "__main__":
+    unittest.main()
