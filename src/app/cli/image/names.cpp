@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/uri.hpp"
+#include "control/backing_names.hpp"
 #include "format/qcow2/driver.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
@@ -66,6 +67,32 @@ Json layer_of(const std::string& format, Json storage) {
   return Json::object({{"driver", format}, {"file", std::move(storage)}});
 }
 
+using schema::BlockdevOptions;
+
+const BlockdevOptions& inlined(const schema::BlockdevRef& reference) {
+  return *std::get<schema::Box<BlockdevOptions>>(reference.value);
+}
+
+bool shows_whole_file(const BlockdevOptions& node) {
+  if (std::holds_alternative<schema::BlockdevOptionsFile>(node.branch)) return true;
+  const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&node.branch);
+  return raw && raw->offset.value_or(0) == 0 && !raw->size && shows_whole_file(inlined(raw->file));
+}
+
+// What a json: name in `image` leads to, as a daemon takes it.  Here a layer is a file and a format, no more: what says
+// anything else about the content is refused, or another part of the disk would be read, and written.
+Result<ImageName> plain_file(const std::string& image, const std::string& name, const std::string& format) {
+  const auto described = describe_backing(image, name, format);
+  if (described) {
+    const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described->branch);
+    const std::string& file = file_of(*described);
+    if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file)
+      return ImageName{file, qcow2 ? "qcow2" : "raw"};
+  }
+  return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
+                                              name));
+}
+
 // One file of a chain, told apart by what it is and not by how it is called.
 using Identity = std::pair<std::uint64_t, std::uint64_t>;
 
@@ -114,18 +141,8 @@ Task<qcow2::Header> read_header(Reactor& reactor, std::string path) {
 }
 
 Task<ImageName> backing_of(Reactor& reactor, std::string path, std::string backing_name, std::string backing_format) {
-  std::string name = backing_name;
-  if (is_json(name)) {                                   // of a file alone, as QEMU writes it for what has options
-    const Json parsed = co_await parse_json_name(name);
-    const Json* file = parsed.find("file");
-    const Json* filename = (file ? *file : parsed).find("filename");
-    const Json* driver = parsed.find("driver");
-    if (!filename || !filename->is_string() || !driver->is_string())
-      co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
-    name = filename->as_string();
-    if (file) backing_format = driver->as_string();
-  }
-  auto found = Qcow2Driver::backing_path(path, name);
+  if (is_json(backing_name)) co_return co_await unwrap(plain_file(path, backing_name, backing_format));
+  auto found = Qcow2Driver::backing_path(path, backing_name);
   if (!found)
     co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
   ImageName below{*std::move(found), std::move(backing_format)};
