@@ -93,5 +93,35 @@ class JsonNames(ImageBed):
                 self.assertEqual((self.path / "ours.raw").read_bytes(), (self.path / "theirs.raw").read_bytes())
 
 
+class Loops(ImageBed):
+    def setUp(self):
+        super().setUp()
+        self.make("b.qcow2", size="4M", writes=0)
+        self.qemu_io("b.qcow2", "write -P 1 0 1M")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "t.qcow2")
+        (self.path / "link").symlink_to("b.qcow2")
+        self.before = {name: (self.path / name).read_bytes() for name in self.names()}
+
+    def refused(self, *words):
+        self.assertRegex(self.fails("image", *words), r"'\S+' stands on '\S+' itself, or is it", words)
+        self.assertEqual({name: (self.path / name).read_bytes() for name in self.names()}, self.before, words)
+
+    def test_a_new_image_on_what_it_replaces(self):
+        for backing in ("b.qcow2", "./b.qcow2", str(self.path / "b.qcow2"), "link", "t.qcow2"):
+            for words in ([], ["4M"], ["-u", "4M"]):
+                self.refused("create", "-f", "qcow2", "-b", backing, "-F", "qcow2", *words[:-1], "b.qcow2", *words[-1:])
+        self.refused("create", "-f", "qcow2", "-o", "backing_file=b.qcow2,backing_fmt=qcow2", "link")
+        for target in ("b.qcow2", "t.qcow2"):
+            self.refused("convert", "-U", "-O", "qcow2", "-B", "b.qcow2" if target == "b.qcow2" else "t.qcow2", "-F", "qcow2", "t.qcow2", target)
+        self.image("create", "-u", "-f", "qcow2", "-b", "later.qcow2", "-F", "qcow2", "n.qcow2", "4M")
+
+    def test_an_image_that_is_to_stand_on_itself(self):
+        for backing in ("b.qcow2", "link", "t.qcow2"):
+            for how in ([], ["-U"], ["-u"]):
+                self.refused("rebase", *how, "-b", backing, "-F", "qcow2", "b.qcow2")
+        self.refused("amend", "-o", "backing_file=t.qcow2,backing_fmt=qcow2", "b.qcow2")
+        self.image("rebase", "-u", "-b", "later.qcow2", "-F", "qcow2", "t.qcow2")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -175,6 +175,19 @@ Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName at) {
   }
 }
 
+Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
+  const auto first = co_await fs::stat(reactor, std::move(one)).result();
+  const auto second = co_await fs::stat(reactor, std::move(other)).result();
+  co_return first && second && first->device == second->device && first->inode == second->inode;
+}
+
+Task<> check_no_loop(Reactor& reactor, std::vector<ImageName> below, std::string image) {
+  for (const ImageName& layer : below) {
+    const bool same = co_await is_same_file(reactor, layer.name, image);
+    if (same) co_await Error(Errc::invalid_argument, fmt::format("'{}' stands on '{}' itself, or is it", below[0].name, image));
+  }
+}
+
 Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers) {
   Json below;
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {

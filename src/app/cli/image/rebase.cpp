@@ -90,6 +90,8 @@ Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options) {
     co_await Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2",
                                                        options.backing));
   std::uint64_t written = 0;
+  if (options.unsafe && !options.backing.empty())
+    co_await check_unchecked_backing(context.reactor, *path, options.backing, options.backing_format);
   if (!options.unsafe) {
     auto copied = co_await rebase_safely(context, options, *path).result();
     if (!copied && copied.error().code() == Errc::cancelled)
