@@ -1,5 +1,6 @@
 // A new file appears under its name when it is whole.  What is written in place - a device, an export, an image that
-// exists - has zeroes at its start until all the rest is durable, so that half of it does not look like a disk.
+// exists - has zeroes at its start until all the rest is durable, so that half of it does not look like a disk.  So it must
+// not be what the source is read from.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
+#include "app/cli/image/shared_bytes.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "image/copy.hpp"
@@ -59,6 +61,19 @@ class Convert {
     if (!base_) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
   }
 
+  // What is written in place loses its start before the source is read.
+  Task<> check_apart(std::string target) {
+    std::vector<std::string> files;
+    for (const auto& node : session_.graph().nodes()) {
+      const bool is_file = node->driver().name() == "file" || node->driver().name() == "host_device";
+      if (is_file) files.push_back((co_await node->driver().info()).filename);
+    }
+    for (const std::string& file : files) {
+      const bool shared = co_await share_bytes(session_.reactor(), file, target);
+      if (shared) co_await is_source(file);
+    }
+  }
+
   struct Target {
     ImageName name;
     bool is_zero = false, in_place = false;
@@ -83,6 +98,11 @@ class Convert {
   }
 
  private:
+  Task<> is_source(const std::string& file) {
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is, or holds, '{}', which the source is read from; choose another target",
+                                                       options_.target, file));
+  }
+
   Task<> fill(Edge& target, const Target& into) {
     const Range all{0, size_};
     if (into.in_place) co_await copy_in_place(target, into.is_zero);
@@ -92,12 +112,35 @@ class Convert {
 
   Task<> copy_in_place(Edge& target, bool is_zero) {
     const Range start{0, std::min(start_bytes, size_)};
-    if (!is_zero) co_await target.write_zeroes(start);
-    co_await target.flush();
+    if (!is_zero) co_await clear_start(target, start);
     const Range rest{start.end(), size_ - start.end()};
     co_await copy(target, rest, is_zero);
     co_await target.flush();
     co_await copy(target, start, true);
+  }
+
+  // Servers and mappings do not say what they show: whether the source has changed with it is looked at.
+  Task<> clear_start(Edge& target, Range start) {
+    AlignedBuffer before(start.length), source(start.length), after(start.length);
+    const auto known = co_await target.read(0, before.bytes()).result();
+    co_await read_sources(source.bytes());
+    co_await target.write_zeroes(start);
+    co_await target.flush();
+    const auto again = co_await read_sources(after.bytes()).result();
+    const bool same = again && std::equal(source.bytes().begin(), source.bytes().end(), after.bytes().begin());
+    if (same) co_return;
+    if (known) co_await target.write(0, before.bytes());
+    co_await target.flush();
+    co_await unwrap(again);
+    co_await is_source(options_.sources[0]);
+  }
+
+  Task<> read_sources(MutableBytes into) {
+    for (const Source& source : sources_) {
+      const Range part = Range{0, into.size()}.intersect({source.at, source.disk->size()});
+      if (part.empty()) continue;
+      co_await source.disk->read(part.offset - source.at, into.subspan(part.offset, part.length));
+    }
   }
 
   Task<> copy(Edge& target, Range area, bool is_zero) {
@@ -146,6 +189,7 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
   Reactor& reactor = context.reactor;
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
+    if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
     co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
@@ -169,6 +213,7 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
                    KeptBitmaps* kept) {
   co_await convert.open_sources();
   if (options.target_exists) {
+    if (const auto path = local_path(options.target)) co_await convert.check_apart(*path);
     Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, {}, kept};
     co_return co_await convert.copy_to(std::move(target));
   }
