@@ -27,6 +27,11 @@ Task<Json> parse_json_name(std::string name) {
   co_return *std::move(parsed);
 }
 
+bool is_driver(const Json& description, std::string_view name) {
+  const Json* driver = description.find("driver");
+  return driver && driver->is_string() && driver->as_string() == name;
+}
+
 Task<> read_magic(File& file, MutableBytes into, std::size_t& length) {
   const FileInfo info = co_await file.stat();
   length = static_cast<std::size_t>(std::min<std::uint64_t>(info.size, into.size()));
@@ -112,7 +117,13 @@ std::optional<std::string> local_path(const std::string& name) {
 
 Task<Json> describe_storage(Reactor& reactor, std::string name) {
   if (is_nbd(name)) co_return co_await unwrap(describe_nbd(name));
-  if (is_json(name)) co_return co_await parse_json_name(name);
+  if (is_json(name)) {
+    Json described = co_await parse_json_name(name);
+    Json* file = is_driver(described, "qcow2") ? described.find("file") : nullptr;
+    if (!file) co_return std::move(described);
+    Json storage = std::move(*file);
+    co_return std::move(storage);
+  }
   const std::string path = *local_path(name);
   auto info = co_await fs::stat(reactor, path).result();
   if (!info) co_await could_not_open(path, info.error());
@@ -122,6 +133,10 @@ Task<Json> describe_storage(Reactor& reactor, std::string name) {
 
 Task<std::string> format_of(Reactor& reactor, ImageName name, bool trust_content) {
   if (!name.format.empty()) co_return name.format;
+  if (is_json(name.name)) {
+    const Json described = co_await parse_json_name(name.name);
+    co_return std::string(is_driver(described, "qcow2") ? "qcow2" : "raw");
+  }
   const auto path = local_path(name.name);
   if (!path) co_return "raw";                            // a server shows a disk, not a file
   const bool is_qcow2 = co_await has_qcow2_magic(reactor, *path);
@@ -204,7 +219,8 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
   Json description;
   if (is_json(name.name)) {
     description = co_await parse_json_name(name.name);
-    if (!name.format.empty()) description = layer_of(name.format, std::move(description));
+    const bool is_layer = !name.format.empty() && !is_driver(description, name.format);
+    if (is_layer) description = layer_of(name.format, std::move(description));
   } else {
     name.format = co_await format_of(reactor, name, access.trust_content);
     if (name.format != "raw" && name.format != "qcow2")
@@ -219,9 +235,7 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
       description = layer_of(name.format, std::move(storage));
     }
   }
-  const Json* driver = description.find("driver");
-  const bool is_qcow2 = driver && driver->is_string() && driver->as_string() == "qcow2";
-  if (!access.below && is_qcow2) description.set("backing", Json());
+  if (!access.below && is_driver(description, "qcow2")) description.set("backing", Json());
   if (!access.data_file.empty()) description.set("data-file", Json::object({{"driver", "file"}, {"filename", access.data_file}}));
   apply(description, access);
   co_return std::move(description);

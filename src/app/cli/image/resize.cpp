@@ -49,7 +49,8 @@ Task<> check_preallocation(Edge& image, std::uint64_t after, Qcow2Preallocation 
 Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
   const Qcow2Preallocation preallocation = co_await unwrap(parse_preallocation(options.preallocation));
   std::uint64_t before = 0, after = 0;
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, local_path(options.image.name).value_or(std::string()));
+  options.image.format = co_await format_of(context.reactor, options.image, false);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, options.image);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
