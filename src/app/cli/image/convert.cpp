@@ -224,6 +224,7 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
     co_return co_await convert.copy_to(std::move(target));
   }
   format.qcow2.size = align_up(convert.size(), sector_size);
+  format.qcow2.interrupted = context.interrupted;
   if (!format.qcow2.backing_file.empty()) {
     const std::string image = local_path(options.target).value_or(std::string());
     const ImageName below = co_await check_backing(context.reactor, image, format.qcow2.backing_file, format.qcow2.backing_format);

@@ -64,6 +64,7 @@ Task<Exit> image_create(const Context& context, ImageCreateOptions options) {
     co_await Error(Errc::invalid_argument, "Backing file not supported for file format 'raw'");
   given.size = align_up(co_await decide_size(context, options, given), sector_size);
   const std::uint64_t size = given.size;
+  given.interrupted = context.interrupted;
   auto made = co_await make(context, options, format_options).result();
   if (!made) co_await made.error().with_context(options.file);
   if (context.json)

@@ -42,7 +42,7 @@ Task<> check_known_chain(Reactor& reactor, ImageName below, std::string image) {
 Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options, std::string data_path) {
   const bool is_raw = format == "raw";
   const std::uint64_t file_size = is_raw ? options.qcow2.size : 0;
-  co_await create_file(reactor, path, file_size, options.preallocation);
+  co_await create_file(reactor, path, file_size, options.preallocation, options.qcow2.interrupted);
   if (is_raw) co_return;
   if (!data_path.empty()) co_await create_file(reactor, data_path, 0, FilePreallocation::off);
   co_await write_header(reactor, file_at(path), std::move(options.qcow2), std::move(data_path));
