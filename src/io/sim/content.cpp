@@ -83,6 +83,7 @@ FileExtent SparseContent::extent(std::uint64_t offset) const {
 }
 
 void SparseContent::read(std::uint64_t offset, MutableBytes into) const {
+  if (into.empty()) return;                      // and may be nowhere
   const Range range{offset, into.size()};
   std::size_t done = 0;
   const auto zeroes_to = [&](std::size_t end) { std::memset(into.data() + done, 0, end - done); };
