@@ -91,9 +91,7 @@ class Creation final : public CheckpointAction {
   Creation(Homes& homes, schema::CheckpointCreate arguments, std::shared_ptr<JobTransaction> group)
       : CheckpointAction(homes, arguments.disks, std::move(group)), arguments_(std::move(arguments)) {}
 
-  // What fails here fails again, and is told.
-  Task<> gather() override {
-    co_await CheckpointAction::gather();
+  Task<> ahead(OpenedAhead&) override {
     for (const std::string& name : names_) {
       Place* place = co_await homes_.find(name);
       if (place) (void)co_await homes_.at(*place, prepare_checkpoint(place->graph, name, arguments_)).result();
