@@ -82,6 +82,7 @@ Result<> PermissionUpdate::refresh(BlockNode& node) {
 }
 
 Result<std::unique_ptr<Edge>> Edge::attach(BlockNode& child, Role role, Permissions permissions, std::string user) {
+  if (child.closing_) return Error(Errc::not_found, "Node '" + child.name() + "' is being removed");
   if (child.active() && child.read_only() && (permissions.uses & Permissions::write))
     return Error(Errc::permission, "Block node '" + child.name() + "' is read-only", EROFS);
   std::unique_ptr<Edge> edge(new Edge(role, std::move(user)));

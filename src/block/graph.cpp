@@ -15,8 +15,24 @@ BlockNode* Graph::find(std::string_view name) noexcept {
   return it == by_name_.end() ? nullptr : it->second;
 }
 
+BlockNode* Graph::pin(std::string_view name) noexcept {
+  BlockNode* node = find(name);
+  if (node) node->pinned_ = has_pins_ = true;
+  return node;
+}
+
+Task<> Graph::unpin() {
+  has_pins_ = false;
+  for (;;) {
+    const auto pinned = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& n) { return n->pinned_ && !n->closing_; });
+    if (pinned == nodes_.end()) co_return;
+    (*pinned)->pinned_ = false;
+    (void)co_await release(**pinned).result();
+  }
+}
+
 Result<BlockNode*> Graph::lookup(std::string_view name) {
-  if (BlockNode* node = find(name)) return node;
+  if (BlockNode* node = pin(name)) return node;
   return Error(Errc::not_found,
                "Cannot find device='" + std::string(name) + "' nor node-name='" + std::string(name) + "'");
 }
@@ -114,7 +130,7 @@ Task<> Graph::remove(BlockNode& node) {
 }
 
 Task<> Graph::release(BlockNode& node) {
-  if (node.parents().empty() && !node.options().monitor_owned) co_await close_node(node);
+  if (node.parents().empty() && !node.options().monitor_owned && !node.pinned_) co_await close_node(node);
 }
 
 Task<> Graph::close_all() {
@@ -130,6 +146,7 @@ Task<> Graph::close_all() {
     if (first && !closed) first = closed;
   }
   TM_ASSERT(nodes_.empty());
+  has_pins_ = false;
   co_await left_behind_.wait_idle();
   if (!first) co_await first.error();
 }
@@ -214,6 +231,7 @@ void Graph::refresh_limits(BlockNode& node) {
 }
 
 Result<> Graph::replace(BlockNode& from, BlockNode& to) {
+  if (to.closing_) return Error(Errc::not_found, "Node '" + to.name() + "' is being removed");
   PermissionUpdate update;
   const std::vector<Edge*> users = from.parents_;
   for (Edge* user : users)

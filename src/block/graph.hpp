@@ -60,8 +60,12 @@ class Graph {
   std::uint64_t chain_epoch() const noexcept { return chain_epoch_; }
 
   BlockNode* find(std::string_view name) noexcept;
-  // Errors as QEMU's: the message of bdrv_lookup_bs.
+  // For a command: what it finds stays, though the last user lets go of it meanwhile, until the command is over and calls unpin().
+  BlockNode* pin(std::string_view name) noexcept;
+  // The same.  Errors as QEMU's: the message of bdrv_lookup_bs.
   Result<BlockNode*> lookup(std::string_view name);
+  bool has_pins() const noexcept { return has_pins_; }           // from any thread
+  Task<> unpin();
   const NodeList& nodes() const noexcept { return nodes_; }
 
   // Whether a node can be given this name now; messages are QEMU's.
@@ -74,7 +78,7 @@ class Graph {
   // Closes a node that nobody uses, and its children that nobody else does and no monitor owns.  Waits
   // while another holds the node drained.
   Task<> remove(BlockNode& node);
-  // After a root user has let go: removes the node unless it is used or monitor-owned.
+  // After a root user has let go: removes the node unless it is used or monitor-owned, or pinned: then unpin() does it.
   Task<> release(BlockNode& node);
   Task<> close_all();                               // no root users are left
 
@@ -153,6 +157,7 @@ class Graph {
 
   Reactor& reactor_;
   CancelSource openings_;
+  std::atomic<bool> has_pins_ = false;
   NodeList nodes_;                                  // in the order they were added
   std::map<std::string, BlockNode*, std::less<>> by_name_;
   std::list<BlockNode*> drained_;                   // targets

@@ -71,6 +71,7 @@ void Graph::put_in(NodeList nodes) {
     node->driver_->home().move_to(reactor_);
     node->driver_->arrive();
     if (node->tracking_) node->tracking_->arrive(reactor_);
+    if (node->pinned_) has_pins_ = true;
     TM_ASSERT(by_name_.emplace(node->name(), node.get()).second);
   }
   nodes_.splice(nodes_.end(), nodes);

@@ -165,6 +165,7 @@ class BlockNode final {
   bool quiesced_ = false;
   bool stood_on_ = false;           // a backing file of others, or what a filter shows that is one
   bool closing_ = false;
+  bool pinned_ = false;             // see Graph::lookup
   bool unflushed_ = false;          // something has changed since the last flush began
   bool ignores_flush_;
 };

@@ -185,11 +185,18 @@ Result<NodeBitmap*> NodeBitmaps::add(std::string name, std::uint64_t disk_size, 
   if (name.empty()) return Error(Errc::invalid_argument, "Bitmap name cannot be empty");
   if (name.size() > name_max) return Error(Errc::invalid_argument, "Bitmap name too long: " + name);
   if (find(name)) return Error(Errc::exists, "Bitmap already exists: " + name);
+  if (auto ok = check_unclaimed(name); !ok) return ok.error();
   if (granularity < 512 || !is_power_of_two(granularity))
     return Error(Errc::invalid_argument,
                  "Granularity must be power of 2 and at least 512");
   insert(std::make_shared<NodeBitmap>(std::move(name), disk_size, granularity));
   return all_.back().get();
+}
+
+Result<> NodeBitmaps::check_unclaimed(std::string_view name) const {
+  for (const auto& bitmap : retired_)
+    if (bitmap->name() == name && bitmap->in_group()) return check_bitmap(*bitmap, BitmapUse::read);
+  return {};
 }
 
 void NodeBitmaps::bring_back(std::shared_ptr<NodeBitmap> bitmap) {

@@ -149,6 +149,8 @@ class NodeBitmaps {
   NodeBitmap* find(std::string_view name) noexcept;
   // Errors as QEMU's block-dirty-bitmap-add: name empty or over 1023 bytes, exists, granularity.
   Result<NodeBitmap*> add(std::string name, std::uint64_t disk_size, std::uint32_t granularity);
+  // Errc::busy for the name of one that a group has removed and may bring back.
+  Result<> check_unclaimed(std::string_view name) const;
   void insert(std::shared_ptr<NodeBitmap> bitmap) {
     all_.push_back(std::move(bitmap));
     begun();

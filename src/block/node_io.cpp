@@ -174,6 +174,9 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   BlockNode& node = *via.node_;
   InFlight in_flight(node);
   if (auto ok = node.check_writable(via, {}, "resize"); !ok) co_await ok.error();
+  if (size > align_down(max_disk_size, sector_size))
+    co_await Error(Errc::out_of_range, "resize node '" + node.name() + "': " + std::to_string(size) +
+                                           " bytes are more than a disk can have");
   const std::uint64_t before = node.size(), largest = node.size_largest_;
   if (node.tracking_ && size < before) {
     // Once it is cut off nobody can mark it, and a crash may come before its size is known to be smaller.

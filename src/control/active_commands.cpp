@@ -21,7 +21,7 @@ Task<std::vector<std::string>> top_nodes(Graph& graph) {
 
 Task<std::vector<BlockNode*>> changed_with(Graph& graph, const std::string& name, bool active) {
   std::vector<BlockNode*> none;
-  BlockNode* node = graph.find(name);
+  BlockNode* node = graph.pin(name);
   if (!node) co_return none;
   if (active) co_return activated_with(*node);
   co_return inactivated_with(*node);

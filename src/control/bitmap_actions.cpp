@@ -20,7 +20,7 @@ Task<Place*> find_place_of_bitmap(Homes& homes, std::string node) {
 }
 
 Result<FoundBitmap> find_bitmap(Graph& graph, const std::string& node_name, const std::string& name) {
-  BlockNode* node = graph.find(node_name);
+  BlockNode* node = graph.pin(node_name);
   if (!node) return no_such_node(node_name);
   NodeBitmap* bitmap = node->bitmaps().find(name);
   if (!bitmap) return Error(Errc::not_found, fmt::format("Dirty bitmap '{}' not found", name));

@@ -39,6 +39,8 @@ Error in_group(const NodeBitmap& bitmap, const BlockNode& to) {
 
 // A node that can keep it.
 Task<> make_room(const NodeBitmap& bitmap, BlockNode& to) {
+  const auto unclaimed = to.bitmaps().check_unclaimed(bitmap.name());
+  if (!unclaimed) co_await cannot_follow(bitmap, to, unclaimed.error());
   if (!bitmap.persistent()) co_return;
   Result<> ready;
   if (!to.bitmaps().find(bitmap.name())) ready = check_storable(to, bitmap.name(), bitmap.granularity());

@@ -157,7 +157,7 @@ Task<StreamPlan> plan_stream(Graph& graph, const schema::BlockStreamArguments& g
 
 Task<CommitPlan> plan_commit(Graph& graph, const schema::BlockCommitArguments& given) {
   CommitPlan plan;
-  BlockNode* disk = graph.find(given.device);
+  BlockNode* disk = graph.pin(given.device);
   if (!disk) co_await Error(Errc::device_not_found, fmt::format("Device '{}' not found", given.device));
   co_await unwrap(check_is_root(*disk));
   BlockNode* top = co_await find_top(*disk, given);

@@ -47,7 +47,7 @@ Task<BlockNode*> find_backing_file(BlockNode& top, std::string file) {
 }
 
 Result<BlockNode*> lookup_node_name(BlockNode& somewhere, const std::string& name) {
-  if (BlockNode* node = somewhere.graph().find(name)) return node;
+  if (BlockNode* node = somewhere.graph().pin(name)) return node;
   return Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", name));
 }
 

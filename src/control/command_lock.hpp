@@ -2,6 +2,8 @@
 // whoever sends them.
 #pragma once
 
+#include <functional>
+
 #include "task/sync.hpp"
 
 namespace tidemark {
@@ -11,11 +13,16 @@ class CommandLock {
  public:
   explicit CommandLock(Executor& executor) : mutex_(executor) {}
 
-  // auto turn = co_await lock.enter();        fails after close()
+  // auto turn = co_await lock.enter();        fails after close(); end() is awaited before it goes
   Task<Mutex::Guard> enter() {
     Mutex::Guard turn = co_await mutex_.lock();
     if (closed_) co_await Error(Errc::cancelled, "the daemon is ending");
     co_return std::move(turn);
+  }
+  // What is awaited before a turn ends.
+  void at_end(std::function<Task<>()> work) { at_end_ = std::move(work); }
+  Task<> end() {
+    if (at_end_) co_await at_end_();
   }
   // Waits for the command that runs; those that wait, or come later, fail.
   Task<> close() {
@@ -25,6 +32,7 @@ class CommandLock {
 
  private:
   Mutex mutex_;
+  std::function<Task<>()> at_end_;
   bool closed_ = false;
 };
 

@@ -77,7 +77,7 @@ void let_go(const Served& served, const std::vector<BlockNode*>& nodes) {
 }
 
 Task<> set_active(Graph& graph, std::string name, Served served, bool active) {
-  BlockNode* node = graph.find(name);
+  BlockNode* node = graph.pin(name);
   if (!node) co_return;                          // it has gone meanwhile
   if (active) {
     const std::vector<BlockNode*> changed = activated_with(*node);

@@ -78,6 +78,11 @@ Task<> Homes::remove_thread(std::string id) {
   std::erase_if(threads_, [&](const auto& thread) { return thread.get() == &place; });
 }
 
+Task<> Homes::unpin() {
+  for (Place* place : all())
+    if (place->graph.has_pins()) co_await at(*place, place->graph.unpin());
+}
+
 Task<> Homes::close_all() {
   Result<> first;
   for (Place* place : all()) {

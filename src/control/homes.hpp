@@ -2,7 +2,7 @@
 //
 // Everything here is called on the main thread, by one command at a time (control/command_lock.hpp).
 // What it does with nodes it does on their own thread: at() takes a task there and comes back.  Only
-// commands move nodes, so a node that a command has found stays where it is until the command is over.
+// commands move nodes, so a node that a command has found stays where it is until the command is over: it is pinned (Graph::pin).
 // No two nodes have one name, wherever they are.
 #pragma once
 
@@ -51,6 +51,8 @@ class Homes {
   Result<> add_thread(std::string id, const ThreadOptions& options);
   // Errc::busy when nodes on it are in use; those that are not move to the main thread.
   Task<> remove_thread(std::string id);
+  // At the end of a command: what it has found may go.
+  Task<> unpin();
   // Closes all nodes; no users are left.
   Task<> close_all();
 

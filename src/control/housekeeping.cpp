@@ -22,6 +22,7 @@ Task<> keep_house(Homes& homes, CommandLock& lock, CancelToken token) {
     const auto turn = co_await lock.enter().result();
     if (!turn) co_return;
     for (Place* place : homes.all()) co_await homes.at(*place, clean_caches(place->graph));
+    co_await lock.end();
   }
 }
 

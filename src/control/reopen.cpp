@@ -225,7 +225,7 @@ class Reopening {
   }
 
   Result<BlockNode*> find(const std::string& name) const {
-    if (BlockNode* found = node_.graph().find(name)) return found;
+    if (BlockNode* found = node_.graph().pin(name)) return found;
     return Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", name));
   }
   Result<> check_no_cycle(BlockNode& child, std::string_view role) const {

@@ -15,7 +15,7 @@ Error not_there(const std::string& name) { return Error(Errc::not_found, fmt::fo
 
 // The node may be gone since it was found.
 Task<BlockNode*> find(Graph& graph, std::string name) {
-  BlockNode* node = graph.find(name);
+  BlockNode* node = graph.pin(name);
   if (!node) co_await not_there(name);
   co_return node;
 }

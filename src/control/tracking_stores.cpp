@@ -8,6 +8,7 @@
 #include "block/checkpoints.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
+#include "storage/file_driver.hpp"
 
 namespace tidemark {
 namespace {
@@ -57,6 +58,7 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.mode = given.mode;
   options.suspect_budget = node.size() / 100 * given.suspect_budget;
   options.path = given.store;
+  options.named = !given.store.empty();
   options.log_bytes = node.graph().workings().tracking_log_bytes;
   options.broken = node.graph().workings().broken;
   options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
@@ -124,6 +126,13 @@ Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
   for (const auto& bitmap : node.bitmaps().all()) bitmap->set_read_only();
 }
 
+// The store knows the image by its file.
+Task<> check_named(BlockNode& storage) {
+  auto& driver = static_cast<FileDriver&>(storage.driver());
+  const bool named = co_await driver.named();
+  if (!named) co_await Error(Errc::unsupported, fmt::format("'{}' is another file by now than the one that is open", driver.path()));
+}
+
 // Bitmaps that the image says nothing sensible of are lost.
 Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
   if (!image) co_return ImageRecord();
@@ -145,7 +154,9 @@ Task<std::unique_ptr<TrackingStore>> store_for_found(BlockNode& node, BlockNode*
   Result<std::unique_ptr<TrackingStore>> store = Error(Errc::unsupported, "it is no image in a file or on a block device");
   if (storage) {
     StoreOptions options = co_await options_of(node, *storage);
+    const auto named = co_await check_named(*storage).result();
     if (options.path.empty()) store = Error(Errc::unsupported, "its device has no identity in /dev/disk/by-id");
+    else if (!named) store = named.error();
     else store = co_await TrackingStore::create(node, std::move(options), true).result();
   }
   if (store) co_return *std::move(store);
@@ -208,6 +219,8 @@ Task<> ensure_tracking(BlockNode& node) {
   if (!storage && at_ends_only) co_return co_await begin_tracking_image(node, *image, nullptr);
   if (!storage) co_await refuse("it is no image in a file or on a block device");
   if (is_window(node, *storage)) co_await refuse("it shows a part of its image only");
+  const auto named = co_await check_named(*storage).result();
+  if (!named) co_await refuse(named.error().message());
   StoreOptions options = co_await options_of(node, *storage);
   if (options.path.empty()) co_await refuse("its device has no identity in /dev/disk/by-id; name a 'store' in its 'tracking'");
   if (options.path.starts_with(device_stores)) {

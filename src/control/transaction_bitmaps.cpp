@@ -46,7 +46,7 @@ NodeBitmap* find_target(BlockNode& node, const schema::TransactionAction& action
 }
 
 Task<> touch(Graph& graph, const schema::TransactionAction& action, BitmapChange& change) {
-  BlockNode* node = graph.find(node_of(action));
+  BlockNode* node = graph.pin(node_of(action));
   if (!node) co_return;
   NodeBitmap* target = find_target(*node, action);
   co_await change.begin(*node);
@@ -66,7 +66,7 @@ Task<> act(Graph& graph, const schema::TransactionAction& action, const ForeignB
 }
 
 Task<> save(Graph& graph, const std::string& name, bool committed) {
-  BlockNode* node = graph.find(name);
+  BlockNode* node = graph.pin(name);
   if (!node) co_return;
   if (committed) co_await forget_dropped(*node);
   else co_await save_tracking(*node);

@@ -345,7 +345,7 @@ Task<> BackupJob::clean() {
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   held.reset();
-  co_await graph.remove(filter);
+  co_await graph.release(filter);
   if (below_) {
     BlockNode& below = below_->node();
     below_.reset();

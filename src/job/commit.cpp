@@ -207,7 +207,7 @@ Task<> CommitJob::clean() {
       const Result<> replaced = graph.replace(*filter, top());
       TM_ASSERT(replaced.ok());          // its users fit where they came from
     }
-    (void)co_await graph.remove(*filter).result();
+    (void)co_await graph.release(*filter).result();
   }
   target_.reset();
   if (std::exchange(made_writable_, false)) (void)co_await options_.access->make_read_only(base()).result();

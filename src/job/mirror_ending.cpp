@@ -193,7 +193,7 @@ Task<> MirrorJob::clean() {
   still_.reset();
   copy_.reset();
   filter_ = nullptr;
-  if (BlockNode* filter = std::exchange(filter_node_, nullptr)) (void)co_await filter->graph().remove(*filter).result();
+  if (BlockNode* filter = std::exchange(filter_node_, nullptr)) (void)co_await filter->graph().release(*filter).result();
   if (commit_) co_await commit_->close_base();
   if (!replaced_) co_return;
   BlockNode& replaced = replaced_->node();

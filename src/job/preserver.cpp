@@ -107,7 +107,7 @@ Task<> Preserver::Child::remove_filter() {
     const Result<> replaced = graph.replace(filter, image_);
     TM_ASSERT(replaced.ok());            // its users fit where they came from
   }
-  (void)co_await graph.remove(filter).result();
+  (void)co_await graph.release(filter).result();
 }
 
 Task<Found> Preserver::Child::look(Range wanted) {

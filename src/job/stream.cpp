@@ -144,7 +144,7 @@ Task<> StreamJob::remove_filter() {
     const Result<> replaced = graph.replace(filter, driver.file().node());
     TM_ASSERT(replaced.ok());            // its users fit where they came from
   }
-  (void)co_await graph.remove(filter).result();
+  (void)co_await graph.release(filter).result();
 }
 
 }  // namespace tidemark

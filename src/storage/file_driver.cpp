@@ -154,6 +154,12 @@ Task<> FileDriver::truncate(std::uint64_t size) {
   size_ = size;
 }
 
+Task<bool> FileDriver::named() {
+  const FileInfo mine = co_await file_.stat();
+  const auto found = co_await fs::stat(file_.reactor(), file_.path()).result();
+  co_return found && found->type == mine.type && found->device == mine.device && found->inode == mine.inode;
+}
+
 Task<ImageInfo> FileDriver::info() {
   const FileInfo found = co_await file_.stat();
   ImageInfo info;

@@ -36,6 +36,8 @@ class FileDriver final : public BlockDriver {
   Task<> set_active(bool active) override;
   Task<ImageInfo> info() override;
   const std::string& path() const noexcept { return file_.path(); }
+  // Whether its name leads to it still.
+  Task<bool> named();
   // The file has another name by now.
   void renamed(std::string path) {
     options_.filename = path;

@@ -1,5 +1,7 @@
 #include "tracking/catalogue.hpp"
 
+#include <set>
+
 namespace tidemark::tracking {
 namespace {
 
@@ -42,20 +44,25 @@ void encode_entries(Encoder& to, const std::vector<CatalogueEntry>& entries) {
   }
 }
 
-const CatalogueEntry* find_in(const std::vector<CatalogueEntry>& entries, std::string_view name) noexcept {
-  for (const CatalogueEntry& entry : entries)
-    if (entry.name == name) return &entry;
-  return nullptr;
+std::uint64_t stored_bytes(const CatalogueEntry& entry) noexcept {
+  std::uint64_t bytes = 0;
+  for (const SegmentTable& table : entry.tables)
+    for (const Segment& segment : table) bytes += segment.length;
+  return bytes;
 }
 
 Result<std::vector<CatalogueEntry>> decode_entries(Decoder& from, Range data) {
   const auto count = from.get<std::uint32_t>();
   if (count > bitmaps_max) return Error(Errc::corrupt, "catalogue has too many bitmaps");
   std::vector<CatalogueEntry> entries;
+  std::set<std::string> names;
+  std::uint64_t stored = 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     auto entry = decode_entry(from, data);
     if (!entry) return entry.error();
-    if (find_in(entries, entry->name)) return Error(Errc::corrupt, "catalogue has a bitmap twice");
+    if (!names.insert(entry->name).second) return Error(Errc::corrupt, "catalogue has a bitmap twice");
+    stored += stored_bytes(*entry);
+    if (stored > data.length) return Error(Errc::corrupt, "catalogue has segments that lie in one another");
     entries.push_back(*std::move(entry));
   }
   return entries;
@@ -78,8 +85,6 @@ Result<> decode_groups(Decoder& from, Range data, Catalogue& catalogue) {
 }
 
 }  // namespace
-
-const CatalogueEntry* Catalogue::find(std::string_view name) const noexcept { return find_in(entries, name); }
 
 std::vector<std::byte> Catalogue::encode() const {
   Encoder to;

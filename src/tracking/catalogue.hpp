@@ -43,7 +43,6 @@ struct Catalogue {
   std::optional<Intent> intent;
 
   bool about_groups() const noexcept { return intent || !records.empty(); }
-  const CatalogueEntry* find(std::string_view name) const noexcept;
   std::vector<std::byte> encode() const;
   // `data`: where segments may lie.
   static Result<Catalogue> decode(Bytes bytes, Range data);

@@ -155,6 +155,21 @@ TEST(Catalogue, RefusesPlacesOutsideOrderAndDoubleNames) {
   EXPECT_FALSE(Catalogue::decode(twice.encode(), data_area).ok());
 }
 
+// What a small file says of them would fill a large memory.
+TEST(Catalogue, RefusesSegmentsThatLieInOneAnother) {
+  Catalogue catalogue = some_catalogue();
+  CatalogueEntry& entry = catalogue.entries[0];
+  entry.granularity = 512;
+  entry.size = 1 * TiB;
+  SegmentTable& table = entry.tables[CatalogueEntry::bits];
+  Segment segment = table[0];
+  table.clear();
+  for (segment.index = 0; segment.index < data_area.length / segment_bytes_max; ++segment.index) table.push_back(segment);
+  EXPECT_TRUE(Catalogue::decode(catalogue.encode(), data_area).ok());
+  table.push_back(segment);
+  EXPECT_FALSE(Catalogue::decode(catalogue.encode(), data_area).ok());
+}
+
 TEST(Catalogue, SurvivesAnyBytes) {
   Prng prng(3);
   const auto good = catalogue_about_groups().encode();

@@ -14,7 +14,7 @@ constexpr std::uint64_t window_bytes = 512 * KiB;
 // Segments in the order of their places, through a window.
 class Loader {
  public:
-  Loader(StoreFile& file, std::uint64_t store_id) : file_(file), store_id_(store_id) {}
+  Loader(StoreFile& file, std::uint64_t store_id, std::uint64_t size) : file_(file), store_id_(store_id), size_(size) {}
 
   bool as_stored = true;
 
@@ -24,6 +24,7 @@ class Loader {
     const auto by_place = [](const Segment& a, const Segment& b) { return a.position < b.position; };
     std::sort(ordered.begin(), ordered.end(), by_place);
     for (const Segment& segment : ordered) {
+      if (range_of(bits, segment).offset >= size_) continue;
       const Bytes bytes = co_await bytes_of(segment);
       if (load_segment(bits, segment, bytes, store_id_)) continue;
       as_stored = false;
@@ -50,13 +51,13 @@ class Loader {
 
   static constexpr std::uint64_t page = 4096;
   StoreFile& file_;
-  std::uint64_t store_id_;
+  std::uint64_t store_id_, size_;
   Range at_;
   AlignedBuffer window_;
 };
 
-Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock& root, const CatalogueEntry& entry, Rule broken,
-                                              bool& as_stored) {
+Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock& root, const CatalogueEntry& entry, std::uint64_t size,
+                                              Rule broken, bool& as_stored) {
   auto bitmap = std::make_unique<NodeBitmap>(entry.name, entry.size, static_cast<std::uint32_t>(entry.granularity));
   bitmap->set_persistent(true);
   bitmap->set_enabled(entry.enabled);
@@ -64,7 +65,7 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
   bitmap->set_carried(entry.carried);
   if (!entry.inconsistent.empty()) bitmap->set_inconsistent(entry.inconsistent);
   DirtyBitmap suspected(entry.size, entry.granularity);
-  Loader loader(file, root.store_id);
+  Loader loader(file, root.store_id, bitmap->inconsistent() ? 0 : size);
   for (const auto part : {CatalogueEntry::bits, CatalogueEntry::successor}) {
     const bool left_out = part == CatalogueEntry::bits && broken == Rule::recover_frozen && entry.frozen;
     if (!left_out) co_await loader.load(entry.tables[part], bitmap->bits(), &suspected);
@@ -79,8 +80,8 @@ Task<std::unique_ptr<NodeBitmap>> load_bitmap(StoreFile& file, const Superblock&
 // Some bitmaps side by side, so that one's bits are put where they belong while another's are read.
 class SideBySide {
  public:
-  SideBySide(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken)
-      : file_(file), root_(root), entries_(catalogue.entries), broken_(broken), loaded_(entries_.size()) {}
+  SideBySide(StoreFile& file, const Superblock& root, const Catalogue& catalogue, std::uint64_t size, Rule broken)
+      : file_(file), root_(root), entries_(catalogue.entries), size_(size), broken_(broken), loaded_(entries_.size()) {}
 
   Task<LoadedBitmaps> load() {
     const auto lanes = std::min(lanes_max, entries_.size());
@@ -98,7 +99,7 @@ class SideBySide {
   Task<> lane() {
     while (next_ < entries_.size()) {
       const std::size_t mine = next_++;
-      loaded_[mine] = co_await load_bitmap(file_, root_, entries_[mine], broken_, as_stored);
+      loaded_[mine] = co_await load_bitmap(file_, root_, entries_[mine], size_, broken_, as_stored);
     }
   }
 
@@ -106,6 +107,7 @@ class SideBySide {
   StoreFile& file_;
   const Superblock& root_;
   const std::vector<CatalogueEntry>& entries_;
+  const std::uint64_t size_;
   Rule broken_;
   LoadedBitmaps loaded_;
   std::size_t next_ = 0;
@@ -113,9 +115,9 @@ class SideBySide {
 
 }  // namespace
 
-Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken,
-                                 bool& as_stored) {
-  SideBySide loading(file, root, catalogue, broken);
+Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, std::uint64_t size,
+                                 Rule broken, bool& as_stored) {
+  SideBySide loading(file, root, catalogue, size, broken);
   LoadedBitmaps bitmaps = co_await loading.load();
   as_stored = loading.as_stored;
   co_return std::move(bitmaps);

@@ -11,9 +11,10 @@ namespace tidemark::tracking {
 
 using LoadedBitmaps = std::vector<std::unique_ptr<NodeBitmap>>;
 
-// Frozen bits and successors are one again.  A segment that is damaged is dirty, and suspected; `as_stored` is false
-// then, or where a job held a bitmap: what is loaded is more than the catalogue says.
-Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, Rule broken, bool& as_stored);
+// The bits of the first `size` bytes of the disk.  Frozen bits and successors are one again.  A segment that is damaged is
+// dirty, and suspected; `as_stored` is false then, or where a job held a bitmap: what is loaded is more than the catalogue says.
+Task<LoadedBitmaps> load_bitmaps(StoreFile& file, const Superblock& root, const Catalogue& catalogue, std::uint64_t size, Rule broken,
+                                 bool& as_stored);
 
 struct CrashTraces {
   std::vector<Range> ranges;              // that the log has

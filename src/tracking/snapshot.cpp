@@ -1,6 +1,7 @@
 #include "tracking/snapshot.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "tracking/coverage.hpp"
 
@@ -20,12 +21,14 @@ bool loses(const Losses& losses, const NodeBitmap& bitmap, bool all) {
 // All bitmaps to be stored.  One that is leaving hides the new one of its name.
 std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses, std::uint64_t ended) {
   std::vector<const NodeBitmap*> stored;
-  for (const auto& bitmap : bitmaps.retired())
-    if (bitmap->persistent() && !loses(losses, *bitmap, true) && !bitmap->held_by(ended)) stored.push_back(bitmap.get());
-  for (const auto& bitmap : bitmaps.all()) {
-    const auto named = [&](const NodeBitmap* other) { return other->name() == bitmap->name(); };
-    if (bitmap->persistent() && std::none_of(stored.begin(), stored.end(), named)) stored.push_back(bitmap.get());
+  std::set<std::string_view> leaving;
+  for (const auto& bitmap : bitmaps.retired()) {
+    if (!bitmap->persistent() || loses(losses, *bitmap, true) || bitmap->held_by(ended)) continue;
+    stored.push_back(bitmap.get());
+    leaving.insert(bitmap->name());
   }
+  for (const auto& bitmap : bitmaps.all())
+    if (bitmap->persistent() && !leaving.contains(bitmap->name())) stored.push_back(bitmap.get());
   return stored;
 }
 
@@ -67,6 +70,7 @@ void forget(NodeBitmaps& bitmaps, const Losses& losses) noexcept {
 }
 
 Snapshot::Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space) : space_(space) {
+  for (const CatalogueEntry& entry : plan.before.entries) before_.emplace(entry.name, &entry);
   const auto stored = to_store(bitmaps, plan.losses, plan.ended);
   auto intended = to_store(bitmaps, plan.losses, plan.intended);
   if (plan.intended == 0) intended.clear();
@@ -102,7 +106,8 @@ CatalogueEntry Snapshot::entry_of(const NodeBitmap& bitmap, const SnapshotPlan& 
 }
 
 void Snapshot::store(CatalogueEntry& entry, CatalogueEntry::Part part, const DirtyBitmap& bits, const SnapshotPlan& plan) {
-  const CatalogueEntry* old = plan.before.find(entry.name);
+  const auto named = before_.find(entry.name);
+  const CatalogueEntry* old = named == before_.end() ? nullptr : named->second;
   if (old && (old->granularity != entry.granularity || old->size != entry.size)) old = nullptr;
   const auto keep_place = [this](Bytes segment) { return place(segment); };
   const SegmentTable none;

@@ -1,6 +1,8 @@
 // Snapshot: what a checkpoint takes of all bitmaps at one moment, encoded, and not yet written.
 #pragma once
 
+#include <unordered_map>
+
 #include "block/node_bitmap.hpp"
 #include "io/aligned.hpp"
 #include "tracking/catalogue.hpp"
@@ -55,6 +57,7 @@ class Snapshot {
   std::uint64_t place(Bytes segment);
 
   Space& space_;
+  std::unordered_map<std::string_view, const CatalogueEntry*> before_;
   std::size_t room_ = 0, used_ = 0;       // of the last piece
   std::uint64_t grain_ = DirtyBitmap::granularity_max;
 };

@@ -117,7 +117,8 @@ Task<> TrackingStore::after_close() {
   } else if (saved_) {
     Superblock root = root_;
     auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id).result();
-    if (image) {
+    // Of what has its place meanwhile nobody knows anything: the root that is there says of whom it is.
+    if (image && !difference(root_.image, *image, false)) {
       root.image = *std::move(image);
       root.clean = true;
       root.digest = digest_;

@@ -25,6 +25,7 @@ using StoreReport = TrackingReport;
 
 struct StoreOptions {
   std::string path;                       // of the store
+  bool named = false;                     // by the user: may be somebody else's file
   std::string image;                      // the file or device that it is about
   std::string stable_id;                  // of a device
   Mode mode = Mode::power;

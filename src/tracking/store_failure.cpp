@@ -48,11 +48,12 @@ Task<> TrackingStore::say_lost(const Error& error) {
 // Another file in place of one that was removed.
 Task<> TrackingStore::renew() {
   log_.rotate(++epoch_last_);
-  co_await log_.wait_older();
+  log_.refuse(Error(Errc::io, "tracking store '" + options_.path + "' is made anew"));     // else what waits goes to the old file
+  co_await log_.wait_idle();
   co_await file_.close();
   co_await make();
   Superblock shape = root_;
-  shape.log_epoch = epoch_last_;
+  shape.log_epoch = ++epoch_last_;
   log_.use(shape);
   gone_ = false;
 }

@@ -95,6 +95,32 @@ Task<AlignedBuffer> StoreFile::read(Range range) {
   co_return std::move(buffer);
 }
 
+// A store's first blocks, or what they were when it was cut off while they were being written.
+Task<bool> StoreFile::looks_ours(std::uint64_t size, std::uint64_t formatted) {
+  const Range start{0, std::min<std::uint64_t>(size, piece_bytes)};
+  const AlignedBuffer first = co_await read(start);
+  for (std::uint64_t at = 0; at < Superblock::bytes * Superblock::copies; at += Superblock::bytes)
+    if (at < start.length && Superblock::is_signed(first.bytes().subspan(at, Superblock::bytes))) co_return true;
+  if (size > formatted) co_return false;
+  for (Range piece = start; !piece.empty(); piece = Range{piece.end(), std::min<std::uint64_t>(size - piece.end(), piece_bytes)}) {
+    const AlignedBuffer bytes = co_await read(piece);
+    if (!is_zero(bytes.bytes().first(piece.length))) co_return false;
+  }
+  co_return true;
+}
+
+Task<> StoreFile::check_ours(const Superblock& to_be, bool may_be_others) {
+  const ImageIdentity& image = to_be.image;
+  co_await check_regular(file_.stat());
+  const FileInfo info = co_await file_.stat();
+  const bool is_image = !image.is_device && info.device == image.device && info.inode == image.inode;
+  bool ours = !is_image;
+  if (ours && may_be_others && info.size != 0) ours = co_await looks_ours(info.size, to_be.data_start());
+  if (ours) co_return;
+  const std::string why = is_image ? "is the image itself" : "exists and is no tracking store";
+  co_await Error(Errc::exists, "'" + path_ + "' " + why + ": name another 'store'");
+}
+
 Task<std::optional<Superblock>> StoreFile::read_root() {
   const Range both{0, Superblock::bytes * Superblock::copies};
   const AlignedBuffer blocks = co_await read(both);
@@ -126,9 +152,11 @@ Task<> StoreFile::format(std::uint64_t log_bytes) {
   shape.log_bytes = log_bytes;
   AlignedBuffer zeroes(piece_bytes);
   Buffers(zeroes.bytes()).fill_zero();
+  Superblock::sign(zeroes.bytes());
   for (std::uint64_t at = 0; at < shape.data_start(); at += piece_bytes) {
     const std::size_t length = std::min<std::uint64_t>(piece_bytes, shape.data_start() - at);
     co_await file_.write(at, zeroes.bytes().first(length));
+    Buffers(zeroes.bytes()).fill_zero();
   }
   co_await file_.sync();
   co_await fs::sync_dir(file_.reactor(), directory());

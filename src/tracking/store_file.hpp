@@ -28,11 +28,15 @@ class StoreFile {
   File& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
 
+  // Of one that is to be made: Errc::exists for the image, and if others' names are possible for anything but a store, or what is
+  // left of one.
+  Task<> check_ours(const Superblock& to_be, bool may_be_others);
+
   // The root that counts; nothing where neither copy is one.
   Task<std::optional<Superblock>> read_root();
   // Both copies, that which may be no root, or an older one, first.  `durable`: on stable storage, one before the other is begun.
   Task<> write_root(const Superblock& root, bool durable);
-  // No root and an empty log, all of it written and durable, its name too.
+  // No root, but known for a store, and an empty log, all of it written and durable, its name too.
   Task<> format(std::uint64_t log_bytes);
   Task<Catalogue> read_catalogue(const Superblock& root);
   Task<AlignedBuffer> read(Range range);
@@ -43,6 +47,7 @@ class StoreFile {
   Task<> open_locked(Reactor& reactor, Use use);
   Task<> check_regular(Task<FileInfo> stat);
   Task<bool> named(Reactor& reactor);
+  Task<bool> looks_ours(std::uint64_t size, std::uint64_t formatted);
   std::string directory() const;
 
   std::string path_;

@@ -26,9 +26,11 @@ Task<> TrackingStore::make() {
   root.log_bytes = options_.log_bytes;
   root.layer = node_.driver().name();
   root.boot_id = co_await boot_id(home_.reactor());
-  root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
+  if (root_.generation == 0) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
+  else root.image = root_.image;                         // another one may have the name by now
   root.lost = true;
   co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make);
+  co_await file_.check_ours(root, options_.named);
   const auto there = co_await file_.read_root();
   if (there && there->layer != root.layer)
     co_await Error(Errc::busy, "tracking store '" + options_.path + "' belongs to the '" + there->layer + "' node of the image");
@@ -101,15 +103,21 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
 Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
   LoadedBitmaps bitmaps = co_await load(root_, std::move(image), record);
   for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
-  for (auto& bitmap : bitmaps) node_.bitmaps().bring_back(std::move(bitmap));
+  const bool first = node_.bitmaps().empty();            // the names of a catalogue differ
+  for (auto& bitmap : bitmaps) {
+    if (first) node_.bitmaps().insert(std::move(bitmap));
+    else node_.bitmaps().bring_back(std::move(bitmap));
+  }
 }
 
 Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity image, ImageRecord& record) {
   const std::optional<Catalogue> decided = co_await intended();
   const Catalogue& counts = decided ? *decided : catalogue_;
-  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, counts, options_.broken, as_stored_);
-  as_stored_ = as_stored_ && root.clean && !catalogue_.intent;
   const std::optional<std::string> why = co_await judge(root, std::move(image), record);
+  // What cannot be believed is not read, nor what is beyond the disk.
+  const std::uint64_t loaded = why ? 0 : node_.size();
+  LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, counts, loaded, options_.broken, as_stored_);
+  as_stored_ = as_stored_ && root.clean && !catalogue_.intent;
   // What the image holds says the same where this root comes to count before the mark is there.
   marked_ = record.can_mark && (why || (root.clean ? root.digest != 0 : root.marked));
   if (why) co_return give_way(std::move(bitmaps), root, *why, record);

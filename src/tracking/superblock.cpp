@@ -40,8 +40,15 @@ std::vector<std::byte> Superblock::encode() const {
   return block;
 }
 
+void Superblock::sign(MutableBytes block) noexcept {
+  const Bytes name = as_bytes(magic);
+  std::copy(name.begin(), name.end(), block.begin());
+}
+
+bool Superblock::is_signed(Bytes block) noexcept { return as_text(block.first(magic.size())) == magic; }
+
 Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
-  if (block.size() != bytes || as_text(block.first(magic.size())) != magic) return std::optional<Superblock>();
+  if (block.size() != bytes || !is_signed(block)) return std::optional<Superblock>();
   if (load_le<std::uint64_t>(block.data() + sum_at) != checksum(block.first(sum_at), 0))
     return std::optional<Superblock>();
   Decoder from(block.subspan(magic.size(), sum_at - magic.size()));

@@ -41,6 +41,9 @@ struct Superblock {
   std::uint64_t data_start() const noexcept { return log_start + 2 * log_bytes; }
 
   std::vector<std::byte> encode() const;  // `bytes` of them
+  // A block that is no superblock, but says what the file is.
+  static void sign(MutableBytes block) noexcept;
+  static bool is_signed(Bytes block) noexcept;
   // Nothing where the bytes are no superblock: torn, rotten, never written.  An error for one of a
   // version that this program does not know, or one that cannot be.
   static Result<std::optional<Superblock>> decode(Bytes block);

@@ -42,6 +42,7 @@ class Zones {
   void close_all() noexcept {
     excess_ = 0;
     armed_.clear();
+    for (Writer& writer : writers_) writer.written += std::exchange(writer.ahead, 0);      // they count if it goes on behind them
   }
   // Bytes that are at most suspected without having been written.
   std::uint64_t excess() const noexcept { return excess_; }

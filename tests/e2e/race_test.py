@@ -3,7 +3,7 @@ import time
 import unittest
 
 import nbd
-from bed import KiB, Bed
+from bed import KiB, Bed, MiB
 from lab import processes
 from lab.qmp import QmpError
 
@@ -53,6 +53,67 @@ class BitmapsUnderAWrite(Races):
 
     def test_enabled(self):
         self.begin("block-dirty-bitmap-enable", "new", disabled=True)
+
+
+class NodesThatGo(Races):
+    """A node that goes with its last user is there until a command that has found it is over."""
+
+    def serve(self):
+        for name in ("a", "o", "z"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "64M")
+        client = self.start()
+        for name in ("a", "o", "z"):
+            client.execute("blockdev-add", driver="qcow2", node_name=name, file={"driver": "file", "filename": f"{name}.qcow2"},
+                           **({"backing": None} if name == "o" else {}))
+        client.execute("block-export-add", type="nbd", id="e", node_name="a", name="e", writable=True)
+        client.execute("blockdev-snapshot-sync", node_name="a", snapshot_file="top.qcow2", snapshot_node_name="top")
+        guest = self.disk("e")
+        guest.pwrite(b"x" * (8 * MiB), 0)
+        return client
+
+    def told_with_the_last_user(self, command, **arguments):
+        client = self.serve()
+        client.send("block-export-del", id="e", mode="hard")
+        client.send(command, **arguments)
+        for _ in range(2):
+            client.answer()                      # whatever it is
+        self.until(lambda: not client.execute("query-block-exports"), "the end of the export")
+        if command == "blockdev-snapshot":
+            client.execute("blockdev-del", node_name="o")
+        for job in client.execute("query-jobs"):
+            client.execute("job-cancel", id=job["id"])
+        self.until(lambda: not client.execute("query-jobs"), "the end of the job")
+        self.until(lambda: "top" not in [node["node-name"] for node in client.execute("query-named-block-nodes")], "the end of the node")
+        client.execute("quit")
+        self.assertEqual(self.daemon.wait(20), 0)
+        self.lab.ended(self.daemon)
+
+    def test_snapshot(self):
+        self.told_with_the_last_user("blockdev-snapshot", node="top", overlay="o")
+
+    def test_drive_backup(self):
+        self.told_with_the_last_user("drive-backup", job_id="j", device="top", target="t.qcow2", sync="full")
+
+    def test_drive_mirror(self):
+        self.told_with_the_last_user("drive-mirror", job_id="j", device="top", target="t.qcow2", sync="full")
+
+    def test_commit(self):
+        self.told_with_the_last_user("block-commit", job_id="j", device="top")
+
+    def test_bitmap(self):
+        self.told_with_the_last_user("block-dirty-bitmap-add", node="top", name="b", persistent=True)
+
+    def test_a_transaction_that_fails(self):
+        self.told_with_the_last_user("transaction", actions=[
+            {"type": "blockdev-backup", "data": {"job-id": "j", "device": "top", "target": "o", "sync": "full"}},
+            {"type": "blockdev-snapshot-sync", "data": {"node-name": "z", "snapshot-file": "zz.qcow2", "snapshot-node-name": "zz"}},
+            {"type": "abort", "data": {}}])
+
+    def test_a_group_that_fails(self):
+        self.told_with_the_last_user("transaction", properties={"completion-mode": "grouped"}, actions=[
+            {"type": "block-dirty-bitmap-add", "data": {"node": "top", "name": "b"}},
+            {"type": "block-dirty-bitmap-add", "data": {"node": "o", "name": "b", "persistent": True}},
+            {"type": "abort", "data": {}}])
 
 
 class ExportsThatEnd(Races):

@@ -165,6 +165,22 @@ class Reopen(Bed):
             self.client.execute("blockdev-reopen", options=[{**self.options, "data-file": "other"}])
         self.assertTrue(self.client.execute("query-named-block-nodes"))
 
+    def test_a_size_that_no_disk_can_have(self):
+        self.start("raw")
+        self.client.execute("blockdev-add", driver="memory", size=DISK, **{"node-name": "m"})
+        self.client.execute("block-dirty-bitmap-add", node="m", name="b")
+        with self.assertRaisesRegex(QmpError, "more than a disk can have"):
+            self.client.execute("block_resize", size=2**63 - 1, **{"node-name": "m"})
+
+    def test_an_empty_disk_however_large_is_resized_at_once(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "huge.qcow2", "1P")
+        self.start("raw")
+        self.client.execute("blockdev-add", driver="qcow2", file={"driver": "file", "filename": "huge.qcow2"}, **{"node-name": "huge"})
+        for size in (DISK, 2**50):
+            self.client.execute("block_resize", size=size, **{"node-name": "huge"})
+        self.client.execute("blockdev-del", **{"node-name": "huge"})
+        self.lab.run("qemu-img", "check", "-q", "huge.qcow2")
+
     def test_what_shows_a_disk_keeps_it_from_being_resized_below_its_bitmaps(self):
         self.start("raw")
         self.client.execute("blockdev-add", driver="raw", file="disk", **{"node-name": "window"})

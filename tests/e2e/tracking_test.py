@@ -219,6 +219,55 @@ class Tracking(Bed):
         self.start("raw")
         self.assertEqual(self.bitmap("b")["inconsistent-reason"], "the image is another file than the store's")
 
+    def test_an_image_that_took_the_place_of_another_while_it_was_open(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.raw("new.img", DISK, seed=9)
+        (self.path / "new.img").rename(self.path / "disk.img")
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+        self.start("raw")
+        self.assertEqual(self.bitmap("b")["inconsistent-reason"], "the image is another file than the store's")
+
+    def test_a_store_is_not_begun_for_the_file_that_took_the_place_of_the_image(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.raw("new.img", DISK, seed=9)
+        (self.path / "new.img").rename(self.path / "disk.img")
+        with self.assertRaisesRegex(QmpError, "is another file by now"):
+            self.add_bitmap("b")
+
+    def test_nothing_but_a_store_is_taken_for_one(self):
+        self.raw("disk.img", DISK)
+        self.raw("other.img", DISK, seed=5)
+        before = {name: (self.path / name).read_bytes() for name in ("disk.img", "other.img")}
+        self.start("raw")
+        self.client.execute("block-export-del", id="disk")
+        self.until(lambda: not self.client.execute("query-block-exports"), "the end of the export")
+        self.client.execute("blockdev-del", node_name="disk")
+        for name, store, reason in (("a", "disk.img", "is the image itself"), ("b", "other.img", "is no tracking store")):
+            self.client.execute("blockdev-add", driver="raw", node_name=name, tracking={"store": store},
+                                file={"driver": "file", "filename": "disk.img"})
+            with self.assertRaisesRegex(QmpError, reason):
+                self.client.execute("block-dirty-bitmap-add", node=name, name="x", persistent=True)
+            self.client.execute("blockdev-del", node_name=name)
+        for name, content in before.items():
+            self.assertEqual((self.path / name).read_bytes(), content)
+
+    def test_the_name_of_a_bitmap_that_a_group_has_removed_is_taken(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        self.client.execute("blockdev-add", driver="null-co", node_name="target", size=DISK)
+        self.client.execute("transaction", properties={"completion-mode": "grouped"}, actions=[
+            {"type": "block-dirty-bitmap-remove", "data": {"node": "disk", "name": "b"}},
+            {"type": "blockdev-backup", "data": {"job-id": "j", "device": "disk", "target": "target", "sync": "full", "speed": 65536}}])
+        with self.assertRaisesRegex(QmpError, "in use by another operation"):
+            self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.client.execute("block-job-cancel", device="j")
+        self.until(lambda: not self.client.execute("query-jobs"), "the end of the job")
+        self.assertTrue(self.bitmap("b")["recording"])
+
     def test_a_failed_transaction_changes_nothing(self):
         self.raw("disk.img", DISK)
         self.start("raw")

@@ -43,11 +43,19 @@ class Qmp:
             raise ConnectionError("the QMP server closed the connection")
         return json.loads(line)
 
-    def execute(self, command, **arguments):
+    def send(self, command, **arguments):
+        """A command whose answer() is asked for later."""
         message = {"execute": command, "arguments": {name.replace("_", "-"): v for name, v in arguments.items()}}
         self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def answer(self):
         while "event" in (answer := self._read()):
             self.events.append(answer)
+        return answer
+
+    def execute(self, command, **arguments):
+        self.send(command, **arguments)
+        answer = self.answer()
         if "error" in answer:
             raise QmpError(answer["error"])
         return answer["return"]

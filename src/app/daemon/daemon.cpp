@@ -24,6 +24,7 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
     send(node, report);
   });
   commands_ = command_set_.table();
+  qmp_.command_lock().at_end([this] { return homes_.unpin(); });
   group.spawn(keep_house(homes_, qmp_.command_lock(), stopping_.token()));
 }
 
@@ -42,6 +43,7 @@ Task<> Daemon::start(const DaemonOptions& options) {
   // Clients of the monitors and of the NBD server that are there already wait until all is there.
   const Mutex::Guard turn = co_await qmp_.command_lock().enter();
   auto done = co_await carry_out_all(options).result();
+  co_await qmp_.command_lock().end();
   command_set_.exports.serve();
   co_await unwrap(std::move(done));
 }

@@ -1,6 +1,7 @@
 #include "format/qcow2/bitmaps.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "format/qcow2/driver.hpp"
 
@@ -134,7 +135,9 @@ Result<> Qcow2Driver::check_bitmaps(const std::vector<Qcow2Bitmap>& bitmaps) con
     return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
   if (bitmaps.size() > bitmaps_max) return Error(Errc::invalid_argument, "Maximum number of persistent bitmaps is already reached");
   std::vector<BitmapEntry> entries;
+  std::set<std::string_view> names;
   for (const Qcow2Bitmap& bitmap : bitmaps) {
+    if (!names.insert(bitmap.entry.name).second) return Error(Errc::exists, "Bitmap already exists: " + bitmap.entry.name);
     if (bitmap.bits)
       if (auto ok = check_bitmap_entry(bitmap.entry, size()); !ok) return ok;
     entries.push_back(bitmap.entry);

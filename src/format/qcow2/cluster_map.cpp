@@ -160,6 +160,12 @@ ClusterMap::Entries ClusterMap::position(TableCache::Pin slice, std::uint64_t gu
   return entries;
 }
 
+std::uint64_t ClusterMap::next_table(std::uint64_t guest, std::uint64_t end) const noexcept {
+  const std::uint64_t span = file_.geometry().l2_span();
+  while (guest < end && l1_raw(guest) == 0) guest = align_down(guest, span) + span;
+  return std::min(guest, end);
+}
+
 Task<ClusterMap::Entries> ClusterMap::entries_at(std::uint64_t guest) {
   const std::uint64_t raw = l1_raw(guest);
   if (raw == 0) co_return position({}, guest, false);

@@ -46,6 +46,8 @@ class ClusterMap {
     L2Entry operator[](std::uint64_t i) const noexcept { return read_entry(*geometry, *slice, first + i); }
   };
   Task<Entries> entries_at(std::uint64_t guest);
+  // The first offset from `guest` on that has a table; `end` when none below it has.
+  std::uint64_t next_table(std::uint64_t guest, std::uint64_t end) const noexcept;
   // The same to be changed: makes the table, or a copy of one that is shared.
   Task<Entries> writable_entries_at(std::uint64_t guest);
   void set(Entries& entries, std::uint64_t i, L2Entry entry) {

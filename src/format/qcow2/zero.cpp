@@ -54,8 +54,16 @@ Task<> Qcow2Driver::empty() {
 // The range is aligned to subclusters.
 Task<> Qcow2Driver::zero_clusters(Range range, Zeroing how) {
   const Geometry& g = header_.geometry;
+  constexpr unsigned slices_a_turn = 64;
+  const bool needs_table = zeroed(L2Entry(), all_subclusters(g), how) == L2Entry();      // where there is none nothing changes
   const auto pinned = pin();
-  while (!range.empty()) {
+  for (unsigned taken = 0; !range.empty(); ++taken) {
+    if (taken % slices_a_turn == slices_a_turn - 1) co_await home().reactor().yield();
+    if (needs_table) {
+      const std::uint64_t next = map_.next_table(range.offset, range.end());
+      range = {next, range.end() - next};
+      if (range.empty()) break;
+    }
     co_await unwrap(check_writable());
     co_await before_change();
     const std::uint64_t to_end = g.slice_span() - range.offset % g.slice_span();
