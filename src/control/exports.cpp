@@ -106,7 +106,7 @@ Task<std::vector<std::string>> inactive_with(Graph& graph, const std::string& na
 Task<> inactivate_again(Graph& graph, const std::vector<std::string>& names, Served served) {
   std::vector<BlockNode*> nodes;
   for (const std::string& name : names)
-    if (BlockNode* node = graph.find(name)) nodes.push_back(node);
+    if (BlockNode* node = graph.pin(name)) nodes.push_back(node);
   let_go(served, nodes);
   (void)co_await inactivate(nodes).result();
   (void)tell(served);

@@ -35,6 +35,7 @@ class SlowDirectory(Bed):
         self.raw("disk.raw", DISK)
         self.raw("other.raw", DISK, seed=2)
         self.serve("disk.raw=disk", "other.raw=other")
+        self.addCleanup(self.lab.stop, self.daemon)
         self.monitor = self.qmp()
         self.guest = self.disk()
         self.passed = self.written = 0
@@ -191,6 +192,8 @@ class SlowDirectory(Bed):
         self.passed = self.syncs()
         self.carry_out("transaction", refused="Abort", actions=[snapshot, action("abort")])
         self.carry_out("transaction", refused="Abort", actions=[action("abort"), snapshot])
+        added = action("block-dirty-bitmap-add", node="over", name="b", persistent=True)
+        self.carry_out("transaction", refused="Abort", actions=[snapshot, added, action("abort")])
         self.assert_left()
         self.monitor.execute("transaction", actions=[snapshot])
         self.assert_left("over.qcow2", "over.qcow2.tidemark")
