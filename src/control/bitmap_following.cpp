@@ -166,6 +166,10 @@ Task<> bring_following_bitmaps(BlockNode& from, BlockNode& to) {
   if (!there.empty()) co_await forget_dropped(image);
 }
 
+Task<> forget_following_bitmaps(BlockNode& from) {
+  for (BlockNode* at = &from; at; at = at->filtered()) co_await forget_dropped(*at);
+}
+
 void drop_following_bitmaps(BlockNode& from) noexcept {
   for (BlockNode* at = &from; at; at = at->filtered()) {
     Bitmaps there;

@@ -22,5 +22,7 @@ Task<> continue_bitmaps(BlockNode& node, BlockNode& overlay, Transaction& undo);
 Task<> bring_following_bitmaps(BlockNode& from, BlockNode& to);
 // It has taken it.
 void drop_following_bitmaps(BlockNode& from) noexcept;
+// What was dropped so is gone from where it was kept, too; an error is told.
+Task<> forget_following_bitmaps(BlockNode& from);
 
 }  // namespace tidemark

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "base/json.hpp"
 #include "task/sync.hpp"
 
 namespace tidemark {
@@ -19,6 +20,14 @@ class CommandLock {
     if (closed_) co_await Error(Errc::cancelled, "the daemon is ending");
     co_return std::move(turn);
   }
+  // A command that has its turn.
+  Task<Json> run(Task<Json> command) {
+    const Mutex::Guard turn = co_await enter();
+    Result<Json> answer = co_await std::move(command).result();
+    co_await end();
+    co_return co_await unwrap(std::move(answer));
+  }
+
   // What is awaited before a turn ends.
   void at_end(std::function<Task<>()> work) { at_end_ = std::move(work); }
   Task<> end() {

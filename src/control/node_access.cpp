@@ -7,14 +7,19 @@
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
+namespace {
+
+constexpr Duration drain_max = std::chrono::seconds(30);
+
+}  // namespace
 
 Task<> NodeAccess::make_writable(BlockNode& node) {
-  const auto drained = co_await node.graph().drain(node);
+  const auto drained = co_await node.graph().drain_within(node, drain_max);
   co_await set_read_only(node, false);
 }
 
 Task<> NodeAccess::make_read_only(BlockNode& node) {
-  const auto drained = co_await node.graph().drain(node);
+  const auto drained = co_await node.graph().drain_within(node, drain_max);
   co_await set_read_only(node, true);
 }
 
@@ -31,5 +36,7 @@ Task<> NodeAccess::prepare_bitmaps(BlockNode& from, BlockNode& to) { return prep
 Task<> NodeAccess::bring_bitmaps(BlockNode& from, BlockNode& to) { return bring_following_bitmaps(from, to); }
 
 void NodeAccess::drop_bitmaps(BlockNode& from) noexcept { drop_following_bitmaps(from); }
+
+Task<> NodeAccess::forget_bitmaps(BlockNode& from) { return forget_following_bitmaps(from); }
 
 }  // namespace tidemark

@@ -15,6 +15,7 @@ class NodeAccess final : public ChainAccess {
   Task<> prepare_bitmaps(BlockNode& from, BlockNode& to) override;
   Task<> bring_bitmaps(BlockNode& from, BlockNode& to) override;
   void drop_bitmaps(BlockNode& from) noexcept override;
+  Task<> forget_bitmaps(BlockNode& from) override;
 };
 
 }  // namespace tidemark

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/image_bitmaps.hpp"
 #include "control/tracking_stores.hpp"
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
@@ -117,7 +118,7 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   if (options.tracking) node.tracking = tracking_options(*options.tracking);
   BlockNode* added = co_await graph_.add(std::move(node), std::move(driver));
   own.opened->push_back(added->name());
-  if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && added->driver().name() == "qcow2")) co_return added;
+  if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && image_with_bitmaps(*added))) co_return added;
   const auto tracked = co_await open_tracking(*added).result();
   if (tracked) co_return added;
   own.opened->pop_back();

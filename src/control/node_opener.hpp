@@ -25,6 +25,7 @@ Result<Qcow2OpenOptions> to_open_options(const schema::BlockdevOptionsQcow2& giv
 class NodeOpener {
  public:
   // What becomes of the bitmaps that qcow2 images hold: they are the nodes', or they do not count while an image is written.
+  // Those of other images are in stores alone, and followed always: nothing in the image says that it was written.
   enum class ImageBitmaps : std::uint8_t { followed, left_alone };
   explicit NodeOpener(Graph& graph, ImageBitmaps bitmaps = ImageBitmaps::followed) : graph_(graph), image_bitmaps_(bitmaps) {}
   // The throttle groups that there are; without them nodes can be in none.

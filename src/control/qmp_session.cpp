@@ -88,11 +88,9 @@ Task<Json> QmpSession::execute(QmpRequest& request) {
   if (!command)
     co_await Error(Errc::command_not_found,
                    "The command " + request.command + " has not been found");
-  if (!takes_turns(request.command)) co_return co_await (*command)(std::move(request.arguments));
-  const Mutex::Guard turn = co_await lock_.enter();
-  Result<Json> answer = co_await (*command)(std::move(request.arguments)).result();
-  co_await lock_.end();
-  co_return co_await unwrap(std::move(answer));
+  Task<Json> running = (*command)(std::move(request.arguments));
+  if (!takes_turns(request.command)) co_return co_await std::move(running);
+  co_return co_await lock_.run(std::move(running));
 }
 
 Result<Json> QmpSession::negotiate(const Json& arguments) {

@@ -36,16 +36,12 @@ class Blkdebug final : public Turnstile {
 
   void told(DebugEvent event) override;
 
-  Task<> read(std::uint64_t offset, Buffers into) override;
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
   Task<> write_zeroes(Range range, WriteFlags flags) override;
-  Task<> write_compressed(std::uint64_t offset, Buffers from) override;
 
  private:
   Task<> pass(RequestKind kind, Range range) override;
   const BlkdebugRule* expected(RequestKind kind, Range range) const noexcept;
-  // What lies behind the end is the node's padding.
-  std::uint64_t there(std::uint64_t offset, std::uint64_t length) const noexcept { return std::min(length, size() - offset); }
 
   const BlkdebugOptions options_;
   std::list<BlkdebugRule> rules_;
@@ -104,25 +100,14 @@ Task<> Blkdebug::pass(RequestKind kind, Range range) {
   co_await Error::from_errno(error.os_errno, "node '" + file().node().name() + "': injected error: " + std::string(to_string(kind)));
 }
 
-Task<> Blkdebug::read(std::uint64_t offset, Buffers into) {
-  const std::uint64_t length = there(offset, into.size());
-  into.from(length).fill_zero();
-  co_await Turnstile::read(offset, into.first(length));
-}
-
 Task<> Blkdebug::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
   told(DebugEvent::pwritev);
-  const Result<> written = co_await Turnstile::write(offset, from.first(there(offset, from.size())), flags).result();
+  const Result<> written = co_await Turnstile::write(offset, from, flags).result();
   told(DebugEvent::pwritev_done);
   co_await unwrap(written);
 }
 
-Task<> Blkdebug::write_compressed(std::uint64_t offset, Buffers from) {
-  return Turnstile::write_compressed(offset, from.first(there(offset, from.size())));
-}
-
 Task<> Blkdebug::write_zeroes(Range range, WriteFlags flags) {
-  range.length = there(range.offset, range.length);
   told(DebugEvent::pwritev_zero);
   const Result<> written = co_await Turnstile::write_zeroes(range, flags).result();
   told(DebugEvent::pwritev_done);

@@ -23,16 +23,9 @@ class Compress final : public PassThrough {
   }
   bool supports_fua() const noexcept override { return false; }
 
-  // What lies behind the end of the disk is the node's padding.
-  Task<> read(std::uint64_t offset, Buffers into) override {
-    const std::uint64_t there = std::min<std::uint64_t>(into.size(), size() - offset);
-    into.from(there).fill_zero();
-    co_await file().read(offset, into.first(there));
-  }
   // As it is while a job's filter below, or another image there, knows nothing of compression.
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags) override {
-    const Buffers there = from.first(std::min<std::uint64_t>(from.size(), size() - offset));
-    return supports_compression() ? file().write_compressed(offset, there) : file().write(offset, there);
+    return supports_compression() ? PassThrough::write_compressed(offset, from) : PassThrough::write(offset, from, WriteFlags::none);
   }
 };
 

@@ -1,6 +1,7 @@
 // Leaky buckets: how much gets through in which time; and requests that wait for them.
 #include "filter/throttle.hpp"
 
+#include "filter/blkdebug.hpp"
 #include "tests/support/test_disks.hpp"
 
 namespace tidemark::test {
@@ -144,6 +145,31 @@ TEST_F(ThrottledTest, NobodyWaitsWhileWhatIsAboveIsToRest) {
 TEST_F(ThrottledTest, NobodyWaitsWhenWhatIsInFlightIsToEnd) {
   disks.run(requests_while([&]() -> Task<> { return disks.graph.cancel_in_flight(*throttled); }));
   EXPECT_LT(disks.world.now(), 3s);
+}
+
+// What is below wants whole units, and the last one is the disk's end.
+TEST(Throttle, RequestsAtTheEndOfADiskAreNotLongerThanIt) {
+  Disks disks{1};
+  constexpr std::uint64_t size = 64 * KiB + 1536;
+  BlkdebugOptions units;
+  units.align = 4096;
+  BlockNode& memory = disks.add("m", *open_memory({size}));
+  BlockNode& below = disks.add("b", *open_blkdebug(memory, std::move(units)));
+  auto file = Edge::attach(below, Role::filtered, {}, "throttle");
+  Edge& disk = disks.attach(disks.add("t", open_throttle(*std::move(file), std::make_shared<ThrottleGroup>())));
+  Edge& bytes = disks.attach(memory);
+  Content data(512, std::byte{7}), all(size);
+  const auto run = [&](Task<> request) { return disks.process.run(std::move(request)).ok(); };
+  EXPECT_TRUE(run(disk.write(size - 512, Buffers::of_const(data))));
+  EXPECT_TRUE(run(disk.read(0, Buffers(all))));
+  EXPECT_EQ(all[size - 512], std::byte{7});
+  EXPECT_EQ(all[size - 513], std::byte{0});
+  EXPECT_TRUE(run(disk.write_zeroes({size - 256, 256})));
+  EXPECT_TRUE(run(disk.discard({64 * KiB, 1536})));
+  EXPECT_TRUE(run(disk.write(0, Buffers::of_const(all))));
+  Content now(size);
+  EXPECT_TRUE(run(bytes.read(0, Buffers(now))));
+  EXPECT_EQ(now, all);
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ class ChainAccess {
   virtual Task<> bring_bitmaps(BlockNode&, BlockNode&) { co_return; }
   // It has become it.
   virtual void drop_bitmaps(BlockNode&) noexcept {}
+  // Durably, as far as that can be: who opens `from` after a crash, and finds there what guests wrote to what it stands on since, must
+  // not find bitmaps that do not have it.
+  virtual Task<> forget_bitmaps(BlockNode&) { co_return; }
 
  protected:
   ~ChainAccess() = default;

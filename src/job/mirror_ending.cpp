@@ -103,6 +103,7 @@ Task<> MirrorJob::pivot() {
   if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
   if (options_.access) options_.access->drop_bitmaps(*replaced);         // filters above it are on the target by now
+  if (options_.access && commit_) co_await options_.access->forget_bitmaps(*replaced);
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());

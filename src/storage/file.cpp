@@ -61,22 +61,23 @@ Task<std::unique_ptr<BlockDriver>> open_storage(Reactor& reactor, FileOptions op
 }
 
 // Written in pieces: the space is there afterwards whatever the file system does with falloc.
-Task<> write_zeroes_to(File& file, std::uint64_t size) {
+Task<> write_zeroes_to(File& file, std::uint64_t size, CancelToken interrupted) {
   AlignedBuffer zeroes(1 * MiB);
   Buffers(zeroes.bytes()).fill_zero();
-  for (std::uint64_t at = 0; at < size; at += zeroes.size())
-    co_await file.write(at,
-                        zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), size - at)));
+  for (std::uint64_t at = 0; at < size; at += zeroes.size()) {
+    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
+    co_await file.write(at, zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), size - at)));
+  }
   co_await file.sync();
 }
 
-Task<> size_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+Task<> size_new(File& file, std::uint64_t size, FilePreallocation preallocation, CancelToken interrupted) {
   co_await file.truncate(size);
   if (size == 0) co_return;
   const Range all{0, size};
   if (preallocation == FilePreallocation::falloc)
     co_await file.allocate(AllocateMode::preallocate, all);
-  if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, size);
+  if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, size, interrupted);
 }
 
 // A new file's name is durable once its directory is; one that may not be read cannot be synced.
@@ -98,13 +99,13 @@ Task<> take_new(File& file) {
     co_await Error(Errc::busy, "Could not create '" + file.path() + "': another program has replaced it at this moment");
 }
 
-Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation) {
+Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation, CancelToken interrupted) {
   co_await take_new(file);
   // A size that the file system cannot have is refused while the old content is there.
   const FileInfo info = co_await file.stat();
   if (size > info.size) co_await file.truncate(size);
   co_await file.truncate(0);
-  const Result<> sized = co_await size_new(file, size, preallocation).result();
+  const Result<> sized = co_await size_new(file, size, preallocation, interrupted).result();
   if (sized) co_return;
   (void)co_await file.truncate(0).result();
   co_await sized.error();
@@ -129,7 +130,7 @@ Task<std::unique_ptr<BlockDriver>> open_host_device(Reactor& reactor, FileOption
 }
 
 Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
-                   FilePreallocation preallocation) {
+                   FilePreallocation preallocation, CancelToken interrupted) {
   if (path.empty())
     co_await Error(Errc::invalid_argument, "The 'file' block driver requires a file name");
   if (size > max_disk_size)
@@ -144,7 +145,7 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   }
   if (!opened) co_await could_not("create", opened.error(), path);
   File file = *std::move(opened);
-  Result<> filled = co_await fill_new(file, size, preallocation).result();
+  Result<> filled = co_await fill_new(file, size, preallocation, interrupted).result();
   if (filled && made) filled = co_await sync_name(reactor, path).result();
   const Result<> closed = co_await file.close().result();
   if (filled && closed) co_return;

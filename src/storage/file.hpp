@@ -35,7 +35,7 @@ enum class FilePreallocation : std::uint8_t {
 // A regular file of `size` zero bytes, new or overwritten; refused while another uses it.  On error
 // a file that was not there before is gone again, one that was is empty.
 Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
-                   FilePreallocation preallocation);
+                   FilePreallocation preallocation, CancelToken interrupted = {});
 
 // Whether there is a file `path`, which create_file() would overwrite; its refusals, without a change.
 Task<bool> check_overwritable(Reactor& reactor, std::string path);

@@ -115,6 +115,26 @@ class Killed(ImageBed):
         self.assertEqual((status, err), (INTERRUPTED, "tidemark: interrupted; nothing was left behind\n"))
         self.assertEqual(self.names(), ["a.raw"])
 
+    def interrupted_when_large(self, name, *words):
+        process = self.lab.start(self.tidemark, "image", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        file = self.path / name
+        self.until(lambda: file.exists() and file.stat().st_blocks * 512 > 8 * MiB and self.catches(process, signal.SIGINT), "space")
+        process.send_signal(signal.SIGINT)
+        status, _, err = self.end_of(process)
+        self.assertEqual(status, INTERRUPTED, err)
+        self.assertRegex(err, r"\Atidemark: interrupted.*\n\Z")
+
+    def test_ctrl_c_while_space_is_made(self):
+        for form in ("raw", "qcow2"):
+            self.interrupted_when_large("a.tidemark-partial", "create", "-f", form, "-o", "preallocation=full", "a", "8G")
+            self.assertEqual(self.names(), [])
+            self.image("create", "-f", form, "a", "1M")
+            self.interrupted_when_large("a", "resize", "-f", form, "--preallocation=full", "a", "8G")
+            info = self.json("image", "info", "-f", form, "a")
+            self.assertEqual(info["virtual-size"], MiB)
+            self.assertLess(info["actual-size"], 8 * MiB)
+            (self.path / "a").unlink()
+
 
 class FullDisk(ImageBed):
     def setUp(self):

@@ -157,6 +157,24 @@ class Verbs(Layouts):
             self.scribble(name, seed=n + 50, writes=10)
             self.qemu_check(name)
 
+    def test_what_cannot_get_its_space_stays_as_large_as_it_was(self):
+        for form in ("raw", "qcow2"):
+            for mode, kind in (("full", "write"), ("falloc", "write-zeroes")):
+                self.image("create", "-f", form, "a", "1M")
+                self.qemu_io("a", "write -P 1 0 1M", format=form)
+                self.qemu_img("bitmap", "--add", "-f", "qcow2", "a", "b") if form == "qcow2" else None
+                fault = {"event": "none", "iotype": kind, "errno": 28, "sector": 8192}
+                storage = {"driver": "blkdebug", "image": {"driver": "file", "filename": "a"}, "inject-error": [fault]}
+                said = "json:" + json.dumps({"driver": form, "file": storage})
+                self.assertIn("No space left", self.fails("image", "resize", f"--preallocation={mode}", said, "9M"))
+                info = self.json("image", "info", "-f", form, "a")
+                self.assertEqual(info["virtual-size"], MiB, (form, mode))
+                self.assertLess(info["actual-size"], 2 * MiB, (form, mode))
+                self.assertIn("a", self.names())
+                if form == "qcow2":
+                    self.qemu_check("a")
+                    self.assertEqual([b["name"] for b in info["format-specific"]["data"]["bitmaps"]], ["b"])
+
     def test_space_for_what_a_disk_grows_by(self):
         for name, form in (("a.qcow2", "qcow2"), ("a.raw", "raw")):
             for mode, least in (("falloc", 10), ("full", 10), ("off", 0)):

@@ -82,7 +82,7 @@ class Snapshots(ImageBed):
             self.ours(snapshot, name)
         made = self.json("image", "snapshot", "-c", "last", name)
         self.assertEqual((made["id"], made["name"]), ("5", "last"))
-        self.image("snapshot", "-d", "1", name)                      # the id, not the name
+        self.image("snapshot", "-d", "snapshot.id=1", name)
         self.assertEqual(self.listed(name), ["same", "1", "x", "last"])
         self.image("snapshot", "--delete", "snapshot.name=1", name)
         self.image("snapshot", "-d", "snapshot.id=2,snapshot.name=same", name)
@@ -170,6 +170,24 @@ class Snapshots(ImageBed):
         self.assertEqual(self.qemu_info(name)["format-specific"], before)
         self.qemu_check(name)
         self.assertLess((self.path / name).stat().st_size, 64 * MiB + 256 * KiB)
+
+    def test_what_is_deleted_is_the_one_that_was_meant(self):
+        name = self.make("a.qcow2", writes=0)
+        self.taken(name, ("2", "x"), self.theirs)
+        self.assertIn("snapshot.id=2 or snapshot.name=2", self.fails("image", "snapshot", "-d", "2", name))
+        self.assertEqual(self.listed(name), ["2", "x"])
+        socket = self.lab.env.pop("TIDEMARK_QMP")
+        self.assertIn("snapshot.id=2 or", self.fails("snapshot", "delete", "--internal", name, "2"))
+        self.lab.env["TIDEMARK_QMP"] = socket
+        self.serve(f"{name}=disk")
+        self.assertIn("snapshot.id=2 or", self.fails("snapshot", "delete", "--internal", "disk", "2"))
+        self.run_tidemark("snapshot", "delete", "--internal", "disk", "snapshot.name=2")
+        self.run_tidemark("qmp", "quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        self.assertEqual(self.listed(name), ["x"])
+        self.image("snapshot", "-d", "2", name)
+        self.assertEqual(self.listed(name), [])
 
 
 if __name__ == "__main__":

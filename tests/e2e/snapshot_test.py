@@ -175,10 +175,10 @@ class Snapshots(Bed):
     def test_a_file_that_cannot_be_made_whole_is_removed(self):
         self.begin("since")
         # An image's header has no place for so long a name of what is below it.
-        deep = "/".join(["d" * 200] * 6)
-        (self.path / deep).mkdir(parents=True)
-        self.raw(f"{deep}/plain.img")
-        self.monitor.execute("blockdev-add", driver="file", filename=f"{deep}/plain.img", **{"node-name": "far"})
+        deep = self.path.joinpath(*["x" * 250] * 5)
+        deep.mkdir(parents=True)
+        self.raw(deep / "plain.img")
+        self.monitor.execute("blockdev-add", driver="file", filename=str(deep / "plain.img"), **{"node-name": "far"})
         names = {path.name for path in self.path.iterdir()}
         action = {"node-name": "far", "snapshot-file": "over.qcow2", "snapshot-node-name": "over"}
         for mode in ("absolute-paths", None):

@@ -13,15 +13,16 @@ SimDaemon::SimDaemon(Reactor& reactor, TaskGroup& group, const Workings& working
       jobs_(reactor, group, jobs),
       command_set_(homes_, jobs_, group, no_events_, {}, [] {}),
       commands_(command_set_.table()) {
+  lock_.at_end([this] { return homes_.unpin(); });
   graph().set_workings(workings);
   graph().listen_to_tracking(std::move(tracking));
 }
 
 Task<Json> SimDaemon::execute(std::string command, Json arguments) {
-  const Mutex::Guard turn = co_await lock_.enter();
   const Command* found = commands_.find(command);
   TM_ASSERT(found);
-  co_return co_await (*found)(std::move(arguments));
+  Task<Json> running = (*found)(std::move(arguments));
+  co_return co_await lock_.run(std::move(running));
 }
 
 }  // namespace tidemark::sim

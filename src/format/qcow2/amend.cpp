@@ -160,16 +160,17 @@ Task<> Qcow2Driver::resize(std::uint64_t new_size, Qcow2Preallocation preallocat
   if (preallocation != Qcow2Preallocation::off && new_size > old_size) co_await reserve(old_size, preallocation);
 }
 
-Task<> Qcow2Driver::reserve(std::uint64_t from, Qcow2Preallocation preallocation) {
+Task<> Qcow2Driver::reserve(std::uint64_t from, Qcow2Preallocation preallocation, CancelToken interrupted) {
   const std::uint64_t cluster_size = header_.geometry.cluster_size();
   Range rest{align_up(from, cluster_size), 0};
   if (align_up(size(), cluster_size) <= rest.offset) co_return;
   rest.length = align_up(size(), cluster_size) - rest.offset;
   if (header_.geometry.external_data) {
     const Range outside = rest.intersect({0, size()});
-    if (!outside.empty()) co_await qcow2::reserve(image_.data(), outside, preallocation);
+    if (!outside.empty()) co_await qcow2::reserve(image_.data(), outside, preallocation, interrupted);
   }
   while (!rest.empty()) {
+    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
     const std::uint64_t done = co_await watch(preallocate(rest, preallocation));
     rest = {rest.offset + done, rest.length - done};
   }

@@ -97,14 +97,14 @@ Task<> write_map(Edge& file, const Header& h, const Layout& layout) {
   co_await file.write(layout.first_l1() << g.cluster_bits, l1.bytes());
 }
 
-Task<> prepare_data_file(Edge& data, std::uint64_t size, Qcow2Preallocation preallocation) {
+Task<> prepare_data_file(Edge& data, std::uint64_t size, Qcow2Preallocation preallocation, CancelToken interrupted) {
   const std::uint64_t length = align_up(size, sector_size);
   Result<> emptied = co_await data.truncate(0).result();
   if (emptied) emptied = co_await data.truncate(length).result();
   if (!emptied && (emptied.error().code() != Errc::unsupported || data.size() < length)) co_await emptied.error();
   const Range all{0, length};
   if (!emptied) co_await data.write_zeroes(all);
-  co_await reserve(data, all, preallocation);
+  co_await reserve(data, all, preallocation, interrupted);
   co_await data.flush();
 }
 
@@ -127,9 +127,9 @@ Task<> Qcow2Driver::create(Edge& file, Qcow2CreateOptions options, Edge* data_fi
   if (layout.l1 > 0) header.l1_at = g.offset_of({layout.first_l1()});
   std::vector<std::byte> first = co_await unwrap(serialise_header(header));
   co_await prepare_file(file, layout.total() << g.cluster_bits);
-  if (data_file) co_await prepare_data_file(*data_file, header.size, options.preallocation);
+  if (data_file) co_await prepare_data_file(*data_file, header.size, options.preallocation, options.interrupted);
   const Range data{layout.first_data() << g.cluster_bits, layout.data << g.cluster_bits};
-  if (!data.empty()) co_await qcow2::reserve(file, data, options.preallocation);
+  if (!data.empty()) co_await qcow2::reserve(file, data, options.preallocation, options.interrupted);
   co_await write_refcounts(file, g, layout);
   if (layout.l2 != 0) co_await write_map(file, header, layout);
   co_await file.flush();

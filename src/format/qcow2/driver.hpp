@@ -60,6 +60,7 @@ struct Qcow2CreateOptions {
   std::string data_file;                // the name of the external data file; empty: none
   bool data_file_raw = false;
   Qcow2Preallocation preallocation = Qcow2Preallocation::off;
+  CancelToken interrupted = {};         // making space may take long
 };
 
 namespace qcow2 {
@@ -118,7 +119,7 @@ class Qcow2Driver final : public MappedDriver {
   // truncate(), with space for what the disk grows by.
   Task<> resize(std::uint64_t new_size, Qcow2Preallocation preallocation);
   // Space for all from there on, where nothing has any yet.
-  Task<> reserve(std::uint64_t from, Qcow2Preallocation preallocation);
+  Task<> reserve(std::uint64_t from, Qcow2Preallocation preallocation, CancelToken interrupted = {});
   // Gives up what the disk has here in whole clusters of a range: it reads as what is below.  Nobody writes there meanwhile.
   Task<> uncover(Range range);
   // Of all of it; durable when it returns.

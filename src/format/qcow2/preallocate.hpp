@@ -7,6 +7,6 @@
 namespace tidemark::qcow2 {
 
 // The range, of zeroes so far, takes its space on storage (falloc), by being written (full), or does not.
-Task<> reserve(Edge& file, Range range, Qcow2Preallocation how);
+Task<> reserve(Edge& file, Range range, Qcow2Preallocation how, CancelToken interrupted = {});
 
 }  // namespace tidemark::qcow2

@@ -123,12 +123,6 @@ std::string chain_picture(const Json::Array& layers, const std::vector<std::stri
   return drawn;
 }
 
-Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
-  const auto first = co_await fs::stat(reactor, std::move(one)).result();
-  const auto second = co_await fs::stat(reactor, std::move(other)).result();
-  co_return first && second && first->device == second->device && first->inode == second->inode;
-}
-
 // Names with ".." in them do not say where links lead: one that does not reach the file is no name for it.
 std::string name_seen_from(const std::string& file, const std::string& other) {
   namespace stdfs = std::filesystem;

@@ -12,7 +12,6 @@ Task<Json> look_at_chain(const Context& context, const ChainName& chain, const s
 std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone);
 
 // Whether two names are of one file that is there.
-Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other);
 
 // As the header of one image is to name another.
 std::string name_seen_from(const std::string& file, const std::string& other);

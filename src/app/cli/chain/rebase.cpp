@@ -20,20 +20,12 @@ struct Base {
   std::string file, format;              // empty: nothing
 };
 
-// A file that has the image below it would end in a circle.
-Task<> check_no_loop(Reactor& reactor, ImageName base, std::string image) {
-  const std::vector<ImageName> chain = co_await chain_of(reactor, base);
-  for (const ImageName& layer : chain) {
-    const bool same = co_await is_same_file(reactor, layer.name, image);
-    if (same) co_await Error(Errc::invalid_argument, fmt::format("'{}' stands on '{}' itself, or is it", base.name, image));
-  }
-}
-
 Task<Base> file_outside(Reactor& reactor, const ChainRebaseOptions& options, std::string image) {
   ImageName name{options.base, options.format};
   std::string format = co_await format_of(reactor, name, false);
   ImageName base{options.base, format};
-  co_await check_no_loop(reactor, std::move(base), std::move(image));
+  auto chain = co_await chain_of(reactor, std::move(base));
+  co_await check_no_loop(reactor, std::move(chain), std::move(image));
   co_return Base{std::nullopt, options.base, std::move(format)};
 }
 

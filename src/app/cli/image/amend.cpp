@@ -5,6 +5,7 @@
 #include "app/cli/image/format_options.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/progress.hpp"
+#include "control/tracking_stores.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -34,6 +35,8 @@ Task<Exit> image_amend(const Context& context, ImageAmendOptions options) {
     open.keeps_content = true;
     Qcow2Driver* image = co_await session.open_qcow2(*path, open);
     co_await check(context, *image, wanted, *path);
+    // Who writes version 3 relies on its marks, which a store that a crash left in version 2 does not look for.
+    if (!image->can_have_bitmaps() && wanted.version.value_or(2) >= 3) co_await remove_store_left_over(context.reactor, *path);
     co_await image->amend(wanted);
   };
   co_await in_session<void>(context.reactor, body);

@@ -21,8 +21,7 @@ Task<CheckReport> run_check(const Context& context, const ImageCheckOptions& opt
     ImageAccess access;
     access.write = !options.repair.empty();
     access.force_share = options.force_share;
-    ImageName bytes{options.image.name, "raw"};
-    Edge* file = co_await session.open(std::move(bytes), access);
+    Edge* file = co_await session.open_bytes(options.image.name, access);
     Progress progress(context, access.write ? "repair" : "check");
     qcow2::CheckOptions check;
     check.repair = repair_of(options.repair);

@@ -55,7 +55,7 @@ Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base,
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
                                    std::uint64_t size_above) {
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, base.name);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, base);
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
@@ -75,13 +75,13 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
 
 // One whose data lies in another file cannot be emptied by its tables alone.
 Task<> empty_slowly(const Context& context, std::string path) {
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, path);
+  const ImageName image{path, "qcow2"};
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, image);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
     access.below = false;
-    ImageName image{path, "qcow2"};
-    Edge* top = co_await session.open(std::move(image), access);
+    Edge* top = co_await session.open(image, access);
     co_await static_cast<Qcow2Driver&>(top->node().driver()).empty();
   };
   auto emptied = co_await in_session<void>(context.reactor, body).result();
@@ -98,8 +98,7 @@ Task<> empty_image(const Context& context, std::string path) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
-    ImageName bytes{path, "raw"};
-    Edge* file = co_await session.open(std::move(bytes), access);
+    Edge* file = co_await session.open_bytes(path, access);
     co_await qcow2::empty_image(*file);
   };
   co_await in_session<void>(context.reactor, body);

@@ -1,5 +1,6 @@
 // A new file appears under its name when it is whole.  What is written in place - a device, an export, an image that
-// exists - has zeroes at its start until all the rest is durable, so that half of it does not look like a disk.
+// exists - has zeroes at its start until all the rest is durable, so that half of it does not look like a disk.  So it must
+// not be what the source is read from.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/new_file.hpp"
+#include "app/cli/image/shared_bytes.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "image/copy.hpp"
@@ -59,6 +61,19 @@ class Convert {
     if (!base_) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
   }
 
+  // What is written in place loses its start before the source is read.
+  Task<> check_apart(std::string target) {
+    std::vector<std::string> files;
+    for (const auto& node : session_.graph().nodes()) {
+      const bool is_file = node->driver().name() == "file" || node->driver().name() == "host_device";
+      if (is_file) files.push_back((co_await node->driver().info()).filename);
+    }
+    for (const std::string& file : files) {
+      const bool shared = co_await share_bytes(session_.reactor(), file, target);
+      if (shared) co_await is_source(file);
+    }
+  }
+
   struct Target {
     ImageName name;
     bool is_zero = false, in_place = false;
@@ -83,6 +98,11 @@ class Convert {
   }
 
  private:
+  Task<> is_source(const std::string& file) {
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is, or holds, '{}', which the source is read from; choose another target",
+                                                       options_.target, file));
+  }
+
   Task<> fill(Edge& target, const Target& into) {
     const Range all{0, size_};
     if (into.in_place) co_await copy_in_place(target, into.is_zero);
@@ -92,12 +112,35 @@ class Convert {
 
   Task<> copy_in_place(Edge& target, bool is_zero) {
     const Range start{0, std::min(start_bytes, size_)};
-    if (!is_zero) co_await target.write_zeroes(start);
-    co_await target.flush();
+    if (!is_zero) co_await clear_start(target, start);
     const Range rest{start.end(), size_ - start.end()};
     co_await copy(target, rest, is_zero);
     co_await target.flush();
     co_await copy(target, start, true);
+  }
+
+  // Servers and mappings do not say what they show: whether the source has changed with it is looked at.
+  Task<> clear_start(Edge& target, Range start) {
+    AlignedBuffer before(start.length), source(start.length), after(start.length);
+    const auto known = co_await target.read(0, before.bytes()).result();
+    co_await read_sources(source.bytes());
+    co_await target.write_zeroes(start);
+    co_await target.flush();
+    const auto again = co_await read_sources(after.bytes()).result();
+    const bool same = again && std::equal(source.bytes().begin(), source.bytes().end(), after.bytes().begin());
+    if (same) co_return;
+    if (known) co_await target.write(0, before.bytes());
+    co_await target.flush();
+    co_await unwrap(again);
+    co_await is_source(options_.sources[0]);
+  }
+
+  Task<> read_sources(MutableBytes into) {
+    for (const Source& source : sources_) {
+      const Range part = Range{0, into.size()}.intersect({source.at, source.disk->size()});
+      if (part.empty()) continue;
+      co_await source.disk->read(part.offset - source.at, into.subspan(part.offset, part.length));
+    }
   }
 
   Task<> copy(Edge& target, Range area, bool is_zero) {
@@ -133,23 +176,30 @@ class Convert {
   CopyReport report_;
 };
 
-// Those of the source, into a new image.
-Task<> copy_bitmaps(Reactor& reactor, const ImageConvertOptions& options, std::string target) {
-  if (!options.bitmaps) co_return;
-  KeptBitmaps from = co_await KeptBitmaps::load(reactor, *local_path(options.sources[0]));
-  KeptBitmaps to = co_await KeptBitmaps::load(reactor, std::move(target));
-  co_await unwrap(to.add(std::move(from), options.skip_broken_bitmaps));
+// What becomes of bitmaps: the target's own, and the source's, which it is to have, too.  Null: none do.
+struct Bitmaps {
+  KeptBitmaps *own = nullptr, *more = nullptr;
+};
+
+// Into a new image.
+Task<> copy_bitmaps(Reactor& reactor, const ImageConvertOptions& options, Bitmaps bitmaps, std::string target) {
+  if (!bitmaps.more) co_return;
+  ImageName image{std::move(target), "qcow2"};
+  KeptBitmaps to = co_await KeptBitmaps::load(reactor, std::move(image));
+  co_await unwrap(to.add(std::move(*bitmaps.more), options.skip_broken_bitmaps));
   co_await to.store();
 }
 
-Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert) {
+Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert,
+                Bitmaps bitmaps) {
   Reactor& reactor = context.reactor;
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
+    if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
     co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
-    co_return co_await copy_bitmaps(reactor, options, options.target);
+    co_return co_await copy_bitmaps(reactor, options, bitmaps, options.target);
   }
   const DataFile data = co_await place_data_file(reactor, options.target, format.qcow2.data_file);
   format.qcow2.data_file = data.stored;
@@ -158,7 +208,7 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
     co_await make_image(reactor, partial, options.target_format, format, partial_data);
     Convert::Target target{{partial, options.target_format}, !below, false, std::move(partial_data)};
     co_await convert.copy_to(std::move(target));
-    co_await copy_bitmaps(reactor, options, std::move(partial));
+    co_await copy_bitmaps(reactor, options, bitmaps, std::move(partial));
   };
   auto one = [&](std::string partial) -> Task<> { return both(std::move(partial), {}); };
   if (data.path.empty()) co_await make_file(reactor, *local_path(options.target), one);
@@ -166,35 +216,49 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
 }
 
 Task<> run_convert(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert,
-                   KeptBitmaps* kept) {
+                   Bitmaps bitmaps) {
   co_await convert.open_sources();
   if (options.target_exists) {
-    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, {}, kept};
+    if (const auto path = local_path(options.target)) co_await convert.check_apart(*path);
+    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, {}, bitmaps.own};
     co_return co_await convert.copy_to(std::move(target));
   }
   format.qcow2.size = align_up(convert.size(), sector_size);
+  format.qcow2.interrupted = context.interrupted;
   if (!format.qcow2.backing_file.empty()) {
     const std::string image = local_path(options.target).value_or(std::string());
     const ImageName below = co_await check_backing(context.reactor, image, format.qcow2.backing_file, format.qcow2.backing_format);
     co_await convert.find_base(below.name);
   }
-  co_await into_new(context, options, std::move(format), convert);
+  co_await into_new(context, options, std::move(format), convert, bitmaps);
+}
+
+Task<KeptBitmaps> bitmaps_of_source(const Context& context, const ImageConvertOptions& options) {
+  ImageName source{options.sources[0], options.source_format};
+  source.format = co_await format_of(context.reactor, source, false);
+  if (source.format != "qcow2") co_await Error(Errc::invalid_argument, "--bitmaps is for one qcow2 image that becomes another");
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, std::move(source), options.force_share);
+  if (!options.skip_broken_bitmaps) co_await unwrap(kept.check_consistent());
+  co_return std::move(kept);
 }
 
 // A target that is there keeps its bitmaps, which record what is written, and gets the source's if they are wanted.
-Task<> with_bitmaps(const Context& context, const ImageConvertOptions& options, std::function<Task<>(KeptBitmaps*)> convert) {
-  const auto target = local_path(options.target);
-  if (!options.target_exists || options.target_format != "qcow2" || !target) co_return co_await convert(nullptr);
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, *target);
+Task<> with_bitmaps(const Context& context, const ImageConvertOptions& options, std::function<Task<>(Bitmaps)> convert) {
+  Bitmaps bitmaps;
   std::optional<KeptBitmaps> more;
   if (options.bitmaps) {
-    KeptBitmaps loaded = co_await KeptBitmaps::load(context.reactor, *local_path(options.sources[0]));
+    KeptBitmaps loaded = co_await bitmaps_of_source(context, options);
     more = std::move(loaded);
-    co_await unwrap(kept.check_room_for(*more, options.skip_broken_bitmaps));
+    bitmaps.more = &*more;
   }
-  auto converted = co_await convert(&kept).result();
-  if (converted && more) converted = kept.add(*std::move(more), options.skip_broken_bitmaps);
-  const auto stored = co_await kept.store().result();
+  if (!options.target_exists || options.target_format != "qcow2") co_return co_await convert(bitmaps);
+  ImageName target{options.target, options.target_format};
+  KeptBitmaps own = co_await KeptBitmaps::load(context.reactor, std::move(target));
+  if (more) co_await unwrap(own.check_room_for(*more, options.skip_broken_bitmaps));
+  bitmaps.own = &own;
+  auto converted = co_await convert(bitmaps).result();
+  if (converted && more) converted = own.add(*std::move(more), options.skip_broken_bitmaps);
+  const auto stored = co_await own.store().result();
   co_await unwrap(converted);
   co_await unwrap(stored);
 }
@@ -212,8 +276,10 @@ Result<FormatOptions> format_options(const ImageConvertOptions& options) {
     return Error(Errc::invalid_argument, "--bitmaps are those of the disk as it is, not of a snapshot");
   if (options.target_format == "raw" && options.compress)
     return Error(Errc::invalid_argument, "Compression not supported for this file format");
-  if (options.bitmaps && (options.target_format != "qcow2" || options.sources.size() != 1 || !local_path(options.sources[0])))
-    return Error(Errc::invalid_argument, "--bitmaps is for one qcow2 file that becomes a qcow2 image");
+  if (options.bitmaps && (options.target_format != "qcow2" || options.sources.size() != 1))
+    return Error(Errc::invalid_argument, "--bitmaps is for one qcow2 image that becomes another");
+  if (options.bitmaps && !options.target_exists && format->qcow2.version < 3)
+    return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
   if (options.compress && format->qcow2.preallocation != Qcow2Preallocation::off)
     return Error(Errc::invalid_argument, "Compression and preallocation not supported at the same time");
   if (options.compress && !format->qcow2.data_file.empty())
@@ -234,15 +300,15 @@ Error explained(const Error& error, const ImageConvertOptions& options, bool fil
 Task<ImageConverted> convert(const Context& context, ImageConvertOptions options) {
   const FormatOptions format = co_await unwrap(format_options(options));
   ImageConverted done;
-  KeptBitmaps* bitmaps = nullptr;
+  Bitmaps bitmaps;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     Convert convert(context, options, session);
     co_await run_convert(context, options, format, convert, bitmaps);
     const CopyReport& report = convert.report();
     done = {convert.size(), report.data_bytes, report.zero_bytes, report.skipped_bytes};
   };
-  std::function<Task<>(KeptBitmaps*)> run = [&](KeptBitmaps* kept) -> Task<> {
-    bitmaps = kept;
+  std::function<Task<>(Bitmaps)> run = [&](Bitmaps given) -> Task<> {
+    bitmaps = given;
     return in_session<void>(context.reactor, body);
   };
   const bool file = co_await is_file_name(context.reactor, options.target);

@@ -26,11 +26,13 @@ Error no_size() { return Error(Errc::invalid_argument, "Image creation needs a s
 Task<std::uint64_t> decide_size(const Context& context, const ImageCreateOptions& options, const Qcow2CreateOptions& given) {
   const std::uint64_t size = options.size.value_or(given.size);
   const bool sized = options.size || given.size != 0;
+  const std::string image = local_path(options.file).value_or(std::string());
   if (given.backing_file.empty() || options.backing_unchecked) {
     if (!sized) co_await no_size();
+    if (!given.backing_file.empty())
+      co_await check_unchecked_backing(context.reactor, image, given.backing_file, given.backing_format);
     co_return size;
   }
-  const std::string image = local_path(options.file).value_or(std::string());
   ImageName below = co_await check_backing(context.reactor, image, given.backing_file, given.backing_format);
   auto found = co_await size_of_image(context.reactor, std::move(below)).result();
   if (!found) co_await found.error().with_context(fmt::format("Could not open backing file '{}'", given.backing_file));
@@ -62,6 +64,7 @@ Task<Exit> image_create(const Context& context, ImageCreateOptions options) {
     co_await Error(Errc::invalid_argument, "Backing file not supported for file format 'raw'");
   given.size = align_up(co_await decide_size(context, options, given), sector_size);
   const std::uint64_t size = given.size;
+  given.interrupted = context.interrupted;
   auto made = co_await make(context, options, format_options).result();
   if (!made) co_await made.error().with_context(options.file);
   if (context.json)

@@ -5,39 +5,29 @@
 #include "format/qcow2/check.hpp"
 
 namespace tidemark::cli {
-namespace {
+Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, ImageName image, bool force_share) {
+  KeptBitmaps kept(reactor, std::move(image));
+  if (kept.image_.format != "qcow2") co_return std::move(kept);
+  std::function<Task<>(Session&)> body = [&](Session& session) { return kept.read(session, force_share); };
+  co_await in_session<void>(reactor, body);
+  co_return std::move(kept);
+}
 
-Task<std::vector<Qcow2Bitmap>> read_all(Session& session, std::string path) {
+Task<> KeptBitmaps::read(Session& session, bool force_share) {
   Qcow2OpenOptions reading;
   reading.read_only = true;
-  Qcow2Driver* image = co_await session.open_qcow2(std::move(path), reading);
+  Qcow2Driver* image = co_await session.open_qcow2(image_.name, reading, force_share);
+  can_hold_ = image->can_have_bitmaps();
+  disk_size_ = align_up(image->size(), sector_size);
   std::vector<qcow2::BitmapEntry> entries = co_await image->bitmap_entries();
-  std::vector<Qcow2Bitmap> bitmaps;
   for (qcow2::BitmapEntry& entry : entries) {
     Qcow2Bitmap bitmap{entry, std::nullopt};
     if (entry.usable()) {
       DirtyBitmap bits = co_await image->load_bitmap(entry);
       bitmap.bits = std::move(bits);
     }
-    bitmaps.push_back(std::move(bitmap));
+    bitmaps_.push_back(std::move(bitmap));
   }
-  co_return std::move(bitmaps);
-}
-
-}  // namespace
-
-Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, std::string path) {
-  KeptBitmaps kept(reactor, std::move(path));
-  const auto header = co_await read_header(reactor, kept.path_).result();
-  if (header) {
-    kept.version_ = header->geometry.version;
-    kept.disk_size_ = align_up(header->size, sector_size);
-  }
-  if (!header || !header->has_bitmaps || !header->has(qcow2::Autoclear::bitmaps)) co_return std::move(kept);
-  std::function<Task<std::vector<Qcow2Bitmap>>(Session&)> body = [&](Session& session) { return read_all(session, kept.path_); };
-  std::vector<Qcow2Bitmap> bitmaps = co_await in_session<std::vector<Qcow2Bitmap>>(reactor, body);
-  kept.bitmaps_ = std::move(bitmaps);
-  co_return std::move(kept);
 }
 
 // Nobody knows how large the disk has been: what a shrinking cut off, perhaps long ago, has changed once it is there again.
@@ -58,13 +48,19 @@ void KeptBitmaps::collect(BlockNode& node) {
     if (const NodeBitmap* recorded = node.bitmaps().find(bitmap.entry.name)) bitmap.bits = recorded->bits().clone();
 }
 
+Result<> KeptBitmaps::check_consistent() const {
+  for (const Qcow2Bitmap& bitmap : bitmaps_)
+    if (!bitmap.bits)
+      return Error(Errc::invalid_argument, "Cannot copy inconsistent bitmap '" + bitmap.entry.name + "'; give --skip-broken-bitmaps");
+  return {};
+}
+
 Result<> KeptBitmaps::check_room_for(const KeptBitmaps& others, bool skip_broken) const {
+  if (auto ok = others.check_consistent(); !ok && !skip_broken) return ok;
   for (const Qcow2Bitmap& other : others.bitmaps_) {
     const std::string& name = other.entry.name;
-    if (!other.bits && skip_broken) continue;
-    if (!other.bits)
-      return Error(Errc::invalid_argument, "Cannot copy inconsistent bitmap '" + name + "'; give --skip-broken-bitmaps");
-    if (version_ < 3) return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
+    if (!other.bits) continue;
+    if (!can_hold_) return Error(Errc::unsupported, "Cannot store dirty bitmaps in qcow2 v2 files");
     if (others.disk_size_ != disk_size_)
       return Error(Errc::invalid_argument, "Bitmap '" + name + "' is of a disk of another size");
     if (std::any_of(bitmaps_.begin(), bitmaps_.end(), [&](const Qcow2Bitmap& mine) { return mine.entry.name == name; }))
@@ -86,15 +82,14 @@ Task<> KeptBitmaps::store() {
   std::function<Task<>(Session&)> write = [&](Session& session) -> Task<> {
     Qcow2OpenOptions options;
     options.keeps_content = true;
-    Qcow2Driver* image = co_await session.open_qcow2(path_, options);
+    Qcow2Driver* image = co_await session.open_qcow2(image_.name, options);
     co_await image->store_bitmaps(std::move(bitmaps_));
   };
   co_await in_session<void>(*reactor_, write);
   std::function<Task<>(Session&)> tidy = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
-    ImageName bytes{path_, "raw"};
-    Edge* file = co_await session.open(std::move(bytes), access);
+    Edge* file = co_await session.open_bytes(image_.name, access);
     qcow2::CheckOptions options;
     options.repair = qcow2::Repair::leaks;
     (void)co_await qcow2::check_image(*file, std::move(options));

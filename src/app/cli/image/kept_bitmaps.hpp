@@ -1,6 +1,6 @@
 // KeptBitmaps: the bitmaps of a qcow2 image go on recording while a verb writes to it, as they would in QEMU.
 //
-//   KeptBitmaps kept = co_await KeptBitmaps::load(reactor, path);
+//   KeptBitmaps kept = co_await KeptBitmaps::load(reactor, image);
 //   ... open the image, kept.attach(node), write, kept.collect(node), close ...
 //   co_await kept.store();                 // whether the writing has failed or not
 //
@@ -13,24 +13,27 @@ namespace tidemark::cli {
 
 class KeptBitmaps {
  public:
-  // None, when the file is not qcow2 or holds none.
-  static Task<KeptBitmaps> load(Reactor& reactor, std::string path);
+  // None, when the image, by its format, is not qcow2, or holds none.
+  static Task<KeptBitmaps> load(Reactor& reactor, ImageName image, bool force_share = false);
 
   void attach(BlockNode& node) const;
   void collect(BlockNode& node);
   Task<> store();
 
+  // Whether all could be copied: one that is inconsistent cannot.
+  Result<> check_consistent() const;
   // Those of another image, too, to be stored.  One that is inconsistent is an error, or left out; so is a name that
   // is taken, or another size of disk.
   Result<> check_room_for(const KeptBitmaps& others, bool skip_broken) const;
   Result<> add(KeptBitmaps others, bool skip_broken);
 
  private:
-  KeptBitmaps(Reactor& reactor, std::string path) : reactor_(&reactor), path_(std::move(path)) {}
+  KeptBitmaps(Reactor& reactor, ImageName image) : reactor_(&reactor), image_(std::move(image)) {}
+  Task<> read(Session& session, bool force_share);
 
   Reactor* reactor_;
-  std::string path_;
-  std::uint32_t version_ = 3;
+  ImageName image_;
+  bool can_hold_ = false;
   std::uint64_t disk_size_ = 0;
   std::vector<Qcow2Bitmap> bitmaps_;
 };

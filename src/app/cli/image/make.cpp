@@ -30,12 +30,19 @@ Task<> check_room(Reactor& reactor, std::string name, Json storage, std::uint64_
   co_await in_session<void>(reactor, body);
 }
 
+// What cannot be followed to its end fails where it is opened.
+Task<> check_known_chain(Reactor& reactor, ImageName below, std::string image) {
+  auto chain = co_await chain_of(reactor, below).result();
+  if (!chain) chain = std::vector<ImageName>{std::move(below)};
+  co_await check_no_loop(reactor, *std::move(chain), std::move(image));
+}
+
 }  // namespace
 
 Task<> make_image(Reactor& reactor, std::string path, std::string format, FormatOptions options, std::string data_path) {
   const bool is_raw = format == "raw";
   const std::uint64_t file_size = is_raw ? options.qcow2.size : 0;
-  co_await create_file(reactor, path, file_size, options.preallocation);
+  co_await create_file(reactor, path, file_size, options.preallocation, options.qcow2.interrupted);
   if (is_raw) co_return;
   if (!data_path.empty()) co_await create_file(reactor, data_path, 0, FilePreallocation::off);
   co_await write_header(reactor, file_at(path), std::move(options.qcow2), std::move(data_path));
@@ -60,8 +67,14 @@ Task<ImageName> check_backing(Reactor& reactor, std::string image, std::string b
   if (backing_format.empty())
     co_await Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2", backing));
   auto below = co_await backing_of(reactor, image, backing, backing_format).result();
-  if (below) co_return *std::move(below);
-  co_await below.error().with_context(fmt::format("Could not open backing file '{}'", backing));
+  if (!below) co_await below.error().with_context(fmt::format("Could not open backing file '{}'", backing));
+  co_await check_known_chain(reactor, *below, std::move(image));
+  co_return *std::move(below);
+}
+
+Task<> check_unchecked_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format) {
+  auto below = co_await backing_of(reactor, image, backing, backing_format).result();
+  if (below) co_await check_known_chain(reactor, *std::move(below), std::move(image));
 }
 
 }  // namespace tidemark::cli

@@ -16,7 +16,10 @@ Task<> make_image_on(Reactor& reactor, std::string name, std::string format, For
 Task<bool> is_file_name(Reactor& reactor, std::string name);
 
 // The image below as it will be opened from beside `image`, whose header is to name it: errors when it cannot be.
-// An empty format is an error, too, as it is QEMU's.
+// An empty format is an error, too, as it is QEMU's; so is a file that is the image, or stands on it.
 Task<ImageName> check_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format);
+
+// The same of one that need not be there, or be known: only what is known to end in a loop is an error.
+Task<> check_unchecked_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format);
 
 }  // namespace tidemark::cli

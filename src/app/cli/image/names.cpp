@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/uri.hpp"
+#include "control/backing_names.hpp"
 #include "format/qcow2/driver.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
@@ -24,6 +25,11 @@ Task<Json> parse_json_name(std::string name) {
   if (!parsed->is_object() || !parsed->find("driver"))
     co_await Error(Errc::invalid_argument, "a json: name is an object with a 'driver', as blockdev-add takes it");
   co_return *std::move(parsed);
+}
+
+bool is_driver(const Json& description, std::string_view name) {
+  const Json* driver = description.find("driver");
+  return driver && driver->is_string() && driver->as_string() == name;
 }
 
 Task<> read_magic(File& file, MutableBytes into, std::size_t& length) {
@@ -66,6 +72,32 @@ Json layer_of(const std::string& format, Json storage) {
   return Json::object({{"driver", format}, {"file", std::move(storage)}});
 }
 
+using schema::BlockdevOptions;
+
+const BlockdevOptions& inlined(const schema::BlockdevRef& reference) {
+  return *std::get<schema::Box<BlockdevOptions>>(reference.value);
+}
+
+bool shows_whole_file(const BlockdevOptions& node) {
+  if (std::holds_alternative<schema::BlockdevOptionsFile>(node.branch)) return true;
+  const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&node.branch);
+  return raw && raw->offset.value_or(0) == 0 && !raw->size && shows_whole_file(inlined(raw->file));
+}
+
+// What a json: name in `image` leads to, as a daemon takes it.  Here a layer is a file and a format, no more: what says
+// anything else about the content is refused, or another part of the disk would be read, and written.
+Result<ImageName> plain_file(const std::string& image, const std::string& name, const std::string& format) {
+  const auto described = describe_backing(image, name, format);
+  if (described) {
+    const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described->branch);
+    const std::string& file = file_of(*described);
+    if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file)
+      return ImageName{file, qcow2 ? "qcow2" : "raw"};
+  }
+  return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
+                                              name));
+}
+
 // One file of a chain, told apart by what it is and not by how it is called.
 using Identity = std::pair<std::uint64_t, std::uint64_t>;
 
@@ -85,7 +117,13 @@ std::optional<std::string> local_path(const std::string& name) {
 
 Task<Json> describe_storage(Reactor& reactor, std::string name) {
   if (is_nbd(name)) co_return co_await unwrap(describe_nbd(name));
-  if (is_json(name)) co_return co_await parse_json_name(name);
+  if (is_json(name)) {
+    Json described = co_await parse_json_name(name);
+    Json* file = is_driver(described, "qcow2") ? described.find("file") : nullptr;
+    if (!file) co_return std::move(described);
+    Json storage = std::move(*file);
+    co_return std::move(storage);
+  }
   const std::string path = *local_path(name);
   auto info = co_await fs::stat(reactor, path).result();
   if (!info) co_await could_not_open(path, info.error());
@@ -95,6 +133,10 @@ Task<Json> describe_storage(Reactor& reactor, std::string name) {
 
 Task<std::string> format_of(Reactor& reactor, ImageName name, bool trust_content) {
   if (!name.format.empty()) co_return name.format;
+  if (is_json(name.name)) {
+    const Json described = co_await parse_json_name(name.name);
+    co_return std::string(is_driver(described, "qcow2") ? "qcow2" : "raw");
+  }
   const auto path = local_path(name.name);
   if (!path) co_return "raw";                            // a server shows a disk, not a file
   const bool is_qcow2 = co_await has_qcow2_magic(reactor, *path);
@@ -114,18 +156,8 @@ Task<qcow2::Header> read_header(Reactor& reactor, std::string path) {
 }
 
 Task<ImageName> backing_of(Reactor& reactor, std::string path, std::string backing_name, std::string backing_format) {
-  std::string name = backing_name;
-  if (is_json(name)) {                                   // of a file alone, as QEMU writes it for what has options
-    const Json parsed = co_await parse_json_name(name);
-    const Json* file = parsed.find("file");
-    const Json* filename = (file ? *file : parsed).find("filename");
-    const Json* driver = parsed.find("driver");
-    if (!filename || !filename->is_string() || !driver->is_string())
-      co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
-    name = filename->as_string();
-    if (file) backing_format = driver->as_string();
-  }
-  auto found = Qcow2Driver::backing_path(path, name);
+  if (is_json(backing_name)) co_return co_await unwrap(plain_file(path, backing_name, backing_format));
+  auto found = Qcow2Driver::backing_path(path, backing_name);
   if (!found)
     co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));
   ImageName below{*std::move(found), std::move(backing_format)};
@@ -158,6 +190,19 @@ Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName at) {
   }
 }
 
+Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
+  const auto first = co_await fs::stat(reactor, std::move(one)).result();
+  const auto second = co_await fs::stat(reactor, std::move(other)).result();
+  co_return first && second && first->device == second->device && first->inode == second->inode;
+}
+
+Task<> check_no_loop(Reactor& reactor, std::vector<ImageName> below, std::string image) {
+  for (const ImageName& layer : below) {
+    const bool same = co_await is_same_file(reactor, layer.name, image);
+    if (same) co_await Error(Errc::invalid_argument, fmt::format("'{}' stands on '{}' itself, or is it", below[0].name, image));
+  }
+}
+
 Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers) {
   Json below;
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
@@ -174,7 +219,8 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
   Json description;
   if (is_json(name.name)) {
     description = co_await parse_json_name(name.name);
-    if (!name.format.empty()) description = layer_of(name.format, std::move(description));
+    const bool is_layer = !name.format.empty() && !is_driver(description, name.format);
+    if (is_layer) description = layer_of(name.format, std::move(description));
   } else {
     name.format = co_await format_of(reactor, name, access.trust_content);
     if (name.format != "raw" && name.format != "qcow2")
@@ -189,9 +235,7 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
       description = layer_of(name.format, std::move(storage));
     }
   }
-  const Json* driver = description.find("driver");
-  const bool is_qcow2 = driver && driver->is_string() && driver->as_string() == "qcow2";
-  if (!access.below && is_qcow2) description.set("backing", Json());
+  if (!access.below && is_driver(description, "qcow2")) description.set("backing", Json());
   if (!access.data_file.empty()) description.set("data-file", Json::object({{"driver", "file"}, {"filename", access.data_file}}));
   apply(description, access);
   co_return std::move(description);

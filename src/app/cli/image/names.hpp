@@ -32,6 +32,12 @@ struct ImageAccess {
 // The files of a chain from `top` on, which has a path and a format.  Fails where it loops.
 Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName top);
 
+// By any of its names.
+Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other);
+
+// Fails when an image is in the chain of the file that it is to stand on.
+Task<> check_no_loop(Reactor& reactor, std::vector<ImageName> below, std::string image);
+
 // What opens these, each standing on the next one, the last on nothing; all to be read only.
 Task<Json> describe_layers(Reactor& reactor, std::vector<ImageName> layers);
 

@@ -46,8 +46,7 @@ Task<> change_header(const Context& context, const ImageRebaseOptions& options) 
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
-    ImageName bytes{options.image.name, "raw"};
-    Edge* file = co_await session.open(std::move(bytes), access);
+    Edge* file = co_await session.open_bytes(options.image.name, access);
     const std::string format = options.backing.empty() ? std::string() : options.backing_format;
     co_await qcow2::change_backing(*file, options.backing, format);
   };
@@ -72,7 +71,8 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
     after = *std::move(found);
   }
   // What is written does not change what is read: the bitmaps need not know.
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, path);
+  const ImageName image{path, "qcow2"};
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, image);
   auto copied = co_await copy(context, options, std::move(before), std::move(after)).result();
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);
@@ -90,6 +90,8 @@ Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options) {
     co_await Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2",
                                                        options.backing));
   std::uint64_t written = 0;
+  if (options.unsafe && !options.backing.empty())
+    co_await check_unchecked_backing(context.reactor, *path, options.backing, options.backing_format);
   if (!options.unsafe) {
     auto copied = co_await rebase_safely(context, options, *path).result();
     if (!copied && copied.error().code() == Errc::cancelled)

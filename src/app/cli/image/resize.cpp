@@ -25,11 +25,19 @@ Result<std::uint64_t> new_size(const std::string& word, std::uint64_t now) {
 }
 
 // Space for what the disk has grown by.
-Task<> reserve(Edge& image, std::uint64_t from, Qcow2Preallocation how) {
+Task<> reserve(Edge& image, std::uint64_t from, Qcow2Preallocation how, CancelToken interrupted) {
   BlockDriver& driver = image.node().driver();
-  if (driver.name() == "qcow2") co_return co_await static_cast<Qcow2Driver&>(driver).reserve(from, how);
+  if (driver.name() == "qcow2") co_return co_await static_cast<Qcow2Driver&>(driver).reserve(from, how, interrupted);
   const Range grown{from, image.size() - from};
-  co_await qcow2::reserve(image, grown, how);
+  co_await qcow2::reserve(image, grown, how, interrupted);
+}
+
+// What could not get its space is not there.
+Task<> go_back(Edge& image, std::uint64_t before, Error error) {
+  const auto back = co_await image.truncate(before).result();
+  if (back && error.code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; the disk is as large as before");
+  if (back) co_await error;
+  co_await Error(error.code(), fmt::format("{}; the disk stays larger: {}", error.message(), back.error().message()));
 }
 
 Task<> check_preallocation(Edge& image, std::uint64_t after, Qcow2Preallocation how) {
@@ -49,11 +57,16 @@ Task<> check_preallocation(Edge& image, std::uint64_t after, Qcow2Preallocation 
 Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
   const Qcow2Preallocation preallocation = co_await unwrap(parse_preallocation(options.preallocation));
   std::uint64_t before = 0, after = 0;
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, local_path(options.image.name).value_or(std::string()));
+  options.image.format = co_await format_of(context.reactor, options.image, false);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, options.image);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
-    Edge* image = co_await session.open(options.image, access);
+    Json description = co_await describe(context.reactor, options.image, access);
+    // What is given back when space runs out is to be free for others, too.
+    const bool reserves = preallocation != Qcow2Preallocation::off;
+    if (reserves && options.image.format == "qcow2") description.set("pass-discard-other", true);
+    Edge* image = co_await session.open(std::move(description), true);
     before = image->size();
     after = co_await unwrap(new_size(options.size, before));
     if (after < before && !options.shrink)
@@ -62,8 +75,10 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
     co_await check_preallocation(*image, after, preallocation);
     kept.attach(image->node());
     auto resized = co_await image->truncate(after).result();
-    const bool reserves = preallocation != Qcow2Preallocation::off && after > before;
-    if (resized && reserves) resized = co_await reserve(*image, before, preallocation).result();
+    if (resized && reserves && after > before) {
+      resized = co_await reserve(*image, before, preallocation, context.interrupted).result();
+      if (!resized) resized = co_await go_back(*image, before, resized.error()).result();
+    }
     kept.collect(image->node());
     co_await unwrap(resized);
     co_await image->flush();

@@ -33,6 +33,14 @@ Task<Edge*> Session::open(Json description, bool write) {
   co_return co_await keep(*node, write);
 }
 
+Task<Edge*> Session::open_bytes(std::string name, ImageAccess access) {
+  Json description = Json::object({{"driver", "raw"}});
+  Json storage = co_await describe_storage(reactor(), std::move(name));
+  description.set("file", std::move(storage));
+  apply(description, access);
+  co_return co_await open(std::move(description), access.write);
+}
+
 Task<Edge*> Session::keep(BlockNode& node, bool write) {
   auto edge = Edge::attach(node, Role::root, write ? writing : reading, "tidemark image");
   if (!edge) {

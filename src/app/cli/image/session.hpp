@@ -21,6 +21,8 @@ class Session {
   // The session's until it closes.
   Task<Edge*> open(ImageName name, ImageAccess access);
   Task<Edge*> open(Json description, bool write);
+  // The bytes that an image of some format lies in.
+  Task<Edge*> open_bytes(std::string name, ImageAccess access);
   // A qcow2 image without anything below it, for what is not a disk's content.
   Task<BlockNode*> open_qcow2_node(std::string name, Qcow2OpenOptions options, bool force_share = false);
   Task<Qcow2Driver*> open_qcow2(std::string name, Qcow2OpenOptions options, bool force_share = false);

@@ -48,7 +48,8 @@ Task<> check_no_bitmaps(Qcow2Driver& image) {
 Task<Qcow2Snapshot> change(const Context& context, Qcow2Driver& image, const ImageSnapshotOptions& options) {
   if (options.action == Action::create) co_return co_await create(context, image, options.name);
   const auto snapshots = image.snapshots();
-  const std::string id = co_await unwrap(choose_snapshot(snapshots, options.name));
+  const auto choose = options.action == Action::remove ? choose_for_deletion : choose_snapshot;
+  const std::string id = co_await unwrap(choose(snapshots, options.name));
   const std::size_t which = co_await unwrap(image.find_snapshot(id));
   if (options.action == Action::apply) {
     co_await check_no_bitmaps(image);

@@ -71,4 +71,15 @@ Result<std::string> choose_snapshot(const std::vector<Qcow2Snapshot>& snapshots,
   });
 }
 
+Result<std::string> choose_for_deletion(const std::vector<Qcow2Snapshot>& snapshots, const std::string& wanted) {
+  const auto chosen = choose_snapshot(snapshots, wanted);
+  if (!chosen || wanted.starts_with("snapshot.")) return chosen;
+  const bool is_id = *chosen == wanted;
+  for (const Qcow2Snapshot& s : snapshots)
+    if (is_id && s.name == wanted && s.id != wanted)
+      return Error(Errc::invalid_argument, fmt::format("'{}' is the id of one snapshot and the name of another; say snapshot.id={} or "
+                                                       "snapshot.name={}", wanted, wanted, wanted));
+  return chosen;
+}
+
 }  // namespace tidemark::cli

@@ -17,5 +17,8 @@ Task<std::vector<Qcow2Snapshot>> snapshots_in(Reactor& reactor, ImageName image,
 
 // The id of the one that is meant by an id, a name, or snapshot.id=ID,snapshot.name=NAME.
 Result<std::string> choose_snapshot(const std::vector<Qcow2Snapshot>& snapshots, const std::string& wanted);
+// The same, but a word that is the id of one and the name of another is refused: QEMU takes the one, and here the other
+// would go, for good.
+Result<std::string> choose_for_deletion(const std::vector<Qcow2Snapshot>& snapshots, const std::string& wanted);
 
 }  // namespace tidemark::cli

@@ -200,7 +200,7 @@ Task<> create_internal(const Context& context, SnapshotCreateOptions options, st
   change.action = ImageSnapshotOptions::Action::remove;
   for (std::size_t i = 0; !made && i < all.size(); ++i) {
     change.image.name = all[i].disk;
-    change.name = all[i].image;          // a name can be there twice
+    change.name = "snapshot.id=" + all[i].image;          // a name can be there twice
     const auto removed = co_await change_snapshots(context, change).result();
     if (removed) continue;
     stays += fmt::format("; '{}' keeps the snapshot with the id {}: {}", all[i].disk, all[i].image, removed.error().message());

@@ -131,7 +131,16 @@ void print_kept(Told& told, const SnapshotDeleteOptions& options, const std::str
   else print_line(fmt::format("deleted snapshot '{}' with the id {}", name, id));
 }
 
-// An id counts more than a name that looks like one.
+std::vector<Qcow2Snapshot> kept_in(const Json* told) {
+  std::vector<Qcow2Snapshot> all;
+  if (!told) return all;
+  for (const Json& one : items(*told)) {
+    all.emplace_back().id = text(one, "id");
+    all.back().name = text(one, "name");
+  }
+  return all;
+}
+
 Task<> remove_kept_live(QmpClient& client, SnapshotDeleteOptions options, Told& told) {
   const std::string node = co_await node_of_disk(client, options.disk.top);
   for (const std::string& word : options.snapshots) {
@@ -139,9 +148,11 @@ Task<> remove_kept_live(QmpClient& client, SnapshotDeleteOptions options, Told& 
     const Json entry = co_await unwrap(node_in(nodes, node));
     const Json* image = entry.find("image");
     const Json* kept = image ? image->find("snapshots") : nullptr;
-    const Json* found = kept ? find_by(*kept, "id", word) : nullptr;
-    if (kept && !found) found = find_by(*kept, "name", word);
-    if (!found) co_await Error(Errc::not_found, fmt::format("the image of '{}' keeps no snapshot '{}'", options.disk.top, word));
+    auto id = choose_for_deletion(kept_in(kept), word);
+    if (!id && id.error().code() == Errc::not_found)
+      co_await Error(Errc::not_found, fmt::format("the image of '{}' keeps no snapshot '{}'", options.disk.top, word));
+    const std::string which = co_await unwrap(std::move(id));
+    const Json* found = find_by(*kept, "id", which);
     Json arguments = Json::object({{"device", node}, {"id", text(*found, "id")}, {"name", text(*found, "name")}});
     co_await client.execute("blockdev-snapshot-delete-internal-sync", std::move(arguments));
     print_kept(told, options, text(*found, "id"), text(*found, "name"));

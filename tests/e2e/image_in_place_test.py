@@ -1,0 +1,150 @@
+"""tidemark image convert into what is there: never at the cost of the source, and with its bitmaps."""
+import json
+import os
+import subprocess
+import unittest
+
+from bed import MiB
+from image_bed import ImageBed
+
+
+def loop_device(path):
+    """A loop device on a file, or None where this cannot be had."""
+    try:
+        return subprocess.run(["losetup", "-f", "--show", path], check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Apart(ImageBed):
+    def setUp(self):
+        super().setUp()
+        self.raw("r.raw", 8 * MiB)
+        self.qcow2("b.qcow2")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "t.qcow2")
+        self.qemu_io("t.qcow2", "write -P 2 3M 64k")
+        (self.path / "link").symlink_to("r.raw")
+        self.before = {name: (self.path / name).read_bytes() for name in self.names()}
+
+    def refused(self, *words):
+        error = self.fails("image", "convert", *words)
+        self.assertIn("which the source is read from", error)
+        for name, content in self.before.items():
+            self.assertTrue((self.path / name).read_bytes() == content, f"{name} changed by {words}")
+
+    def test_a_target_that_is_the_source_or_below_it(self):
+        self.refused("-n", "-U", "r.raw", "r.raw")
+        self.refused("-n", "-U", "r.raw", "link")
+        self.refused("-n", "-U", "-O", "qcow2", "t.qcow2", "t.qcow2")
+        self.refused("-n", "-U", "-O", "qcow2", "t.qcow2", "b.qcow2")
+        self.refused("-n", "-U", "-O", "qcow2", "r.raw", "t.qcow2", "b.qcow2")
+
+    def loop(self, name):
+        device = loop_device(self.path / name)
+        if not device:
+            self.skipTest("no loop devices here")
+        self.addCleanup(subprocess.run, ["losetup", "-d", device], check=True)
+        return device
+
+    def test_a_loop_device_on_the_source(self):
+        device = self.loop("r.raw")
+        self.refused("-f", "raw", "-n", "r.raw", device)
+        self.refused("-f", "raw", "r.raw", device)
+        self.refused("-f", "raw", "-O", "qcow2", "r.raw", device)
+        self.refused("-f", "raw", "-n", device, "r.raw")
+        self.refused("-f", "qcow2", "-n", "t.qcow2", self.loop("b.qcow2"))
+
+    def test_a_server_that_shows_the_source(self):
+        self.lab.start("qemu-nbd", "-f", "raw", "-k", str(self.path / "n.sock"), "-t", "r.raw")
+        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        self.refused("-f", "raw", "-n", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
+        self.refused("-f", "raw", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
+
+    def test_others_are_written(self):
+        device = self.loop("r.raw")
+        with open(self.path / "other.raw", "wb") as other:
+            other.truncate(9 * MiB)
+        self.image("convert", "-n", "t.qcow2", device)
+        os.sync()
+        self.image("convert", "-n", "-f", "raw", device, "other.raw")
+        self.image("convert", "t.qcow2", "want.raw")
+        self.assertEqual((self.path / "other.raw").read_bytes()[:8 * MiB], (self.path / "want.raw").read_bytes())
+
+
+class Bitmaps(ImageBed):
+    """--bitmaps, wherever the target is; and those of the target itself."""
+
+    def setUp(self):
+        super().setUp()
+        self.make("s.qcow2", size="2M", writes=0)
+        self.qemu_img("bitmap", "--add", "s.qcow2", "b0")
+        self.qemu_io("s.qcow2", "write -P 1 0 1M")
+        self.device = {"driver": "file", "filename": "dev"}
+
+    def dev(self, *bitmaps):
+        """An image in something larger, like a device."""
+        self.qemu_img("create", "-q", "-f", "qcow2", "dev", "2M")
+        for name in bitmaps:
+            self.qemu_img("bitmap", "--add", "dev", name)
+        os.truncate(self.path / "dev", 8 * MiB)
+
+    def bitmaps(self, name="dev"):
+        found = json.loads(self.qemu_img("info", "-U", "--output=json", "-f", "qcow2", name).stdout)["format-specific"]["data"].get("bitmaps", [])
+        self.assertTrue(all("in-use" not in bitmap["flags"] for bitmap in found), found)
+        return sorted(bitmap["name"] for bitmap in found)
+
+    def targets(self):
+        """What leads to the file `dev`."""
+        self.dev()
+        server = self.lab.start("qemu-nbd", "-f", "raw", "-k", str(self.path / "n.sock"), "-t", "dev")
+        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        yield "nbd+unix:///?socket=n.sock"
+        server.terminate()
+        server.wait()
+        self.lab.ended(server)
+        yield "json:" + json.dumps(self.device)
+        yield "json:" + json.dumps({"driver": "qcow2", "file": self.device})
+        yield "file:dev"
+
+    def test_into_what_is_no_path(self):
+        for target in self.targets():
+            with self.subTest(target):
+                if not target.startswith("nbd"):
+                    self.dev("own")
+                self.image("convert", "-O", "qcow2", "--bitmaps", "-n", "s.qcow2", target)
+                self.assertEqual(self.bitmaps(), ["b0"] if target.startswith("nbd") else ["b0", "own"])
+                self.image("convert", "-O", "qcow2", "--bitmaps", "s.qcow2", target)
+                self.assertEqual(self.bitmaps(), ["b0"])
+                self.assertIn("identical", self.qemu_img("compare", "-U", "-F", "qcow2", "s.qcow2", "dev").stdout)
+
+    def test_their_own_stay(self):
+        said = "json:" + json.dumps({"driver": "qcow2", "file": self.device})
+        self.dev("own")
+        self.image("resize", said, "3M")
+        self.assertEqual(self.bitmaps(), ["own"])
+        self.raw("r.raw", 2 * MiB)
+        self.image("convert", "-n", "-O", "qcow2", "r.raw", said)
+        self.assertEqual(self.bitmaps(), ["own"])
+        self.image("bitmap", "--add", said, "more")
+        self.assertEqual(self.bitmaps(), ["more", "own"])
+        self.image("check", said)
+        self.image("snapshot", "-c", "x", said)
+        self.assertIn(" x ", self.image("snapshot", "-l", said).stdout)
+
+    def test_what_cannot_be_copied_is_said_before_the_copy(self):
+        self.assertIn("v2", self.fails("image", "convert", "-O", "qcow2", "-o", "compat=0.10", "--bitmaps", "s.qcow2", "n.qcow2"))
+        self.raw("r.raw", 2 * MiB)
+        self.assertIn("qcow2", self.fails("image", "convert", "-O", "qcow2", "--bitmaps", "r.raw", "n.qcow2"))
+        server = self.lab.start("qemu-nbd", "-f", "qcow2", "-k", str(self.path / "n.sock"), "-t", "s.qcow2")
+        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        self.assertIn("inconsistent", self.fails("image", "convert", "-U", "-O", "qcow2", "--bitmaps", "s.qcow2", "n.qcow2"))
+        self.assertFalse((self.path / "n.qcow2").exists())
+        self.image("convert", "-U", "-O", "qcow2", "--bitmaps", "--skip-broken-bitmaps", "s.qcow2", "n.qcow2")
+        self.assertEqual(self.bitmaps("n.qcow2"), [])
+        server.kill()
+        server.wait()
+        self.lab.ended(server)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,127 @@
+"""What the names of files below an image lead to, for tidemark image and chain: the same as for a daemon, or nowhere."""
+import json
+import unittest
+
+from bed import KiB, MiB
+from image_bed import ImageBed
+
+
+class JsonNames(ImageBed):
+    def setUp(self):
+        super().setUp()
+        del self.lab.env["TIDEMARK_QMP"]
+        (self.path / "b.raw").write_bytes(b"A" * MiB + b"B" * MiB + b"C" * MiB)
+
+    def at(self, name):
+        return {"driver": "file", "filename": str(self.path / name)}
+
+    def overlay(self, described, format="raw", name="o.qcow2"):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "json:" + json.dumps(described), "-F", format, name, "1M")
+
+    def state(self):
+        return {file.name: file.read_bytes() for file in self.path.iterdir() if file.suffix in (".raw", ".qcow2")}
+
+    def part(self):
+        return {"driver": "raw", "offset": MiB, "size": MiB, "file": self.at("b.raw")}
+
+    def other_names(self):
+        """What shows something else than the file does by itself."""
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "m.qcow2", "1M")
+        qcow2 = {"driver": "qcow2", "file": self.at("m.qcow2")}
+        yield self.part(), "raw"
+        yield {"driver": "raw", "offset": MiB, "file.driver": "file", "file.filename": str(self.path / "b.raw")}, "raw"
+        yield {"driver": "raw", "size": 64 * KiB, "file": self.at("b.raw")}, "raw"
+        yield {"driver": "raw", "file": self.part()}, "raw"
+        yield {**qcow2, "backing": None}, "qcow2"
+        yield {"driver": "raw", "file": qcow2}, "raw"
+
+    def test_what_a_name_says_of_a_part_is_not_thrown_away(self):
+        for described, format in self.other_names():
+            with self.subTest(described):
+                self.overlay(described, format)
+                self.qemu_io("o.qcow2", "write -P 1 64k 64k")
+                before = self.state()
+                for words in (["image", "convert", "o.qcow2", "n.raw"], ["image", "rebase", "-b", "", "o.qcow2"],
+                              ["image", "compare", "o.qcow2", "b.raw"], ["image", "commit", "o.qcow2"],
+                              ["image", "map", "o.qcow2"], ["image", "info", "--backing-chain", "o.qcow2"],
+                              ["chain", "copy", "o.qcow2", "n.qcow2"], ["chain", "commit", "o.qcow2", "[0]"],
+                              ["chain", "remove", "o.qcow2", "[0]"], ["chain", "rebase", "o.qcow2", ""],
+                              ["snapshot", "delete", "o.qcow2", "1"]):
+                    error = self.fails(*words, expect=2 if "compare" in words else 1)
+                    self.assertIn("json:", error, words)
+                    self.assertEqual(self.state(), before, words)
+                said = "json:" + json.dumps({"driver": "qcow2", "file": self.at("o.qcow2")})
+                if "backing" not in described:               # by hand: as the daemon opens it
+                    self.image("convert", said, "ours")
+                    self.qemu_img("convert", "-O", "raw", "o.qcow2", "theirs")
+                    self.assertEqual((self.path / "ours").read_bytes(), (self.path / "theirs").read_bytes())
+
+    def test_a_new_image_does_not_name_a_part(self):
+        said = "json:" + json.dumps(self.part())
+        self.assertIn("json:", self.fails("image", "create", "-f", "qcow2", "-b", said, "-F", "raw", "n.qcow2"))
+        self.assertEqual(self.names(), ["b.raw"])
+
+    def test_a_chain_in_the_middle(self):
+        self.overlay(self.part(), name="m.qcow2")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "m.qcow2", "-F", "qcow2", "t.qcow2")
+        self.qemu_io("t.qcow2", "write -P 2 256k 64k")
+        before = self.state()
+        for words in (["chain", "remove", "t.qcow2", "[1]"], ["chain", "pull", "t.qcow2", "[1]"], ["chain", "commit", "t.qcow2", "[1]"],
+                      ["image", "commit", "-b", str(self.path / "b.raw"), "t.qcow2"], ["image", "rebase", "-b", "", "t.qcow2"],
+                      ["snapshot", "delete", "t.qcow2", "1"], ["snapshot", "delete", "t.qcow2", "2"]):
+            self.fails(*words)
+            self.assertEqual(self.state(), before, words)
+
+    def test_what_leaves_the_content_alone(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "m.qcow2")
+        self.qemu_io("m.qcow2", "write -P 7 1M 64k")
+        file = {**self.at("m.qcow2"), "locking": "off", "cache": {"direct": False}}
+        for described, format in (({"driver": "raw", "file": self.at("b.raw")}, "raw"),
+                                  ({"driver": "raw", "offset": 0, "file": self.at("b.raw")}, "raw"),
+                                  (self.at("b.raw"), "raw"),
+                                  ({"driver": "qcow2", "lazy-refcounts": False, "file": file}, "qcow2"),
+                                  ({"file.driver": "file", "file.filename": str(self.path / "m.qcow2"), "driver": "qcow2"}, "qcow2")):
+            with self.subTest(described):
+                if "file" not in described and "file.driver" not in described:
+                    self.qemu_img("create", "-q", "-f", "qcow2", "o.qcow2", "1M")
+                    self.qemu_img("rebase", "-u", "-b", "json:" + json.dumps(described), "-F", "file", "o.qcow2")
+                else:
+                    self.overlay(described, format)
+                self.qemu_io("o.qcow2", "write -P 1 64k 64k")
+                self.image("convert", "o.qcow2", "ours.raw")
+                self.qemu_img("convert", "-O", "raw", "o.qcow2", "theirs.raw")
+                self.assertEqual((self.path / "ours.raw").read_bytes(), (self.path / "theirs.raw").read_bytes())
+
+
+class Loops(ImageBed):
+    def setUp(self):
+        super().setUp()
+        self.make("b.qcow2", size="4M", writes=0)
+        self.qemu_io("b.qcow2", "write -P 1 0 1M")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "t.qcow2")
+        (self.path / "link").symlink_to("b.qcow2")
+        self.before = {name: (self.path / name).read_bytes() for name in self.names()}
+
+    def refused(self, *words):
+        self.assertRegex(self.fails("image", *words), r"'\S+' stands on '\S+' itself, or is it", words)
+        self.assertEqual({name: (self.path / name).read_bytes() for name in self.names()}, self.before, words)
+
+    def test_a_new_image_on_what_it_replaces(self):
+        for backing in ("b.qcow2", "./b.qcow2", str(self.path / "b.qcow2"), "link", "t.qcow2"):
+            for words in ([], ["4M"], ["-u", "4M"]):
+                self.refused("create", "-f", "qcow2", "-b", backing, "-F", "qcow2", *words[:-1], "b.qcow2", *words[-1:])
+        self.refused("create", "-f", "qcow2", "-o", "backing_file=b.qcow2,backing_fmt=qcow2", "link")
+        for target in ("b.qcow2", "t.qcow2"):
+            self.refused("convert", "-U", "-O", "qcow2", "-B", "b.qcow2" if target == "b.qcow2" else "t.qcow2", "-F", "qcow2", "t.qcow2", target)
+        self.image("create", "-u", "-f", "qcow2", "-b", "later.qcow2", "-F", "qcow2", "n.qcow2", "4M")
+
+    def test_an_image_that_is_to_stand_on_itself(self):
+        for backing in ("b.qcow2", "link", "t.qcow2"):
+            for how in ([], ["-U"], ["-u"]):
+                self.refused("rebase", *how, "-b", backing, "-F", "qcow2", "b.qcow2")
+        self.refused("amend", "-o", "backing_file=t.qcow2,backing_fmt=qcow2", "b.qcow2")
+        self.image("rebase", "-u", "-b", "later.qcow2", "-F", "qcow2", "t.qcow2")
+
+
+if __name__ == "__main__":
+    unittest.main()
