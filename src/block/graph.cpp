@@ -50,6 +50,14 @@ Result<> Graph::check_name(std::string_view name) const {
   return {};
 }
 
+Result<> Graph::rename(BlockNode& node, std::string name) {
+  if (auto ok = check_name(name); !ok) return ok;
+  by_name_.erase(node.name());
+  node.options_.name = std::move(name);
+  by_name_.emplace(node.name(), &node);
+  return {};
+}
+
 Task<BlockNode*> Graph::add(NodeOptions options, std::unique_ptr<BlockDriver> driver) {
   Result<> ok;
   if (options.name.empty()) options.name = "#block" + std::to_string((*next_generated_)++);

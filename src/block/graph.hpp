@@ -70,6 +70,8 @@ class Graph {
 
   // Whether a node can be given this name now; messages are QEMU's.
   Result<> check_name(std::string_view name) const;
+  // Nobody finds it by the one it had.
+  Result<> rename(BlockNode& node, std::string name);
   // Takes the driver.  On error (name taken or ill-formed, permissions) the driver is closed.
   Task<BlockNode*> add(NodeOptions options, std::unique_ptr<BlockDriver> driver);
 

@@ -89,23 +89,6 @@ void give_up_bitmaps(NodeBitmaps& bitmaps) {
   }
 }
 
-Task<> inactivate_all(const Nodes& nodes) {
-  std::vector<Graph::DrainGuard> drained;
-  for (BlockNode* node : nodes) drained.push_back(co_await node->graph().drain_within(*node, drain_max));
-  for (BlockNode* node : nodes) co_await unwrap(check_one(*node, nodes));
-  std::vector<Leaving> leaving;
-  for (BlockNode* node : nodes) leaving.push_back({node, false, false, nullptr});
-  const Result<> left = co_await leave(leaving).result();
-  if (!left) {
-    co_await come_back(leaving);
-    co_await left.error();
-  }
-  for (const Leaving& one : leaving) {
-    one.node->set_writes_when_active(one.writes);
-    give_up_bitmaps(one.node->bitmaps());
-  }
-}
-
 Result<> check_same(const BlockNode& node, const Qcow2Driver& before, const Qcow2Driver& now) {
   const auto changed = [&](std::string_view what, const std::string& was, const std::string& is) {
     return Error(Errc::busy, fmt::format("The image of node '{}' names another {} by now ('{}'; it was '{}'): remove the node and add "
@@ -205,9 +188,26 @@ Nodes activated_with(BlockNode& node) {
   return all;
 }
 
+Task<> inactivate(Nodes nodes) {
+  std::vector<Graph::DrainGuard> drained;
+  for (BlockNode* node : nodes) drained.push_back(co_await node->graph().drain_within(*node, drain_max));
+  for (BlockNode* node : nodes) co_await unwrap(check_one(*node, nodes));
+  std::vector<Leaving> leaving;
+  for (BlockNode* node : nodes) leaving.push_back({node, false, false, nullptr});
+  const Result<> left = co_await leave(leaving).result();
+  if (!left) {
+    co_await come_back(leaving);
+    co_await left.error();
+  }
+  for (const Leaving& one : leaving) {
+    one.node->set_writes_when_active(one.writes);
+    give_up_bitmaps(one.node->bitmaps());
+  }
+}
+
 Task<> inactivate(BlockNode& node) {
   if (!node.active()) co_return;
-  co_await inactivate_all(inactivated_with(node));
+  co_await inactivate(inactivated_with(node));
 }
 
 Task<> activate(BlockNode& node) {
@@ -219,7 +219,7 @@ Task<> activate(BlockNode& node) {
       changed.insert(changed.begin(), *each);
       continue;
     }
-    if (!changed.empty()) (void)co_await inactivate_all(changed).result();
+    if (!changed.empty()) (void)co_await inactivate(changed).result();
     co_await done.error();
   }
   for (BlockNode* one : changed) one->set_writes_when_active(false);

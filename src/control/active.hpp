@@ -18,6 +18,7 @@ std::vector<BlockNode*> activated_with(BlockNode& node);
 
 // On error all are as they were.  Exports that allow it have let go of what is inactivated (NbdExport::set_active).
 Task<> inactivate(BlockNode& node);
+Task<> inactivate(std::vector<BlockNode*> nodes);          // these and no others, parents first
 Task<> activate(BlockNode& node);
 
 }  // namespace tidemark

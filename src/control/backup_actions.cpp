@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include "backup/sums_recorder.hpp"
+#include "control/image_ahead.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
-#include "control/node_opener.hpp"
-#include "io/file.hpp"
+#include "control/transaction_jobs.hpp"
 #include "storage/file.hpp"
 
 namespace tidemark {
@@ -49,15 +49,12 @@ Result<BackupOptions> to_options(const schema::BackupCommon& given, BlockNode& s
   return options;
 }
 
-// The file in which the checksums are to be; what must not be overwritten is found now.
-Task<> add_witness(Homes& homes, Place& place, const std::optional<std::string>& path, BackupOptions& options) {
-  if (!path) co_return;
-  co_await SumsRecorder::check(homes.main().reactor, *path);
-  SumsRecorder::Options where;
-  where.path = *path;
-  where.scratch_directory = options.staging.directory.empty() ? "/var/tmp" : options.staging.directory;
-  options.witness = std::make_shared<SumsRecorder>(place.reactor, options.source->size(), std::move(where));
-}
+// The nodes of a backup, which live on one thread.
+struct BackupNodes {
+  Place* place = nullptr;
+  BlockNode* source = nullptr;
+  BlockNode* target = nullptr;                       // null: still to be made
+};
 
 // On the nodes' thread.
 
@@ -68,8 +65,25 @@ Task<BackupNodes> look_up(Place& place, const std::string& source, const std::st
   co_return nodes;
 }
 
-std::string format_of(const schema::DriveBackup& arguments, const BlockNode& source) {
-  return arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
+Task<ImageWanted> wanted_by(Place& place, BlockNode& source, const schema::DriveBackup& arguments) {
+  ImageWanted wanted;
+  wanted.place = &place;
+  wanted.path = arguments.target;
+  wanted.format = arguments.format.value_or(source.driver().name() == "qcow2" ? "qcow2" : "raw");
+  wanted.is_new = arguments.mode != schema::NewImageMode::existing;
+  if (!wanted.is_new) co_return wanted;
+  wanted.size = source.size();
+  wanted.below = co_await name_below(node_below(source, arguments.sync));
+  co_return std::move(wanted);
+}
+
+// The image instead of the stand-in.
+Task<> give_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
+  co_await create_overlay_file(graph, wanted.path, wanted.format, wanted.size, wanted.below);
+  BlockNode* target = co_await open_image_file(graph, wanted.path, wanted.format);
+  const Result<> given = co_await job.take_target(*target).result();
+  if (!given) (void)co_await graph.release(*target).result();
+  co_await unwrap(given);
 }
 
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {
@@ -93,7 +107,7 @@ Task<ManagedJob*> create_job_to(Homes& homes, JobManager& jobs, Place& place, Bl
   co_return co_await unwrap(std::move(job));
 }
 
-}  // namespace
+// On the main thread.
 
 Task<BackupNodes> find_nodes(Homes& homes, const schema::BlockdevBackup& arguments) {
   std::vector<std::string> names{arguments.device, arguments.target};
@@ -106,65 +120,134 @@ Task<BackupNodes> find_nodes(Homes& homes, const schema::DriveBackup& arguments)
   co_return co_await homes.at(*place, look_up(*place, arguments.device, nullptr));
 }
 
-Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::BlockdevBackup arguments,
-                              std::shared_ptr<JobTransaction> group) {
-  const BackupNodes nodes = co_await find_nodes(homes, arguments);
-  BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
-  options.target = nodes.target;
-  co_await add_witness(homes, *nodes.place, arguments.checksums, options);
-  co_return co_await create_job(homes, jobs, *nodes.place, std::move(options));
-}
+template <class Arguments>
+class BackupAction : public JobAction {
+ public:
+  BackupAction(Homes& homes, JobManager& jobs, Arguments arguments, std::shared_ptr<JobTransaction> group)
+      : JobAction(homes, jobs), arguments_(std::move(arguments)), group_(std::move(group)) {}
 
-Task<ManagedJob*> make_backup(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
-                              std::shared_ptr<JobTransaction> group, DriveImages& images) {
-  const BackupNodes nodes = co_await find_nodes(homes, arguments);
-  BackupOptions options = co_await unwrap(to_options(arguments, *nodes.source, std::move(group)));
-  const bool existing = arguments.mode == schema::NewImageMode::existing;
-  // The format of a file that is there already is not guessed: its content may be a guest's.
-  if (existing && !arguments.format)
-    co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments.target));
-  co_await unwrap(jobs.check_id(options.job.id));
-  Place& place = *nodes.place;
-  co_await add_witness(homes, place, arguments.checksums, options);
-  const std::string format = format_of(arguments, *nodes.source);
-  bool overwrites = false;
-  if (!existing) overwrites = co_await check_overwritable(jobs.reactor(), arguments.target);
-  BackingName below;
-  if (!existing) below = co_await homes.at(place, name_below(node_below(*nodes.source, arguments.sync)));
-  co_await unwrap(check_backing(format, below));
-  if (!existing && !overwrites) {
-    images.made(arguments.target);
-    co_await homes.at(place, create_overlay_file(place.graph, arguments.target, format, nodes.source->size(), below));
+  std::vector<std::string> nodes() const override { return {arguments_.device}; }
+
+ protected:
+  // The file in which the checksums are to be: what must not be overwritten is found before the disk is at rest.
+  Task<> check_checksums() {
+    if (!arguments_.checksums) co_return;
+    if (!checksums_) checksums_ = co_await SumsRecorder::check(homes_.main().reactor, *arguments_.checksums).result();
+    co_await unwrap(*checksums_);
   }
-  Task<BlockNode*> opening = overwrites ? make_stand_in(place.graph, format, nodes.source->size())
-                                        : open_image_file(place.graph, arguments.target, format);
-  BlockNode* target = co_await homes.at(place, std::move(opening));
-  ManagedJob* job = co_await create_job_to(homes, jobs, place, *target, std::move(options));
-  if (overwrites) images.overwrite(nodes, *job, arguments.target, format, std::move(below));
-  co_return job;
+  void add_witness(Place& place, BackupOptions& options) const {
+    if (!arguments_.checksums) return;
+    SumsRecorder::Options where;
+    where.path = *arguments_.checksums;
+    where.scratch_directory = options.staging.directory.empty() ? "/var/tmp" : options.staging.directory;
+    options.witness = std::make_shared<SumsRecorder>(place.reactor, options.source->size(), std::move(where));
+  }
+
+  const Arguments arguments_;
+  const std::shared_ptr<JobTransaction> group_;
+
+ private:
+  std::optional<Result<>> checksums_;                // once they are checked
+};
+
+class BlockdevBackupAction final : public BackupAction<schema::BlockdevBackup> {
+ public:
+  using BackupAction::BackupAction;
+
+  Task<> gather() override {
+    std::vector<std::string> names{arguments_.device, arguments_.target};
+    (void)co_await homes_.gather(std::move(names)).result();
+  }
+  Task<> ahead(OpenedAhead&) override { (void)co_await check_checksums().result(); }
+  Task<> prepare() override {
+    const BackupNodes nodes = co_await find_nodes(homes_, arguments_);
+    BackupOptions options = co_await unwrap(to_options(arguments_, *nodes.source, group_));
+    options.target = nodes.target;
+    co_await check_checksums();
+    add_witness(*nodes.place, options);
+    job_ = co_await create_job(homes_, jobs_, *nodes.place, std::move(options));
+  }
+};
+
+class DriveBackupAction final : public BackupAction<schema::DriveBackup> {
+ public:
+  DriveBackupAction(Homes& homes, JobManager& jobs, schema::DriveBackup arguments, std::shared_ptr<JobTransaction> group)
+      : BackupAction(homes, jobs, std::move(arguments), std::move(group)), image_(homes) {}
+
+  Task<> ahead(OpenedAhead& opened) override {
+    const Result<> found = co_await look(find_ahead(opened)).result();
+    if (found && !overwrites()) co_await image_.make(wanted_);
+  }
+  // A file that is there keeps its content for now: its job has a stand-in for a target.
+  Task<> prepare() override {
+    co_await look(find_nodes(homes_, arguments_));
+    BlockNode* target = co_await make_target();
+    BackupOptions options = co_await unwrap(to_options(arguments_, *nodes_.source, group_));
+    add_witness(*nodes_.place, options);
+    job_ = co_await create_job_to(homes_, jobs_, *nodes_.place, *target, std::move(options));
+  }
+  Task<> overwrite() override {
+    if (!overwrites()) co_return;
+    Place& place = *nodes_.place;
+    co_await homes_.at(place, give_target(place.graph, static_cast<BackupJob&>(job_->job()), wanted_));
+  }
+  Task<> begin() override {
+    co_await image_.hand_over();
+    co_await JobAction::begin();
+  }
+  Task<> clean() override { return image_.undo(); }
+
+ private:
+  bool overwrites() const { return overwrites_ && overwrites_->ok() && **overwrites_; }
+
+  // What is below an overlay is not there yet, but only a copy of all of it does not name that.
+  Task<BackupNodes> find_ahead(const OpenedAhead& opened) {
+    const auto overlay = opened.overlays.find(arguments_.device);
+    if (overlay == opened.overlays.end() || arguments_.sync != schema::MirrorSyncMode::full)
+      co_return co_await find_nodes(homes_, arguments_);
+    BackupNodes nodes;
+    nodes.place = overlay->second.place;
+    nodes.source = overlay->second.node;
+    co_return nodes;
+  }
+
+  // All that is told before the target is made.
+  Task<> look(Task<BackupNodes> finding) {
+    nodes_ = co_await std::move(finding);
+    const BackupOptions options = co_await unwrap(to_options(arguments_, *nodes_.source, group_));
+    const bool existing = arguments_.mode == schema::NewImageMode::existing;
+    // The format of a file that is there already is not guessed: its content may be a guest's.
+    if (existing && !arguments_.format)
+      co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments_.target));
+    co_await unwrap(jobs_.check_id(options.job.id));
+    co_await check_checksums();
+    if (!existing && !overwrites_) overwrites_ = co_await check_overwritable(jobs_.reactor(), arguments_.target).result();
+    if (overwrites_) co_await unwrap(*overwrites_);
+    wanted_ = co_await homes_.at(*nodes_.place, wanted_by(*nodes_.place, *nodes_.source, arguments_));
+    co_await unwrap(check_backing(wanted_.format, wanted_.below));
+  }
+
+  Task<BlockNode*> make_target() {
+    if (!overwrites()) return image_.take(wanted_);
+    return homes_.at(*nodes_.place, make_stand_in(nodes_.place->graph, wanted_.format, wanted_.size));
+  }
+
+  BackupNodes nodes_;
+  ImageWanted wanted_;
+  std::optional<Result<bool>> overwrites_;           // a file with content; once that is known
+  ImageAhead image_;
+};
+
+}  // namespace
+
+std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::BlockdevBackup arguments,
+                                                      std::shared_ptr<JobTransaction> group) {
+  return std::make_unique<BlockdevBackupAction>(homes, jobs, std::move(arguments), std::move(group));
 }
 
-void DriveImages::overwrite(const BackupNodes& nodes, ManagedJob& job, std::string path, std::string format, BackingName below) {
-  auto& backup = static_cast<BackupJob&>(job.job());
-  late_.push_back({nodes.place, &backup, std::move(path), std::move(format), nodes.source->size(), std::move(below)});
-}
-
-// On the nodes' thread.
-Task<> DriveImages::give(Graph& graph, const Late& late) {
-  co_await create_overlay_file(graph, late.path, late.format, late.size, late.below);
-  BlockNode* target = co_await open_image_file(graph, late.path, late.format);
-  const Result<> given = co_await late.job->take_target(*target).result();
-  if (!given) (void)co_await graph.release(*target).result();
-  co_await unwrap(given);
-}
-
-Task<> DriveImages::overwrite_all() {
-  for (const Late& late : late_) co_await homes_.at(*late.place, give(late.place->graph, late));
-}
-
-Task<> DriveImages::undo() {
-  Reactor& reactor = homes_.main().reactor;
-  for (const std::string& path : made_) (void)co_await fs::unlink(reactor, path).result();
+std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
+                                                      std::shared_ptr<JobTransaction> group) {
+  return std::make_unique<DriveBackupAction>(homes, jobs, std::move(arguments), std::move(group));
 }
 
 }  // namespace tidemark

@@ -16,8 +16,6 @@ class BackupCommandHandler final : public BackupCommands {
  private:
   template <class Arguments>
   Task<> begin(Arguments arguments);
-  Task<> start(schema::BlockdevBackup arguments);
-  Task<> start(schema::DriveBackup arguments);
 
   Homes& homes_;
   JobManager& jobs_;

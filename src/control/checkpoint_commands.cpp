@@ -51,6 +51,7 @@ class CheckpointAction : public TransactionAction {
     }
   }
   Task<> make_durable() override {
+    saved_ = true;
     for (const auto& part : parts_) co_await homes_.at(*part->place, save_tracking(*part->image));
   }
   Task<> commit() override {
@@ -59,11 +60,10 @@ class CheckpointAction : public TransactionAction {
       if (group_) group_->add(std::move(part->change));
     }
   }
-  Task<> begin() override {
-    for (const auto& part : parts_) co_await homes_.at(*part->place, forget_dropped(*part->image));
-  }
+  Task<> begin() override { return forget_all(); }
   Task<> abort() override {
     for (auto part = parts_.rbegin(); part != parts_.rend(); ++part) co_await homes_.at(*(*part)->place, (*part)->change->undo());
+    if (saved_) co_await forget_all();
   }
 
  protected:
@@ -84,6 +84,13 @@ class CheckpointAction : public TransactionAction {
   std::vector<std::string> names_;
   std::shared_ptr<JobTransaction> group_;
   std::vector<std::unique_ptr<Part>> parts_;
+
+ private:
+  Task<> forget_all() {
+    for (const auto& part : parts_) co_await homes_.at(*part->place, forget_dropped(*part->image));
+  }
+
+  bool saved_ = false;
 };
 
 class Creation final : public CheckpointAction {
@@ -91,9 +98,7 @@ class Creation final : public CheckpointAction {
   Creation(Homes& homes, schema::CheckpointCreate arguments, std::shared_ptr<JobTransaction> group)
       : CheckpointAction(homes, arguments.disks, std::move(group)), arguments_(std::move(arguments)) {}
 
-  // What fails here fails again, and is told.
-  Task<> gather() override {
-    co_await CheckpointAction::gather();
+  Task<> ahead(OpenedAhead&) override {
     for (const std::string& name : names_) {
       Place* place = co_await homes_.find(name);
       if (place) (void)co_await homes_.at(*place, prepare_checkpoint(place->graph, name, arguments_)).result();

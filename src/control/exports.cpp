@@ -80,17 +80,36 @@ Task<> set_active(Graph& graph, std::string name, Served served, bool active) {
   BlockNode* node = graph.pin(name);
   if (!node) co_return;                          // it has gone meanwhile
   if (active) {
+    const std::vector<BlockNode*> changed = activated_with(*node);
     co_await activate(*node);
     const Result<> told = tell(served);
     if (told) co_return;
-    let_go(served, inactivated_with(*node));
-    (void)co_await inactivate(*node).result();
+    let_go(served, changed);
+    (void)co_await inactivate(changed).result();
     co_await told.error();
   }
   let_go(served, inactivated_with(*node));
   const Result<> done = co_await inactivate(*node).result();
   (void)tell(served);
   co_await unwrap(done);
+}
+
+// What would be activated with a node.
+Task<std::vector<std::string>> inactive_with(Graph& graph, const std::string& name) {
+  std::vector<std::string> names;
+  BlockNode* node = co_await unwrap(graph.lookup(name));
+  for (const BlockNode* one : activated_with(*node)) names.push_back(one->name());
+  co_return std::move(names);
+}
+
+// That has happened, and is undone.
+Task<> inactivate_again(Graph& graph, const std::vector<std::string>& names, Served served) {
+  std::vector<BlockNode*> nodes;
+  for (const std::string& name : names)
+    if (BlockNode* node = graph.pin(name)) nodes.push_back(node);
+  let_go(served, nodes);
+  (void)co_await inactivate(nodes).result();
+  (void)tell(served);
 }
 
 Task<std::optional<std::string>> node_of(const NbdExport& nbd) {
@@ -170,10 +189,14 @@ Task<> Exports::prepare(schema::BlockExportOptions arguments) {
 void Exports::show(const std::string& id) noexcept { exports_.at(id).nbd->show(); }
 
 Task<> Exports::undo(std::string id) {
-  const auto nbd = exports_.at(id).nbd;
-  exports_.erase(id);
-  (void)server_->remove_export(nbd->name(), NbdServer::RemoveMode::hard);
-  (void)co_await nbd->close().result();
+  const Entry entry = exports_.extract(id).mapped();
+  (void)server_->remove_export(entry.nbd->name(), NbdServer::RemoveMode::hard);
+  (void)co_await entry.nbd->close().result();
+  co_await take_back(*entry.place, entry.activated);
+}
+
+Task<> Exports::take_back(Place& place, std::vector<std::string> activated) {
+  if (!activated.empty()) co_await homes_.at(place, inactivate_again(place.graph, activated, at_home(place.reactor)));
 }
 
 Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
@@ -187,7 +210,12 @@ Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
 
 Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   BlockNode* node = co_await homes_.at(place, find_node(place.graph, arguments.node_name));
-  if (!arguments.allow_inactive) co_await set_active(place, arguments.node_name, true);
+  Entry entry;
+  entry.place = &place;
+  if (!arguments.allow_inactive) {
+    entry.activated = co_await homes_.at(place, inactive_with(place.graph, arguments.node_name));
+    co_await set_active(place, arguments.node_name, true);
+  }
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -200,8 +228,12 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   options.hidden = true;
   if (nbd.bitmaps)
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
-  Entry entry;
-  entry.nbd = co_await server_->add_export_at(place.reactor, *node, std::move(options));
+  auto added = co_await server_->add_export_at(place.reactor, *node, std::move(options)).result();
+  if (!added) {
+    co_await take_back(place, std::move(entry.activated));
+    co_await added.error();
+  }
+  entry.nbd = *std::move(added);
   entry.number = ++added_;
   entry.node = arguments.node_name;
   exports_.emplace(arguments.id, std::move(entry));

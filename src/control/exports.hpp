@@ -56,11 +56,14 @@ class Exports final : public ExportCommands {
     std::uint64_t number = 0;                        // in the order in which they were added
     std::string node;                                // when somebody last asked
     bool shutting_down = false;
+    Place* place = nullptr;
+    std::vector<std::string> activated;              // for it: inactive again when it is undone
   };
   Task<> start_server(NbdServerOptions options);
   Task<> check_new(const schema::BlockExportOptions& arguments);
   Task<> check_thread(const schema::BlockExportOptions& arguments, const Place& place);
   Task<Place*> choose_place(const schema::BlockExportOptions& arguments);
+  Task<> take_back(Place& place, std::vector<std::string> activated);
   Task<> add_hidden(schema::BlockExportOptions arguments, Place& place);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);
   Task<> finish_removal(std::string id, std::shared_ptr<NbdExport> nbd);

@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include "control/bitmap_following.hpp"
+#include "control/image_ahead.hpp"
+#include "control/images_made.hpp"
 #include "control/overlay_nodes.hpp"
 #include "control/read_only.hpp"
 #include "control/tracking_stores.hpp"
-#include "io/file.hpp"
 
 namespace tidemark {
 namespace {
@@ -14,6 +15,8 @@ namespace {
 // On the nodes' thread.
 
 Task<> check_legal(const Graph& graph, std::string name) { co_await unwrap(graph.check_name(name)); }
+
+Task<> give_name(BlockNode& node, std::string name) { co_await unwrap(node.graph().rename(node, std::move(name))); }
 
 Task<> commit_all(Transaction& changes) {
   changes.commit();
@@ -48,8 +51,8 @@ class ExternalSnapshot : public TransactionAction {
     node_ = co_await homes_.at(*place_, find_node(place_->graph, name_));
     co_await homes_.at(*place_, check_not_below(*node_));
     co_await jobs_.check_unused(*node_, place_->reactor);
-    co_await homes_.at(*place_, flush_for_snapshot(*node_));
   }
+  Task<> flush() { return homes_.at(*place_, flush_for_snapshot(*node_)); }
   Task<> put() {
     kept_ = co_await homes_.at(*place_, keep_overlay(*overlay_));
     moved_ = co_await homes_.at(*place_, put_in_place(*node_, *overlay_, *node_));
@@ -87,10 +90,14 @@ class NodeSnapshot final : public ExternalSnapshot {
     std::vector<std::string> names{name_, overlay_name_};
     const auto gathered = co_await homes_.gather(std::move(names)).result();
     if (!gathered) apart_ = gathered.error();
-    else (void)co_await homes_.at(**gathered, make_ready((*gathered)->graph)).result();
+    else together_ = *gathered;
+  }
+  Task<> ahead(OpenedAhead&) override {
+    if (together_) (void)co_await homes_.at(*together_, make_ready(together_->graph)).result();
   }
   Task<> prepare() override {
     co_await find_disk();
+    co_await flush();
     const Place* place = co_await homes_.lookup(overlay_name_);
     if (place != place_ && apart_) co_await *apart_;
     overlay_ = co_await homes_.at(*place_, find_node(place_->graph, overlay_name_));
@@ -98,7 +105,6 @@ class NodeSnapshot final : public ExternalSnapshot {
   }
 
  private:
-  // What fails here fails again, and is told.
   Task<> make_ready(Graph& graph) {
     BlockNode* node = co_await find_node(graph, name_);
     BlockNode* overlay = co_await find_node(graph, overlay_name_);
@@ -107,28 +113,37 @@ class NodeSnapshot final : public ExternalSnapshot {
   }
 
   const std::string overlay_name_;
+  Place* together_ = nullptr;
   std::optional<Error> apart_;                     // why they are not on one thread
 };
 
+// What makes the file, and opens it, is the same ahead and at rest.
 class FileSnapshot final : public ExternalSnapshot {
  public:
   FileSnapshot(Homes& homes, JobManager& jobs, schema::BlockdevSnapshotSync arguments)
-      : ExternalSnapshot(homes, jobs, arguments.node_name.value_or("")), arguments_(std::move(arguments)) {}
+      : ExternalSnapshot(homes, jobs, arguments.node_name.value_or("")), arguments_(std::move(arguments)), image_(homes) {}
 
+  Task<> ahead(OpenedAhead& opened) override {
+    (void)co_await make_ahead().result();
+    if (image_.node()) opened.overlays.emplace(*arguments_.snapshot_node_name, OpenedAhead::Node{place_, image_.node()});
+  }
   Task<> prepare() override {
     const Place* there = co_await homes_.find(name_);
     if (!there)
       co_await Error(Errc::not_found, fmt::format("Cannot find device='{}' nor node-name='{}'", arguments_.device.value_or(""), name_));
     co_await find_disk();
+    co_await flush();
     co_await check_name();
-    if (arguments_.mode != schema::NewImageMode::existing) co_await make();
-    overlay_ = co_await homes_.at(*place_, open_overlay_file(*node_, arguments_));
+    ImageWanted wanted = co_await homes_.at(*place_, want());
+    overlay_ = co_await image_.take(std::move(wanted));
+    co_await homes_.at(*place_, give_name(*overlay_, *arguments_.snapshot_node_name));
     co_await put();
   }
-  Task<> abort() override {
-    co_await ExternalSnapshot::abort();
-    if (made_) (void)co_await fs::unlink(homes_.main().reactor, arguments_.snapshot_file).result();
+  Task<> begin() override {
+    co_await ExternalSnapshot::begin();
+    co_await image_.hand_over();
   }
+  Task<> clean() override { return image_.undo(); }
 
  private:
   Task<> check_name() {
@@ -138,16 +153,29 @@ class FileSnapshot final : public ExternalSnapshot {
     if (taken) co_await Error(Errc::exists, "New overlay node-name already in use");
     co_await homes_.at(*place_, check_legal(place_->graph, *name));
   }
-  // A file that was there before is not brought back: what was in it is gone, as it is once it is asked for.
-  Task<> make() {
-    const bool there = co_await fs::exists(homes_.main().reactor, arguments_.snapshot_file);
-    made_ = !there;                                      // in part, if it fails
-    co_await homes_.at(*place_, make_overlay_file(*node_, arguments_.snapshot_file, arguments_.format.value_or("qcow2")));
-    co_await remove_store_left_over(homes_.main().reactor, arguments_.snapshot_file);
+  Task<> make_ahead() {
+    co_await find_disk();
+    co_await check_name();
+    ImageWanted wanted = co_await homes_.at(*place_, want());
+    co_await image_.make(std::move(wanted));
+    if (BlockNode* overlay = image_.node()) co_await homes_.at(*place_, prepare_to_follow(*node_, *overlay));
+  }
+  // On the node's thread.
+  Task<ImageWanted> want() {
+    ImageWanted wanted;
+    wanted.place = place_;
+    wanted.path = arguments_.snapshot_file;
+    wanted.format = arguments_.format.value_or("qcow2");
+    wanted.is_new = arguments_.mode != schema::NewImageMode::existing;
+    wanted.overlay = overlay_like(*node_);
+    if (!wanted.is_new) co_return wanted;
+    wanted.size = node_->size();
+    wanted.below = co_await name_below(node_);
+    co_return std::move(wanted);
   }
 
   const schema::BlockdevSnapshotSync arguments_;
-  bool made_ = false;
+  ImageAhead image_;
 };
 
 }  // namespace

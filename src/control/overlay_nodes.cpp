@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include "control/backing_names.hpp"
-#include "control/file_names.hpp"
 #include "control/images_made.hpp"
 
 namespace tidemark {
@@ -71,25 +70,27 @@ Task<> take_out_of_place(BlockNode& node, BlockNode& overlay, const std::vector<
 }
 
 Task<> make_overlay_file(BlockNode& below, std::string path, std::string format) {
-  BackingName backing;
-  backing.name = co_await file_name_of(below);
-  backing.format = below.driver().name();
+  BackingName backing = co_await name_below(&below);
   co_await create_overlay_file(below.graph(), std::move(path), std::move(format), below.size(), std::move(backing));
 }
 
-Task<BlockNode*> open_overlay_file(const BlockNode& like, schema::BlockdevSnapshotSync arguments, Owner owner) {
-  const std::string format = arguments.format.value_or("qcow2");
-  schema::BlockdevOptions image = co_await unwrap(describe_backing("", arguments.snapshot_file, format));
-  image.node_name = arguments.snapshot_node_name;
-  image.read_only = like.read_only();
-  image.discard = like.options().discard ? schema::BlockdevDiscardOptions::unmap : schema::BlockdevDiscardOptions::ignore;
+OverlayLike overlay_like(const BlockNode& node) {
+  const NodeOptions& options = node.options();
+  return {node.read_only(), options.discard, options.cache_direct, options.cache_no_flush};
+}
+
+Task<BlockNode*> open_overlay_file(Graph& graph, std::string path, std::string format, OverlayLike like) {
+  schema::BlockdevOptions image = co_await unwrap(describe_backing("", path, format));
+  if (!like.node_name.empty()) image.node_name = like.node_name;
+  image.read_only = like.read_only;
+  image.discard = like.discard ? schema::BlockdevDiscardOptions::unmap : schema::BlockdevDiscardOptions::ignore;
   schema::BlockdevCacheOptions cache;
-  cache.direct = like.options().cache_direct;
-  cache.no_flush = like.options().cache_no_flush;
+  cache.direct = like.cache_direct;
+  cache.no_flush = like.cache_no_flush;
   image.cache = cache;
   if (auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&image.branch)) qcow2->backing.emplace().value = nullptr;
-  NodeOpener opener(like.graph());
-  if (owner == Owner::monitor) co_return co_await opener.add(std::move(image));
+  NodeOpener opener(graph);
+  if (like.owner == Owner::monitor) co_return co_await opener.add(std::move(image));
   schema::BlockdevRef reference;
   reference.value = schema::Box<schema::BlockdevOptions>(std::move(image));
   co_return co_await opener.resolve(std::move(reference));

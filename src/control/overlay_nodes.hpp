@@ -14,9 +14,17 @@ Task<> flush_for_snapshot(BlockNode& node);
 
 // A file for what is to stand on `below`, as large as that.
 Task<> make_overlay_file(BlockNode& below, std::string path, std::string format);
-// As `like` was opened, and without what its own header names.  The users' alone, or the monitor's, too.
+// How an overlay is opened: as another node was, by a name or a generated one.  The users' alone, or the monitor's, too.
 enum class Owner : std::uint8_t { users, monitor };
-Task<BlockNode*> open_overlay_file(const BlockNode& like, schema::BlockdevSnapshotSync arguments, Owner owner = Owner::users);
+struct OverlayLike {
+  bool read_only = false, discard = false, cache_direct = false, cache_no_flush = false;
+  std::string node_name = {};
+  Owner owner = Owner::users;
+  bool operator==(const OverlayLike&) const = default;
+};
+OverlayLike overlay_like(const BlockNode& node);
+// Without what its own header names.
+Task<BlockNode*> open_overlay_file(Graph& graph, std::string path, std::string format, OverlayLike like);
 
 // The overlay stays, whoever else lets go of it meanwhile.
 Task<std::unique_ptr<Edge>> keep_overlay(BlockNode& overlay);

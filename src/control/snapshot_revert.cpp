@@ -209,11 +209,10 @@ class LayerRevert final : public Revert {
   }
 
   Task<> open() {
-    schema::BlockdevSnapshotSync overlay;
-    overlay.snapshot_file = partial_;
-    overlay.snapshot_node_name = wanted_.overlay_node_name;
-    const Owner owner = node_->options().monitor_owned ? Owner::monitor : Owner::users;
-    overlay_ = co_await homes_.at(*place_, open_overlay_file(*node_, std::move(overlay), owner));
+    OverlayLike like = overlay_like(*node_);
+    like.node_name = wanted_.overlay_node_name;
+    if (node_->options().monitor_owned) like.owner = Owner::monitor;
+    overlay_ = co_await homes_.at(*place_, open_overlay_file(place_->graph, partial_, "qcow2", std::move(like)));
   }
 
   const schema::SnapshotRevertDiscard wanted_;

@@ -30,6 +30,8 @@ Task<> carry_out_at_rest(const TransactionActions& actions) {
 
 Task<> carry_out(Homes& homes, TransactionActions actions) {
   for (const auto& action : actions) co_await action->gather();
+  OpenedAhead opened;
+  for (const auto& action : actions) co_await action->ahead(opened);
   std::vector<std::string> names;
   for (const auto& action : actions)
     for (std::string& name : action->nodes()) names.push_back(std::move(name));
@@ -39,7 +41,9 @@ Task<> carry_out(Homes& homes, TransactionActions actions) {
     co_await carry_out_at_rest(actions);
   };
   auto release = [&drained]() -> Task<> { return drained.release(); };
-  co_await finally(work(), release);
+  const Result<> done = co_await finally(work(), release).result();
+  for (auto action = actions.rbegin(); action != actions.rend(); ++action) co_await (*action)->clean();
+  co_await unwrap(done);
 }
 
 }  // namespace tidemark

@@ -72,7 +72,7 @@ Task<> save(Graph& graph, const std::string& name, bool committed) {
   else co_await save_tracking(*node);
 }
 
-// Before the commit, what was added becomes durable; after it, what was dropped is forgotten.
+// Before the commit, what was added becomes durable; after it, what was dropped is forgotten, and what was added when it is undone.
 class BitmapAction final : public TransactionAction {
  public:
   BitmapAction(Homes& homes, schema::TransactionAction action, std::shared_ptr<UnsavedNodes> unsaved,
@@ -108,11 +108,13 @@ class BitmapAction final : public TransactionAction {
   Task<> begin() override { return save_once(true); }
   Task<> abort() override {
     if (change_) co_await homes_.at(*place_, change_->undo());
+    if (saved_) co_await homes_.at(*place_, save(place_->graph, node_of(action_), true));       // the first of a node, so the last here
   }
 
  private:
   Task<> save_once(bool committed) {
     if (unsaved_->erase(node_of(action_)) == 0) co_return;
+    saved_ = true;
     co_await homes_.at(*place_, save(place_->graph, node_of(action_), committed));
   }
 
@@ -122,6 +124,7 @@ class BitmapAction final : public TransactionAction {
   std::shared_ptr<JobTransaction> group_;
   Place* place_ = nullptr;
   std::unique_ptr<BitmapChange> change_;
+  bool saved_ = false;
 };
 
 }  // namespace

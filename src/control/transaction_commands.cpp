@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/backup_actions.hpp"
 #include "control/checkpoint_commands.hpp"
 #include "control/export_actions.hpp"
 #include "control/external_snapshot.hpp"

@@ -1,17 +1,26 @@
 // The actions of a transaction that start jobs.
 #pragma once
 
-#include "control/backup_actions.hpp"
 #include "control/mirror_actions.hpp"
 #include "control/transaction_action.hpp"
 
 namespace tidemark {
 
-// `group` is null for a backup that ends for itself.
-std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::BlockdevBackup arguments,
-                                                      std::shared_ptr<JobTransaction> group);
-std::unique_ptr<TransactionAction> make_backup_action(Homes& homes, JobManager& jobs, schema::DriveBackup arguments,
-                                                      std::shared_ptr<JobTransaction> group);
+// One whose prepare() makes a job.
+class JobAction : public TransactionAction {
+ public:
+  JobAction(Homes& homes, JobManager& jobs) : homes_(homes), jobs_(jobs) {}
+
+  Task<> begin() override { co_await jobs_.start_at_home(*job_); }
+  Task<> abort() override {
+    if (job_) (void)co_await jobs_.abandon(*job_).result();
+  }
+
+ protected:
+  Homes& homes_;
+  JobManager& jobs_;
+  ManagedJob* job_ = nullptr;
+};
 
 // Ends for itself: when it does is for its user to say.
 std::unique_ptr<TransactionAction> make_mirror_action(Homes& homes, JobManager& jobs, ChainAccess& access,

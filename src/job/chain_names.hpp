@@ -10,6 +10,7 @@ namespace tidemark {
 
 struct BackingName {
   std::string name, format;              // empty: there is none
+  bool operator==(const BackingName&) const = default;
 };
 
 // The name of `base`, as this process knows it, for a header in `image`: one that is not absolute counts from where the image

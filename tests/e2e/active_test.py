@@ -53,6 +53,32 @@ class Active(Bed):
         with self.assertRaisesRegex(QmpError, why):
             call(*words, **more)
 
+    def test_an_export_that_comes_to_nothing_leaves_it_inactive(self):
+        self.add(self.here, "raw", active=False)
+        self.here.execute("blockdev-add", driver="qcow2", node_name="other", file={"driver": "file", "filename": "disk.qcow2"})
+        self.here.execute("block-export-add", type="nbd", id="taken", node_name="other", name="taken")
+
+        def active():
+            return {node["node-name"]: node["active"] for node in self.here.execute("query-named-block-nodes")}
+
+        before = active()
+        self.assertFalse(before["disk"])
+        export = {"type": "nbd", "id": "e", "node-name": "disk", "writable": True}
+        self.refused("already has export named", self.here.execute, "block-export-add", **{**export, "name": "taken"})
+        self.assertEqual(active(), before)
+        self.refused("already has export named", self.here.execute, "transaction",
+                     actions=[{"type": "block-export-add", "data": {**export, "name": "taken"}}])
+        self.assertEqual(active(), before)
+        self.refused("Abort", self.here.execute, "transaction", actions=[
+            {"type": "block-export-add", "data": export}, {"type": "block-export-add", "data": {**export, "id": "f", "name": "f"}},
+            {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "b", "persistent": True}}, {"type": "abort", "data": {}}])
+        self.assertEqual(active(), before)
+        there = self.daemon_of("there")
+        self.add(there, "raw")                       # it has no locks
+        there.execute("blockdev-del", node_name="disk")
+        self.here.execute("transaction", actions=[{"type": "block-export-add", "data": export}])
+        self.assertTrue(all(active().values()))
+
     def goes_over_and_comes_back(self, kind):
         there = self.daemon_of("there")
         self.add(self.here, kind)

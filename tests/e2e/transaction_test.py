@@ -221,7 +221,7 @@ class Mirrors(Bed):
         self.assertEqual(self.monitor.execute("query-jobs"), [])
 
 
-class Groups(Bed):
+class Killed(Bed):
     def open(self):
         for name in ("nbd.sock", "qmp.sock"):
             (self.path / name).unlink(missing_ok=True)
@@ -233,9 +233,37 @@ class Groups(Bed):
         self.daemon.wait(20)
         self.lab.ended(self.daemon)
 
-    def counts(self):
+    def bitmaps(self):
         nodes = self.monitor.execute("query-named-block-nodes", flat=True)
-        found = {entry["node-name"]: entry["dirty-bitmaps"] for entry in nodes if entry.get("dirty-bitmaps")}
+        return {entry["node-name"]: entry["dirty-bitmaps"] for entry in nodes if entry.get("dirty-bitmaps")}
+
+
+class Undone(Killed):
+    def test_what_was_durable_already_does_not_come_back_after_a_crash(self):
+        self.raw("a.raw", DISK)
+        self.qcow2("b.qcow2", DISK)
+        (self.path / "target").write_bytes(b"lost when nothing else can fail any more")
+        backups = [action("drive-backup", job_id=f"j{name}", device=name, target="target", format="raw", sync="full") for name in "ab"]
+        for what in ([action("block-dirty-bitmap-add", node=name, name=bitmap, persistent=True) for bitmap in "xy" for name in "ab"],
+                     [action("checkpoint-create", name="c", disks=["a", "b"])]):
+            with self.subTest(what[0]["type"]):
+                self.open()
+                for name in "ab":
+                    self.monitor.execute("block-dirty-bitmap-add", node=name, name="kept", persistent=True)
+                with self.assertRaisesRegex(QmpError, "lock"):
+                    self.monitor.execute("transaction", actions=what + backups)
+                self.kill()
+                self.open()
+                self.assertEqual({name: [bitmap["name"] for bitmap in found] for name, found in self.bitmaps().items()},
+                                 {"a": ["kept"], "b": ["kept"]})
+                for name in "ab":
+                    self.monitor.execute("block-dirty-bitmap-remove", node=name, name="kept")
+                self.kill()
+
+
+class Groups(Killed):
+    def counts(self):
+        found = self.bitmaps()
         return [next(bitmap["count"] for bitmap in found[name] if bitmap["name"] == "since") for name in "ab"]
 
     def begin(self):

@@ -1,7 +1,10 @@
 // A file system for tests of power cuts: shows the directory BACKING at MOUNTPOINT and writes down, in
 // order, everything that changes it and everything that makes changes durable.
 //
-//   journal_fs BACKING JOURNAL MOUNTPOINT                  (absolute paths: FUSE changes to /)
+//   journal_fs BACKING JOURNAL MOUNTPOINT [GATE]           (absolute paths: FUSE changes to /)
+//
+// With a GATE, a FIFO, it is a slow one: each sync, once it is written down, takes a byte out of GATE before it is answered, and all
+// other requests wait for it.
 //
 // Invariant: a record is in JOURNAL before its request is answered, and records are in the order in which
 // requests took effect (one thread), so what was answered before something else began stands before it.
@@ -29,6 +32,7 @@ namespace {
 struct Journal {
   std::string backing;
   int fd = -1;
+  int gate = -1;                                 // none
 
   std::string path(const char* of) const { return backing + of; }
 
@@ -39,6 +43,12 @@ struct Journal {
     if (::write(fd, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size())) return;
     std::perror("journal_fs: journal");
     ::_exit(1);
+  }
+  int pass() const {
+    char byte;
+    while (gate >= 0 && ::read(gate, &byte, 1) != 1)
+      if (errno != EINTR) return -errno;
+    return 0;
   }
 };
 
@@ -125,12 +135,12 @@ int allocate(const char* path, int mode, off_t offset, off_t length, fuse_file_i
 
 int sync_file(const char* path, int, fuse_file_info*) {
   journal().record(line("sync", path));
-  return 0;
+  return journal().pass();
 }
 
 int sync_directory(const char* path, int, fuse_file_info*) {
   journal().record(line("syncdir", path));
-  return 0;
+  return journal().pass();
 }
 
 int remove_file(const char* path) {
@@ -176,13 +186,17 @@ fuse_operations operations() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: journal_fs BACKING JOURNAL MOUNTPOINT\n");
+  if (argc != 4 && argc != 5) {
+    std::fprintf(stderr, "usage: journal_fs BACKING JOURNAL MOUNTPOINT [GATE]\n");
     return 2;
   }
   Journal journal{argv[1], ::open(argv[2], O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644)};
   if (journal.fd < 0) {
     std::fprintf(stderr, "journal_fs: '%s': %s\n", argv[2], std::strerror(errno));
+    return 1;
+  }
+  if (argc == 5 && (journal.gate = ::open(argv[4], O_RDWR | O_CLOEXEC)) < 0) {       // open for both it has no end
+    std::fprintf(stderr, "journal_fs: '%s': %s\n", argv[4], std::strerror(errno));
     return 1;
   }
   const fuse_operations all = operations();

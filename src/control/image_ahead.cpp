@@ -1,0 +1,76 @@
+#include "control/image_ahead.hpp"
+
+#include "control/images_made.hpp"
+#include "control/tracking_stores.hpp"
+#include "io/file.hpp"
+
+namespace tidemark {
+namespace {
+
+// On the node's thread.
+
+Task<BlockNode*> open_image(const ImageWanted& wanted) {
+  Graph& graph = wanted.place->graph;
+  if (wanted.overlay) return open_overlay_file(graph, wanted.path, wanted.format, *wanted.overlay);
+  return open_image_file(graph, wanted.path, wanted.format);
+}
+
+// What it keeps may be another node by now.
+Task<> release_kept(std::unique_ptr<Edge>& kept) {
+  BlockNode& node = kept->node();
+  kept.reset();
+  co_await node.graph().release(node);
+}
+
+}  // namespace
+
+Task<> ImageAhead::make(ImageWanted wanted) {
+  const auto there = co_await fs::exists(homes_.main().reactor, wanted.path).result();
+  if (wanted.is_new && (!there || *there)) co_return;
+  (void)co_await take(std::move(wanted)).result();
+}
+
+Task<BlockNode*> ImageAhead::take(ImageWanted wanted) {
+  if (wanted_ != wanted) {
+    co_await let_go();
+    wanted_ = std::move(wanted);
+    made_ = co_await open().result();
+  }
+  co_await unwrap(made_);
+  co_return node_;
+}
+
+// A file that was there before is not brought back: what was in it is gone, as it is once it is asked for.
+Task<> ImageAhead::make_file(const ImageWanted& wanted) {
+  Reactor& main = homes_.main().reactor;
+  const bool there = co_await fs::exists(main, wanted.path);
+  if (!there) remove_ = true;                      // in part, if it fails
+  co_await homes_.at(*wanted.place, create_overlay_file(wanted.place->graph, wanted.path, wanted.format, wanted.size, wanted.below));
+  if (wanted.overlay) co_await remove_store_left_over(main, wanted.path);
+}
+
+Task<> ImageAhead::open() {
+  const ImageWanted& wanted = *wanted_;
+  Place& place = *wanted.place;
+  if (wanted.is_new) co_await make_file(wanted);
+  BlockNode* opened = co_await homes_.at(place, open_image(wanted));
+  kept_ = co_await homes_.at(place, keep_overlay(*opened));
+  node_ = opened;
+}
+
+Task<> ImageAhead::let_go() {
+  node_ = nullptr;
+  if (kept_) (void)co_await homes_.at(*wanted_->place, release_kept(kept_)).result();
+}
+
+Task<> ImageAhead::hand_over() {
+  remove_ = false;
+  co_await let_go();
+}
+
+Task<> ImageAhead::undo() {
+  co_await let_go();
+  if (std::exchange(remove_, false)) (void)co_await fs::unlink(homes_.main().reactor, wanted_->path).result();
+}
+
+}  // namespace tidemark
