@@ -6,6 +6,7 @@
 
 #include "backup/expectation.hpp"
 #include "format/qcow2/driver.hpp"
+#include "io/owner.hpp"
 #include "storage/file.hpp"
 #include "task/finally.hpp"
 
@@ -228,6 +229,7 @@ Task<> RestoreTarget::release() {
 Task<> RestoreTarget::publish() {
   co_await disk_->flush();
   co_await close();
+  if (replaced_) co_await unwrap(take_over_owner(path_, partial_path()));
   co_await fs::rename(reactor_, partial_path(), path_, !replace_);
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit

@@ -63,7 +63,8 @@ Task<> check_replaceable(Reactor& reactor, std::string path);
 // What is made under a name for the time being is not written through a link that somebody has laid there.
 Result<> check_no_link(const std::string& partial);
 
-// A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name.
+// A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name, and the owner
+// and mode of what it replaces.
 class RestoreTarget {
  public:
   static Task<std::unique_ptr<RestoreTarget>> create(Reactor& reactor, std::string path, std::string format,

@@ -96,7 +96,9 @@ class OneDisk(Bed):
         self.assertIn("exists", self.fails("restore", "backups", "--to", "out.qcow2"))
         self.run_tidemark("restore", "backups", "--to", "by_name.qcow2")
         self.assertEqual((self.path / "by_name.qcow2").read_bytes(), (self.path / "out.qcow2").read_bytes())
+        (self.path / "out.qcow2").chmod(0o640)
         self.run_tidemark("restore", "backups", "--to", "out.qcow2", "--force", "--format", "raw")
+        self.assertEqual((self.path / "out.qcow2").stat().st_mode & 0o777, 0o640)
         self.assertEqual(first_difference((self.path / "out.qcow2").read_bytes(), self.content()), None)
 
     def test_full_on_demand_and_after_a_restart(self):

@@ -71,6 +71,23 @@ class Apart(ImageBed):
         self.assertEqual((self.path / "other.raw").read_bytes()[:8 * MiB], (self.path / "want.raw").read_bytes())
 
 
+class Replaced(ImageBed):
+    def test_owner_and_mode_stay(self):
+        self.raw("r.raw", MiB)
+        other = 65534 if os.geteuid() == 0 else os.geteuid()
+        for mode in (0o644, 0o660, 0o600):
+            for words in (["convert", "-O", "qcow2", "r.raw", "o"], ["create", "-f", "qcow2", "o", "1M"], ["create", "o", "1M"]):
+                (self.path / "o").touch()
+                (self.path / "o").chmod(mode)
+                os.chown(self.path / "o", other, -1)
+                self.image(*words)
+                found = (self.path / "o").stat()
+                self.assertEqual((found.st_mode & 0o777, found.st_uid), (mode, other), words)
+                (self.path / "o").unlink()
+                self.image(*words)
+                self.assertEqual((self.path / "o").stat().st_mode & 0o777, 0o600, words)
+
+
 class Bitmaps(ImageBed):
     """--bitmaps, wherever the target is; and those of the target itself."""
 

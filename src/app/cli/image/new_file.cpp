@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "io/file.hpp"
+#include "io/owner.hpp"
 
 namespace tidemark::cli {
 
@@ -27,6 +28,7 @@ Task<> NewFile::let_go() {
 }
 
 Task<> NewFile::publish() {
+  if (replaces_) co_await unwrap(take_over_owner(path_, partial_));
   co_await fs::rename(*reactor_, partial_, path_, !replaces_);
   published_ = true;
   std::string parent = std::filesystem::path(path_).parent_path().string();

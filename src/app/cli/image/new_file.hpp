@@ -1,5 +1,6 @@
 // NewFile: a file that is made under another name, FILE.tidemark-partial, and gets its own when it is whole and
-// durable; what had that name before is then gone.  Whatever ends the program before leaves the old file as it was.
+// durable; what had that name before is then gone, and its owner and mode are the new one's.  Whatever ends the program
+// before leaves the old file as it was.
 //
 // Invariant: only what was there at the beginning is replaced; what has come meanwhile is somebody else's, and stays.
 #pragma once

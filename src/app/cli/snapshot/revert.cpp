@@ -17,7 +17,6 @@
 #include "app/cli/snapshot/overlays.hpp"
 #include "base/paths.hpp"
 #include "control/tracking_stores.hpp"
-#include "io/owner.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
@@ -43,7 +42,6 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     co_await check_replaceable_top(reactor, overlay.file);
     auto make = [&](std::string partial) -> Task<> {
       co_await make_overlay(reactor, overlay, partial);
-      co_await unwrap(take_over_owner(overlay.file, partial));
       (void)co_await hold_file(session, partial);      // so that the store that goes is nobody's who has it by then
     };
     co_await make_file(file, make);
