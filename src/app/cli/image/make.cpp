@@ -18,16 +18,16 @@ Task<> write_header(Reactor& reactor, Json storage, Qcow2CreateOptions options, 
     co_await Qcow2Driver::create(*file, options, data);
     co_await file->flush();
   };
-  co_await in_session<void>(reactor, body);
+  co_await in_session<void>(reactor, body, options.interrupted);
 }
 
-Task<> check_room(Reactor& reactor, std::string name, Json storage, std::uint64_t size) {
+Task<> check_room(Reactor& reactor, std::string name, Json storage, const Qcow2CreateOptions& options) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     Edge* device = co_await session.open(std::move(storage), true);
-    if (device->size() < size)
-      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the image needs {}", name, device->size(), size));
+    if (device->size() < options.size)
+      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the image needs {}", name, device->size(), options.size));
   };
-  co_await in_session<void>(reactor, body);
+  co_await in_session<void>(reactor, body, options.interrupted);
 }
 
 // What cannot be followed to its end fails where it is opened.
@@ -50,7 +50,7 @@ Task<> make_image(Reactor& reactor, std::string path, std::string format, Format
 
 Task<> make_image_on(Reactor& reactor, std::string name, std::string format, FormatOptions options) {
   Json storage = co_await describe_storage(reactor, name);
-  if (format == "raw") co_return co_await check_room(reactor, name, std::move(storage), options.qcow2.size);
+  if (format == "raw") co_return co_await check_room(reactor, name, std::move(storage), options.qcow2);
   if (!options.qcow2.data_file.empty())
     co_await Error(Errc::unsupported, fmt::format("'{}': only an image that is a file can have an external data file", name));
   co_await write_header(reactor, std::move(storage), std::move(options.qcow2), std::string());
