@@ -30,6 +30,10 @@ Task<> check_room(Reactor& reactor, std::string name, Json storage, const Qcow2C
   co_await in_session<void>(reactor, body, options.interrupted);
 }
 
+Error no_format(const std::string& backing) {
+  return Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2", backing));
+}
+
 // What cannot be followed to its end fails where it is opened.
 Task<> check_known_chain(Reactor& reactor, ImageName below, std::string image) {
   auto chain = co_await chain_of(reactor, below).result();
@@ -64,15 +68,17 @@ Task<bool> is_file_name(Reactor& reactor, std::string name) {
 }
 
 Task<ImageName> check_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format) {
-  if (backing_format.empty())
-    co_await Error(Errc::invalid_argument, fmt::format("Backing file '{}' specified without its format; give -F raw or -F qcow2", backing));
+  if (backing_format.empty()) co_await no_format(backing);
   auto below = co_await backing_of(reactor, image, backing, backing_format).result();
   if (!below) co_await below.error().with_context(fmt::format("Could not open backing file '{}'", backing));
-  co_await check_known_chain(reactor, *below, std::move(image));
+  auto chain = co_await chain_of(reactor, *below).result();
+  if (!chain) co_await chain.error().with_context(fmt::format("Could not open backing file '{}'", backing));
+  co_await check_no_loop(reactor, *std::move(chain), std::move(image));
   co_return *std::move(below);
 }
 
 Task<> check_unchecked_backing(Reactor& reactor, std::string image, std::string backing, std::string backing_format) {
+  if (backing_format.empty()) co_await no_format(backing);
   auto below = co_await backing_of(reactor, image, backing, backing_format).result();
   if (below) co_await check_known_chain(reactor, *std::move(below), std::move(image));
 }
