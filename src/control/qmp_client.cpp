@@ -1,5 +1,6 @@
 #include "control/qmp_client.hpp"
 
+#include "task/cancel_follower.hpp"
 #include "task/group.hpp"
 
 namespace tidemark {
@@ -29,19 +30,6 @@ Error to_error(const Json& error) {
 
 namespace {
 
-// Asks one source when another's token is asked.
-class Forward final : public CancelWaiter {
- public:
-  Forward(CancelToken from, CancelSource& to) : to_(to) {
-    if (from.requested()) to_.request();
-    else from.add(*this);
-  }
-  void on_cancel() noexcept override { to_.request(); }
-
- private:
-  CancelSource& to_;
-};
-
 Task<> ring(Reactor& reactor, CancelSource& stop, bool& late, CancelToken done) {
   auto slept = co_await reactor.sleep(QmpClient::greeting_timeout, done).result();
   if (!slept) co_return;
@@ -64,7 +52,7 @@ Task<QmpClient> QmpClient::connect(Reactor& reactor, SocketAddress address, Canc
 
 Task<> QmpClient::open(Reactor& reactor, SocketAddress address, CancelToken token) {
   CancelSource stop;
-  Forward interruption(token, stop);
+  CancelFollower interruption(stop, token);
   token_ = stop.token();
   bool late = false;
   auto body = [&](TaskGroup& group) -> Task<> {

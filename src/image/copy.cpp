@@ -96,7 +96,9 @@ class Copy {
 
   Task<> write_zeroes_as_data(Range range, AlignedBuffer& buffer) {
     Buffers(buffer.bytes()).fill_zero();
+    const CancelToken stop;                  // of Ctrl-C alone: a piece is finished when another fails
     for (std::uint64_t at = range.offset; at < range.end(); at += buffer.size()) {
+      co_await unwrap(running_.going_on(stop));
       const std::uint64_t length = std::min<std::uint64_t>(buffer.size(), range.end() - at);
       co_await target_.write(to(at), Buffers(buffer.bytes().first(length)));
     }

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "nbd/status.hpp"
+#include "task/cancel_follower.hpp"
 #include "task/detached.hpp"
 
 namespace tidemark {
@@ -29,19 +30,6 @@ std::string_view verb(nbd::Command command) {
   }
 }
 
-// Asked with the first of two.
-class Following final : public CancelWaiter {
- public:
-  Following(CancelSource& follower, CancelToken first) : follower_(follower) {
-    if (first.requested()) follower_.request();
-    else first.add(*this);
-  }
-  void on_cancel() noexcept override { follower_.request(); }
-
- private:
-  CancelSource& follower_;
-};
-
 }  // namespace
 
 NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
@@ -64,7 +52,7 @@ Task<> NbdSession::open() {
 
 Task<std::shared_ptr<NbdLink>> NbdSession::connect() {
   attempt_.emplace();
-  const Following given_up(*attempt_, opened_ ? CancelToken() : options_.given_up);
+  const CancelFollower given_up(*attempt_, opened_ ? CancelToken() : options_.given_up);
   bool late = false;
   const auto within_limit = [&](TaskGroup& group) -> Task<std::shared_ptr<NbdLink>> {
     group.spawn(expire(group.token(), late));

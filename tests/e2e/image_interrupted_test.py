@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import time
 import unittest
@@ -134,6 +135,31 @@ class Killed(ImageBed):
             self.assertEqual(info["virtual-size"], MiB)
             self.assertLess(info["actual-size"], 8 * MiB)
             (self.path / "a").unlink()
+
+    def test_ctrl_c_while_a_server_says_nothing(self):
+        """In its greeting, or in the middle of a transfer."""
+        self.raw("a.raw", size=4 * MiB)
+        mute = socket.socket(socket.AF_UNIX)
+        self.addCleanup(mute.close)
+        mute.bind(str(self.path / "mute"))
+        mute.listen(8)
+        server = self.lab.start("qemu-nbd", "-f", "raw", "-k", str(self.path / "n.sock"), "-t", "a.raw")
+        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        server.send_signal(signal.SIGSTOP)              # it is connected to, and says nothing
+        self.raw("b.raw", size=4 * MiB)
+        for uri in ("nbd+unix:///?socket=mute", "nbd+unix:///?socket=n.sock"):
+            for words in (["convert", uri, "o"], ["convert", "b.raw", uri], ["map", uri], ["compare", uri, "b.raw"], ["info", uri],
+                          ["measure", uri], ["convert", "-n", "-O", "qcow2", "b.raw", uri]):
+                process = self.lab.start(self.tidemark, "image", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.until(lambda: self.catches(process, signal.SIGINT), "it to begin")
+                time.sleep(0.1)
+                process.send_signal(signal.SIGINT)
+                begun = time.monotonic()
+                status, _, err = self.end_of(process)
+                self.assertEqual(status, INTERRUPTED, (words, err))
+                self.assertLess(time.monotonic() - begun, 15, words)
+        server.send_signal(signal.SIGCONT)
+        self.assertEqual(self.names(), ["a.raw", "b.raw", "mute", "n.sock"])
 
 
 class FullDisk(ImageBed):

@@ -115,6 +115,14 @@ class Loops(ImageBed):
             self.refused("convert", "-U", "-O", "qcow2", "-B", "b.qcow2" if target == "b.qcow2" else "t.qcow2", "-F", "qcow2", "t.qcow2", target)
         self.image("create", "-u", "-f", "qcow2", "-b", "later.qcow2", "-F", "qcow2", "n.qcow2", "4M")
 
+    def test_what_is_named_is_there_and_has_a_format(self):
+        for format in ("raw", "qcow2"):
+            self.assertIn("nope", self.fails("image", "amend", "-o", f"backing_file=nope,backing_fmt={format}", "t.qcow2"))
+        self.assertIn("without its format", self.fails("image", "create", "-f", "qcow2", "-u", "-b", "b.qcow2", "n.qcow2", "1M"))
+        self.assertEqual(self.names(), sorted(self.before))
+        for name, content in self.before.items():
+            self.assertTrue((self.path / name).read_bytes().startswith(content), name)     # its last cluster may be completed
+
     def test_an_image_that_is_to_stand_on_itself(self):
         for backing in ("b.qcow2", "link", "t.qcow2"):
             for how in ([], ["-U"], ["-u"]):

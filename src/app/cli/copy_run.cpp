@@ -259,7 +259,7 @@ Task<> CopyRun::copy_data(std::string partial) {
     (void)co_await image::copy_disk(*source, all, *target, std::move(how));
     co_await target->flush();
   };
-  co_await in_session<void>(context_.reactor, body);
+  co_await in_session<void>(context_.reactor, body, context_.interrupted);
 }
 
 Task<bool> CopyRun::is_in_daemon(std::string node) {

@@ -80,7 +80,7 @@ Task<Json> look_at_files(const Context& context, const ChainName& chain, const s
     const Ask ask = [&](std::vector<std::string> nodes) { return ask_nodes(node, files, std::move(nodes)); };
     co_return co_await ask_twice(chain, words, ask);
   };
-  co_return co_await in_session<Json>(context.reactor, body);
+  co_return co_await in_session<Json>(context.reactor, body, context.interrupted);
 }
 
 // Steps tell of nodes: of what people call them, too.

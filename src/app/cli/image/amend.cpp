@@ -39,7 +39,7 @@ Task<Exit> image_amend(const Context& context, ImageAmendOptions options) {
     if (!image->can_have_bitmaps() && wanted.version.value_or(2) >= 3) co_await remove_store_left_over(context.reactor, *path);
     co_await image->amend(wanted);
   };
-  co_await in_session<void>(context.reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
   progress.finish();
   if (context.json) print_json(Json::object({{"filename", options.image.name}}));
   else print_line(fmt::format("amended '{}'", options.image.name));

@@ -132,7 +132,7 @@ Task<Exit> image_bitmap(const Context& context, ImageBitmapOptions options) {
     Editor editor(session, *image, options);
     co_await editor.run();
   };
-  co_await in_session<void>(context.reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
   if (context.json) print_json(Json::object());
   co_return Exit::ok;
 }

@@ -29,7 +29,7 @@ Task<CheckReport> run_check(const Context& context, const ImageCheckOptions& opt
     check.progress = [&progress](std::uint64_t done, std::uint64_t total) { progress.update(done, total); };
     co_return co_await qcow2::check_image(*file, std::move(check));
   };
-  co_return co_await in_session<CheckReport>(context.reactor, body);
+  co_return co_await in_session<CheckReport>(context.reactor, body, context.interrupted);
 }
 
 void print(const CheckReport& report) {

@@ -55,7 +55,7 @@ Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base,
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
                                    std::uint64_t size_above) {
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, base);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context, base);
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
@@ -67,7 +67,7 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
     kept.collect(below->node());
     co_return co_await unwrap(std::move(copied));
   };
-  auto copied = co_await in_session<image::CopyReport>(context.reactor, body).result();
+  auto copied = co_await in_session<image::CopyReport>(context.reactor, body, context.interrupted).result();
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);
   co_return co_await unwrap(std::move(copied));
@@ -76,7 +76,7 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
 // One whose data lies in another file cannot be emptied by its tables alone.
 Task<> empty_slowly(const Context& context, std::string path) {
   const ImageName image{path, "qcow2"};
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, image);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
@@ -84,7 +84,7 @@ Task<> empty_slowly(const Context& context, std::string path) {
     Edge* top = co_await session.open(image, access);
     co_await static_cast<Qcow2Driver&>(top->node().driver()).empty();
   };
-  auto emptied = co_await in_session<void>(context.reactor, body).result();
+  auto emptied = co_await in_session<void>(context.reactor, body, context.interrupted).result();
   auto stored = co_await kept.store().result();
   co_await unwrap(emptied);
   co_await unwrap(stored);
@@ -101,7 +101,7 @@ Task<> empty_image(const Context& context, std::string path) {
     Edge* file = co_await session.open_bytes(path, access);
     co_await qcow2::empty_image(*file);
   };
-  co_await in_session<void>(context.reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
 }
 
 Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) {

@@ -26,7 +26,7 @@ Task<CompareReport> run_compare(const Context& context, const ImageCompareOption
     compare.course.progress = [&progress, total](std::uint64_t done) { progress.update(done, total); };
     co_return co_await image::compare_disks(*first, *second, std::move(compare));
   };
-  co_return co_await in_session<CompareReport>(context.reactor, body);
+  co_return co_await in_session<CompareReport>(context.reactor, body, context.interrupted);
 }
 
 void print(const CompareReport& report, bool strict) {

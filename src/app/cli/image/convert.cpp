@@ -182,10 +182,10 @@ struct Bitmaps {
 };
 
 // Into a new image.
-Task<> copy_bitmaps(Reactor& reactor, const ImageConvertOptions& options, Bitmaps bitmaps, std::string target) {
+Task<> copy_bitmaps(const Context& context, const ImageConvertOptions& options, Bitmaps bitmaps, std::string target) {
   if (!bitmaps.more) co_return;
   ImageName image{std::move(target), "qcow2"};
-  KeptBitmaps to = co_await KeptBitmaps::load(reactor, std::move(image));
+  KeptBitmaps to = co_await KeptBitmaps::load(context, std::move(image));
   co_await unwrap(to.add(std::move(*bitmaps.more), options.skip_broken_bitmaps));
   co_await to.store();
 }
@@ -199,7 +199,7 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
     co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
-    co_return co_await copy_bitmaps(reactor, options, bitmaps, options.target);
+    co_return co_await copy_bitmaps(context, options, bitmaps, options.target);
   }
   const DataFile data = co_await place_data_file(reactor, options.target, format.qcow2.data_file);
   format.qcow2.data_file = data.stored;
@@ -208,7 +208,7 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
     co_await make_image(reactor, partial, options.target_format, format, partial_data);
     Convert::Target target{{partial, options.target_format}, !below, false, std::move(partial_data)};
     co_await convert.copy_to(std::move(target));
-    co_await copy_bitmaps(reactor, options, bitmaps, std::move(partial));
+    co_await copy_bitmaps(context, options, bitmaps, std::move(partial));
   };
   auto one = [&](std::string partial) -> Task<> { return both(std::move(partial), {}); };
   if (data.path.empty()) co_await make_file(reactor, *local_path(options.target), one);
@@ -237,7 +237,7 @@ Task<KeptBitmaps> bitmaps_of_source(const Context& context, const ImageConvertOp
   ImageName source{options.sources[0], options.source_format};
   source.format = co_await format_of(context.reactor, source, false);
   if (source.format != "qcow2") co_await Error(Errc::invalid_argument, "--bitmaps is for one qcow2 image that becomes another");
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, std::move(source), options.force_share);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context, std::move(source), options.force_share);
   if (!options.skip_broken_bitmaps) co_await unwrap(kept.check_consistent());
   co_return std::move(kept);
 }
@@ -253,7 +253,7 @@ Task<> with_bitmaps(const Context& context, const ImageConvertOptions& options, 
   }
   if (!options.target_exists || options.target_format != "qcow2") co_return co_await convert(bitmaps);
   ImageName target{options.target, options.target_format};
-  KeptBitmaps own = co_await KeptBitmaps::load(context.reactor, std::move(target));
+  KeptBitmaps own = co_await KeptBitmaps::load(context, std::move(target));
   if (more) co_await unwrap(own.check_room_for(*more, options.skip_broken_bitmaps));
   bitmaps.own = &own;
   auto converted = co_await convert(bitmaps).result();
@@ -309,7 +309,7 @@ Task<ImageConverted> convert(const Context& context, ImageConvertOptions options
   };
   std::function<Task<>(Bitmaps)> run = [&](Bitmaps given) -> Task<> {
     bitmaps = given;
-    return in_session<void>(context.reactor, body);
+    return in_session<void>(context.reactor, body, context.interrupted);
   };
   const bool file = co_await is_file_name(context.reactor, options.target);
   auto converted = co_await with_bitmaps(context, options, std::move(run)).result();

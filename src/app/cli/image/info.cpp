@@ -94,7 +94,7 @@ Task<BlockNode*> open(Session& session, ImageName name, ImageAccess access) {
   co_return &image->node();
 }
 
-Task<Json> info_of(Reactor& reactor, ImageName name, ImageAccess access) {
+Task<Json> info_of(const Context& context, ImageName name, ImageAccess access) {
   std::function<Task<Json>(Session&)> body = [&](Session& session) -> Task<Json> {
     BlockNode* image = co_await open(session, name, access);
     const schema::ImageInfo described = co_await describe_image(*image, true);
@@ -109,7 +109,7 @@ Task<Json> info_of(Reactor& reactor, ImageName name, ImageAccess access) {
     }
     co_return std::move(info);
   };
-  co_return co_await in_session<Json>(reactor, body);
+  co_return co_await in_session<Json>(context.reactor, body, context.interrupted);
 }
 
 // Fails when a file comes a second time.
@@ -130,7 +130,7 @@ Task<Exit> image_info(const Context& context, ImageInfoOptions options) {
   Json chain = Json::array();
   std::set<std::pair<std::uint64_t, std::uint64_t>> seen;
   for (;;) {
-    Json info = co_await info_of(context.reactor, at, access);
+    Json info = co_await info_of(context, at, access);
     const std::string backing = text(info, "backing-filename"), format = text(info, "backing-filename-format");
     chain.push_back(std::move(info));
     const auto path = local_path(at.name);

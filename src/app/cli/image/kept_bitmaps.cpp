@@ -5,11 +5,11 @@
 #include "format/qcow2/check.hpp"
 
 namespace tidemark::cli {
-Task<KeptBitmaps> KeptBitmaps::load(Reactor& reactor, ImageName image, bool force_share) {
-  KeptBitmaps kept(reactor, std::move(image));
+Task<KeptBitmaps> KeptBitmaps::load(const Context& context, ImageName image, bool force_share) {
+  KeptBitmaps kept(context, std::move(image));
   if (kept.image_.format != "qcow2") co_return std::move(kept);
   std::function<Task<>(Session&)> body = [&](Session& session) { return kept.read(session, force_share); };
-  co_await in_session<void>(reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
   co_return std::move(kept);
 }
 
@@ -85,7 +85,7 @@ Task<> KeptBitmaps::store() {
     Qcow2Driver* image = co_await session.open_qcow2(image_.name, options);
     co_await image->store_bitmaps(std::move(bitmaps_));
   };
-  co_await in_session<void>(*reactor_, write);
+  co_await in_session<void>(context_->reactor, write, context_->interrupted);
   std::function<Task<>(Session&)> tidy = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
@@ -94,7 +94,7 @@ Task<> KeptBitmaps::store() {
     options.repair = qcow2::Repair::leaks;
     (void)co_await qcow2::check_image(*file, std::move(options));
   };
-  co_await in_session<void>(*reactor_, tidy);
+  co_await in_session<void>(context_->reactor, tidy, context_->interrupted);
 }
 
 }  // namespace tidemark::cli

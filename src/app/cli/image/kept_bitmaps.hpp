@@ -1,12 +1,13 @@
 // KeptBitmaps: the bitmaps of a qcow2 image go on recording while a verb writes to it, as they would in QEMU.
 //
-//   KeptBitmaps kept = co_await KeptBitmaps::load(reactor, image);
+//   KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
 //   ... open the image, kept.attach(node), write, kept.collect(node), close ...
 //   co_await kept.store();                 // whether the writing has failed or not
 //
 // Cut off between, the image says that its bitmaps do not count.
 #pragma once
 
+#include "app/cli/context.hpp"
 #include "app/cli/image/session.hpp"
 
 namespace tidemark::cli {
@@ -14,7 +15,7 @@ namespace tidemark::cli {
 class KeptBitmaps {
  public:
   // None, when the image, by its format, is not qcow2, or holds none.
-  static Task<KeptBitmaps> load(Reactor& reactor, ImageName image, bool force_share = false);
+  static Task<KeptBitmaps> load(const Context& context, ImageName image, bool force_share = false);
 
   void attach(BlockNode& node) const;
   void collect(BlockNode& node);
@@ -28,10 +29,10 @@ class KeptBitmaps {
   Result<> add(KeptBitmaps others, bool skip_broken);
 
  private:
-  KeptBitmaps(Reactor& reactor, ImageName image) : reactor_(&reactor), image_(std::move(image)) {}
+  KeptBitmaps(const Context& context, ImageName image) : context_(&context), image_(std::move(image)) {}
   Task<> read(Session& session, bool force_share);
 
-  Reactor* reactor_;
+  const Context* context_;
   ImageName image_;
   bool can_hold_ = false;
   std::uint64_t disk_size_ = 0;

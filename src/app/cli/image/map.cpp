@@ -128,7 +128,7 @@ Task<Exit> image_map(const Context& context, ImageMapOptions options) {
     const Range area{options.start, std::min(options.length.value_or(size), size - options.start)};
     co_await print_map(context, image->node(), area);
   };
-  co_await in_session<void>(context.reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
   co_return Exit::ok;
 }
 

@@ -58,7 +58,7 @@ Task<Content> content_of(const Context& context, const ImageMeasureOptions& opti
       content.bitmaps = co_await space_of_bitmaps(static_cast<Qcow2Driver&>(image->node().driver()), cluster_size);
     co_return content;
   };
-  co_return co_await in_session<Content>(context.reactor, body);
+  co_return co_await in_session<Content>(context.reactor, body, context.interrupted);
 }
 
 void print(const Context& context, const qcow2::Measured& measured, std::optional<std::uint64_t> bitmaps) {

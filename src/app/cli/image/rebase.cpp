@@ -39,7 +39,7 @@ Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& optio
     co_await overlay->flush();
     co_return written;
   };
-  co_return co_await in_session<std::uint64_t>(context.reactor, body);
+  co_return co_await in_session<std::uint64_t>(context.reactor, body, context.interrupted);
 }
 
 Task<> change_header(const Context& context, const ImageRebaseOptions& options) {
@@ -50,7 +50,7 @@ Task<> change_header(const Context& context, const ImageRebaseOptions& options) 
     const std::string format = options.backing.empty() ? std::string() : options.backing_format;
     co_await qcow2::change_backing(*file, options.backing, format);
   };
-  co_await in_session<void>(context.reactor, body);
+  co_await in_session<void>(context.reactor, body, context.interrupted);
 }
 
 // What the image stands on now, as it will be read.
@@ -72,7 +72,7 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
   }
   // What is written does not change what is read: the bitmaps need not know.
   const ImageName image{path, "qcow2"};
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, image);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
   auto copied = co_await copy(context, options, std::move(before), std::move(after)).result();
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);

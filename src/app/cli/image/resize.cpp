@@ -58,7 +58,7 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
   const Qcow2Preallocation preallocation = co_await unwrap(parse_preallocation(options.preallocation));
   std::uint64_t before = 0, after = 0;
   options.image.format = co_await format_of(context.reactor, options.image, false);
-  KeptBitmaps kept = co_await KeptBitmaps::load(context.reactor, options.image);
+  KeptBitmaps kept = co_await KeptBitmaps::load(context, options.image);
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
@@ -83,7 +83,7 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
     co_await unwrap(resized);
     co_await image->flush();
   };
-  auto resized = co_await in_session<void>(context.reactor, body).result();
+  auto resized = co_await in_session<void>(context.reactor, body, context.interrupted).result();
   auto stored = co_await kept.store().result();
   co_await unwrap(resized);
   co_await unwrap(stored);

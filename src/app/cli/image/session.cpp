@@ -4,11 +4,14 @@
 
 #include "app/cli/image/snapshots.hpp"
 #include "control/node_opener.hpp"
+#include "task/cancel_follower.hpp"
 
 namespace tidemark::cli {
 namespace {
 
 using P = Permissions;
+constexpr Duration patience = std::chrono::seconds(2);      // when interrupted
+
 constexpr Permissions reading{P::consistent_read, P::consistent_read | P::write_unchanged};
 constexpr Permissions writing{P::consistent_read | P::write | P::resize, P::consistent_read | P::write_unchanged};
 
@@ -112,6 +115,16 @@ Task<> Session::release(Edge*& edge) {
   std::erase_if(edges_, [&](const auto& held) { return held.get() == edge; });
   edge = nullptr;
   co_await graph_.release(node);
+}
+
+Task<> Session::give_up_after(CancelToken interrupted, CancelToken done) {
+  CancelSource either;
+  const CancelFollower first(either, interrupted), second(either, done);
+  while (!either.requested()) (void)co_await reactor().sleep(std::chrono::hours(1), either.token()).result();
+  if (!done.requested()) (void)co_await reactor().sleep(patience, done).result();
+  if (done.requested()) co_return;
+  gave_up_ = true;
+  co_await graph_.cancel_all_in_flight();
 }
 
 Task<> Session::close() {

@@ -11,6 +11,7 @@
 #include "app/cli/image/names.hpp"
 #include "block/graph.hpp"
 #include "format/qcow2/driver.hpp"
+#include "task/group.hpp"
 
 namespace tidemark::cli {
 
@@ -31,6 +32,10 @@ class Session {
   // Lets go of one before the others, and closes its nodes.
   Task<> release(Edge*& edge);
 
+  // An orderly end takes a moment; then nobody waits for servers any more.
+  Task<> give_up_after(CancelToken interrupted, CancelToken done);
+  bool gave_up() const noexcept { return gave_up_; }
+
   Reactor& reactor() noexcept { return graph_.reactor(); }
   Graph& graph() noexcept { return graph_; }
 
@@ -42,17 +47,23 @@ class Session {
 
   Graph graph_;
   std::vector<std::unique_ptr<Edge>> edges_;
+  bool gave_up_ = false;
 };
 
-// Runs body(session) and closes.
+// Runs body(session) and closes.  Interrupted, it ends within seconds, whatever a server does not answer.
 template <class T>
-Task<T> in_session(Reactor& reactor, std::function<Task<T>(Session&)> body) {
+Task<T> in_session(Reactor& reactor, std::function<Task<T>(Session&)> body, CancelToken interrupted = {}) {
   Session session(reactor);
-  auto outcome = co_await body(session).result();
-  auto closed = co_await session.close().result();
-  if (!outcome) co_await outcome.error();
-  if (!closed) co_await closed.error();
-  if constexpr (!std::is_void_v<T>) co_return *std::move(outcome);
+  auto run = [&](TaskGroup& group) -> Task<T> {
+    group.spawn(session.give_up_after(interrupted, group.token()));
+    auto outcome = co_await body(session).result();
+    auto closed = co_await session.close().result();
+    if (session.gave_up()) co_await Error(Errc::cancelled, "interrupted");
+    if (!outcome) co_await outcome.error();
+    if (!closed) co_await closed.error();
+    if constexpr (!std::is_void_v<T>) co_return *std::move(outcome);
+  };
+  co_return co_await with_group(reactor, run);
 }
 
 }  // namespace tidemark::cli

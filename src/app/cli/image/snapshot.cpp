@@ -82,7 +82,7 @@ Task<Qcow2Snapshot> change_snapshots(const Context& context, ImageSnapshotOption
     Qcow2Driver* image = co_await session.open_qcow2(options.image.name, open);
     co_return co_await change(context, *image, options);
   };
-  auto changed = co_await in_session<Qcow2Snapshot>(context.reactor, body).result();
+  auto changed = co_await in_session<Qcow2Snapshot>(context.reactor, body, context.interrupted).result();
   if (!changed) co_await changed.error().with_context(fmt::format("Could not {} snapshot '{}'", verb_of(options.action), options.name));
   co_return *std::move(changed);
 }
