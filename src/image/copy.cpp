@@ -35,7 +35,7 @@ class Copy {
   Extents::Options extent_options() const {
     Extents::Options wanted;
     wanted.data_max = options_.compress ? unit_ : std::max(unit_, piece_max);
-    wanted.align = options_.only_allocated ? sector_size : std::min<std::uint64_t>(unit_, piece_max);
+    wanted.align = options_.only_allocated ? sector_size : options_.compress ? unit_ : std::min<std::uint64_t>(unit_, piece_max);
     wanted.base = options_.base;
     wanted.only_allocated = options_.only_allocated;
     return wanted;
@@ -79,10 +79,16 @@ class Copy {
     return is_zero(bytes.subspan(at, next_unit({offset, bytes.size()}, at) - at));
   }
 
+  // Only clusters can be compressed; that of a source behind another one may begin anywhere.
+  bool is_whole(Range there) const noexcept {
+    return is_aligned(there.offset, unit_) && (is_aligned(there.length, unit_) || there.end() == target_.size());
+  }
+
   Task<> put_data(Range range, MutableBytes bytes) {
     report_.data_bytes += range.length;
-    if (options_.compress) co_await target_.write_compressed(to(range.offset), Buffers(bytes));
-    else co_await target_.write(to(range.offset), Buffers(bytes));
+    const Range there{to(range.offset), range.length};
+    if (options_.compress && is_whole(there)) co_await target_.write_compressed(there.offset, Buffers(bytes));
+    else co_await target_.write(there.offset, Buffers(bytes));
     co_await behind_.wrote(range.length);
   }
 

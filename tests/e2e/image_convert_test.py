@@ -5,7 +5,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import DONE, INTERRUPTED, MiB, first_difference
+from bed import DONE, INTERRUPTED, KiB, MiB, first_difference
 from image_bed import ImageBed
 from lab import processes
 
@@ -19,6 +19,7 @@ class Convert(ImageBed):
         for source in ("top.qcow2", "top.raw"):
             for words in (["-O", "raw"], ["-O", "raw", "-S", "0"], ["-O", "qcow2"], ["-O", "qcow2", "-c"],
                           ["-O", "qcow2", "-c", "-o", "compression_type=zstd,cluster_size=1M"],
+                          ["-O", "qcow2", "-c", "-o", "cluster_size=2M"],
                           ["-O", "qcow2", "-o", "compat=0.10,cluster_size=4k"], ["-O", "qcow2", "-S", "1M", "-m", "1"],
                           ["-O", "qcow2", "-o", "cluster_size=512", "--direct"]):
                 report = self.json("image", "convert", *words, source, "out")
@@ -28,6 +29,16 @@ class Convert(ImageBed):
                 if form == "qcow2":
                     self.qemu_check("out")
         self.assertEqual([name for name in self.names() if "partial" in name], [])
+
+    def test_one_after_another_compressed(self):
+        """The second begins within a cluster."""
+        content = b""
+        for name, size in (("a.raw", 4 * MiB + 12 * KiB), ("b.raw", 4 * MiB)):
+            content += self.raw(name, size).read_bytes()
+        self.image("convert", "-c", "-O", "qcow2", "a.raw", "b.raw", "out.qcow2")
+        self.qemu_check("out.qcow2")
+        self.qemu_img("convert", "-O", "raw", "out.qcow2", "out.raw")
+        self.assertIsNone(first_difference((self.path / "out.raw").read_bytes(), content))
 
     def test_sparse(self):
         self.raw("a.raw")
