@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "block/permission_update.hpp"
+#include "task/detached.hpp"
 #include "task/group.hpp"
 
 namespace tidemark {
@@ -25,9 +26,11 @@ Task<> Graph::unpin() {
   has_pins_ = false;
   for (;;) {
     const auto pinned = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& n) { return n->pinned_ && !n->closing_; });
-    if (pinned == nodes_.end()) co_return;
-    (*pinned)->pinned_ = false;
-    (void)co_await release(**pinned).result();
+    if (pinned == nodes_.end()) co_return;                // found anew each time, for nodes go
+    BlockNode& node = **pinned;
+    node.pinned_ = false;
+    // Nobody has let go of it else: who uses it need not have an edge.
+    if (std::exchange(node.to_release_, false)) run_detached(release(node), left_behind_.enter());
   }
 }
 
@@ -130,7 +133,9 @@ Task<> Graph::remove(BlockNode& node) {
 }
 
 Task<> Graph::release(BlockNode& node) {
-  if (node.parents().empty() && !node.options().monitor_owned && !node.pinned_) co_await close_node(node);
+  if (!node.parents().empty() || node.options().monitor_owned) co_return;
+  if (node.pinned_) node.to_release_ = true;
+  else co_await close_node(node);
 }
 
 Task<> Graph::close_all() {

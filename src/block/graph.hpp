@@ -60,7 +60,8 @@ class Graph {
   std::uint64_t chain_epoch() const noexcept { return chain_epoch_; }
 
   BlockNode* find(std::string_view name) noexcept;
-  // For a command: what it finds stays, though the last user lets go of it meanwhile, until the command is over and calls unpin().
+  // For a command: what it finds stays, though the last user lets go of it meanwhile, until the command is over and calls unpin(),
+  // which does not wait until it is closed.
   BlockNode* pin(std::string_view name) noexcept;
   // The same.  Errors as QEMU's: the message of bdrv_lookup_bs.
   Result<BlockNode*> lookup(std::string_view name);

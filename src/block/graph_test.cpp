@@ -84,6 +84,32 @@ TEST_F(GraphTest, CancelsWhatIsInFlightBelowButForBackingFiles) {
   EXPECT_EQ(backing.cancelled, 1);
 }
 
+// What a command has found stays until it is over; then it goes only if its last user has let go of it meanwhile.
+TEST_F(GraphTest, WhatIsPinnedIsReleasedLater) {
+  TestDriverOptions options;
+  const auto make = [&](const char* name) {
+    NodeOptions unowned;
+    unowned.name = name;
+    unowned.monitor_owned = false;
+    auto added = reactor.run(graph.add(unowned, std::make_unique<TestDriver>(reactor, options)));
+    EXPECT_TRUE(added.ok());
+    return *added;
+  };
+  BlockNode* let_go = make("let-go");
+  make("held");                            // by somebody who has no edge
+  EXPECT_EQ(graph.pin("let-go"), let_go);
+  EXPECT_TRUE(graph.lookup("held").ok() && graph.has_pins());
+  run(graph.release(*let_go));
+  EXPECT_EQ(graph.find("let-go"), let_go);
+  run(graph.unpin());
+  EXPECT_EQ(graph.find("let-go"), nullptr);
+  EXPECT_NE(graph.find("held"), nullptr);
+  EXPECT_FALSE(graph.has_pins());
+  run(graph.unpin());
+  run(graph.release(*graph.find("held")));
+  EXPECT_EQ(graph.find("held"), nullptr);
+}
+
 TEST_F(GraphTest, GeneratesNames) {
   TestDriverOptions options;
   BlockNode& first = add("", std::make_unique<TestDriver>(reactor, options));

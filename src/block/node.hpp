@@ -165,7 +165,8 @@ class BlockNode final {
   bool quiesced_ = false;
   bool stood_on_ = false;           // a backing file of others, or what a filter shows that is one
   bool closing_ = false;
-  bool pinned_ = false;             // see Graph::lookup
+  bool pinned_ = false;             // see Graph::pin
+  bool to_release_ = false;         // once it is not
   bool unflushed_ = false;          // something has changed since the last flush began
   bool ignores_flush_;
 };

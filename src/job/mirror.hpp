@@ -92,6 +92,7 @@ class MirrorJob final : public Job {
   Task<> press_target_from(Instant moment, CancelToken token);
   Task<> pivot();
   Result<> put_onto(BlockNode& below);
+  Task<> forget_bitmaps(BlockNode& from, std::optional<Graph::DrainGuard>& still);
   Task<> stay_on_top();
   Task<> take_out_filter();
   Task<> press_target(CancelToken token);

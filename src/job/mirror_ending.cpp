@@ -87,7 +87,7 @@ Task<> MirrorJob::prepare() {
 Task<> MirrorJob::pivot() {
   BlockNode& source = *options_.source;
   BlockNode& target = *options_.target;
-  const auto target_still = co_await graph().drain_within(target, still_max);      // others may use it, and guests wait
+  std::optional<Graph::DrainGuard> target_still(co_await graph().drain_within(target, still_max));      // others may use it
   BlockNode* replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
   if (brings_bitmaps()) co_await options_.access->bring_bitmaps(*replaced, target);
@@ -103,10 +103,27 @@ Task<> MirrorJob::pivot() {
   if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
   if (options_.access) options_.access->drop_bitmaps(*replaced);         // filters above it are on the target by now
-  if (options_.access && commit_) co_await options_.access->forget_bitmaps(*replaced);
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
+  if (options_.access && commit_) co_await forget_bitmaps(*replaced, target_still);
+}
+
+// Guests wait for that, but not for ever.
+Task<> MirrorJob::forget_bitmaps(BlockNode& from, std::optional<Graph::DrainGuard>& still) {
+  Reactor& reactor = options_.source->reactor();
+  CancelSource done;
+  const auto forget = [&]() -> Task<> {
+    (void)co_await options_.access->forget_bitmaps(from).result();
+    done.request();
+  };
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    group.spawn(forget());
+    if (!done.requested()) (void)co_await reactor.sleep(still_max, done.token()).result();
+    still.reset();
+    co_await group.join();
+  };
+  co_await with_group(reactor, in_time);
 }
 
 // Guests have left what is below from here on, so that nobody writes to it any more.
