@@ -7,7 +7,7 @@
 
 namespace tidemark {
 
-// Gives `to` the owner, the group and the mode that `from` has.
+// Gives `to`, which this process has made, the owner, the group and the mode that `from` has; as far as it may give it to others.
 Result<> take_over_owner(const std::string& from, const std::string& to);
 
 }  // namespace tidemark

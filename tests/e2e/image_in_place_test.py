@@ -1,7 +1,9 @@
 """tidemark image convert into what is there: never at the cost of the source, and with its bitmaps."""
 import json
 import os
+import random
 import subprocess
+import threading
 import unittest
 
 from bed import MiB
@@ -25,6 +27,26 @@ class Apart(ImageBed):
         self.qemu_io("t.qcow2", "write -P 2 3M 64k")
         (self.path / "link").symlink_to("r.raw")
         self.before = {name: (self.path / name).read_bytes() for name in self.names()}
+
+    def test_a_source_that_others_write_to_is_not_taken_for_the_target(self):
+        self.raw("live.raw", 8 * MiB)
+        self.raw("t.raw", 8 * MiB, seed=7)
+        ended = threading.Event()
+
+        def write():
+            with open(self.path / "live.raw", "r+b") as file:
+                while not ended.is_set():
+                    file.seek(random.randrange(512) * 4096)
+                    file.write(random.randbytes(4096))
+                    file.flush()
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(5):
+                self.image("convert", "-f", "raw", "-O", "raw", "-n", "-U", "live.raw", "t.raw")
+        finally:
+            ended.set()
+            writer.join()
 
     def refused(self, *words):
         error = self.fails("image", "convert", *words)
@@ -59,6 +81,7 @@ class Apart(ImageBed):
         self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
         self.refused("-f", "raw", "-n", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
         self.refused("-f", "raw", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
+        self.refused("-f", "raw", "-O", "qcow2", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
 
     def test_others_are_written(self):
         device = self.loop("r.raw")

@@ -71,6 +71,10 @@ class Marks(ImageBed):
 
     def test_a_bitmap_of_version_2_does_not_count_in_version_3(self):
         disk = self.crashed("qcow2")
+        before = {name: (self.path / name).read_bytes() for name in (disk, disk + ".tidemark")}
+        self.assertIn("remove it first", self.fails("image", "amend", "-o", "compat=1.1", disk))
+        self.assertEqual({name: (self.path / name).read_bytes() for name in before}, before)
+        (self.path / (disk + ".tidemark")).unlink()
         self.image("amend", "-o", "compat=1.1", disk)
         self.source()
         self.image("convert", "-n", "-O", "qcow2", "new.raw", disk)

@@ -5,7 +5,8 @@
 #include "app/cli/image/format_options.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/progress.hpp"
-#include "control/tracking_stores.hpp"
+#include "app/images.hpp"
+#include "io/file.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -18,6 +19,14 @@ Task<> check(const Context& context, Qcow2Driver& image, const Qcow2AmendOptions
   const auto bitmaps = co_await image.bitmap_entries();
   if (downgrade && !bitmaps.empty())
     co_await Error(Errc::unsupported, fmt::format("version 2 has no bitmaps, and the image holds '{}'; remove it first", bitmaps[0].name));
+}
+
+Task<> check_no_store(Reactor& reactor, std::string path) {
+  const std::string store = behind_links(std::move(path)) + ".tidemark";
+  const bool there = co_await fs::exists(reactor, store);
+  if (there)
+    co_await Error(Errc::unsupported, fmt::format("'{}' keeps bitmaps of the image as version 2, which version 3 would not have; "
+                                                  "remove it first", store));
 }
 
 }  // namespace
@@ -35,8 +44,8 @@ Task<Exit> image_amend(const Context& context, ImageAmendOptions options) {
     open.keeps_content = true;
     Qcow2Driver* image = co_await session.open_qcow2(*path, open);
     co_await check(context, *image, wanted, *path);
-    // Who writes version 3 relies on its marks, which a store that a crash left in version 2 does not look for.
-    if (!image->can_have_bitmaps() && wanted.version.value_or(2) >= 3) co_await remove_store_left_over(context.reactor, *path);
+    // Who writes version 3 relies on its marks, which a store of version 2 does not look for.
+    if (!image->can_have_bitmaps() && wanted.version.value_or(2) >= 3) co_await check_no_store(context.reactor, *path);
     co_await image->amend(wanted);
   };
   co_await in_session<void>(context.reactor, body, context.interrupted);

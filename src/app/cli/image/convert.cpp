@@ -74,6 +74,17 @@ class Convert {
     }
   }
 
+  // The same for what is no file: a header would be written to it before anything else.
+  Task<> check_other(std::string target) {
+    ImageAccess access;
+    access.write = true;
+    ImageName raw{std::move(target), "raw"};
+    Edge* there = co_await session_.open(std::move(raw), access);
+    const Range start{0, align_down(std::min({start_bytes, size_, there->size()}), sector_size)};
+    if (!start.empty()) co_await clear_start(*there, start);
+    co_await session_.release(there);
+  }
+
   struct Target {
     ImageName name;
     bool is_zero = false, in_place = false;
@@ -119,20 +130,34 @@ class Convert {
     co_await copy(target, start, true);
   }
 
-  // Servers and mappings do not say what they show: whether the source has changed with it is looked at.
+  // Servers and mappings do not say what they show: whether the source loses what the target does, and gets it back, is looked at.
+  // Others may write to the source meanwhile.
   Task<> clear_start(Edge& target, Range start) {
-    AlignedBuffer before(start.length), source(start.length), after(start.length);
-    const auto known = co_await target.read(0, before.bytes()).result();
+    AlignedBuffer before(start.length), source(start.length), after(start.length), back(start.length);
+    co_await target.read(0, before.bytes());
     co_await read_sources(source.bytes());
-    co_await target.write_zeroes(start);
+    const auto clear = [&]() -> Task<> {
+      co_await target.write_zeroes(start);
+      co_await target.flush();
+    };
+    auto cleared = co_await clear().result();
+    if (cleared) cleared = co_await read_sources(after.bytes()).result();
+    if (cleared && !loses(source.bytes(), after.bytes(), source.bytes())) co_return;
+    co_await target.write(0, before.bytes());
     co_await target.flush();
-    const auto again = co_await read_sources(after.bytes()).result();
-    const bool same = again && std::equal(source.bytes().begin(), source.bytes().end(), after.bytes().begin());
-    if (same) co_return;
-    if (known) co_await target.write(0, before.bytes());
-    co_await target.flush();
-    co_await unwrap(again);
-    co_await is_source(options_.sources[0]);
+    co_await unwrap(cleared);
+    co_await read_sources(back.bytes());
+    if (loses(source.bytes(), after.bytes(), back.bytes())) co_await is_source(options_.sources[0]);
+    co_await clear();
+  }
+  // A sector that was zeroes for a while.
+  static bool loses(Bytes before, Bytes after, Bytes back) {
+    for (std::size_t at = 0; at < before.size(); at += sector_size) {
+      const auto sector = [at](Bytes all) { return all.subspan(at, std::min<std::size_t>(sector_size, all.size() - at)); };
+      const bool same = std::ranges::equal(sector(before), sector(back));
+      if (same && is_zero(sector(after)) && !is_zero(sector(before))) return true;
+    }
+    return false;
   }
 
   Task<> read_sources(MutableBytes into) {
@@ -196,6 +221,7 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
     if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
+    if (options.target_format != "raw") co_await convert.check_other(options.target);
     co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
