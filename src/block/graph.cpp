@@ -22,6 +22,17 @@ BlockNode* Graph::pin(std::string_view name) noexcept {
   return node;
 }
 
+namespace {
+
+constexpr Duration closing_max = std::chrono::seconds(1);        // that the end of a command waits for: storage may hang
+
+Task<> release_and_tell(Graph& graph, BlockNode& node, std::shared_ptr<CancelSource> released) {
+  (void)co_await graph.release(node).result();
+  released->request();
+}
+
+}  // namespace
+
 Task<> Graph::unpin() {
   has_pins_ = false;
   for (;;) {
@@ -30,7 +41,10 @@ Task<> Graph::unpin() {
     BlockNode& node = **pinned;
     node.pinned_ = false;
     // Nobody has let go of it else: who uses it need not have an edge.
-    if (std::exchange(node.to_release_, false)) run_detached(release(node), left_behind_.enter());
+    if (!std::exchange(node.to_release_, false)) continue;
+    const auto released = std::make_shared<CancelSource>();
+    run_detached(release_and_tell(*this, node, released), left_behind_.enter());
+    if (!released->requested()) (void)co_await reactor_.sleep(closing_max, released->token()).result();
   }
 }
 

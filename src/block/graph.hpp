@@ -61,7 +61,7 @@ class Graph {
 
   BlockNode* find(std::string_view name) noexcept;
   // For a command: what it finds stays, though the last user lets go of it meanwhile, until the command is over and calls unpin(),
-  // which does not wait until it is closed.
+  // which waits a second at most until it is closed.
   BlockNode* pin(std::string_view name) noexcept;
   // The same.  Errors as QEMU's: the message of bdrv_lookup_bs.
   Result<BlockNode*> lookup(std::string_view name);
