@@ -18,4 +18,10 @@ std::string absolute_path(const std::string& path) {
   return error ? path : plain_path(whole);
 }
 
+std::string real_path(const std::string& path) {
+  std::error_code error;
+  const auto real = std::filesystem::canonical(path, error);
+  return error ? path : real.string();
+}
+
 }  // namespace tidemark

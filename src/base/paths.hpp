@@ -11,5 +11,7 @@ namespace tidemark {
 std::string plain_path(const std::filesystem::path& path);
 // The same, from the root on; as it is when there is no current directory.
 std::string absolute_path(const std::string& path);
+// Where it leads behind all symbolic links; as it is when nothing is there.
+std::string real_path(const std::string& path);
 
 }  // namespace tidemark

@@ -84,6 +84,15 @@ class BlockDriver {
   virtual Task<ImageInfo> info() = 0;
   virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
 
+ protected:
+  // What of a request is in the disk: behind its end is the node's padding, which a driver does not hand on to a node.  One that
+  // begins there is for others to refuse.
+  std::uint64_t in_disk(std::uint64_t offset, std::uint64_t length) const noexcept {
+    const std::uint64_t end = size();
+    return offset < end && length > end - offset ? end - offset : length;
+  }
+  Range in_disk(Range range) const noexcept { return {range.offset, in_disk(range.offset, range.length)}; }
+
  private:
   Home home_;
 };

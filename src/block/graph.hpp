@@ -97,8 +97,9 @@ class Graph {
   };
   // Ends when nothing is in flight in `node` and above it.
   Task<DrainGuard> drain(BlockNode& node, CancelToken token = {});
-  // Fails with Errc::timed_out when that takes longer.
-  Task<DrainGuard> drain_within(BlockNode& node, Duration limit);
+  // Fails with Errc::timed_out when that takes longer: guests wait meanwhile, and a request in flight may hang for ever.
+  Task<DrainGuard> drain_within(BlockNode& node, Duration limit = drain_max);
+  static constexpr Duration drain_max = std::chrono::seconds(30);
 
   // Ends what a peer keeps in flight in `node` and what it stands on, but for backing files.  For when
   // nobody wants it any more: what was being written may or may not have been.

@@ -11,8 +11,6 @@
 namespace tidemark {
 namespace {
 
-constexpr Duration drain_max = std::chrono::seconds(30);
-
 using Nodes = std::vector<BlockNode*>;
 
 bool holds(const Nodes& nodes, const BlockNode* node) { return std::find(nodes.begin(), nodes.end(), node) != nodes.end(); }
@@ -142,7 +140,7 @@ void distrust_on_device(BlockNode& node) {
 }
 
 Task<> activate_one(BlockNode& node) {
-  const auto drained = co_await node.graph().drain_within(node, drain_max);
+  const auto drained = co_await node.graph().drain_within(node);
   co_await read_image_anew(node);
   co_await node.graph().set_active(node, true);
   node.bitmaps().truncate(node.size());
@@ -190,7 +188,7 @@ Nodes activated_with(BlockNode& node) {
 
 Task<> inactivate(Nodes nodes) {
   std::vector<Graph::DrainGuard> drained;
-  for (BlockNode* node : nodes) drained.push_back(co_await node->graph().drain_within(*node, drain_max));
+  for (BlockNode* node : nodes) drained.push_back(co_await node->graph().drain_within(*node));
   for (BlockNode* node : nodes) co_await unwrap(check_one(*node, nodes));
   std::vector<Leaving> leaving;
   for (BlockNode* node : nodes) leaving.push_back({node, false, false, nullptr});

@@ -7,8 +7,6 @@
 namespace tidemark {
 namespace {
 
-constexpr Duration drain_max = std::chrono::seconds(30);
-
 Result<Qcow2AmendOptions> to_options(const schema::BlockdevAmendOptionsQcow2& given) {
   Qcow2AmendOptions options;
   if (given.version == schema::BlockdevQcow2Version::v2)
@@ -57,7 +55,7 @@ class AmendJob final : public Job {
     if (node->read_only()) co_await Error(Errc::permission, fmt::format("Block node '{}' is read-only", name_));
     const Permissions nothing{Permissions::none, Permissions::all};
     edge_ = co_await unwrap(Edge::attach(*node, Role::root, nothing, "a job that amends it"));
-    const auto drained = co_await graph_.drain_within(*node, drain_max);
+    const auto drained = co_await graph_.drain_within(*node);
     if (node->read_only()) co_await Error(Errc::permission, fmt::format("Block node '{}' is read-only", name_));
     co_await static_cast<Qcow2Driver&>(node->driver()).amend(options_);
   }

@@ -8,8 +8,6 @@
 namespace tidemark {
 namespace {
 
-constexpr Duration drain_max = std::chrono::seconds(30);
-
 // On the node's thread.  Nothing happens between an action and its commit, and what is under way marks
 // bitmaps that begin meanwhile when it ends, so without persistent bitmaps no drain is needed; with them,
 // what is not recorded must be on the disk when the bitmaps' store is saved.
@@ -22,7 +20,7 @@ Task<> carry_out(Graph& graph, const std::string& name, Saving saving, Action ac
   BlockNode* node = co_await unwrap(graph.lookup(name));
   {
     std::vector<Graph::DrainGuard> drained;
-    if (node->tracking()) drained.push_back(co_await graph.drain_within(*node, drain_max));
+    if (node->tracking()) drained.push_back(co_await graph.drain_within(*node));
     Transaction transaction;
     co_await unwrap(action(transaction));
     transaction.commit();

@@ -5,11 +5,9 @@
 namespace tidemark {
 namespace {
 
-constexpr Duration drain_max = std::chrono::seconds(30);
-
 Task<Graph::DrainGuard> drain(Graph& graph, const std::string& name) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
-  co_return co_await graph.drain_within(*node, drain_max);
+  co_return co_await graph.drain_within(*node);
 }
 
 Task<> let_go(Graph::DrainGuard& guard) {

@@ -7,19 +7,13 @@
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
-namespace {
-
-constexpr Duration drain_max = std::chrono::seconds(30);
-
-}  // namespace
-
 Task<> NodeAccess::make_writable(BlockNode& node) {
-  const auto drained = co_await node.graph().drain_within(node, drain_max);
+  const auto drained = co_await node.graph().drain_within(node);
   co_await set_read_only(node, false);
 }
 
 Task<> NodeAccess::make_read_only(BlockNode& node) {
-  const auto drained = co_await node.graph().drain_within(node, drain_max);
+  const auto drained = co_await node.graph().drain_within(node);
   co_await set_read_only(node, true);
 }
 

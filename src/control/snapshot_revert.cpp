@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.hpp"
 #include "block/status.hpp"
 #include "control/idle_disk.hpp"
 #include "control/overlay_nodes.hpp"
@@ -85,12 +86,6 @@ Task<> remove(BlockNode& overlay, std::unique_ptr<Edge>& kept) {
 Task<> remove_if_unused(Graph& graph, std::string name, bool gone) {
   BlockNode* node = graph.find(name);
   if (node && node->parents().empty() && (gone || !node->options().monitor_owned)) co_await graph.remove(*node);
-}
-
-std::string behind_links(const std::string& path) {
-  std::error_code error;
-  const auto real = std::filesystem::canonical(path, error);
-  return error ? path : real.string();
 }
 
 class Revert : public TransactionAction {
@@ -188,7 +183,7 @@ class LayerRevert final : public Revert {
 
   Task<> find_file() {
     if (replaces_) path_ = co_await homes_.at(*place_, file_to_replace(*node_));
-    file_ = replaces_ ? behind_links(path_) : path_;
+    file_ = replaces_ ? real_path(path_) : path_;
     partial_ = file_ + ".tidemark-partial";
     if (replaces_) co_return;
     const bool there = co_await fs::exists(homes_.main().reactor, file_);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.hpp"
 #include "block/checkpoints.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
@@ -46,12 +47,6 @@ std::string stable_id_of(const std::string& device) {
   return names.empty() ? std::string() : *std::min_element(names.begin(), names.end());
 }
 
-std::string real_name_of(const std::string& name) {
-  std::error_code error;
-  const files::path real = files::canonical(name, error);
-  return error ? name : real.string();
-}
-
 Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   const TrackingOptions& given = node.options().tracking;
   StoreOptions options;
@@ -63,12 +58,12 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.broken = node.graph().workings().broken;
   options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
-  options.image = real_name_of(name);
+  options.image = real_path(name);
   if (storage.driver().name() == "host_device") {
     options.stable_id = stable_id_of(options.image);
     if (options.path.empty() && !options.stable_id.empty()) options.path = fmt::format("{}/{}", device_stores, options.stable_id);
   } else if (options.path.empty()) {
-    options.path = options.image + ".tidemark";
+    options.path = store_beside(options.image);
   }
   co_return std::move(options);
 }
@@ -233,8 +228,10 @@ Task<> ensure_tracking(BlockNode& node) {
   else node.set_tracking(*std::move(store));
 }
 
+std::string store_beside(const std::string& image) { return real_path(image) + ".tidemark"; }
+
 Task<> remove_store_left_over(Reactor& reactor, std::string image) {
-  std::string store = real_name_of(image) + ".tidemark";
+  std::string store = store_beside(image);
   (void)co_await fs::unlink(reactor, std::move(store)).result();
 }
 

@@ -15,6 +15,8 @@ Task<> open_tracking(BlockNode& node);
 // Of a node that is to have a persistent bitmap: makes a store, unless it has one.  The error says why its
 // bitmaps cannot be persistent.
 Task<> ensure_tracking(BlockNode& node);
+// The store of a regular file unless `tracking.store` names another: beside the file itself.
+std::string store_beside(const std::string& image);
 // Of an image that has just been made: a store in its place is about another one.
 Task<> remove_store_left_over(Reactor& reactor, std::string image);
 // What changed of the node's persistent bitmaps is durable afterwards.

@@ -4,7 +4,6 @@
 // disk is the node's padding, which does not go on.
 #pragma once
 
-#include <algorithm>
 #include <memory>
 
 #include "block/node.hpp"
@@ -21,15 +20,15 @@ class PassThrough : public BlockDriver {
 
   Task<Extent> map(Range wanted) override { return file_->map(wanted); }
   Task<> read(std::uint64_t offset, Buffers into) override {
-    const std::uint64_t length = there(offset, into.size());
+    const std::uint64_t length = in_disk(offset, into.size());
     into.from(length).fill_zero();
     co_await file_->read(offset, into.first(length));
   }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
-    return file_->write(offset, from.first(there(offset, from.size())), flags);
+    return file_->write(offset, from.first(in_disk(offset, from.size())), flags);
   }
-  Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(there(range), flags); }
-  Task<> discard(Range range) override { return file_->discard(there(range)); }
+  Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(in_disk(range), flags); }
+  Task<> discard(Range range) override { return file_->discard(in_disk(range)); }
   Task<> flush() override {
     file_->tell(DebugEvent::flush_to_os);
     file_->tell(DebugEvent::flush_to_disk);
@@ -37,7 +36,7 @@ class PassThrough : public BlockDriver {
   }
   bool supports_compression() const noexcept override { return file_->node().driver().supports_compression(); }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override {
-    return file_->write_compressed(offset, from.first(there(offset, from.size())));
+    return file_->write_compressed(offset, from.first(in_disk(offset, from.size())));
   }
   Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }
   Task<ImageInfo> info() override {
@@ -54,11 +53,6 @@ class PassThrough : public BlockDriver {
  protected:
   PassThrough(Reactor& reactor, std::unique_ptr<Edge> file) : BlockDriver(reactor), file_(std::move(file)) {}
   Edge& file() const noexcept { return *file_; }
-  // What of a request is in the disk.  One that begins behind its end is for others to refuse.
-  std::uint64_t there(std::uint64_t offset, std::uint64_t length) const noexcept {
-    return offset < size() ? std::min(length, size() - offset) : length;
-  }
-  Range there(Range range) const noexcept { return {range.offset, there(range.offset, range.length)}; }
 
  private:
   std::unique_ptr<Edge> file_;

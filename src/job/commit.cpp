@@ -9,7 +9,6 @@ namespace tidemark {
 namespace {
 
 using P = Permissions;
-constexpr Duration drain_max = std::chrono::seconds(30);
 
 }  // namespace
 
@@ -43,7 +42,7 @@ Task<> CommitJob::insert_filter() {
   node.name = options_.filter_node_name;
   node.read_only = true;
   filter_node_ = co_await graph.add(std::move(node), std::move(driver));
-  const auto drained = co_await graph.drain_within(top(), drain_max);
+  const auto drained = co_await graph.drain_within(top());
   co_await unwrap(graph.replace(top(), *filter_node_));
 }
 
@@ -180,7 +179,7 @@ Task<> CommitJob::shorten_chain() {
   Graph& graph = base().graph();
   // Should it fail, the other says why.
   if (options_.access) (void)co_await options_.access->prepare_bitmaps(top(), base()).result();
-  const auto drained = co_await graph.drain_within(*filter_node_, drain_max);
+  const auto drained = co_await graph.drain_within(*filter_node_);
   if (options_.access) co_await options_.access->bring_bitmaps(top(), base());
   co_await unwrap(graph.replace(*filter_node_, base()));
   shortened_ = true;

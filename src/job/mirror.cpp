@@ -8,7 +8,6 @@ namespace {
 
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
 constexpr Duration calm = std::chrono::milliseconds(20);          // so long writes are gathered, once it is ready
-constexpr Duration drain_max = std::chrono::seconds(30);
 constexpr Duration little_long_enough = std::chrono::seconds(1);
 constexpr Duration rest_after_hold = std::chrono::milliseconds(500);
 
@@ -71,7 +70,7 @@ Task<> MirrorJob::insert_filter() {
   door_->job = this;
   filter_->listen([this] { something_happened(); });
   {
-    const auto still = co_await graph().drain_within(source, drain_max);
+    const auto still = co_await graph().drain_within(source);
     co_await unwrap(graph().replace(source, *filter_node_));
   }
   if (!commit_) co_return;

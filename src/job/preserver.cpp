@@ -12,7 +12,6 @@ namespace {
 using P = Permissions;
 using Found = PieceSource::Found;
 using Kind = PieceSource::Kind;
-constexpr Duration drain_max = std::chrono::seconds(30);
 constexpr Duration part_max = std::chrono::milliseconds(500);    // that guests may wait for at a pivot
 
 }  // namespace
@@ -38,7 +37,7 @@ class Preserver::Child final : PieceSource {
   Task<> pull(JobContext& context, OnError policy);
   Task<> rename();
   Task<> rename_back();
-  Task<> part(Duration drain_limit);
+  Task<> part(Duration drain_limit = Graph::drain_max);
   Task<> let_go();
   Task<> clean();
 
@@ -93,7 +92,7 @@ Task<> Preserver::Child::insert_filter() {
   BlockNode* const added = co_await graph.add(std::move(node), std::move(driver));
   filter_node_ = added;
   filter_ = &opened;
-  const auto drained = co_await graph.drain_within(image_, drain_max);
+  const auto drained = co_await graph.drain_within(image_);
   co_await unwrap(graph.replace(image_, *added));
 }
 
@@ -260,7 +259,7 @@ Task<> Preserver::run(JobContext& context, OnError policy) {
   for (auto& child : children_) {
     if (!options_.full || child->chained()) continue;
     co_await child->rename();
-    const Result<> parted = co_await child->part(drain_max).result();
+    const Result<> parted = co_await child->part().result();
     if (parted) continue;
     (void)co_await child->rename_back().result();
     co_await parted.error();

@@ -10,7 +10,6 @@ namespace {
 
 using P = Permissions;
 constexpr P::Set steady = P::consistent_read | P::write_unchanged;
-constexpr Duration drain_max = std::chrono::seconds(30);
 
 }  // namespace
 
@@ -61,7 +60,7 @@ Task<> StreamJob::insert_filter() {
   if (!added) co_await added.error().with_context("Could not create node");
   filter_node_ = *added;
   filter_ = &opened;
-  const auto drained = co_await graph.drain_within(disk, drain_max);
+  const auto drained = co_await graph.drain_within(disk);
   co_await unwrap(graph.replace(disk, *filter_node_));
   const Permissions reading{P::consistent_read, P::all};
   edge_ = co_await unwrap(Edge::attach(*filter_node_, Role::root, reading, user()));
@@ -116,7 +115,7 @@ Task<> StreamJob::prepare() {
 }
 
 Task<> StreamJob::shorten_chain(BlockNode* base) {
-  const auto drained = co_await image_.graph().drain_within(image_, drain_max);
+  const auto drained = co_await image_.graph().drain_within(image_);
   BlockNode* const below = image_.backing();
   co_await unwrap(image_.graph().set_backing(image_, base));
   if (below != base) removed_ = below;

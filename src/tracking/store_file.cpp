@@ -30,14 +30,15 @@ Task<> lock(File& file, bool reading) {
 }  // namespace
 
 // To open or read anything else may wait for ever, or change it.
-Task<> StoreFile::check_regular(Task<FileInfo> stat) {
+Task<FileInfo> StoreFile::check_regular(Task<FileInfo> stat) {
   const FileInfo info = co_await std::move(stat);
   if (info.type != FileInfo::Type::regular) co_await Error(Errc::invalid_argument, "'" + path_ + "' is no tracking store");
+  co_return info;
 }
 
 Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
   path_ = std::move(path);
-  if (use == Use::look) co_await check_regular(fs::stat(reactor, path_));
+  if (use == Use::look) (void)co_await check_regular(fs::stat(reactor, path_));
   for (;;) {
     co_await open_locked(reactor, use);
     // The one who had the lock before may have removed the file meanwhile.
@@ -60,8 +61,12 @@ Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
   if (!opened) co_await opened.error();
   file_ = *std::move(opened);
   Result<> fit;
-  if (use == Use::look) fit = co_await check_regular(file_.stat()).result();
-  else fit = co_await lock(file_, use == Use::read).result();
+  if (use != Use::look) {
+    fit = co_await lock(file_, use == Use::read).result();
+  } else {
+    const auto regular = co_await check_regular(file_.stat()).result();
+    if (!regular) fit = regular.error();
+  }
   if (fit) co_return;
   co_await close();
   co_await fit.error();
@@ -111,8 +116,7 @@ Task<bool> StoreFile::looks_ours(std::uint64_t size, std::uint64_t formatted) {
 
 Task<> StoreFile::check_ours(const Superblock& to_be, bool may_be_others) {
   const ImageIdentity& image = to_be.image;
-  co_await check_regular(file_.stat());
-  const FileInfo info = co_await file_.stat();
+  const FileInfo info = co_await check_regular(file_.stat());
   const bool is_image = !image.is_device && info.device == image.device && info.inode == image.inode;
   bool ours = !is_image;
   if (ours && may_be_others && info.size != 0) ours = co_await looks_ours(info.size, to_be.data_start());

@@ -45,7 +45,7 @@ class StoreFile {
 
  private:
   Task<> open_locked(Reactor& reactor, Use use);
-  Task<> check_regular(Task<FileInfo> stat);
+  Task<FileInfo> check_regular(Task<FileInfo> stat);
   Task<bool> named(Reactor& reactor);
   Task<bool> looks_ours(std::uint64_t size, std::uint64_t formatted);
   std::string directory() const;

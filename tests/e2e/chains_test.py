@@ -288,6 +288,20 @@ class Compressed(Bed):
             disk.shutdown()
             self.assertIsNone(first_difference(self.content("c"), bytes(wanted)))
 
+    def test_a_raw_disk_on_it_that_ends_within_a_cluster(self):
+        size = MiB + 4 * KiB
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "odd.qcow2", str(size))
+        self.serve("odd.qcow2=odd")
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("blockdev-add", driver="compress", file="odd", **{"node-name": "c"})
+            qmp.execute("blockdev-add", driver="raw", file="c", **{"node-name": "r"})
+            qmp.execute("block-export-add", type="nbd", id="r", writable=True, **{"node-name": "r"})
+            disk = self.disk("r")
+            disk.pwrite(b"e" * 4 * KiB, MiB)
+            self.assertEqual(disk.pread(4 * KiB, MiB), b"e" * 4 * KiB)
+            disk.shutdown()
+            self.assertIsNone(first_difference(self.content("r"), bytes(MiB) + b"e" * 4 * KiB))
+
 
 class Guide(Bed):
     def test_its_commands(self):

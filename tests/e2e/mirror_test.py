@@ -65,13 +65,7 @@ class Mirror(Bed):
         self.add_file("target", "target.img")
         writer = self.writer()
         self.mirror(copy_mode=copy_mode)
-        self.until_ready()
-        time.sleep(0.2)
-        self.client.execute("job-complete", id="j")
-        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
-        count = len(writer.log)
-        self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
-        writer.finish()
+        self.pivot(writer)
         self.client.execute("blockdev-del", node_name="disk")
         self.assertIsNone(first_difference(self.content("disk"), self.expected(writer, before)))
         self.client.execute("quit")
@@ -88,6 +82,16 @@ class Mirror(Bed):
     def test_a_guest_on_a_thread_of_its_own_goes_over(self):
         self.pivot_beside_a_writer("background", iothread="t0", fixed_iothread=True)
 
+    def pivot(self, writer):
+        """The writer goes on for a while, before and after."""
+        self.until_ready()
+        time.sleep(0.2)
+        self.client.execute("job-complete", id="j")
+        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
+        count = len(writer.log)
+        self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
+        writer.finish()
+
     def overlay_beside_a_writer(self, sync, copy_mode):
         """drive-mirror of a part of a chain makes an overlay of the rest."""
         self.raw("base.img", DISK)
@@ -100,13 +104,7 @@ class Mirror(Bed):
         writer = self.writer()
         self.client.execute("drive-mirror", job_id="j", device="disk", target="target.img", sync=sync, copy_mode=copy_mode,
                             node_name="target", granularity=4096)
-        self.until_ready()
-        time.sleep(0.2)
-        self.client.execute("job-complete", id="j")
-        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
-        count = len(writer.log)
-        self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
-        writer.finish()
+        self.pivot(writer)
         expected = self.expected(writer, before)
         self.assertIsNone(first_difference(self.content("disk"), expected))
         self.client.execute("quit")

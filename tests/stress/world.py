@@ -119,18 +119,19 @@ class World:
         disk = nbd.NBD()
         disk.connect_uri(f"nbd+unix:///{name}?socket={self.lab.path / socket}")
         size = disk.get_size()
-        data = b"".join(self.read_piece(disk, min(PIECE, size - at), at) for at in range(0, size, PIECE))
+        data = b"".join(self.read_piece(name, disk, min(PIECE, size - at), at) for at in range(0, size, PIECE))
         disk.shutdown()
         return data
 
-    def read_piece(self, disk, length, at, tries=40):
+    def read_piece(self, name, disk, length, at, tries=40):
         """A read that copies into a disk that fails may fail with it."""
-        try:
-            return disk.pread(length, at)
-        except nbd.Error:
-            if tries == 0 or not any(each.model.may_fail for each in self.disks):
-                raise
-            return self.read_piece(disk, length, at, tries - 1)
+        while True:
+            try:
+                return disk.pread(length, at)
+            except nbd.Error as error:
+                if tries == 0 or not any(each.model.may_fail for each in self.disks):
+                    raise Wrong(f"read of export {name}, {length} bytes at {at} of {disk.get_size()}: {error}") from error
+                tries -= 1
 
     def dirty_granules(self, layer, name, writable):
         """(offset, bytes) of what a bitmap has as dirty, by an export of its own; None when there can be none."""

@@ -64,8 +64,7 @@ Permissions RawDriver::child_permissions(const Edge&, Permissions node, bool) co
 }
 
 Task<Extent> RawDriver::map(Range wanted) {
-  const Range there{at(wanted.offset), wanted.length};
-  Extent extent = co_await file_->map(there);
+  Extent extent = co_await file_->map(at(wanted));
   extent.host_offset = extent.range.offset;
   extent.range.offset = wanted.offset;
   if (extent.mapping == Mapping::compressed || extent.mapping == Mapping::below) {

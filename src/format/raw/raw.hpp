@@ -1,6 +1,6 @@
 // RawDriver: a file's bytes as a disk, all of them or the window that `offset` and `size` say.
 //
-// Requests pass straight through; without a `size` the disk follows the file's.
+// Requests pass straight through, none reaches out of the window; without a `size` the disk follows the file's.
 #pragma once
 
 #include <memory>
@@ -35,16 +35,16 @@ class RawDriver final : public BlockDriver {
   Task<Extent> map(Range wanted) override;
   Task<> read(std::uint64_t offset, Buffers into) override {
     file_->tell(DebugEvent::read_aio);
-    return file_->read(at(offset), into);
+    const std::uint64_t length = in_disk(offset, into.size());
+    into.from(length).fill_zero();
+    return file_->read(at(offset), into.first(length));
   }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     file_->tell(DebugEvent::write_aio);
-    return file_->write(at(offset), from, flags);
+    return file_->write(at(offset), from.first(in_disk(offset, from.size())), flags);
   }
-  Task<> write_zeroes(Range range, WriteFlags flags) override {
-    return file_->write_zeroes({at(range.offset), range.length}, flags);
-  }
-  Task<> discard(Range range) override { return file_->discard({at(range.offset), range.length}); }
+  Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(at(in_disk(range)), flags); }
+  Task<> discard(Range range) override { return file_->discard(at(in_disk(range))); }
   Task<> flush() override {
     file_->tell(DebugEvent::flush_to_os);
     file_->tell(DebugEvent::flush_to_disk);
@@ -57,6 +57,7 @@ class RawDriver final : public BlockDriver {
  private:
   RawDriver(std::unique_ptr<Edge> file, RawOptions options) : file_(std::move(file)), options_(options) {}
   std::uint64_t at(std::uint64_t offset) const noexcept { return options_.offset + offset; }
+  Range at(Range range) const noexcept { return {at(range.offset), range.length}; }
 
   std::unique_ptr<Edge> file_;
   RawOptions options_;

@@ -67,6 +67,32 @@ TEST_F(RawTest, ShowsAWindow) {
   EXPECT_EQ(buffer.data()[0], std::byte{5});
 }
 
+// Nodes complete requests to whole units, behind the end of the disk too.
+TEST_F(RawTest, WhatCompletesItsLastUnitStaysOutOfTheFile) {
+  RawOptions options;
+  options.size = 2560;
+  auto window = *open(options);
+  AlignedBuffer buffer(4096);
+  std::memset(buffer.data(), 0x77, buffer.size());
+  run(window->write(0, buffer.bytes(), WriteFlags::none));
+  run(window->read(0, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[2559], std::byte{0x77});
+  EXPECT_EQ(buffer.data()[2560], std::byte{0});
+  run(window->write_zeroes({0, 4096}, WriteFlags::none));
+  run(window->discard({0, 4096}));
+  run(window->close());
+  auto reader = Edge::attach(*file_, Role::root, {Permissions::consistent_read, Permissions::all}, "reader");
+  run((*reader)->read(2560, Buffers(buffer.bytes().first(512))));
+  EXPECT_EQ(buffer.data()[0], std::byte{5});
+  auto whole = *open({}, 2560);
+  run(whole->read(0, buffer.bytes()));
+  run(whole->write(0, buffer.bytes(), WriteFlags::none));
+  run(whole->write_zeroes({0, 4096}, WriteFlags::none));
+  run(whole->discard({0, 4096}));
+  EXPECT_EQ(whole->size(), 2560u);
+  run(whole->close());
+}
+
 TEST_F(RawTest, RefusesAsQemuDoes) {
   EXPECT_EQ(refusal({2 * MiB, {}}),
             "Offset (2097152) cannot be greater than size of the containing file (1048576)");

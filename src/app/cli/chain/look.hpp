@@ -11,8 +11,6 @@ Task<Json> look_at_chain(const Context& context, const ChainName& chain, const s
 // The base is on the left, as everywhere where chains are drawn; the nodes that are `gone` are left out.
 std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone);
 
-// Whether two names are of one file that is there.
-
 // As the header of one image is to name another.
 std::string name_seen_from(const std::string& file, const std::string& other);
 

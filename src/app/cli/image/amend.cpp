@@ -6,6 +6,7 @@
 #include "app/cli/image/make.hpp"
 #include "app/cli/progress.hpp"
 #include "app/images.hpp"
+#include "control/tracking_stores.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {
@@ -22,7 +23,7 @@ Task<> check(const Context& context, Qcow2Driver& image, const Qcow2AmendOptions
 }
 
 Task<> check_no_store(Reactor& reactor, std::string path) {
-  const std::string store = behind_links(std::move(path)) + ".tidemark";
+  const std::string store = store_beside(path);
   const bool there = co_await fs::exists(reactor, store);
   if (there)
     co_await Error(Errc::unsupported, fmt::format("'{}' keeps bitmaps of the image as version 2, which version 3 would not have; "

@@ -12,6 +12,7 @@
 #include "app/cli/snapshot/overlays.hpp"
 #include "app/cli/snapshot/quiesce.hpp"
 #include "base/paths.hpp"
+#include "control/tracking_stores.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 
@@ -152,7 +153,7 @@ Task<> create_live(const Context& context, QmpClient& client, SnapshotCreateOpti
 }
 
 Task<bool> keeps_bitmaps(Reactor& reactor, std::string file, std::string format) {
-  const bool store = co_await fs::exists(reactor, file + ".tidemark");
+  const bool store = co_await fs::exists(reactor, store_beside(file));
   if (store || format != "qcow2") co_return store;
   const qcow2::Header header = co_await read_header(reactor, file);
   co_return header.has_bitmaps;
