@@ -1,5 +1,8 @@
 #include "app/images.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -161,10 +164,14 @@ Task<> check_replaceable(Reactor& reactor, std::string path) {
   co_await held->release();
 }
 
-Result<> check_no_link(const std::string& partial) {
-  std::error_code error;
-  if (!std::filesystem::is_symlink(partial, error)) return {};
-  return Error(Errc::exists, fmt::format("'{}' is a symbolic link, through which nothing is written; remove it", partial));
+Result<> check_partial(const std::string& partial) {
+  struct stat there {};
+  if (::lstat(partial.c_str(), &there) != 0) return {};
+  const auto refuse = [&](std::string_view why) { return Error(Errc::exists, fmt::format("'{}' {}; remove it", partial, why)); };
+  if (S_ISLNK(there.st_mode)) return refuse("is a symbolic link, through which nothing is written");
+  if (there.st_uid != ::geteuid()) return refuse("belongs to another user, who could read and change what is written there");
+  if (S_ISREG(there.st_mode) && there.st_nlink != 1) return refuse("has another name, too");
+  return {};
 }
 
 std::string behind_links(std::string name) {
@@ -202,7 +209,7 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
-  co_await unwrap(check_no_link(partial_path()));
+  co_await unwrap(check_partial(partial_path()));
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;
@@ -213,6 +220,7 @@ Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
     co_await create_file(reactor_, partial_path(), size, FilePreallocation::off);
     node = co_await add_file(graph_, partial_path(), false);
   }
+  co_await unwrap(check_partial(partial_path()));        // made by others meanwhile
   disk_ = co_await unwrap(Edge::attach(*node, Role::root, writing, "the restore"));
 }
 

@@ -14,6 +14,8 @@ Result<std::unique_ptr<IoBackend>> make_backend(std::string_view aio, const Thre
 // Standard streams that were closed lead nowhere from here on: otherwise the next file that is opened takes
 // their number, and messages are written into it.  First in main().
 void open_standard_streams() noexcept;
+// As many as this user may have: a chain of a thousand layers is a thousand files.
+void allow_many_files() noexcept;
 
 // One line on standard error, whether that can be written or not: "PROGRAM: message", or as JSON
 // {"error": {"kind": "busy", "message": "..."}}.

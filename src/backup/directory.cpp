@@ -255,7 +255,12 @@ Task<> BackupDirectory::publish(PointManifest manifest) {
   const std::string id = manifest.id;
   co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", to_text(manifest));   // syncs the names, too
   co_await fs::rename(*reactor_, new_path(id), point_path(id), true);
-  co_await fs::sync_dir(*reactor_, path_ + "/points");
+  const auto durable = co_await fs::sync_dir(*reactor_, path_ + "/points").result();
+  if (!durable) {
+    // Who is told that it failed does not look for it.
+    (void)co_await fs::rename(*reactor_, point_path(id), new_path(id), true).result();
+    co_await durable.error();
+  }
   points_.push_back(std::move(manifest));
 }
 

@@ -114,6 +114,7 @@ Result<DiskPlan> plan_since(const BackupDirectory& directory, std::string_view d
                               point->id));
   DiskPlan plan;
   plan.base = point->id;
+  plan.base_bitmap = entry.checkpoint;
   plan.identity = identity;
   return plan;
 }

@@ -85,10 +85,10 @@ class BlockDriver {
   virtual Task<> close() = 0;                               // flushes what it holds, lets go of its edges
 
  protected:
-  // What of a request is in the disk: behind its end is the node's padding, which a driver does not hand on to a node.  One that
-  // begins there is for others to refuse.
+  // What of a request is in the disk, whole sectors: behind them is the node's padding, which a driver does not hand on to a node.
+  // One that begins there is for others to refuse.
   std::uint64_t in_disk(std::uint64_t offset, std::uint64_t length) const noexcept {
-    const std::uint64_t end = size();
+    const std::uint64_t end = align_up(size(), sector_size);
     return offset < end && length > end - offset ? end - offset : length;
   }
   Range in_disk(Range range) const noexcept { return {range.offset, in_disk(range.offset, range.length)}; }

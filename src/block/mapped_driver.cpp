@@ -1,6 +1,7 @@
 #include "block/mapped_driver.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <typeinfo>
 
 #include "block/graph.hpp"
@@ -12,6 +13,8 @@ namespace {
 
 // How many extents of one request are under way at a time.
 constexpr int workers_max = 8;
+// How often a place may be taken by another between that it is found and that it is used.
+constexpr int in_vain_max = 1000;
 
 }  // namespace
 
@@ -39,6 +42,10 @@ Task<Extent> MappedDriver::map(Range wanted) {
 
 Task<> MappedDriver::read(std::uint64_t offset, Buffers into) {
   const auto pinned = pin();
+  if (const std::uint64_t length = in_disk(offset, into.size()); length != into.size()) {
+    into.from(length).fill_zero();
+    into = into.first(length);
+  }
   const Range wanted{offset, into.size()};
   const auto known = map_now(wanted);
   const bool direct = known && known->mapping == Mapping::data && known->range.length == wanted.length;
@@ -141,6 +148,7 @@ Task<> MappedDriver::read_worker(Pieces& job) {
 // Only what is written in place pins: a piece that is given a place holds its units anyway, and must not
 // wait for a place that itself keeps from being free.
 Task<> MappedDriver::write(std::uint64_t offset, Buffers from, WriteFlags) {
+  from = from.first(in_disk(offset, from.size()));       // the map knows no place for the rest
   const Range wanted{offset, from.size()};
   const auto place = in_place_now(wanted);
   if (!place || place->range.length != wanted.length) co_return co_await write_pieces(wanted, from);
@@ -163,10 +171,12 @@ Task<> MappedDriver::write_pieces(Range wanted, Buffers from) {
 }
 
 Task<> MappedDriver::write_worker(Pieces& job) {
+  int in_vain = 0;
   for (;;) {
     auto turn = co_await job.turn.lock();
     if (job.left.empty() || job.failed) co_return;
     if (const auto place = in_place_now(job.left)) {
+      in_vain = 0;
       const auto pinned = pin();
       const Buffers piece = job.take(place->range.length);
       turn.unlock();
@@ -175,6 +185,8 @@ Task<> MappedDriver::write_worker(Pieces& job) {
       continue;
     }
     const std::unique_ptr<PendingWrite> pending = co_await prepare_write(job.left);
+    if (!pending && ++in_vain == in_vain_max)
+      co_await Error(Errc::io, std::string(name()) + ": no place for a write at " + std::to_string(job.left.offset), EIO);
     if (!pending) continue;
     const Buffers piece = job.take(pending->range.length);
     turn.unlock();

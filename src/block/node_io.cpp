@@ -1,6 +1,7 @@
 // The requests of a node, as they arrive through an edge: wait while drained, check, mark, count,
 // and hand on what is aligned.  What is not goes through node_padding.cpp.
 #include <algorithm>
+#include <optional>
 
 #include "block/graph.hpp"
 #include "block/node_marks.hpp"
@@ -127,7 +128,11 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   node.note_write(range);
   const Marks marks(node, range, WriteFlags::none);
   if (!node.admitted(range, WriteFlags::none)) co_await node.wait_admitted(range);
-  co_await node.driver_->write_compressed(offset, from);
+  {
+    auto units = node.unit_lock_.hold(range, RangeLock::Mode::shared);
+    if (node.limits_.request_align > 1) co_await units;
+    co_await node.driver_->write_compressed(offset, from);
+  }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
   timed.done();
@@ -144,6 +149,8 @@ Task<> BlockNode::discard(Edge& via, Range range) {
     const Range part{range.offset, max && range.length > max ? max : range.length};
     const Marks marks(node, part, WriteFlags::none);
     if (!node.admitted(part, WriteFlags::none)) co_await node.wait_admitted(part);
+    auto units = node.unit_lock_.hold(part, RangeLock::Mode::shared);
+    if (node.limits_.request_align > 1) co_await units;
     auto done = co_await node.driver_->discard(part).result();
     if (!done && done.error().code() == Errc::unsupported) break;      // advisory
     if (!done) co_await done.error();
@@ -178,6 +185,10 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
     co_await Error(Errc::out_of_range, "resize node '" + node.name() + "': " + std::to_string(size) +
                                            " bytes are more than a disk can have");
   const std::uint64_t before = node.size(), largest = node.size_largest_;
+  // A last sector that is cut within reads as zeroes behind that.
+  std::optional<Marks> torn;
+  const Range last{align_down(size, sector_size), sector_size};
+  if (size < node.driver_->size() && size != last.offset) torn.emplace(node, last, WriteFlags::none);
   if (node.tracking_ && size < before) {
     // Once it is cut off nobody can mark it, and a crash may come before its size is known to be smaller.
     const Range cut{size, before - size};

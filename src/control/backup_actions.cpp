@@ -198,7 +198,7 @@ class DriveBackupAction final : public BackupAction<schema::DriveBackup> {
   Task<> clean() override { return image_.undo(); }
 
  private:
-  bool overwrites() const { return overwrites_ && overwrites_->ok() && **overwrites_; }
+  bool overwrites() const { return replaced_ && replaced_->ok() && **replaced_ == Replaced::content; }
 
   // What is below an overlay is not there yet, but only a copy of all of it does not name that.
   Task<BackupNodes> find_ahead(const OpenedAhead& opened) {
@@ -221,8 +221,8 @@ class DriveBackupAction final : public BackupAction<schema::DriveBackup> {
       co_await Error(Errc::invalid_argument, fmt::format("the format of '{}' must be given with mode 'existing'", arguments_.target));
     co_await unwrap(jobs_.check_id(options.job.id));
     co_await check_checksums();
-    if (!existing && !overwrites_) overwrites_ = co_await check_overwritable(jobs_.reactor(), arguments_.target).result();
-    if (overwrites_) co_await unwrap(*overwrites_);
+    if (!existing && !replaced_) replaced_ = co_await check_overwritable(jobs_.reactor(), arguments_.target).result();
+    if (replaced_) co_await unwrap(*replaced_);
     wanted_ = co_await homes_.at(*nodes_.place, wanted_by(*nodes_.place, *nodes_.source, arguments_));
     co_await unwrap(check_backing(wanted_.format, wanted_.below));
   }
@@ -234,7 +234,7 @@ class DriveBackupAction final : public BackupAction<schema::DriveBackup> {
 
   BackupNodes nodes_;
   ImageWanted wanted_;
-  std::optional<Result<bool>> overwrites_;           // a file with content; once that is known
+  std::optional<Result<Replaced>> replaced_;         // once that is known
   ImageAhead image_;
 };
 

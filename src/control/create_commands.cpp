@@ -1,9 +1,13 @@
 #include "control/create_commands.hpp"
 
+#include <atomic>
+#include <cerrno>
+
 #include <fmt/format.h>
 
 #include "control/images_made.hpp"
 #include "control/node_names.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -17,6 +21,8 @@ NodeNames names_in_creation(const schema::BlockdevCreateOptionsQcow2& image) {
   return names;
 }
 
+constexpr Duration look_every = std::chrono::milliseconds(50);
+
 class CreateJob final : public Job {
  public:
   CreateJob(Graph& graph, schema::BlockdevCreateOptions options) : graph_(graph), options_(std::move(options)) {}
@@ -24,15 +30,33 @@ class CreateJob final : public Job {
   bool is_block_job() const noexcept override { return false; }
   JobProgress progress() const noexcept override { return {done_ ? 1u : 0u, 1}; }
   Task<> run(JobContext&) override {
-    auto made = co_await create_image(graph_, std::move(options_)).result();
+    CancelSource stop;
+    const auto until_stopped = [&](TaskGroup& group) -> Task<> {
+      group.spawn(watch(stop, group.token()));
+      co_await create_image(graph_, std::move(options_), stop.token());
+    };
+    auto made = co_await with_group(graph_.reactor(), until_stopped).result();
+    if (!made && stopped_) co_await Error(Errc::cancelled, "Operation canceled", ECANCELED);
     done_ = true;                                // as QEMU counts: tried, however it ended
     // A job that has an error number is told by that alone, as QEMU's copying jobs are; QEMU's of this type say all.
     if (!made) co_await Error(made.error().code(), made.error().message());
   }
 
+  bool cancel(bool) noexcept override {
+    stopped_ = true;
+    return true;
+  }
+
  private:
+  // It is cancelled on another thread than it may run on.
+  Task<> watch(CancelSource& stop, CancelToken token) {
+    while (!stopped_) co_await graph_.reactor().sleep(look_every, token);
+    stop.request();
+  }
+
   Graph& graph_;
   schema::BlockdevCreateOptions options_;
+  std::atomic<bool> stopped_ = false;
   bool done_ = false;
 };
 

@@ -239,19 +239,17 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   exports_.emplace(arguments.id, std::move(entry));
 }
 
-// Where the node lives from now on: on the thread asked for, else on the main one, when it can move.
+// Where the node lives from now on: on the thread asked for, when it can move; else where it is (qapi: BlockExportOptions).
 Task<Place*> Exports::choose_place(const schema::BlockExportOptions& arguments) {
   Place* present = co_await homes_.lookup(arguments.node_name);
-  Place* wanted = &homes_.main();
-  if (arguments.iothread) {
-    const std::string id = co_await unwrap(one_thread(*arguments.iothread));
-    wanted = homes_.find_thread(id);
-    if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
-  }
+  if (!arguments.iothread) co_return present;
+  const std::string id = co_await unwrap(one_thread(*arguments.iothread));
+  Place* wanted = homes_.find_thread(id);
+  if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
   if (wanted == present) co_return present;
   const auto moved = co_await homes_.move(arguments.node_name, *wanted).result();
   if (moved) co_return wanted;
-  if (arguments.iothread && arguments.fixed_iothread)
+  if (arguments.fixed_iothread)
     co_await Error(Errc::busy, "Cannot change iothread of active block backend");
   co_return present;
 }

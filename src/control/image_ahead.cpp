@@ -2,7 +2,6 @@
 
 #include "control/images_made.hpp"
 #include "control/tracking_stores.hpp"
-#include "io/file.hpp"
 
 namespace tidemark {
 namespace {
@@ -25,8 +24,10 @@ Task<> release_kept(std::unique_ptr<Edge>& kept) {
 }  // namespace
 
 Task<> ImageAhead::make(ImageWanted wanted) {
-  const auto there = co_await fs::exists(homes_.main().reactor, wanted.path).result();
-  if (wanted.is_new && (!there || *there)) co_return;
+  if (wanted.is_new) {
+    const auto replaced = co_await check_overwritable(homes_.main().reactor, wanted.path).result();
+    if (!replaced || *replaced == Replaced::content) co_return;
+  }
   (void)co_await take(std::move(wanted)).result();
 }
 
@@ -40,12 +41,15 @@ Task<BlockNode*> ImageAhead::take(ImageWanted wanted) {
   co_return node_;
 }
 
-// A file that was there before is not brought back: what was in it is gone, as it is once it is asked for.
+// Content that was there before is not brought back: what was in it is gone, as it is once it is asked for.
 Task<> ImageAhead::make_file(const ImageWanted& wanted) {
   Reactor& main = homes_.main().reactor;
-  const bool there = co_await fs::exists(main, wanted.path);
-  if (!there) remove_ = true;                      // in part, if it fails
-  co_await homes_.at(*wanted.place, create_overlay_file(wanted.place->graph, wanted.path, wanted.format, wanted.size, wanted.below));
+  if (replaced_ == Replaced::content) replaced_ = co_await check_overwritable(main, wanted.path);      // else it is ours already
+  Place& place = *wanted.place;
+  const Result<> created =
+      co_await homes_.at(place, create_overlay_file(place.graph, wanted.path, wanted.format, wanted.size, wanted.below)).result();
+  if (!created && created.error().code() == Errc::busy) replaced_ = Replaced::content;      // another's meanwhile, and stays
+  co_await unwrap(created);
   if (wanted.overlay) co_await remove_store_left_over(main, wanted.path);
 }
 
@@ -64,13 +68,14 @@ Task<> ImageAhead::let_go() {
 }
 
 Task<> ImageAhead::hand_over() {
-  remove_ = false;
+  replaced_ = Replaced::content;
   co_await let_go();
 }
 
 Task<> ImageAhead::undo() {
   co_await let_go();
-  if (std::exchange(remove_, false)) (void)co_await fs::unlink(homes_.main().reactor, wanted_->path).result();
+  const Replaced replaced = std::exchange(replaced_, Replaced::content);
+  if (replaced != Replaced::content) (void)co_await undo_create_file(homes_.main().reactor, wanted_->path, replaced).result();
 }
 
 }  // namespace tidemark

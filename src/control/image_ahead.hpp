@@ -2,12 +2,14 @@
 // file system that it is on.
 //
 // Invariants: what take() gives is what would be made and opened then: where that is something else than was wanted ahead, it is
-// made and opened again.  A file that was there before is not touched ahead.  Undone, a file that was not is gone.
+// made and opened again.  A file that holds something is not touched ahead.  Undone, one that was empty is so again (somebody may have
+// made it, to say whose it is), and one that was not there is gone.
 #pragma once
 
 #include "control/homes.hpp"
 #include "control/overlay_nodes.hpp"
 #include "job/chain_names.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark {
 
@@ -47,7 +49,7 @@ class ImageAhead {
   Homes& homes_;
   std::optional<ImageWanted> wanted_;              // what is there, or has failed
   Result<> made_;
-  bool remove_ = false;
+  Replaced replaced_ = Replaced::content;          // what undo() brings back
   BlockNode* node_ = nullptr;
   std::unique_ptr<Edge> kept_;
 };

@@ -65,10 +65,11 @@ Task<> make_qcow2(BlockNode& node, BlockNode* data_node, Qcow2CreateOptions opti
   co_await file->flush();
 }
 
-Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given) {
+Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given, CancelToken interrupted = {}) {
   if (given.backing_fmt && !given.backing_file)
     co_await Error(Errc::invalid_argument, "Backing format cannot be used without backing file");
-  const Qcow2CreateOptions options = co_await unwrap(to_qcow2_options(given));
+  Qcow2CreateOptions options = co_await unwrap(to_qcow2_options(given));
+  options.interrupted = interrupted;
   NodeOpener opener(graph);
   BlockNode* node = co_await opener.resolve(std::move(given.file));
   BlockNode* data_node = nullptr;
@@ -90,13 +91,13 @@ Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given) {
 
 }  // namespace
 
-Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options) {
+Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options, CancelToken interrupted) {
   if (const auto* file = std::get_if<schema::BlockdevCreateOptionsFile>(&options.branch)) {
     if (file->preallocation == schema::PreallocMode::metadata)
       co_await Error(Errc::invalid_argument, "Unsupported preallocation mode 'metadata'");
-    co_await create_file(graph.reactor(), file->filename, file->size, to_preallocation(file->preallocation));
+    co_await create_file(graph.reactor(), file->filename, file->size, to_preallocation(file->preallocation), interrupted);
   } else if (auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&options.branch)) {
-    co_await create_qcow2(graph, std::move(*image));
+    co_await create_qcow2(graph, std::move(*image), interrupted);
   } else {
     co_await Error(Errc::unsupported, fmt::format("Driver '{}' does not support image creation", schema::to_string(options.driver)));
   }

@@ -8,7 +8,7 @@
 
 namespace tidemark {
 
-Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options);
+Task<> create_image(Graph& graph, schema::BlockdevCreateOptions options, CancelToken interrupted = {});
 
 // A new file `path` with an empty image of `format` ("raw", "qcow2") and `size`.
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size);

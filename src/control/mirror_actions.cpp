@@ -6,7 +6,6 @@
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
-#include "io/file.hpp"
 #include "storage/file.hpp"
 
 namespace tidemark {
@@ -59,14 +58,10 @@ Result<> check_file(const schema::DriveMirror& given) {
   return {};
 }
 
-// Whether a file was made that was not there.
-Task<bool> make_file(Reactor& main, Homes& homes, Place& place, std::string path, const std::string& format,
-                     std::uint64_t size, BlockNode* below) {
-  const bool overwrites = co_await check_overwritable(main, path);
+Task<> make_file(Homes& homes, Place& place, std::string path, const std::string& format, std::uint64_t size, BlockNode* below) {
   BackingName backing = co_await homes.at(place, name_below(below));
   co_await unwrap(check_backing(format, backing));
   co_await homes.at(place, create_overlay_file(place.graph, std::move(path), format, size, std::move(backing)));
-  co_return !overwrites;
 }
 
 // On the nodes' thread.
@@ -128,18 +123,21 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   co_await unwrap(jobs.check_id(options.job.id));
   co_await jobs.check_unused(*source, place->reactor);
   co_await homes.at(*place, rehearse(place->graph, options, format, node_name));
-  bool made = false;
   const bool existing = arguments.mode == schema::NewImageMode::existing;
   const Backing backing = existing && options.sync != SyncMode::full ? Backing::followed : Backing::left_out;
   BlockNode* const below = existing ? nullptr : node_below(*source, arguments.sync);
-  if (!existing) made = co_await make_file(jobs.reactor(), homes, *place, arguments.target, format, source->size(), below);
+  Replaced replaced = Replaced::content;
+  if (!existing) replaced = co_await check_overwritable(jobs.reactor(), arguments.target);
   options.onto_source = !existing && options.sync == SyncMode::none;
   BlockNode* const now = options.onto_source ? nullptr : below;     // the source is no backing file while guests write to it
-  auto opened = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name)).result();
-  Result<ManagedJob*> job = static_cast<ManagedJob*>(nullptr);
-  if (opened) job = co_await create_job_to(homes, jobs, *place, **opened, std::move(options)).result();
-  else job = opened.error();
-  if (!job && made) (void)co_await fs::unlink(jobs.reactor(), arguments.target).result();
+  auto begin = [&]() -> Task<ManagedJob*> {
+    if (!existing) co_await make_file(homes, *place, arguments.target, format, source->size(), below);
+    BlockNode* target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
+    co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
+  };
+  auto job = co_await begin().result();
+  const bool taken = !job && job.error().code() == Errc::busy;     // by another, meanwhile
+  if (!job && !taken) (void)co_await undo_create_file(jobs.reactor(), arguments.target, replaced).result();
   co_return co_await unwrap(std::move(job));
 }
 

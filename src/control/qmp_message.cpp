@@ -14,7 +14,7 @@ Result<> read_member(std::string& name, Json& value, QmpRequest& request, bool& 
     if (!value.is_object()) return refused("QMP input member 'arguments' must be an object");
     request.arguments = std::move(value);
   } else if (name != "id") {
-    return refused("QMP input member '" + name + "' is unexpected");
+    return refused("QMP input member '" + name.substr(0, qmp_name_shown) + "' is unexpected");
   }
   return {};
 }

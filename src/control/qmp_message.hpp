@@ -9,6 +9,9 @@
 
 namespace tidemark {
 
+// Of a name that nobody knows: answers do not grow with what is asked.
+inline constexpr std::size_t qmp_name_shown = 100;
+
 struct QmpRequest {
   std::optional<Json> id;  // as it came, for the answer; set even when the rest is wrong
   std::string command;

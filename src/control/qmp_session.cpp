@@ -87,7 +87,7 @@ Task<Json> QmpSession::execute(QmpRequest& request) {
   const Command* command = commands_.find(request.command);
   if (!command)
     co_await Error(Errc::command_not_found,
-                   "The command " + request.command + " has not been found");
+                   "The command " + request.command.substr(0, qmp_name_shown) + " has not been found");
   Task<Json> running = (*command)(std::move(request.arguments));
   if (!takes_turns(request.command)) co_return co_await std::move(running);
   co_return co_await lock_.run(std::move(running));

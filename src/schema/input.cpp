@@ -7,6 +7,8 @@
 namespace tidemark::schema {
 namespace {
 
+constexpr std::size_t name_shown = 100;                  // of one that nobody knows
+
 // The text of a scalar from a command line.
 const std::string* keyval_text(const Input& in) {
   if (in.value().is_string()) return &in.value().as_string();
@@ -66,7 +68,7 @@ void Members::finish() {
   if (!ok()) return;
   for (std::size_t i = 0; i < taken_.size(); ++i) {
     if (taken_[i]) continue;
-    const std::string& name = object_.value().as_object()[i].first;
+    const std::string name = object_.value().as_object()[i].first.substr(0, name_shown);
     return object_.fail("Parameter '" + object_.path_of(name) + "' is unexpected");
   }
 }

@@ -30,11 +30,13 @@ Task<FileInfo> check_and_lock(File& file, const FileOptions& options, std::strin
   if (info.read_only && !options.read_only)
     co_await Error(Errc::permission,
                    "Could not open '" + options.filename + "': The device is not writable");
-  if (info.size > max_disk_size)
+  if (options.locking && options.active) co_await lock_image(file, lock_permissions(options));
+  // Who had the lock until now may have resized it.
+  const FileInfo ours = co_await file.stat();
+  if (ours.size > max_disk_size)
     co_await Error(Errc::out_of_range,
                    "Could not open '" + options.filename + "': Image size is too large");
-  if (options.locking && options.active) co_await lock_image(file, lock_permissions(options));
-  co_return info;
+  co_return ours;
 }
 
 Task<std::unique_ptr<BlockDriver>> open_storage(Reactor& reactor, FileOptions options,
@@ -156,18 +158,31 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   co_await closed.error();
 }
 
-Task<bool> check_overwritable(Reactor& reactor, std::string path) {
+Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
   const bool there = co_await fs::exists(reactor, path);
-  if (!there) co_return false;
+  if (!there) co_return Replaced::nothing;
   OpenFlags flags;
   flags.write = true;
   Result<File> opened = co_await File::open(reactor, path, flags).result();
   if (!opened) co_await could_not("create", opened.error(), path);
   File file = *std::move(opened);
+  Result<FileInfo> info = co_await file.stat().result();
   const Result<> usable = co_await take_new(file).result();
   (void)co_await file.close().result();
   co_await unwrap(usable);
-  co_return true;
+  co_await unwrap(info);
+  co_return info->type == Type::regular && info->size == 0 ? Replaced::empty_file : Replaced::content;
+}
+
+Task<> undo_create_file(Reactor& reactor, std::string path, Replaced replaced) {
+  if (replaced == Replaced::nothing) co_await fs::unlink(reactor, std::move(path));
+  if (replaced != Replaced::empty_file) co_return;
+  OpenFlags flags;
+  flags.write = true;
+  File file = co_await File::open(reactor, std::move(path), flags);
+  const Result<> emptied = co_await file.truncate(0).result();
+  co_await file.close();
+  co_await unwrap(emptied);
 }
 
 }  // namespace tidemark

@@ -37,7 +37,11 @@ enum class FilePreallocation : std::uint8_t {
 Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
                    FilePreallocation preallocation, CancelToken interrupted = {});
 
-// Whether there is a file `path`, which create_file() would overwrite; its refusals, without a change.
-Task<bool> check_overwritable(Reactor& reactor, std::string path);
+// What a new file is in the place of.  One that is empty somebody has made to say whose it is.
+enum class Replaced : std::uint8_t { nothing, empty_file, content };
+// What create_file() would overwrite; its refusals, without a change.
+Task<Replaced> check_overwritable(Reactor& reactor, std::string path);
+// Brings that back, unless it was content, which is gone.
+Task<> undo_create_file(Reactor& reactor, std::string path, Replaced replaced);
 
 }  // namespace tidemark

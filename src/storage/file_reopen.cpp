@@ -52,12 +52,13 @@ Task<> FileDriver::set_active(bool active) {
 }
 
 Task<> FileDriver::take_up(File& next) {
-  const FileInfo info = co_await next.stat();
-  if ((info.type == FileInfo::Type::block_device) != is_device_)
+  const FileInfo found = co_await next.stat();
+  if ((found.type == FileInfo::Type::block_device) != is_device_)
     co_await Error(Errc::invalid_argument, "Could not reopen '" + file_.path() + "': it is of another kind by now");
+  if (options_.locking) co_await lock_image(next, lock_permissions(options_));
+  const FileInfo info = co_await next.stat();            // who had the lock until now may have resized it
   if (info.size > max_disk_size)
     co_await Error(Errc::out_of_range, "Could not reopen '" + file_.path() + "': Image size is too large");
-  if (options_.locking) co_await lock_image(next, lock_permissions(options_));
   std::swap(file_, next);
   limits_ = limits_of(info, options_.direct);
   size_ = info.size;

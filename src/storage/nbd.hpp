@@ -2,8 +2,10 @@
 //
 // One connection carries many requests at a time, answered in any order.  When it is lost, it is
 // made again in the background; requests wait for that up to the reconnect delay and are then sent
-// again, later ones fail at once until there is a connection.  A server that breaks the protocol
-// fails the requests under way, and is connected to again as if it had gone away.
+// again, later ones fail at once until there is a connection.  Before them goes what was answered
+// since the last flush, which a server that was started anew may have lost: it is kept in memory,
+// and flushed unasked when that is more than 32 MiB.  A server that breaks the protocol fails the
+// requests under way, and is connected to again as if it had gone away.
 #pragma once
 
 #include <memory>

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <functional>
+#include <map>
 
 #include "io/sim/process.hpp"
 #include "nbd/option.hpp"
@@ -35,6 +36,13 @@ Message data_chunk(std::uint64_t cookie, std::uint64_t offset, std::size_t size,
   return chunk({flags, nbd::Chunk::offset_data, cookie, 0, 0}, payload);
 }
 
+Message error_chunk(std::uint64_t cookie, nbd::Status status, const std::string& text) {
+  Message payload(nbd::error_prefix_size);
+  nbd::encode_error(payload.data(), status, text.size());
+  append(payload, as_bytes(text));
+  return chunk({nbd::chunk_flag::done, nbd::Chunk::error, cookie, 0, 0}, payload);
+}
+
 Message done(std::uint64_t cookie) {
   return chunk({nbd::chunk_flag::done, nbd::Chunk::none, cookie, 0, 0});
 }
@@ -65,6 +73,7 @@ class ScriptedServer {
   std::uint16_t flags = nbd::export_flag::has_flags | nbd::export_flag::send_flush;
   std::uint64_t size = disk_size;
   unsigned connections = 0;
+  Message payload;                      // of the last write
   bool answers_early = false;           // before it has read a write's payload, which it never does
 
  private:
@@ -96,8 +105,9 @@ class ScriptedServer {
       co_await socket.recv_all(MutableBytes(header), stop_->token());
       const auto request = nbd::decode_request(header, Headers::structured);
       if (!request || request->command == nbd::Command::disconnect) co_return;
-      Message payload(answers_early ? 0 : nbd::payload_length(*request, Headers::structured));
-      co_await socket.recv_all(MutableBytes(payload), stop_->token());
+      Message sent(answers_early ? 0 : nbd::payload_length(*request, Headers::structured));
+      co_await socket.recv_all(MutableBytes(sent), stop_->token());
+      payload = std::move(sent);
       const auto answer = script_(*request);
       if (!answer) co_return;
       co_await send(socket, *answer);
@@ -199,11 +209,7 @@ TEST_F(NbdClientTest, ReadsWhatComesInPiecesOutOfOrder) {
 
 TEST_F(NbdClientTest, TellsTheServersError) {
   serve([](const nbd::Request& request) -> std::optional<Message> {
-    const std::string text = "full\nup";
-    Message payload(nbd::error_prefix_size);
-    nbd::encode_error(payload.data(), nbd::Status::no_space, text.size());
-    append(payload, as_bytes(text));
-    return chunk({nbd::chunk_flag::done, nbd::Chunk::error, request.cookie, 0, 0}, payload);
+    return error_chunk(request.cookie, nbd::Status::no_space, "full\nup");
   });
   ASSERT_TRUE(open().ok());
   const Result<> failed = process.run(disk->write(512, Buffers(memory), WriteFlags::none));
@@ -303,6 +309,107 @@ TEST_F(NbdClientTest, SendsAgainWhatWasNotAnswered) {
   ASSERT_TRUE(open(10).ok());
   EXPECT_TRUE(process.run(disk->write(0, Buffers(memory), WriteFlags::none)).ok());
   EXPECT_EQ(writes, 3u);
+}
+
+// A server that keeps what it is told to flush, and loses the rest when it is started anew.
+class NbdUnflushedTest : public NbdClientTest {
+ protected:
+  using Content = std::map<std::uint64_t, std::byte>;      // the first byte at an offset
+
+  void begin(std::uint32_t delay_s) {
+    serve(script());
+    ASSERT_TRUE(open(delay_s).ok());
+  }
+  ScriptedServer::Script script() {
+    return [this](const nbd::Request& request) { return answer(request); };
+  }
+  void lose() { now = durable; }
+  Result<> write(std::uint64_t offset, unsigned char byte, WriteFlags flags = WriteFlags::none) {
+    std::vector<std::byte> data(4096, std::byte{byte});
+    return process.run(disk->write(offset, Buffers(data), flags));
+  }
+  Result<> flush() { return process.run(disk->flush()); }
+
+  Content now, durable;
+  unsigned flushes = 0, bad_flushes = 0, bad_writes = 0, breaks = 0;
+
+ private:
+  std::optional<Message> answer(const nbd::Request& request) {
+    const bool write = request.command == nbd::Command::write, flush = request.command == nbd::Command::flush;
+    if (breaks != 0 && request.command == nbd::Command::read) {
+      --breaks;
+      lose();
+      return std::nullopt;
+    }
+    if ((write && bad_writes != 0 && bad_writes-- != 0) || (flush && bad_flushes != 0 && bad_flushes-- != 0))
+      return error_chunk(request.cookie, nbd::Status::io_error, "bad");
+    if (write) now[request.offset] = server.payload[0];
+    if (request.command == nbd::Command::write_zeroes) now[request.offset] = std::byte{0};
+    if (flush) {
+      ++flushes;
+      durable = now;
+    }
+    return well(request);
+  }
+};
+
+TEST_F(NbdUnflushedTest, IsSentAgainBeforeWhatWaits) {
+  server.flags |= nbd::export_flag::send_write_zeroes | nbd::export_flag::send_fua;
+  begin(10);
+  EXPECT_TRUE(write(0, 1).ok());
+  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(write(0, 2).ok());
+  EXPECT_TRUE(write(4096, 3).ok());
+  EXPECT_TRUE(write(4096, 4, WriteFlags::fua).ok());
+  EXPECT_TRUE(process.run(disk->write_zeroes({8192, 4096}, WriteFlags::none)).ok());
+  breaks = 2;
+  EXPECT_TRUE(read().ok());                                  // by the third connection
+  EXPECT_EQ(server.connections, 3u);
+  EXPECT_TRUE(flush().ok());
+  const Content whole{{0, std::byte{2}}, {4096, std::byte{4}}, {8192, std::byte{0}}};
+  EXPECT_EQ(durable, whole);
+}
+
+TEST_F(NbdUnflushedTest, IsSentAgainThoughNothingWasInFlight) {
+  begin(0);
+  EXPECT_TRUE(write(0, 2).ok());
+  server.stop();
+  lose();
+  server.start(script());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(5)));
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable, (Content{{0, std::byte{2}}}));
+  breaks = 1;
+  EXPECT_FALSE(read().ok());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(5)));
+  EXPECT_EQ(now, durable);                                   // what was flushed is not sent again
+}
+
+TEST_F(NbdUnflushedTest, TheNextFlushTellsWhatCannotBeWrittenAgain) {
+  begin(10);
+  EXPECT_TRUE(write(0, 2).ok());
+  EXPECT_TRUE(write(4096, 2).ok());
+  breaks = bad_writes = 1;
+  EXPECT_TRUE(read().ok());
+  const Result<> told = flush();
+  ASSERT_FALSE(told.ok());
+  EXPECT_NE(told.error().message().find("written again"), std::string::npos) << told.error().message();
+  EXPECT_TRUE(flush().ok());
+}
+
+TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
+  begin(10);
+  std::vector<std::byte> data(1 * MiB, std::byte{5});
+  const auto write_much = [&] {
+    for (int i = 0; i < 80; ++i) EXPECT_TRUE(process.run(disk->write(0, Buffers(data), WriteFlags::none)).ok());
+  };
+  write_much();
+  EXPECT_GE(flushes, 2u);
+  EXPECT_LE(flushes, 3u);
+  bad_flushes = 1;
+  write_much();
+  EXPECT_FALSE(flush().ok());                                // the server has said so once
+  EXPECT_TRUE(flush().ok());
 }
 
 TEST_F(NbdClientTest, WaitsNoLongerThanTheDelay) {

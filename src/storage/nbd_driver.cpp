@@ -15,6 +15,8 @@ namespace command_flag = nbd::command_flag;
 constexpr std::uint32_t sector_min = 512;     // where the server does not say what it wants
 // Requests without data, with 32 bits of length, and of a size that no server finds too large.
 constexpr std::uint64_t effect_max = 1 * GiB;
+// Buffers are made as large as the server would like requests to be, up to this.
+constexpr std::uint32_t preferred_max = 2 * MiB;
 
 class NbdDriver final : public BlockDriver {
  public:
@@ -34,7 +36,7 @@ class NbdDriver final : public BlockDriver {
     limits.write_zeroes_align = limits.discard_align = limits.request_align;
     limits.max_transfer = align_down32(std::min(terms().sizes.maximum_payload, nbd::payload_size_max));
     limits.max_zeroes = effect_max;
-    limits.opt_transfer = terms().sizes.preferred;
+    limits.opt_transfer = std::min(terms().sizes.preferred, std::max(preferred_max, terms().sizes.minimum));
     return limits;
   }
 
@@ -68,6 +70,9 @@ class NbdDriver final : public BlockDriver {
 
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     const Range stored = inside({offset, from.size()});
+    // The node completes the export's last sector with zeroes: other bytes behind its end are somebody's, and have no place.
+    if (!from.from(stored.length).all_zero())
+      co_await Error(Errc::no_space, session_.describe() + ": the export ends at " + std::to_string(size()) + ", within a sector", ENOSPC);
     if (stored.empty()) co_return;
     NbdExchange exchange = about(Command::write, stored);
     exchange.data = from.first(stored.length);

@@ -1,9 +1,12 @@
 #include "storage/nbd_link.hpp"
 
+#include "task/group.hpp"
+
 namespace tidemark {
 namespace {
 
 constexpr std::size_t inbox_size = 64 * KiB;
+constexpr Duration goodbye_max = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -60,13 +63,20 @@ Task<> NbdLink::send(const NbdExchange& exchange, std::uint64_t cookie) {
 }
 
 Task<> NbdLink::leave() {
-  // With requests pending the socket may be full.
-  if (!ended() && !pending()) {
+  // With requests pending the socket may be full; and without, when the server answers what it has not read.
+  const auto within_limit = [&](TaskGroup& group) -> Task<> {
+    group.spawn(expire(group.token()));
     NbdExchange goodbye;
     goodbye.command = nbd::Command::disconnect;
-    (void)co_await send(goodbye, 0).result();
-  }
-  end(Error(Errc::disconnected, "closed", ESHUTDOWN));
+    co_await send(goodbye, 0);
+  };
+  if (!ended() && !pending()) (void)co_await with_group(socket_.reactor(), within_limit).result();
+  close();
+}
+
+Task<> NbdLink::expire(CancelToken token) {
+  co_await socket_.reactor().sleep(goodbye_max, token);
+  close();
 }
 
 }  // namespace tidemark

@@ -41,7 +41,7 @@ class NbdLink {
   // Receives until the link ends; then fails what is pending and closes the socket.
   Task<> run();
   Task<> perform(NbdExchange& exchange);
-  // Tells the server that we go, if that takes no waiting, and ends the link.
+  // Tells the server that we go, if that does not take long, and ends the link.
   Task<> leave();
 
   // Ends the link, and with it all requests.
@@ -64,6 +64,8 @@ class NbdLink {
   using Place = std::map<std::uint64_t, Pending*>::iterator;
 
   void end(Error why) noexcept;
+  void close() noexcept { end(Error(Errc::disconnected, "closed", ESHUTDOWN)); }
+  Task<> expire(CancelToken token);
   Task<> send(const NbdExchange& exchange, std::uint64_t cookie);
 
   Task<> receive();

@@ -14,6 +14,9 @@ constexpr std::uint64_t requests_max = 128;      // in flight
 constexpr Duration handshake_max = std::chrono::seconds(30);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
+// Of what is not flushed: from where on it is, unasked, and from where on writes wait for that.
+constexpr std::uint64_t unflushed_many = 32 * MiB, unflushed_max = 64 * MiB;
+
 constexpr unsigned relied_on = nbd::export_flag::send_flush | nbd::export_flag::send_fua |
                                nbd::export_flag::send_trim | nbd::export_flag::send_write_zeroes |
                                nbd::export_flag::send_fast_zero;
@@ -105,8 +108,25 @@ Result<> NbdSession::check_terms(const NbdTerms& terms) const {
 void NbdSession::use(std::shared_ptr<NbdLink> link) {
   link_ = std::move(link);
   patient_ = true;
-  changed_.notify_all();
+  repeating_ = !unflushed_.empty();
   run_detached(keep_connected(link_), running_.enter());
+  if (repeating_) run_detached(repeat_unflushed(link_), running_.enter());
+  changed_.notify_all();
+}
+
+Task<> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
+  std::uint64_t newest = 0;
+  while (const auto entry = unflushed_.after(newest)) {
+    NbdExchange exchange = entry->exchange();
+    co_await link->perform(exchange);
+    if (exchange.lost) co_return;                        // the next one gets them all
+    newest = entry->number;
+    if (exchange.error == 0) continue;
+    untold_ = failure(exchange).with_context("written again after the connection was lost");
+    unflushed_.forget(unflushed_.last());
+  }
+  repeating_ = false;
+  changed_.notify_all();
 }
 
 Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
@@ -152,30 +172,64 @@ Task<> NbdSession::lose_patience(CancelToken token) {
 // A link to send a request by, waited for no longer than `until`.
 Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
   for (;;) {
-    if (link_ && !link_->ended()) co_return link_;
+    if (link_ && !link_->ended() && !repeating_) co_return link_;
     if (!link_ && (closing_ || !patient_ || reactor_.now() > until)) co_await *lost_;
     co_await changed_.wait();
   }
 }
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
+  const bool flush = exchange.command == nbd::Command::flush;
   co_await slots_.acquire();
-  const auto body = [&]() -> Task<> {
-    Instant until = no_deadline;
-    for (;;) {
-      const std::shared_ptr<NbdLink> link = co_await current_link(until);
-      exchange.lost = false;
-      co_await link->perform(exchange);
-      if (!exchange.lost) break;
-      if (!may_repeat(link->why())) co_await link->why().with_context(describe());
-      until = std::min(until, reactor_.now() + options_.reconnect_delay);
-    }
-    if (exchange.error != 0) co_await failure(exchange);
-  };
-  const Result<> done = co_await body().result();
+  Task<> sending = flush ? transmit_flush(exchange) : transmit(exchange);
+  const Result<> done = co_await std::move(sending).result();
   slots_.release();
   co_await unwrap(done);
+  if (exchange.error != 0) co_await failure(exchange);
+  if (flush && untold_) co_await *std::exchange(untold_, std::nullopt);
   if (extent) *extent = exchange.extent;
+}
+
+Task<> NbdSession::transmit(NbdExchange& exchange) {
+  if (UnflushedWrites::changes(exchange.command))
+    while (unflushed_.bytes() > unflushed_max && flushing_early_) co_await changed_.wait();
+  Instant until = no_deadline;
+  for (;;) {
+    const std::shared_ptr<NbdLink> link = co_await current_link(until);
+    const std::uint64_t newest = unflushed_.last();
+    exchange.lost = false;
+    co_await link->perform(exchange);
+    if (!exchange.lost) co_return note_answer(exchange, newest);
+    if (!may_repeat(link->why())) co_await link->why().with_context(describe());
+    until = std::min(until, reactor_.now() + options_.reconnect_delay);
+  }
+}
+
+// Of two flushes side by side one may be told what the other should have been, so there are none that nobody has asked for.
+Task<> NbdSession::transmit_flush(NbdExchange& exchange) {
+  while (flushing_early_) co_await changed_.wait();
+  ++flushes_;
+  const Result<> done = co_await transmit(exchange).result();
+  --flushes_;
+  co_await unwrap(done);
+}
+
+void NbdSession::note_answer(const NbdExchange& exchange, std::uint64_t newest_before) {
+  const bool flushes = (terms_.info.flags & nbd::export_flag::send_flush) != 0;
+  if (exchange.command == nbd::Command::flush) unflushed_.forget(newest_before);      // if it has failed, somebody knows
+  else if (exchange.error == 0 && flushes) unflushed_.add(exchange);
+  if (unflushed_.bytes() <= unflushed_many || flushing_early_ || flushes_ != 0 || closing_) return;
+  flushing_early_ = true;
+  run_detached(flush_early(), running_.enter());
+}
+
+Task<> NbdSession::flush_early() {
+  NbdExchange flush;
+  flush.command = nbd::Command::flush;
+  const Result<> answered = co_await transmit(flush).result();
+  if (answered && flush.error != 0) untold_ = failure(flush);
+  flushing_early_ = false;
+  changed_.notify_all();
 }
 
 bool NbdSession::may_repeat(const Error& why) noexcept {

@@ -1,7 +1,8 @@
 // NbdSession: the way to an export that outlives its connections.
 //
 // Keeps a link, and makes a new one in the background when it ends.  Requests that a link did not
-// answer are given to the next one, for as long as the reconnect delay lets them wait.
+// answer are given to the next one, for as long as the reconnect delay lets them wait.  Before them it gets what the server has
+// answered since the last flush: who was told that it is written is told by the next flush that it is durable.
 //
 // A new link must offer what the first one did: the export has not shrunk, has not become read-only
 // and can do all that this client came to rely on.
@@ -10,7 +11,7 @@
 #include <memory>
 
 #include "storage/nbd.hpp"
-#include "storage/nbd_link.hpp"
+#include "storage/nbd_unflushed.hpp"
 #include "task/group.hpp"
 
 namespace tidemark {
@@ -47,6 +48,12 @@ class NbdSession {
   Task<> lose_patience(CancelToken token);
   Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
+  // Until a link has answered it.
+  Task<> transmit(NbdExchange& exchange);
+  Task<> transmit_flush(NbdExchange& exchange);
+  void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
+  Task<> flush_early();
+  Task<> repeat_unflushed(std::shared_ptr<NbdLink> link);
 
   Reactor& reactor_;
   const NbdOptions options_;
@@ -55,7 +62,12 @@ class NbdSession {
   std::shared_ptr<NbdLink> link_;          // null: lost
   bool patient_ = true;                    // requests may wait for a link
   std::optional<Error> lost_;              // why there is no link
-  Event changed_;                          // link_ or patient_ has
+  UnflushedWrites unflushed_;
+  bool repeating_ = false;                 // link_ gets them; nothing else goes by it
+  bool flushing_early_ = false;            // because they are many
+  unsigned flushes_ = 0;                   // in flight, asked for by others
+  std::optional<Error> untold_;            // what was answered is lost; the next flush says so
+  Event changed_;                          // any of these has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
   Semaphore slots_;                        // for requests
   Gate running_;

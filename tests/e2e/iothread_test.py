@@ -262,6 +262,8 @@ class Moves(Threads):
         self.add_file(client, "copy")
         expected = None
         for n, where in enumerate(["t0", "t1", None, "t1", "t0", "t0", None]):
+            if not where:
+                client.execute("x-blockdev-set-iothread", node_name="disk", iothread=None)
             self.export(client, "disk", writable=True, **({"iothread": where, "fixed_iothread": True} if where else {}))
             if expected is not None:
                 self.assertEqual(first_difference(self.content(), expected), None)
@@ -287,13 +289,23 @@ class Moves(Threads):
         client = self.qmp()
         for node in "md":
             contents = []
-            for where in ({"iothread": "t0"}, {}, {"iothread": "t0"}):
-                self.export(client, node, writable=True, **where)
+            for where in ("t0", None, "t0"):
+                client.execute("x-blockdev-set-iothread", node_name=node, iothread=where)
+                self.export(client, node, writable=True)
                 self.change(node, seed=len(contents))
                 contents.append(self.content(node))
                 self.unexport(client, node)
             self.export(client, node)
             self.assertEqual(first_difference(self.content(node), contents[-1]), None)
+
+    def test_an_export_that_names_no_thread_is_where_the_node_is(self):
+        self.start("--object", "iothread,id=t0", "--blockdev", "null-co,node-name=n,size=1048576")
+        client = self.qmp()
+        client.execute("x-blockdev-set-iothread", node_name="n", iothread="t0")
+        self.export(client, "n")
+        self.assertEqual(self.refused(client, "object-del", id="t0"), "object 't0' is in use, can not be deleted")
+        self.unexport(client, "n")
+        client.execute("object-del", id="t0")
 
     def test_what_is_in_use_stays(self):
         self.two_disks()

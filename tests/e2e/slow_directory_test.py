@@ -132,6 +132,23 @@ class SlowDirectory(Bed):
         self.guest.flush()
         self.assertIn("over", [export["node-name"] for export in self.monitor.execute("query-block-exports")])
 
+    def test_files_that_are_there_and_empty(self):
+        """As a manager of guests makes them, to say whose they are."""
+        for name in ("b", "over"):
+            (self.path / "backing" / f"{name}.qcow2").touch(0o640)
+        actions = [action("drive-backup", **self.backup("b", sync="full")), action("blockdev-snapshot-sync", **self.snapshot("over", "other"))]
+        self.carry_out("transaction", refused="Abort", actions=[*actions, action("abort")])
+        self.carry_out("transaction", refused="Abort", actions=[action("abort"), *actions])
+        for name in ("b", "over"):
+            self.assertEqual((self.path / "backing" / f"{name}.qcow2").read_bytes(), b"")
+        self.assertGreaterEqual(self.carry_out("transaction", actions=actions), 4)
+        self.assert_left("b.qcow2", "over.qcow2")
+        point = (self.path / "disk.raw").read_bytes()
+        self.finish("b")
+        self.assertEqual((self.path / "backing" / "b.qcow2").stat().st_mode & 0o777, 0o640)
+        self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "slow/b.qcow2", "b.raw")
+        self.assertEqual(first_difference((self.path / "b.raw").read_bytes(), point), None)
+
     def test_a_snapshot_and_a_backup_of_what_is_on_top_then(self):
         self.assertGreaterEqual(self.carry_out("transaction", actions=[
             action("blockdev-snapshot-sync", **self.snapshot("over")),

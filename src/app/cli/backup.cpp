@@ -50,8 +50,8 @@ Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& direct
   auto point = co_await backup.run().result();
   if (!point) {
     auto undone = co_await backup.undo().result();
-    auto retracted = co_await directory.retract().result();
-    if (undone) undone = retracted;
+    // By the directory's id the next backup finds what is left.
+    if (undone) undone = co_await directory.retract().result();
     co_await with_what_is_left(point.error(), undone);
   }
   print_point(context, *point, backup);

@@ -172,6 +172,7 @@ Task<> BackupRun::take_point() {
   for (RunDisk& disk : disks_) co_await prepare(disk);
   co_await start();
   if (!options_.checkpoint.empty()) co_await note_checkpoint();
+  if (!options_.since.empty()) co_await check_since();
   co_await wait();
   co_await remove_targets();
   progress_.finish();
@@ -263,9 +264,24 @@ Task<> BackupRun::note_checkpoint() {
   }
 }
 
+// The daemon was told a name: when the checkpoint of the base is there still, that was it.
+Task<> BackupRun::check_since() {
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  for (const RunDisk& disk : disks_) {
+    const Json* node = find_by(nodes, "node-name", disk.choice.node);
+    const auto bitmaps = node ? bitmaps_of(*node) : std::vector<NodeBitmapState>();
+    const auto is_it = [&](const NodeBitmapState& bitmap) { return bitmap.name == disk.plan.base_bitmap; };
+    if (std::none_of(bitmaps.begin(), bitmaps.end(), is_it))
+      co_await Error(Errc::not_found, fmt::format("disk '{}' cannot be backed up since '{}': it was deleted meanwhile, or taken anew",
+                                                  disk.choice.name, options_.since));
+  }
+}
+
 Task<> BackupRun::drop_checkpoint() {
   if (!std::exchange(checkpoint_taken_, false)) co_return;
-  Json arguments = Json::object({{"name", options_.checkpoint}});
+  Json nodes = Json::array();                            // others may have one of that name
+  for (const RunDisk& disk : disks_) nodes.push_back(disk.choice.node);
+  Json arguments = Json::object({{"name", options_.checkpoint}, {"disks", std::move(nodes)}});
   co_await client_.execute("checkpoint-delete", std::move(arguments));
 }
 

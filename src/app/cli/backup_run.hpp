@@ -53,6 +53,7 @@ class BackupRun {
   Task<> clear_left_behind();
   Task<> plan();
   Task<> choose_disks();
+  Task<> check_since();
   Task<> drop_checkpoint();
   Task<> note_checkpoint();
   Task<> plan_one(RunDisk& disk, const Json& nodes);

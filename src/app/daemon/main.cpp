@@ -122,5 +122,6 @@ int main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   tidemark::open_standard_streams();
+  tidemark::allow_many_files();
   return tidemark::main(argc, argv);
 }

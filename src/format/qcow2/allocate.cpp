@@ -1,6 +1,8 @@
 // Writes that need a place.
 #include <algorithm>
+#include <cerrno>
 
+#include "block/node.hpp"
 #include "format/qcow2/pending_clusters.hpp"
 
 namespace tidemark {
@@ -57,9 +59,17 @@ Task<std::uint64_t> Qcow2Driver::clusters_to_place(Range wanted) {
     co_await grow_data_file(std::min(wanted.end(), size()));
     co_return 0;
   }
-  // Its own, but not to be written to: outside the file, or where metadata lies.
-  co_await map_.invalid(wanted.offset, entries[0]);
+  co_await refuse_own(wanted.offset, entries[0]);
   co_return 0;
+}
+
+// Its own, but not to be written to: outside the file, or where metadata lies; or the file ends within it and cannot grow.
+Task<> Qcow2Driver::refuse_own(std::uint64_t guest, L2Entry entry) {
+  const Range cluster{entry.host().value, header_.geometry.cluster_size()};
+  const std::uint64_t file_end = image_.size();
+  if (map_.valid(guest, entry) && cluster.offset < file_end && file_end < cluster.end() && !image_.is_metadata(cluster))
+    co_await Error(Errc::no_space, "qcow2: '" + file_->node().name() + "' ends within its last cluster and cannot grow", ENOSPC);
+  co_await map_.invalid(guest, entry);
 }
 
 // Chooses the place for as many of the clusters as can be adjacent.
@@ -103,7 +113,7 @@ Task<> Qcow2Driver::place_again(PendingClusters& pending, Range wanted, std::uin
   pending.run_ = {own, alike};
   pending.reused_ = true;
   if (own.index + alike > image_.size() >> g.cluster_bits || image_.is_metadata(g.bytes_of(pending.run_)))
-    co_await map_.invalid(wanted.offset, entries[0]);
+    co_await refuse_own(wanted.offset, entries[alike - 1]);
 }
 
 Task<> Qcow2Driver::place_anew(PendingClusters& pending, std::uint64_t clusters) {

@@ -28,7 +28,7 @@ Task<> ImageFile::complete_last_cluster() {
   const std::uint64_t end = align_up(size(), geometry_.cluster_size());
   if (end == size()) co_return;
   const Result<> grown = co_await file_.truncate(end).result();
-  // A device cannot, and then has no cluster there.
+  // A device cannot: there is no place for the rest then (Qcow2Driver::refuse_own).
   if (!grown && grown.error().code() != Errc::unsupported) co_await grown.error();
 }
 

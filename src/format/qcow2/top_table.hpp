@@ -19,6 +19,7 @@ class TopTable final : public TableSource {
   std::uint64_t size() const noexcept { return entries_.size(); }
   std::uint64_t operator[](std::uint64_t i) const noexcept { return entries_[i]; }
   void set(std::uint64_t i, std::uint64_t value) {
+    TM_ASSERT(i < entries_.size());
     entries_[i] = value;
     dirty_pages_.insert(i / page_entries);
   }

@@ -31,6 +31,8 @@ Result<SignalWatch> SignalWatch::create(Reactor& reactor, std::initializer_list<
   writing_end = ends[1];
   for (int number : signals) {
     struct sigaction action {};
+    // nohup(1): who has started us wants us to outlive the terminal.
+    if (number == SIGHUP && ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
     ::sigaction(number, &action, nullptr);
@@ -46,7 +48,10 @@ Task<int> SignalWatch::next(CancelToken token) {
 }
 
 Task<> SignalWatch::close() {
-  for (int number : signals_) ::signal(number, SIG_DFL);
+  for (int number : signals_) {
+    struct sigaction action {};
+    if (::sigaction(number, nullptr, &action) == 0 && action.sa_handler == on_signal) ::signal(number, SIG_DFL);
+  }
   ::close(std::exchange(writing_end, -1));
   co_await socket_.close();
 }

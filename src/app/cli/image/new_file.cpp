@@ -12,7 +12,7 @@ Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
   const bool there = co_await fs::exists(reactor, name);
   if (there) co_await check_replaceable(reactor, name);
   NewFile file(reactor, std::move(name), there);
-  co_await unwrap(check_no_link(file.partial_));
+  co_await unwrap(check_partial(file.partial_));
   co_return std::move(file);
 }
 
