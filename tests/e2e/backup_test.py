@@ -6,6 +6,7 @@ import threading
 import unittest
 
 from bed import DAMAGED, DONE, MiB, Bed, first_difference, flip
+from monitor import Monitor
 
 
 class OneDisk(Bed):
@@ -285,6 +286,28 @@ class SeveralDisks(Bed):
         point = self.backup("--since", "monday", level="incremental")["point"]
         for disk in "ab":
             self.assert_restores(point, self.content(disk), disk)
+
+    def test_since_a_checkpoint_that_is_taken_anew_at_that_moment(self):
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.backup("--checkpoint", "monday", level="full")
+        self.change()
+        before, real = self.state(), self.qmp()
+
+        def answer(command, arguments):
+            if command == "transaction":
+                real.execute("checkpoint-delete", name="monday")
+                real.execute("checkpoint-create", name="monday", disks=["disk"])
+            real.send(command, **arguments)
+            return [real.answer()]
+
+        monitor = Monitor(self.path / "between.sock", answer)
+        self.addCleanup(monitor.close)
+        self.lab.env["TIDEMARK_QMP"] = "between.sock"
+        self.assertIn("taken anew", self.fails("backup", "backups", "--since", "monday"))
+        after = self.state()
+        for key in ("points", "jobs", "nodes", "count"):
+            self.assertEqual(after[key], before[key])
 
     def test_disks_are_chosen_and_named(self):
         self.raw("a.img", seed=1)

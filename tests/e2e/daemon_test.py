@@ -105,6 +105,15 @@ class Daemon(Bed):
         processes.wait_for_socket(self.path / "qmp.sock", self.daemon)
         self.client = self.qmp()
 
+    def test_nohup(self):
+        daemon = self.lab.start("sh", "-c", f"trap '' HUP; exec '{self.tidemarkd}' --chardev socket,id=c,path=qmp.sock,server=on,wait=off"
+                                " --monitor c")
+        processes.wait_for_socket(self.path / "qmp.sock", daemon)
+        daemon.send_signal(signal.SIGHUP)
+        self.assertEqual(self.qmp().execute("query-block-exports"), [])
+        self.assertIsNone(daemon.poll())
+        self.assertEqual(self.lab.stop(daemon), DONE)
+
     def test_told_to_end_while_a_server_says_nothing(self):
         silent = socket.socket(socket.AF_UNIX)
         self.addCleanup(silent.close)

@@ -38,6 +38,18 @@ class Interrupted(Bed):
             self.assertEqual(self.state(), self.before)
         self.assert_goes_on()
 
+    def test_ctrl_c_keeps_the_checkpoints_of_other_disks(self):
+        self.raw("other.img", MiB)
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("blockdev-add", driver="raw", node_name="other", file={"driver": "file", "filename": "other.img"})
+            qmp.execute("checkpoint-create", name="weekly", disks=["other"])
+            process = self.start_slow_backup("--level", "full", "--disk", "disk", "--checkpoint", "weekly")
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(self.end_of(process)[0], INTERRUPTED)
+            left = qmp.execute("query-checkpoints")
+        self.assertEqual([(checkpoint["name"], [disk["node"] for disk in checkpoint["disks"]]) for checkpoint in left],
+                         [("weekly", ["other"])])
+
     def test_what_a_killed_backup_leaves_is_cleared_by_the_next(self):
         process = self.start_slow_backup("--level", "full")
         process.kill()
@@ -380,6 +392,22 @@ class Wrong(Bed):
         self.assertIn("symbolic link", self.fails("image", "create", "-f", "raw", "new.img", "1M"))
         self.assertEqual((self.path / "precious").read_text(), "precious")
         self.assertTrue((self.path / "out.img.tidemark-partial").is_symlink())
+
+    def test_nothing_is_restored_into_what_others_keep(self):
+        self.raw("disk.img", 1 * MiB)
+        self.serve("disk.img=disk")
+        self.backup()
+        partial = self.path / "out.img.tidemark-partial"
+        partial.touch()
+        (self.path / "second").hardlink_to(partial)
+        self.assertIn("has another name", self.fails("restore", "backups", "--to", "out.img"))
+        self.assertEqual((self.path / "second").read_bytes(), b"")
+        (self.path / "second").unlink()
+        if os.geteuid() == 0:
+            os.chown(partial, 65534, 65534)
+            self.assertIn("belongs to another user", self.fails("restore", "backups", "--to", "out.img"))
+            os.chown(partial, 0, 0)
+        self.run_tidemark("restore", "backups", "--to", "out.img")
 
     def test_restore_through_a_link(self):
         self.raw("disk.img", 1 * MiB)

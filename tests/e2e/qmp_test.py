@@ -121,6 +121,14 @@ class Arguments(Bed):
                 self.assertIn("error", client.wait_job("job"), options)
                 self.assertEqual(first_difference(kept.read_bytes(), content), None, options)
 
+    def test_making_a_large_file_can_be_cancelled(self):
+        file = {"driver": "file", "filename": "large.img", "size": 2 << 30, "preallocation": "full"}
+        with self.qmp() as client:
+            client.execute("blockdev-create", job_id="job", options=file)
+            client.execute("job-cancel", id="job")
+            self.assertEqual(client.wait_job("job")["error"], "Operation canceled")
+            self.assertFalse((self.path / "large.img").exists())
+
     def test_an_image_is_made_on_a_node_without_a_name(self):
         file = {"driver": "file", "filename": "made.img"}
         self.raw("made.img", 1 * MiB)
