@@ -220,7 +220,6 @@ Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
     co_await create_file(reactor_, partial_path(), size, FilePreallocation::off);
     node = co_await add_file(graph_, partial_path(), false);
   }
-  co_await unwrap(check_partial(partial_path()));        // made by others meanwhile
   disk_ = co_await unwrap(Edge::attach(*node, Role::root, writing, "the restore"));
 }
 

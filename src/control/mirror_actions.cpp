@@ -131,13 +131,15 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   options.onto_source = !existing && options.sync == SyncMode::none;
   BlockNode* const now = options.onto_source ? nullptr : below;     // the source is no backing file while guests write to it
   auto begin = [&]() -> Task<ManagedJob*> {
-    if (!existing) co_await make_file(homes, *place, arguments.target, format, source->size(), below);
+    Result<> made;
+    if (!existing) made = co_await make_file(homes, *place, arguments.target, format, source->size(), below).result();
+    if (!made && made.error().code() == Errc::busy) replaced = Replaced::content;      // another's meanwhile, and stays
+    co_await unwrap(made);
     BlockNode* target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
     co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
   };
   auto job = co_await begin().result();
-  const bool taken = !job && job.error().code() == Errc::busy;     // by another, meanwhile
-  if (!job && !taken) (void)co_await undo_create_file(jobs.reactor(), arguments.target, replaced).result();
+  if (!job) (void)co_await undo_create_file(jobs.reactor(), arguments.target, replaced).result();
   co_return co_await unwrap(std::move(job));
 }
 

@@ -166,8 +166,8 @@ Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
   Result<File> opened = co_await File::open(reactor, path, flags).result();
   if (!opened) co_await could_not("create", opened.error(), path);
   File file = *std::move(opened);
-  Result<FileInfo> info = co_await file.stat().result();
   const Result<> usable = co_await take_new(file).result();
+  const Result<FileInfo> info = co_await file.stat().result();      // under the lock: who had it may have filled the file
   (void)co_await file.close().result();
   co_await unwrap(usable);
   co_await unwrap(info);

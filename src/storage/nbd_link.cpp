@@ -28,6 +28,7 @@ Task<> NbdLink::run() {
   }
   const auto nobody_sends = co_await sending_.lock();
   (void)co_await socket_.close().result();
+  over_ = true;
 }
 
 Task<> NbdLink::perform(NbdExchange& exchange) {

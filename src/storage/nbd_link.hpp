@@ -53,6 +53,7 @@ class NbdLink {
   // Why it ended; Errc::invalid_format when the server broke the protocol.
   const Error& why() const noexcept { return *why_; }
   bool answered() const noexcept { return answered_; }     // any request at all
+  bool over() const noexcept { return over_; }             // run() has ended
 
  private:
   struct Pending {
@@ -90,7 +91,7 @@ class NbdLink {
   const NbdTerms terms_;
   CancelSource stop_;
   std::optional<Error> why_;
-  bool answered_ = false;
+  bool answered_ = false, over_ = false;
   Mutex sending_;
   std::map<std::uint64_t, Pending*> pending_;
   std::uint64_t last_cookie_ = 0;

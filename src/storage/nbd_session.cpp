@@ -47,7 +47,10 @@ Task<> NbdSession::open() {
   const Instant until = reactor_.now() + options_.open_timeout;
   for (;;) {
     auto link = co_await connect().result();
-    if (link) co_return use(*std::move(link));
+    if (link) {
+      run(*link);
+      co_return run_detached(keep_connected(*std::move(link)), running_.enter());
+    }
     if (reactor_.now() + pause_min > until || options_.given_up.requested()) co_await link.error();
     co_await reactor_.sleep(pause_min, options_.given_up);
   }
@@ -105,62 +108,76 @@ Result<> NbdSession::check_terms(const NbdTerms& terms) const {
   return {};
 }
 
-void NbdSession::use(std::shared_ptr<NbdLink> link) {
-  link_ = std::move(link);
-  patient_ = true;
-  repeating_ = !unflushed_.empty();
-  run_detached(keep_connected(link_), running_.enter());
-  if (repeating_) run_detached(repeat_unflushed(link_), running_.enter());
-  changed_.notify_all();
-}
+void NbdSession::run(std::shared_ptr<NbdLink> link) { run_detached(run_to_its_end(std::move(link)), running_.enter()); }
 
-Task<> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
-  std::uint64_t newest = 0;
-  while (const auto entry = unflushed_.after(newest)) {
-    NbdExchange exchange = entry->exchange();
-    co_await link->perform(exchange);
-    if (exchange.lost) co_return;                        // the next one gets them all
-    newest = entry->number;
-    if (exchange.error == 0) continue;
-    untold_ = failure(exchange).with_context("written again after the connection was lost");
-    unflushed_.forget(unflushed_.last());
-  }
-  repeating_ = false;
+Task<> NbdSession::run_to_its_end(std::shared_ptr<NbdLink> link) {
+  co_await link->run();
   changed_.notify_all();
 }
 
 Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
-  co_await link->run();
-  const std::string why = link->why().message();
-  lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
-  link_.reset();
-  patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
-  changed_.notify_all();
-  const bool at_once = link->answered();
-  link.reset();
-  if (!closing_) co_await reconnect(at_once);
+  while (link) {
+    link_ = link;
+    patient_ = true;
+    changed_.notify_all();
+    while (!link->over()) co_await changed_.wait();
+    const std::string why = link->why().message();
+    lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
+    link_.reset();
+    patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
+    changed_.notify_all();
+    const bool at_once = link->answered();
+    link.reset();
+    link = co_await reconnect(at_once);
+  }
 }
 
-Task<> NbdSession::reconnect(bool at_once) {
-  const auto until_there = [&](TaskGroup& group) -> Task<> {
+Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
+  const auto until_there = [&](TaskGroup& group) -> Task<std::shared_ptr<NbdLink>> {
     group.spawn(lose_patience(group.token()));
-    Duration pause = at_once ? Duration::zero() : pause_min;
-    while (!closing_) {
+    for (Duration pause = at_once ? Duration::zero() : pause_min; !closing_; pause = std::clamp(pause * 2, pause_min, pause_max)) {
       attempt_.emplace();
       (void)co_await reactor_.sleep(pause, attempt_->token()).result();
       attempt_.reset();
-      if (closing_) co_return;
+      if (closing_) break;
       auto link = co_await connect().result();
-      if (link && !closing_) co_return use(*std::move(link));
-      if (link) {
-        co_await (*link)->leave();
-        co_return co_await (*link)->run();
+      if (!link) {
+        lost_ = Error(Errc::disconnected, link.error().message(), EIO);
+        continue;
       }
-      lost_ = Error(Errc::disconnected, link.error().message(), EIO);
-      pause = std::clamp(pause * 2, pause_min, pause_max);
+      run(*link);
+      const bool ready = co_await repeat_unflushed(*link);
+      if (ready) co_return *std::move(link);
+      co_await (*link)->leave();
+      lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + (*link)->why().message(), EIO);
     }
+    co_return nullptr;
   };
-  (void)co_await with_group(reactor_, until_there).result();
+  auto link = co_await with_group(reactor_, until_there).result();
+  if (!link) co_return nullptr;
+  co_return *std::move(link);
+}
+
+Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
+  next_ = link;
+  std::uint64_t newest = 0;
+  for (auto some = unflushed_.after(newest, requests_max); !some.empty(); some = unflushed_.after(newest, requests_max)) {
+    newest = some.back()->number;
+    const auto side_by_side = [&](TaskGroup& group) -> Task<> {
+      for (const auto& entry : some) group.spawn(repeat(*link, *entry));
+      co_await group.join();
+    };
+    (void)co_await with_group(reactor_, side_by_side).result();
+    if (link->ended()) break;
+  }
+  next_.reset();
+  co_return !closing_ && !link->ended();
+}
+
+Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Entry& entry) {
+  NbdExchange exchange = entry.exchange();
+  co_await link.perform(exchange);
+  if (!exchange.lost && exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
 }
 
 Task<> NbdSession::lose_patience(CancelToken token) {
@@ -172,7 +189,7 @@ Task<> NbdSession::lose_patience(CancelToken token) {
 // A link to send a request by, waited for no longer than `until`.
 Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
   for (;;) {
-    if (link_ && !link_->ended() && !repeating_) co_return link_;
+    if (link_ && !link_->ended()) co_return link_;
     if (!link_ && (closing_ || !patient_ || reactor_.now() > until)) co_await *lost_;
     co_await changed_.wait();
   }
@@ -180,19 +197,23 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
   const bool flush = exchange.command == nbd::Command::flush;
+  if (UnflushedWrites::changes(exchange.command)) co_await wait_for_room();
   co_await slots_.acquire();
   Task<> sending = flush ? transmit_flush(exchange) : transmit(exchange);
   const Result<> done = co_await std::move(sending).result();
   slots_.release();
   co_await unwrap(done);
   if (exchange.error != 0) co_await failure(exchange);
-  if (flush && untold_) co_await *std::exchange(untold_, std::nullopt);
+  const bool durable = flush || (exchange.flags & nbd::command_flag::fua) != 0;
+  if (durable && lost_writes_) co_await *lost_writes_;
   if (extent) *extent = exchange.extent;
 }
 
+Task<> NbdSession::wait_for_room() {
+  while (unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0)) co_await changed_.wait();
+}
+
 Task<> NbdSession::transmit(NbdExchange& exchange) {
-  if (UnflushedWrites::changes(exchange.command))
-    while (unflushed_.bytes() > unflushed_max && flushing_early_) co_await changed_.wait();
   Instant until = no_deadline;
   for (;;) {
     const std::shared_ptr<NbdLink> link = co_await current_link(until);
@@ -207,10 +228,11 @@ Task<> NbdSession::transmit(NbdExchange& exchange) {
 
 // Of two flushes side by side one may be told what the other should have been, so there are none that nobody has asked for.
 Task<> NbdSession::transmit_flush(NbdExchange& exchange) {
-  while (flushing_early_) co_await changed_.wait();
   ++flushes_;
+  while (flushing_early_) co_await changed_.wait();
   const Result<> done = co_await transmit(exchange).result();
   --flushes_;
+  changed_.notify_all();
   co_await unwrap(done);
 }
 
@@ -227,7 +249,7 @@ Task<> NbdSession::flush_early() {
   NbdExchange flush;
   flush.command = nbd::Command::flush;
   const Result<> answered = co_await transmit(flush).result();
-  if (answered && flush.error != 0) untold_ = failure(flush);
+  if (answered && flush.error != 0) lost_writes_ = failure(flush);
   flushing_early_ = false;
   changed_.notify_all();
 }
@@ -238,6 +260,7 @@ bool NbdSession::may_repeat(const Error& why) noexcept {
 
 Task<> NbdSession::cancel_in_flight() {
   if (link_ && link_->pending()) link_->cancel();
+  if (next_) next_->cancel();
   if (!link_) patient_ = false;
   changed_.notify_all();
   co_return;
@@ -257,7 +280,9 @@ Task<> NbdSession::close() {
   closing_ = true;
   if (attempt_) attempt_->request();
   changed_.notify_all();
-  if (const std::shared_ptr<NbdLink> link = link_) co_await link->leave();
+  std::shared_ptr<NbdLink> link = link_;
+  if (!link) link = next_;
+  if (link) co_await link->leave();
   co_await running_.wait_idle();
 }
 

@@ -42,10 +42,16 @@ class NbdSession {
   Result<> check_terms(const NbdTerms& terms) const;
   // Whether requests that a link did not answer may be sent again by the next one.
   static bool may_repeat(const Error& why) noexcept;
-  void use(std::shared_ptr<NbdLink> link);
+  // Links after links, each from its beginning to its end.
   Task<> keep_connected(std::shared_ptr<NbdLink> link);
-  Task<> reconnect(bool at_once);
+  void run(std::shared_ptr<NbdLink> link);
+  Task<> run_to_its_end(std::shared_ptr<NbdLink> link);
+  // One by which requests may go; null when the session is closed.
+  Task<std::shared_ptr<NbdLink>> reconnect(bool at_once);
   Task<> lose_patience(CancelToken token);
+  // Whether the server has them all again.
+  Task<bool> repeat_unflushed(std::shared_ptr<NbdLink> link);
+  Task<> repeat(NbdLink& link, const UnflushedWrites::Entry& entry);
   Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
   // Until a link has answered it.
@@ -53,20 +59,20 @@ class NbdSession {
   Task<> transmit_flush(NbdExchange& exchange);
   void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
   Task<> flush_early();
-  Task<> repeat_unflushed(std::shared_ptr<NbdLink> link);
+  Task<> wait_for_room();
 
   Reactor& reactor_;
   const NbdOptions options_;
   NbdTerms terms_;
   bool opened_ = false, closing_ = false;
   std::shared_ptr<NbdLink> link_;          // null: lost
+  std::shared_ptr<NbdLink> next_;          // gets unflushed_ before it is link_
   bool patient_ = true;                    // requests may wait for a link
   std::optional<Error> lost_;              // why there is no link
   UnflushedWrites unflushed_;
-  bool repeating_ = false;                 // link_ gets them; nothing else goes by it
   bool flushing_early_ = false;            // because they are many
-  unsigned flushes_ = 0;                   // in flight, asked for by others
-  std::optional<Error> untold_;            // what was answered is lost; the next flush says so
+  unsigned flushes_ = 0;                   // asked for by others, and not answered
+  std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on
   Event changed_;                          // any of these has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
   Semaphore slots_;                        // for requests

@@ -5,8 +5,10 @@
 // was there, whichever of them the server has kept.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <memory>
+#include <vector>
 
 #include "storage/nbd_link.hpp"
 
@@ -20,14 +22,14 @@ class UnflushedWrites {
     nbd::Command command;                    // write, write_zeroes or trim
     std::uint16_t flags;
     Range range;
-    AlignedBuffer data;                      // of a write
+    std::unique_ptr<std::byte[]> data;       // of a write
 
     NbdExchange exchange() const {
       NbdExchange again;
       again.command = command;
       again.flags = flags;
       again.range = range;
-      again.data = Buffers::of_const(data.bytes());
+      if (data) again.data = Buffers::of_const({data.get(), range.length});
       return again;
     }
   };
@@ -47,8 +49,11 @@ class UnflushedWrites {
     if (!changes(exchange.command) || (durable && empty())) return;
     // Whether zeroes come fast was said; now they just are to come.
     const auto flags = static_cast<std::uint16_t>(exchange.flags & ~nbd::command_flag::fast_zero);
-    AlignedBuffer data(exchange.data.size());
-    exchange.data.copy_to(data.bytes());
+    std::unique_ptr<std::byte[]> data;
+    if (!exchange.data.empty()) {
+      data = std::make_unique_for_overwrite<std::byte[]>(exchange.range.length);
+      exchange.data.copy_to({data.get(), exchange.range.length});
+    }
     entries_.push_back(std::make_shared<const Entry>(Entry{++last_, exchange.command, flags, exchange.range, std::move(data)}));
     bytes_ += cost(*entries_.back());
   }
@@ -59,15 +64,25 @@ class UnflushedWrites {
       entries_.pop_front();
     }
   }
-  // The oldest that is newer than `number`, or null.
-  std::shared_ptr<const Entry> after(std::uint64_t number) const noexcept {
-    if (empty() || number >= last_) return nullptr;
+  // The oldest of those newer than `number`, at most `max`, that may go side by side: no two have bytes in common.
+  std::vector<std::shared_ptr<const Entry>> after(std::uint64_t number, std::size_t max) const {
+    std::vector<std::shared_ptr<const Entry>> some;
+    if (empty()) return some;
     const std::uint64_t oldest = entries_.front()->number;
-    return entries_[number < oldest ? 0 : number - oldest + 1];
+    for (std::size_t i = number < oldest ? 0 : number - oldest + 1; i < entries_.size() && some.size() < max; ++i) {
+      const Range range = entries_[i]->range;
+      const auto meets = [&](const auto& other) { return !other->range.intersect(range).empty(); };
+      if (std::any_of(some.begin(), some.end(), meets)) break;
+      some.push_back(entries_[i]);
+    }
+    return some;
   }
 
  private:
-  static std::uint64_t cost(const Entry& entry) noexcept { return sizeof(Entry) + entry.data.size(); }
+  static constexpr std::uint64_t cost_min = 1 * KiB;       // they take time, too
+  static std::uint64_t cost(const Entry& entry) noexcept {
+    return std::max(cost_min, sizeof(Entry) + (entry.data ? entry.range.length : 0));
+  }
 
   std::deque<std::shared_ptr<const Entry>> entries_;
   std::uint64_t last_ = 0, bytes_ = 0;

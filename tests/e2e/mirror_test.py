@@ -8,6 +8,7 @@ import unittest
 
 from bed import MiB, Bed, first_difference
 from lab import processes
+from lab.qmp import QmpError
 from lab.writer import BLOCK, Writer
 
 DISK = 32 * MiB
@@ -91,6 +92,17 @@ class Mirror(Bed):
         count = len(writer.log)
         self.until(lambda: len(writer.log) > count + 100, "writes after the pivot")
         writer.finish()
+
+    def test_a_drive_mirror_that_cannot_begin_leaves_no_file(self):
+        self.raw("disk.img", DISK)
+        self.start()
+        (self.path / "there.img").touch()
+        self.client.execute("blockdev-set-active", node_name="disk", active=False)
+        for target in ("new.img", "there.img"):
+            with self.assertRaisesRegex(QmpError, "inactive"):
+                self.client.execute("drive-mirror", job_id="j", device="disk", target=target, sync="full", format="raw")
+        self.assertFalse((self.path / "new.img").exists())
+        self.assertEqual((self.path / "there.img").stat().st_size, 0)
 
     def overlay_beside_a_writer(self, sync, copy_mode):
         """drive-mirror of a part of a chain makes an overlay of the rest."""

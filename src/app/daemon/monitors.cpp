@@ -13,7 +13,7 @@ Result<SocketAddress> address_of(const schema::ChardevSocket& socket) {
     address.path = *socket.path;
     return address;
   }
-  if (!socket.port) return Error(Errc::invalid_argument, "a host needs a port");
+  if (!socket.port || socket.port->empty()) return Error(Errc::invalid_argument, "a host needs a port");
   address.kind = SocketAddress::Kind::inet;
   address.host = *socket.host;
   address.port = *socket.port;

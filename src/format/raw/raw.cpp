@@ -1,6 +1,7 @@
 #include "format/raw/raw.hpp"
 
 #include <algorithm>
+#include <cerrno>
 
 #include "block/node.hpp"
 
@@ -61,6 +62,10 @@ BlockLimits RawDriver::limits() const noexcept {
 Permissions RawDriver::child_permissions(const Edge&, Permissions node, bool) const {
   if (options_.size) node.shares = static_cast<Permissions::Set>(node.shares & ~Permissions::resize);
   return node;
+}
+
+Task<> RawDriver::refuse_rest() {
+  co_await Error(Errc::no_space, "raw: the disk ends at " + std::to_string(size()) + ", within a sector", ENOSPC);
 }
 
 Task<Extent> RawDriver::map(Range wanted) {

@@ -35,16 +35,18 @@ class RawDriver final : public BlockDriver {
   Task<Extent> map(Range wanted) override;
   Task<> read(std::uint64_t offset, Buffers into) override {
     file_->tell(DebugEvent::read_aio);
-    const std::uint64_t length = in_disk(offset, into.size());
+    const std::uint64_t length = inside({offset, into.size()}).length;
     into.from(length).fill_zero();
     return file_->read(at(offset), into.first(length));
   }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     file_->tell(DebugEvent::write_aio);
-    return file_->write(at(offset), from.first(in_disk(offset, from.size())), flags);
+    const std::uint64_t length = inside({offset, from.size()}).length;
+    if (!from.from(length).all_zero()) return refuse_rest();
+    return file_->write(at(offset), from.first(length), flags);
   }
-  Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(at(in_disk(range)), flags); }
-  Task<> discard(Range range) override { return file_->discard(at(in_disk(range))); }
+  Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(at(inside(range)), flags); }
+  Task<> discard(Range range) override { return file_->discard(at(inside(range))); }
   Task<> flush() override {
     file_->tell(DebugEvent::flush_to_os);
     file_->tell(DebugEvent::flush_to_disk);
@@ -57,6 +59,9 @@ class RawDriver final : public BlockDriver {
  private:
   RawDriver(std::unique_ptr<Edge> file, RawOptions options) : file_(std::move(file)), options_(options) {}
   std::uint64_t at(std::uint64_t offset) const noexcept { return options_.offset + offset; }
+  // The node completes the last sector of a window at an odd offset, and the last unit, with zeroes, which have no place.
+  Range inside(Range range) const noexcept { return range.intersect({0, size()}); }
+  Task<> refuse_rest();
   Range at(Range range) const noexcept { return {at(range.offset), range.length}; }
 
   std::unique_ptr<Edge> file_;

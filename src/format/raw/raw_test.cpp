@@ -73,7 +73,8 @@ TEST_F(RawTest, WhatCompletesItsLastUnitStaysOutOfTheFile) {
   options.size = 2560;
   auto window = *open(options);
   AlignedBuffer buffer(4096);
-  std::memset(buffer.data(), 0x77, buffer.size());
+  std::memset(buffer.data(), 0x77, 2560);
+  std::memset(buffer.data() + 2560, 0, buffer.size() - 2560);
   run(window->write(0, buffer.bytes(), WriteFlags::none));
   run(window->read(0, buffer.bytes()));
   EXPECT_EQ(buffer.data()[2559], std::byte{0x77});
@@ -91,6 +92,21 @@ TEST_F(RawTest, WhatCompletesItsLastUnitStaysOutOfTheFile) {
   run(whole->discard({0, 4096}));
   EXPECT_EQ(whole->size(), 2560u);
   run(whole->close());
+}
+
+TEST_F(RawTest, WhatAnOddOffsetLeavesNoPlaceForIsRefused) {
+  RawOptions options;
+  options.offset = 100;
+  auto raw = *open(options, 4096);
+  EXPECT_EQ(raw->size(), 3996u);
+  AlignedBuffer buffer(512);
+  run(raw->read(3584, buffer.bytes()));
+  EXPECT_EQ(buffer.data()[411], std::byte{7});
+  EXPECT_EQ(buffer.data()[412], std::byte{0});
+  run(raw->write(3584, buffer.bytes(), WriteFlags::none));
+  buffer.data()[412] = std::byte{1};
+  EXPECT_EQ(error_of(raw->write(3584, buffer.bytes(), WriteFlags::none)).code(), Errc::no_space);
+  run(raw->close());
 }
 
 TEST_F(RawTest, RefusesAsQemuDoes) {
