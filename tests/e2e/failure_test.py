@@ -90,7 +90,7 @@ class Interrupted(Bed):
 
 
 class First(Bed):
-    """A first backup that fails leaves no backup directory."""
+    """A first backup that fails leaves no backup directory, unless it leaves something of it on the disk."""
 
     def test_nothing_is_left(self):
         self.raw("disk.img")
@@ -113,7 +113,14 @@ class First(Bed):
         self.fails("backup", "backups")
         self.daemon.kill()
         self.assertEqual(self.end_of(process)[0], FAILED)
-        self.assertFalse((self.path / "backups").exists())
+        # The disk still has its bitmap: by the directory's id the next one finds it.
+        self.assertEqual(self.names_of_points(), [])
+        self.daemon.wait(10)
+        self.lab.ended(self.daemon)
+        self.serve("disk.img=disk")
+        self.assertEqual(len(self.json("bitmap", "list", "disk")), 1)
+        self.assert_restores(self.backup(level="full")["point"], self.content())
+        self.assertEqual(len(self.json("bitmap", "list", "disk")), 1)
 
     def test_two_at_once(self):
         self.raw("disk.img")
