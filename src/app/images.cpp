@@ -210,6 +210,13 @@ RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
   co_await unwrap(check_partial(partial_path()));
+  const bool left_over = co_await fs::exists(reactor_, partial_path());
+  if (!left_over) {                                      // ours from its beginning on
+    OpenFlags flags;
+    flags.write = flags.create = flags.exclusive = true;
+    File file = co_await File::open(reactor_, partial_path(), flags);
+    co_await file.close();
+  }
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;

@@ -130,13 +130,15 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   if (!existing) replaced = co_await check_overwritable(jobs.reactor(), arguments.target);
   options.onto_source = !existing && options.sync == SyncMode::none;
   BlockNode* const now = options.onto_source ? nullptr : below;     // the source is no backing file while guests write to it
+  const auto open = [&]() -> Task<BlockNode*> {
+    if (!existing) co_await make_file(homes, *place, arguments.target, format, source->size(), below);
+    co_return co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
+  };
   auto begin = [&]() -> Task<ManagedJob*> {
-    Result<> made;
-    if (!existing) made = co_await make_file(homes, *place, arguments.target, format, source->size(), below).result();
-    if (!made && made.error().code() == Errc::busy) replaced = Replaced::content;      // another's meanwhile, and stays
-    co_await unwrap(made);
-    BlockNode* target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
-    co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
+    auto target = co_await open().result();
+    if (!target && target.error().code() == Errc::busy) replaced = Replaced::content;      // another's meanwhile, and stays
+    co_await unwrap(target);
+    co_return co_await create_job_to(homes, jobs, *place, **target, std::move(options));
   };
   auto job = co_await begin().result();
   if (!job) (void)co_await undo_create_file(jobs.reactor(), arguments.target, replaced).result();

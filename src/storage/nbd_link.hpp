@@ -26,6 +26,13 @@ struct NbdExchange {
   Range range;
   Buffers data;                              // of a write: sent; of a read: filled
 
+  void forget_answer() noexcept {
+    lost = false;
+    error = 0;
+    message.clear();
+    extent.reset();
+  }
+
   bool lost = false;                         // not answered: the link ended
   std::uint32_t error = 0;                   // what the server said
   std::string message;
@@ -52,7 +59,6 @@ class NbdLink {
   bool ended() const noexcept { return why_.has_value(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.
   const Error& why() const noexcept { return *why_; }
-  bool answered() const noexcept { return answered_; }     // any request at all
   bool over() const noexcept { return over_; }             // run() has ended
 
  private:
@@ -91,7 +97,7 @@ class NbdLink {
   const NbdTerms terms_;
   CancelSource stop_;
   std::optional<Error> why_;
-  bool answered_ = false, over_ = false;
+  bool over_ = false;
   Mutex sending_;
   std::map<std::uint64_t, Pending*> pending_;
   std::uint64_t last_cookie_ = 0;

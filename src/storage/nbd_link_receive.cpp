@@ -154,7 +154,6 @@ Result<> NbdLink::check_complete(const Pending& pending) const {
 
 void NbdLink::finish(Place place) noexcept {
   Pending& pending = *place->second;
-  answered_ = answered_ || !pending.exchange.lost;
   pending_.erase(place);
   pending.done.set();
 }

@@ -119,16 +119,17 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
   while (link) {
     link_ = link;
     patient_ = true;
+    served_ = false;
     changed_.notify_all();
+    if (closing_) co_await link->leave();                // close() found none
     while (!link->over()) co_await changed_.wait();
     const std::string why = link->why().message();
     lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
     link_.reset();
     patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
     changed_.notify_all();
-    const bool at_once = link->answered();
     link.reset();
-    link = co_await reconnect(at_once);
+    link = co_await reconnect(served_);
   }
 }
 
@@ -161,7 +162,7 @@ Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
 Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_ = link;
   std::uint64_t newest = 0;
-  for (auto some = unflushed_.after(newest, requests_max); !some.empty(); some = unflushed_.after(newest, requests_max)) {
+  for (auto some = unflushed_.after(newest, requests_max); !closing_ && !some.empty(); some = unflushed_.after(newest, requests_max)) {
     newest = some.back()->number;
     const auto side_by_side = [&](TaskGroup& group) -> Task<> {
       for (const auto& entry : some) group.spawn(repeat(*link, *entry));
@@ -218,7 +219,7 @@ Task<> NbdSession::transmit(NbdExchange& exchange) {
   for (;;) {
     const std::shared_ptr<NbdLink> link = co_await current_link(until);
     const std::uint64_t newest = unflushed_.last();
-    exchange.lost = false;
+    exchange.forget_answer();                            // of a link that was lost in the middle of it
     co_await link->perform(exchange);
     if (!exchange.lost) co_return note_answer(exchange, newest);
     if (!may_repeat(link->why())) co_await link->why().with_context(describe());
@@ -237,6 +238,7 @@ Task<> NbdSession::transmit_flush(NbdExchange& exchange) {
 }
 
 void NbdSession::note_answer(const NbdExchange& exchange, std::uint64_t newest_before) {
+  served_ = true;
   const bool flushes = (terms_.info.flags & nbd::export_flag::send_flush) != 0;
   if (exchange.command == nbd::Command::flush) unflushed_.forget(newest_before);      // if it has failed, somebody knows
   else if (exchange.error == 0 && flushes) unflushed_.add(exchange);
@@ -260,7 +262,6 @@ bool NbdSession::may_repeat(const Error& why) noexcept {
 
 Task<> NbdSession::cancel_in_flight() {
   if (link_ && link_->pending()) link_->cancel();
-  if (next_) next_->cancel();
   if (!link_) patient_ = false;
   changed_.notify_all();
   co_return;

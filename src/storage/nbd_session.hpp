@@ -67,6 +67,7 @@ class NbdSession {
   bool opened_ = false, closing_ = false;
   std::shared_ptr<NbdLink> link_;          // null: lost
   std::shared_ptr<NbdLink> next_;          // gets unflushed_ before it is link_
+  bool served_ = false;                    // link_ has answered somebody
   bool patient_ = true;                    // requests may wait for a link
   std::optional<Error> lost_;              // why there is no link
   UnflushedWrites unflushed_;

@@ -3,6 +3,7 @@
 // Requests pass straight through, none reaches out of the window; without a `size` the disk follows the file's.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -35,15 +36,15 @@ class RawDriver final : public BlockDriver {
   Task<Extent> map(Range wanted) override;
   Task<> read(std::uint64_t offset, Buffers into) override {
     file_->tell(DebugEvent::read_aio);
-    const std::uint64_t length = inside({offset, into.size()}).length;
-    into.from(length).fill_zero();
-    return file_->read(at(offset), into.first(length));
+    const Range there = inside({offset, into.size()});
+    into.from(there.length).fill_zero();
+    return file_->read(at(there.offset), into.first(there.length));
   }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     file_->tell(DebugEvent::write_aio);
-    const std::uint64_t length = inside({offset, from.size()}).length;
-    if (!from.from(length).all_zero()) return refuse_rest();
-    return file_->write(at(offset), from.first(length), flags);
+    const Range there = inside({offset, from.size()});
+    if (!from.from(there.length).all_zero()) return refuse_rest();
+    return file_->write(at(there.offset), from.first(there.length), flags);
   }
   Task<> write_zeroes(Range range, WriteFlags flags) override { return file_->write_zeroes(at(inside(range)), flags); }
   Task<> discard(Range range) override { return file_->discard(at(inside(range))); }
@@ -60,7 +61,10 @@ class RawDriver final : public BlockDriver {
   RawDriver(std::unique_ptr<Edge> file, RawOptions options) : file_(std::move(file)), options_(options) {}
   std::uint64_t at(std::uint64_t offset) const noexcept { return options_.offset + offset; }
   // The node completes the last sector of a window at an odd offset, and the last unit, with zeroes, which have no place.
-  Range inside(Range range) const noexcept { return range.intersect({0, size()}); }
+  Range inside(Range range) const noexcept {
+    const std::uint64_t end = size(), begin = std::min(range.offset, end);
+    return {begin, std::min(range.length, end - begin)};
+  }
   Task<> refuse_rest();
   Range at(Range range) const noexcept { return {at(range.offset), range.length}; }
 

@@ -104,6 +104,12 @@ TEST_F(RawTest, WhatAnOddOffsetLeavesNoPlaceForIsRefused) {
   EXPECT_EQ(buffer.data()[411], std::byte{7});
   EXPECT_EQ(buffer.data()[412], std::byte{0});
   run(raw->write(3584, buffer.bytes(), WriteFlags::none));
+  const MutableBytes behind = buffer.bytes().first(10);
+  run(raw->read(4000, behind));
+  EXPECT_TRUE(is_zero(behind));
+  run(raw->write(4000, behind, WriteFlags::none));
+  run(raw->write_zeroes({4000, 10}, WriteFlags::none));
+  run(raw->discard({4000, 10}));
   buffer.data()[412] = std::byte{1};
   EXPECT_EQ(error_of(raw->write(3584, buffer.bytes(), WriteFlags::none)).code(), Errc::no_space);
   run(raw->close());

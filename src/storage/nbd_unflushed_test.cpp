@@ -1,0 +1,179 @@
+// What a server has answered and not made durable, when it is started anew.
+#include <map>
+
+#include "storage/test_nbd_server.hpp"
+
+namespace tidemark::test {
+namespace {
+
+// A server that keeps what it is told to flush, and loses the rest when it is started anew.
+class NbdUnflushedTest : public NbdClientTest {
+ protected:
+  using Content = std::map<std::uint64_t, std::byte>;      // the first byte at an offset
+
+  void begin(std::uint32_t delay_s) {
+    serve(script());
+    ASSERT_TRUE(open(delay_s).ok());
+  }
+  ScriptedServer::Script script() {
+    return [this](const nbd::Request& request) { return answer(request); };
+  }
+  void lose() { now = durable; }
+  Result<> write(std::uint64_t offset, unsigned char byte, WriteFlags flags = WriteFlags::none) {
+    std::vector<std::byte> data(4096, std::byte{byte});
+    return process.run(disk->write(offset, Buffers(data), flags));
+  }
+  Result<> flush() { return process.run(disk->flush()); }
+
+  Content now, durable;
+  unsigned flushes = 0, bad_flushes = 0, bad_writes = 0, breaks = 0;
+  bool dies_at_writes = false, silent_flush = false;
+
+ private:
+  std::optional<Message> answer(const nbd::Request& request) {
+    const bool write = request.command == nbd::Command::write, flush = request.command == nbd::Command::flush;
+    if (breaks != 0 && request.command == nbd::Command::read) {
+      --breaks;
+      lose();
+      return std::nullopt;
+    }
+    if (write && dies_at_writes) return std::nullopt;
+    if (flush && silent_flush) return Message();
+    if ((write && bad_writes != 0 && bad_writes-- != 0) || (flush && bad_flushes != 0 && bad_flushes-- != 0))
+      return error_chunk(request.cookie, nbd::Status::io_error, "bad");
+    if (write) now[request.offset] = server.payload[0];
+    if (request.command == nbd::Command::write_zeroes) now[request.offset] = std::byte{0};
+    if (flush) {
+      ++flushes;
+      durable = now;
+    }
+    return well(request);
+  }
+};
+
+TEST_F(NbdUnflushedTest, IsSentAgainBeforeWhatWaits) {
+  server.flags |= nbd::export_flag::send_write_zeroes | nbd::export_flag::send_fua;
+  begin(10);
+  EXPECT_TRUE(write(0, 1).ok());
+  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(write(0, 2).ok());
+  EXPECT_TRUE(write(4096, 3).ok());
+  EXPECT_TRUE(write(4096, 4, WriteFlags::fua).ok());
+  EXPECT_TRUE(process.run(disk->write_zeroes({8192, 4096}, WriteFlags::none)).ok());
+  breaks = 2;
+  EXPECT_TRUE(read().ok());                                  // by the third connection
+  EXPECT_EQ(server.connections, 3u);
+  EXPECT_TRUE(flush().ok());
+  const Content whole{{0, std::byte{2}}, {4096, std::byte{4}}, {8192, std::byte{0}}};
+  EXPECT_EQ(durable, whole);
+}
+
+TEST_F(NbdUnflushedTest, IsSentAgainThoughNothingWasInFlight) {
+  begin(0);
+  EXPECT_TRUE(write(0, 2).ok());
+  server.stop();
+  lose();
+  server.start(script());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(5)));
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable, (Content{{0, std::byte{2}}}));
+  breaks = 1;
+  EXPECT_FALSE(read().ok());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(5)));
+  EXPECT_EQ(now, durable);                                   // what was flushed is not sent again
+}
+
+TEST_F(NbdUnflushedTest, TheNextFlushTellsWhatCannotBeWrittenAgain) {
+  begin(10);
+  EXPECT_TRUE(write(0, 2).ok());
+  EXPECT_TRUE(write(4096, 2).ok());
+  breaks = bad_writes = 1;
+  EXPECT_TRUE(read().ok());
+  const Result<> told = flush();
+  ASSERT_FALSE(told.ok());
+  EXPECT_NE(told.error().message().find("written again"), std::string::npos) << told.error().message();
+  EXPECT_FALSE(flush().ok());                                // whoever asks
+  EXPECT_EQ(now.size(), 1u);                                 // the other one is there
+}
+
+TEST_F(NbdUnflushedTest, AServerThatDiesAgainIsNotWaitedForLonger) {
+  begin(3);
+  for (unsigned i = 0; i < 10; ++i) EXPECT_TRUE(write(i * 4096, 2).ok());
+  breaks = 1;
+  dies_at_writes = true;
+  const Instant before = world.now();
+  EXPECT_FALSE(read().ok());
+  EXPECT_FALSE(read().ok());
+  EXPECT_LE(world.now() - before, std::chrono::seconds(5));
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(60)));
+  EXPECT_LE(server.connections, 12u);
+  dies_at_writes = false;
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(20)));
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable.size(), 10u);
+}
+
+TEST_F(NbdUnflushedTest, AServerThatAlwaysBreaksOffIsGivenUp) {
+  begin(10);
+  EXPECT_TRUE(write(0, 2).ok());
+  breaks = 1000000;
+  EXPECT_FALSE(read().ok());
+  EXPECT_LE(server.connections, 20u);
+}
+
+TEST_F(NbdUnflushedTest, ClosesWheneverThatIs) {
+  for (int turns = 0; turns < 40; ++turns) {
+    begin(10);
+    EXPECT_TRUE(write(0, 2).ok());
+    breaks = 1;
+    Gate reading(process.reactor());
+    run_detached(disk->read(0, Buffers(memory)), reading.enter());
+    (void)process.run(process.reactor().sleep(std::chrono::milliseconds(50) * (turns / 20)));
+    for (int i = 0; i < turns % 20 * 5; ++i) (void)process.run(process.reactor().sleep(std::chrono::microseconds(10)));
+    const Instant before = world.now();
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    EXPECT_LE(world.now() - before, std::chrono::seconds(2));
+    EXPECT_TRUE(process.run(reading.wait_idle()).ok());
+    disk.reset();
+    server.stop();
+    serving = false;
+  }
+}
+
+TEST_F(NbdUnflushedTest, WritesWaitForRoomWhileAFlushIsUnderWay) {
+  begin(10);
+  std::vector<std::byte> data(1 * MiB, std::byte{5});
+  unsigned written = 0;
+  const auto write_much = [&]() -> Task<> {
+    for (; written < 200; ++written) co_await disk->write(0, Buffers(data), WriteFlags::none);
+  };
+  silent_flush = true;
+  Gate running(process.reactor());
+  run_detached(disk->flush(), running.enter());
+  run_detached(write_much(), running.enter());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(1)));
+  EXPECT_GE(written, 60u);
+  EXPECT_LE(written, 70u);
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+  (void)process.run(process.reactor().sleep(std::chrono::seconds(1)));
+  silent_flush = false;
+  EXPECT_TRUE(process.run(running.wait_idle()).ok());
+}
+
+TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
+  begin(10);
+  std::vector<std::byte> data(1 * MiB, std::byte{5});
+  const auto write_much = [&] {
+    for (int i = 0; i < 80; ++i) EXPECT_TRUE(process.run(disk->write(0, Buffers(data), WriteFlags::none)).ok());
+  };
+  write_much();
+  EXPECT_GE(flushes, 2u);
+  EXPECT_LE(flushes, 3u);
+  bad_flushes = 1;
+  write_much();
+  EXPECT_FALSE(flush().ok());                                // the server has said so once
+  EXPECT_FALSE(flush().ok());
+}
+
+}  // namespace
+}  // namespace tidemark::test
