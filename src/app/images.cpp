@@ -209,14 +209,12 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
-  co_await unwrap(check_partial(partial_path()));
-  const bool left_over = co_await fs::exists(reactor_, partial_path());
-  if (!left_over) {                                      // ours from its beginning on
-    OpenFlags flags;
-    flags.write = flags.create = flags.exclusive = true;
-    File file = co_await File::open(reactor_, partial_path(), flags);
-    co_await file.close();
-  }
+  // Ours from its beginning on, or left by one that was killed.
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  auto made = co_await File::open(reactor_, partial_path(), flags).result();
+  if (made) co_await made->close();
+  else if (made.error().code() == Errc::exists) co_await unwrap(check_partial(partial_path()));
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;

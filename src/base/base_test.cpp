@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/paths.hpp"
 #include "base/random.hpp"
+#include "base/range_set.hpp"
 #include "base/units.hpp"
 
 namespace tidemark {
@@ -167,6 +168,34 @@ TEST(Prng, StaysBelowItsBound) {
   for (int count : seen) EXPECT_GT(count, 800);
   EXPECT_FALSE(prng.chance(0, 5));
   EXPECT_TRUE(prng.chance(5, 5));
+}
+
+TEST(RangeSetTest, IsAsASetOfBytes) {
+  Prng prng(5);
+  for (int round = 0; round < 200; ++round) {
+    constexpr std::uint64_t size = 60;
+    RangeSet set;
+    std::vector<bool> model(size);
+    for (int step = 0; step < 20; ++step) {
+      const std::uint64_t offset = prng.below(size), length = prng.below(std::min<std::uint64_t>(size - offset, 12) + 1);
+      const Range range{offset, length};
+      std::vector<bool> outside(size);
+      for (const Range& part : set.outside(range)) {
+        EXPECT_FALSE(part.empty());
+        for (std::uint64_t at = part.offset; at < part.end(); ++at) outside[at] = true;
+      }
+      bool meets = false;
+      for (std::uint64_t at = 0; at < size; ++at) {
+        const bool wanted = at >= offset && at < offset + length;
+        EXPECT_EQ(outside[at], wanted && !model[at]);
+        meets = meets || (wanted && model[at]);
+      }
+      EXPECT_EQ(set.meets(range), meets);
+      if (prng.below(2) == 0) continue;
+      set.add(range);
+      for (std::uint64_t at = offset; at < offset + length; ++at) model[at] = true;
+    }
+  }
 }
 
 }  // namespace

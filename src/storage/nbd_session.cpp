@@ -21,6 +21,14 @@ constexpr unsigned relied_on = nbd::export_flag::send_flush | nbd::export_flag::
                                nbd::export_flag::send_trim | nbd::export_flag::send_write_zeroes |
                                nbd::export_flag::send_fast_zero;
 
+// As many as may go side by side: no two have bytes in common.
+std::size_t apart_until(const std::vector<UnflushedWrites::Piece>& pieces, std::size_t begin) {
+  RangeSet taken;
+  std::size_t end = begin;
+  while (end != pieces.size() && end - begin < requests_max && !taken.meets(pieces[end].range)) taken.add(pieces[end++].range);
+  return end;
+}
+
 std::string_view verb(nbd::Command command) {
   switch (command) {
     case nbd::Command::read: return "read";
@@ -161,22 +169,21 @@ Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
 
 Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_ = link;
-  std::uint64_t newest = 0;
-  for (auto some = unflushed_.after(newest, requests_max); !closing_ && !some.empty(); some = unflushed_.after(newest, requests_max)) {
-    newest = some.back()->number;
+  const std::vector<UnflushedWrites::Piece> pieces = unflushed_.pieces();
+  for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && !link->ended(); at = end) {
+    end = apart_until(pieces, at);
     const auto side_by_side = [&](TaskGroup& group) -> Task<> {
-      for (const auto& entry : some) group.spawn(repeat(*link, *entry));
+      for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
       co_await group.join();
     };
     (void)co_await with_group(reactor_, side_by_side).result();
-    if (link->ended()) break;
   }
   next_.reset();
   co_return !closing_ && !link->ended();
 }
 
-Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Entry& entry) {
-  NbdExchange exchange = entry.exchange();
+Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
+  NbdExchange exchange = piece.exchange();
   co_await link.perform(exchange);
   if (!exchange.lost && exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
 }

@@ -51,7 +51,7 @@ class NbdSession {
   Task<> lose_patience(CancelToken token);
   // Whether the server has them all again.
   Task<bool> repeat_unflushed(std::shared_ptr<NbdLink> link);
-  Task<> repeat(NbdLink& link, const UnflushedWrites::Entry& entry);
+  Task<> repeat(NbdLink& link, const UnflushedWrites::Piece& piece);
   Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
   // Until a link has answered it.

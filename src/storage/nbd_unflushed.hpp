@@ -1,8 +1,8 @@
 // UnflushedWrites: the changes that a server has answered and not made durable yet.  A server that is started anew may have lost
 // them, though whoever wrote them believes them there: they are kept, and sent again by the next connection.
 //
-// Invariant: in the order of their answers, all since the last flush that succeeded; so sent again, in order, they bring back what
-// was there, whichever of them the server has kept.
+// Invariant: in the order of their answers, all since the last flush that succeeded; so what is sent again brings back what was
+// there, whichever of them the server has kept, and in part it takes nothing back that was written later.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/range_set.hpp"
 #include "storage/nbd_link.hpp"
 
 namespace tidemark {
@@ -23,13 +24,19 @@ class UnflushedWrites {
     std::uint16_t flags;
     Range range;
     std::unique_ptr<std::byte[]> data;       // of a write
+  };
+
+  // What of an entry is to be sent again.
+  struct Piece {
+    std::shared_ptr<const Entry> entry;
+    Range range;
 
     NbdExchange exchange() const {
       NbdExchange again;
-      again.command = command;
-      again.flags = flags;
+      again.command = entry->command;
+      again.flags = entry->flags;
       again.range = range;
-      if (data) again.data = Buffers::of_const({data.get(), range.length});
+      if (entry->data) again.data = Buffers::of_const({entry->data.get() + (range.offset - entry->range.offset), range.length});
       return again;
     }
   };
@@ -40,7 +47,7 @@ class UnflushedWrites {
 
   bool empty() const noexcept { return entries_.empty(); }
   std::uint64_t bytes() const noexcept { return bytes_; }
-  // The newest; 0: there was none yet.
+  // The number of the newest; 0: there was none yet.
   std::uint64_t last() const noexcept { return last_; }
 
   // One that was answered just now.  What is durable by itself matters only where it follows on what is not.
@@ -64,18 +71,17 @@ class UnflushedWrites {
       entries_.pop_front();
     }
   }
-  // The oldest of those newer than `number`, at most `max`, that may go side by side: no two have bytes in common.
-  std::vector<std::shared_ptr<const Entry>> after(std::uint64_t number, std::size_t max) const {
-    std::vector<std::shared_ptr<const Entry>> some;
-    if (empty()) return some;
-    const std::uint64_t oldest = entries_.front()->number;
-    for (std::size_t i = number < oldest ? 0 : number - oldest + 1; i < entries_.size() && some.size() < max; ++i) {
-      const Range range = entries_[i]->range;
-      const auto meets = [&](const auto& other) { return !other->range.intersect(range).empty(); };
-      if (std::any_of(some.begin(), some.end(), meets)) break;
-      some.push_back(entries_[i]);
+  // All that is to be sent again, in order.  Nothing that was written again later: a server that has kept it, and does not get all
+  // of this, would have older bytes than before.
+  std::vector<Piece> pieces() const {
+    std::vector<Piece> found;
+    RangeSet newer;
+    for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+      for (const Range& range : newer.outside((*entry)->range)) found.push_back({*entry, range});
+      if ((*entry)->command != nbd::Command::trim) newer.add((*entry)->range);
     }
-    return some;
+    std::reverse(found.begin(), found.end());
+    return found;
   }
 
  private:

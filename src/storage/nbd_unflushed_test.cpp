@@ -26,6 +26,7 @@ class NbdUnflushedTest : public NbdClientTest {
   Result<> flush() { return process.run(disk->flush()); }
 
   Content now, durable;
+  std::multimap<std::uint64_t, std::byte> seen;
   unsigned flushes = 0, bad_flushes = 0, bad_writes = 0, breaks = 0;
   bool dies_at_writes = false, silent_flush = false;
 
@@ -41,7 +42,10 @@ class NbdUnflushedTest : public NbdClientTest {
     if (flush && silent_flush) return Message();
     if ((write && bad_writes != 0 && bad_writes-- != 0) || (flush && bad_flushes != 0 && bad_flushes-- != 0))
       return error_chunk(request.cookie, nbd::Status::io_error, "bad");
-    if (write) now[request.offset] = server.payload[0];
+    if (write) {
+      now[request.offset] = server.payload[0];
+      seen.emplace(request.offset, server.payload[0]);
+    }
     if (request.command == nbd::Command::write_zeroes) now[request.offset] = std::byte{0};
     if (flush) {
       ++flushes;
@@ -66,6 +70,19 @@ TEST_F(NbdUnflushedTest, IsSentAgainBeforeWhatWaits) {
   EXPECT_TRUE(flush().ok());
   const Content whole{{0, std::byte{2}}, {4096, std::byte{4}}, {8192, std::byte{0}}};
   EXPECT_EQ(durable, whole);
+}
+
+TEST_F(NbdUnflushedTest, WhatWasWrittenAgainLaterIsNot) {
+  server.flags |= nbd::export_flag::send_fua;
+  begin(10);
+  EXPECT_TRUE(write(0, 1).ok());
+  EXPECT_TRUE(write(4096, 1).ok());
+  EXPECT_TRUE(write(0, 2, WriteFlags::fua).ok());
+  seen.clear();
+  breaks = 1;
+  EXPECT_TRUE(read().ok());
+  const std::multimap<std::uint64_t, std::byte> again{{0, std::byte{2}}, {4096, std::byte{1}}};
+  EXPECT_EQ(seen, again);
 }
 
 TEST_F(NbdUnflushedTest, IsSentAgainThoughNothingWasInFlight) {
