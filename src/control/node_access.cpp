@@ -7,6 +7,7 @@
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
+
 Task<> NodeAccess::make_writable(BlockNode& node) {
   const auto drained = co_await node.graph().drain_within(node);
   co_await set_read_only(node, false);
