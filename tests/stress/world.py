@@ -387,8 +387,9 @@ class World:
 
     def sweep(self):
         """Nodes and files of layers that are in no chain any more, and in no job."""
-        held = [layer for layer in self.retired if any(layer in job.layers for job in self.jobs.values())]
-        gone, self.retired = [layer for layer in self.retired if layer not in held], held
+        if any(layer in job.layers for layer in self.retired for job in self.jobs.values()):
+            return                                       # it may stand on any of the others
+        gone, self.retired = self.retired, []
         for what in (self.detach, self.check_image, self.unlink):        # one may stand on another
             for layer in gone:
                 what(layer)
