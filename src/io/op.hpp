@@ -70,6 +70,7 @@ struct FileInfo {
   std::int64_t change_time_ns = 0;
   std::int64_t birth_time_ns = 0;       // 0: not known
   bool read_only = false;           // a block device set read-only
+  std::uint32_t device_major = 0, device_minor = 0;       // of a block device
 };
 
 // A run of data or hole in a file, from the offset asked for.

@@ -266,5 +266,20 @@ TEST(Identity, TellsAnotherImage) {
   EXPECT_TRUE(difference(before, replaced, false));
 }
 
+TEST(Identity, TellsOfWritesToADevice) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.writes = {"boot 7", 100};
+  ImageIdentity now = before;
+  EXPECT_FALSE(difference(before, now, true));
+  now.writes.sectors = 101;
+  EXPECT_TRUE(difference(before, now, true));
+  EXPECT_FALSE(difference(before, now, false));            // the guest wrote
+  now.writes.since = "boot 8";
+  EXPECT_FALSE(difference(before, now, true)) << "the device is another one to the kernel: it tells nothing";
+  now.writes = {};
+  EXPECT_FALSE(difference(before, now, true)) << "where the kernel does not count";
+}
+
 }  // namespace
 }  // namespace tidemark::tracking

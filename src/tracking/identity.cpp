@@ -1,6 +1,7 @@
 #include "tracking/identity.hpp"
 
 #include <algorithm>
+#include <charconv>
 
 #include "io/aligned.hpp"
 #include "tracking/checksum.hpp"
@@ -23,6 +24,37 @@ Task<> read_canaries(File& file, ImageIdentity& identity) {
     canary.sum = checksum(buffer.bytes(), 0);
     identity.canaries.push_back(canary);
   }
+}
+
+// Of a file of sysfs or procfs; empty: not there.
+Task<std::string> first_line(Reactor& reactor, std::string path) {
+  const auto content = co_await fs::read_all(reactor, std::move(path), text_max).result();
+  co_return content ? content->substr(0, content->find('\n')) : std::string();
+}
+
+// Numbers with blanks between them.
+std::vector<std::uint64_t> numbers(std::string_view line) {
+  std::vector<std::uint64_t> found;
+  const char* at = line.data();
+  const char* const end = at + line.size();
+  while (at != end) {
+    std::uint64_t number = 0;
+    const auto [rest, error] = std::from_chars(at, end, number);
+    if (error == std::errc()) found.push_back(number);
+    at = error == std::errc() ? rest : at + 1;
+  }
+  return found;
+}
+
+// A device that is taken away and comes back, an LVM volume say, counts from nothing: under another number of its own.
+Task<DeviceWrites> written_to(Reactor& reactor, std::string device) {
+  constexpr std::size_t sectors_written = 6, sectors_discarded = 13;
+  const std::string boot = co_await boot_id(reactor);
+  const std::string of_disk = co_await first_line(reactor, device + "/diskseq");
+  const std::string of_partition = co_await first_line(reactor, device + "/../diskseq");
+  const auto counts = numbers(co_await first_line(reactor, device + "/stat"));
+  if (boot.empty() || counts.size() <= sectors_discarded) co_return DeviceWrites();
+  co_return DeviceWrites{boot + ' ' + of_disk + of_partition, counts[sectors_written] + counts[sectors_discarded]};
 }
 
 }  // namespace
@@ -73,6 +105,8 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
   const Result<> read = co_await read_canaries(file, identity).result();
   co_await file.close();
   co_await unwrap(read);
+  std::string device = "/sys/dev/block/" + std::to_string(info.device_major) + ':' + std::to_string(info.device_minor);
+  identity.writes = co_await written_to(reactor, std::move(device));
   co_return identity;
 }
 
@@ -97,17 +131,14 @@ std::optional<std::string> difference(const ImageIdentity& before, const ImageId
   if (!clean) return std::nullopt;
   if (before.size != now.size) return "the image's size changed while the store was closed";
   if (before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";
+  const bool counted = !before.writes.since.empty() && before.writes.since == now.writes.since;
+  if (counted && before.writes.sectors < now.writes.sectors) return "the device was written while the store was closed";
   if (before.canaries != now.canaries) return "the device's content changed while the store was closed";
   return std::nullopt;
 }
 
 Task<std::string> boot_id(Reactor& reactor) {
-  const std::string path = "/proc/sys/kernel/random/boot_id";
-  auto content = co_await fs::read_all(reactor, path, text_max).result();
-  if (!content) co_return std::string();
-  std::string id = *std::move(content);
-  while (!id.empty() && id.back() == '\n') id.pop_back();
-  co_return id;
+  co_return co_await first_line(reactor, "/proc/sys/kernel/random/boot_id");
 }
 
 }  // namespace tidemark::tracking

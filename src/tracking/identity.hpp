@@ -1,8 +1,9 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: device, inode, time of birth, size and change time.  A device: a stable number of the device, its size, and
-// the checksums of some of its blocks, its canaries.  After a clean close all of it must be as it was;
-// after a crash only what the guest's own writes cannot have changed.
+// A file: device, inode, time of birth, size and change time.  A device: a stable number of the device, its size,
+// the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which says something as
+// long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
+// the guest's own writes cannot have changed.
 #pragma once
 
 #include <optional>
@@ -21,6 +22,13 @@ struct Canary {
   friend bool operator==(const Canary&, const Canary&) = default;
 };
 
+// What went to a device through this kernel (Linux: Documentation/block/stat.rst, sectors written and discarded).
+struct DeviceWrites {
+  std::string since;                      // the boot, and the device's number in it; empty: not known
+  std::uint64_t sectors = 0;
+  friend bool operator==(const DeviceWrites&, const DeviceWrites&) = default;
+};
+
 struct ImageIdentity {
   static constexpr std::uint64_t canary_bytes = 4096;
   static constexpr std::size_t canaries_max = 32;
@@ -31,8 +39,10 @@ struct ImageIdentity {
   std::int64_t birth_time_ns = 0;         // 0: not known
   std::string stable_id;                  // of a device; empty: not known
   std::vector<Canary> canaries;           // of a device
+  DeviceWrites writes;
   friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
 
+  // All but `writes`, which have a place of their own.
   void encode(Encoder& to) const;
   static ImageIdentity decode(Decoder& from);
 };

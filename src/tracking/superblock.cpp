@@ -32,7 +32,7 @@ std::vector<std::byte> Superblock::encode() const {
   to.put(catalogue[0]).put(catalogue[1]).put(catalogue_bytes).put(catalogue_sum);
   to.text(boot_id.substr(0, 64)).text(layer.substr(0, 64));
   image.encode(to);
-  to.put(digest);
+  to.put(digest).put(image.writes.sectors).text(image.writes.since);
   std::vector<std::byte> block = to.bytes();
   TM_ASSERT(block.size() <= sum_at);
   block.resize(bytes);
@@ -74,6 +74,8 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   root.layer = from.text();
   root.image = ImageIdentity::decode(from);
   root.digest = from.get<std::uint64_t>();
+  root.image.writes.sectors = from.get<std::uint64_t>();      // zeroes in a root of an older program
+  root.image.writes.since = from.text();
   if (!from.ok() || !possible(root)) return Error(Errc::corrupt, "superblock of a tracking store makes no sense");
   return std::optional<Superblock>(std::move(root));
 }

@@ -75,6 +75,8 @@ void fill(const struct statx& st, FileInfo& info) noexcept {
   info.change_time_ns = st.stx_ctime.tv_sec * 1'000'000'000 + st.stx_ctime.tv_nsec;
   if (st.stx_mask & STATX_BTIME) info.birth_time_ns = st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec;
   info.read_only = false;
+  info.device_major = st.stx_rdev_major;
+  info.device_minor = st.stx_rdev_minor;
 }
 
 }  // namespace

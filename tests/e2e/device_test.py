@@ -1,0 +1,77 @@
+"""Persistent bitmaps of a block device: what others write to it while no daemon has it is found."""
+import subprocess
+import unittest
+
+from bed import DONE, MiB, Bed
+from lab import processes
+
+DISK = 64 * MiB
+
+
+class Device(Bed):
+    def setUp(self):
+        super().setUp()
+        (self.path / "disk.img").write_bytes(bytes(DISK))
+        made = self.lab.run("losetup", "-f", "--show", "disk.img", ok=None)
+        if made.returncode:
+            self.skipTest(f"no loop device here: {made.stderr.strip()}")
+        self.device = made.stdout.strip()
+        self.addCleanup(subprocess.run, ["losetup", "-d", self.device], check=True)
+
+    def start(self):
+        self.daemon = self.lab.start(
+            self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "chardev=c",
+            "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+            "--blockdev", f"driver=raw,node-name=disk,tracking.store={self.path}/store,file.driver=host_device,"
+                          f"file.filename={self.device}",
+            "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on")
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.client = self.qmp()
+
+    def stop(self):
+        self.assertEqual(self.lab.stop(self.daemon), DONE)
+
+    def is_inconsistent(self):
+        node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
+        return node["dirty-bitmaps"][0].get("inconsistent", False)
+
+    def guest_writes(self, at):
+        disk = self.disk()
+        disk.pwrite(b"guest" * 1000, at)
+        disk.shutdown()
+
+    def other_writes(self, at):
+        """Somewhere that no sampled block is."""
+        with open(self.device, "r+b", buffering=0) as device:
+            device.seek(at)
+            device.write(b"other" * 1000)
+
+    def test_written_by_others_after_an_orderly_end(self):
+        self.start()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        for at in (MiB, 5 * MiB):
+            self.guest_writes(at)
+            self.stop()
+            self.start()
+            self.assertFalse(self.is_inconsistent())
+        self.stop()
+        self.other_writes(7 * MiB + 12345)
+        self.start()
+        self.assertTrue(self.is_inconsistent())
+        self.stop()
+
+    def test_trimmed_by_others_after_an_orderly_end(self):
+        self.start()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.stop()
+        trimmed = self.lab.run("blkdiscard", "-o", str(3 * MiB), "-l", str(MiB), self.device, ok=None)
+        if trimmed.returncode:
+            self.skipTest(f"the loop device cannot be trimmed: {trimmed.stderr.strip()}")
+        self.start()
+        self.assertTrue(self.is_inconsistent())
+        self.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
