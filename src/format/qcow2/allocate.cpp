@@ -63,6 +63,11 @@ Task<std::uint64_t> Qcow2Driver::clusters_to_place(Range wanted) {
   co_return 0;
 }
 
+bool Qcow2Driver::is_whole(L2Entry entry) const noexcept {
+  const Range cluster{entry.host().value, header_.geometry.cluster_size()};
+  return cluster.end() <= image_.size() && !image_.is_metadata(cluster);
+}
+
 // Its own, but not to be written to: outside the file, or where metadata lies; or the file ends within it and cannot grow.
 Task<> Qcow2Driver::refuse_own(std::uint64_t guest, L2Entry entry) {
   const Range cluster{entry.host().value, header_.geometry.cluster_size()};
@@ -112,8 +117,10 @@ Task<> Qcow2Driver::place_again(PendingClusters& pending, Range wanted, std::uin
     ++alike;
   pending.run_ = {own, alike};
   pending.reused_ = true;
-  if (own.index + alike > image_.size() >> g.cluster_bits || image_.is_metadata(g.bytes_of(pending.run_)))
-    co_await refuse_own(wanted.offset, entries[alike - 1]);
+  if (own.index + alike <= image_.size() >> g.cluster_bits && !image_.is_metadata(g.bytes_of(pending.run_))) co_return;
+  std::uint64_t bad = 0;
+  while (bad + 1 < alike && is_whole(entries[bad])) ++bad;
+  co_await refuse_own(align_down(wanted.offset, g.cluster_size()) + bad * g.cluster_size(), entries[bad]);
 }
 
 Task<> Qcow2Driver::place_anew(PendingClusters& pending, std::uint64_t clusters) {

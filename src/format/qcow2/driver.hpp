@@ -197,6 +197,7 @@ class Qcow2Driver final : public MappedDriver {
                                   std::uint64_t max) const noexcept;
   Task<> place(PendingClusters& pending, Range wanted, std::uint64_t clusters);
   Task<> place_outside(PendingClusters& pending, Range wanted, std::uint64_t clusters);
+  bool is_whole(qcow2::L2Entry entry) const noexcept;
   Task<> refuse_own(std::uint64_t guest, qcow2::L2Entry entry);
   Task<> place_again(PendingClusters& pending, Range wanted, std::uint64_t clusters);
   Task<> place_anew(PendingClusters& pending, std::uint64_t clusters);
