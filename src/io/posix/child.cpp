@@ -3,6 +3,7 @@
 #include <csignal>
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,6 +34,26 @@ struct Setup {
     ::posix_spawn_file_actions_destroy(&files);
     ::posix_spawnattr_destroy(&attributes);
   }
+};
+
+// Children that close all files they may have would take long with as many as this program may.
+class UsualFileLimit {
+ public:
+  UsualFileLimit() noexcept {
+    constexpr rlim_t usual = 1024;                       // the kernel's INR_OPEN_CUR
+    if (::getrlimit(RLIMIT_NOFILE, &own_) != 0 || own_.rlim_cur <= usual) return;
+    rlimit lower = own_;
+    lower.rlim_cur = usual;
+    lowered_ = ::setrlimit(RLIMIT_NOFILE, &lower) == 0;
+  }
+  UsualFileLimit(const UsualFileLimit&) = delete;
+  ~UsualFileLimit() {
+    if (lowered_) (void)::setrlimit(RLIMIT_NOFILE, &own_);
+  }
+
+ private:
+  rlimit own_{};
+  bool lowered_ = false;
 };
 
 }  // namespace
@@ -75,6 +96,7 @@ Result<Child> Child::start(std::vector<std::string> words, Options options) {
   arguments.push_back(nullptr);
   ::signal(SIGCHLD, SIG_DFL);            // where a program was started with it ignored, children end without a status
   pid_t pid = 0;
+  const UsualFileLimit limit;
   const int failed = ::posix_spawnp(&pid, arguments[0], &setup.files, &setup.attributes, arguments.data(), environ);
   if (failed != 0) return Error::from_errno(failed, "run '" + words[0] + "'");
   return Child(pid);
