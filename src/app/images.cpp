@@ -1,8 +1,5 @@
 #include "app/images.hpp"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -164,16 +161,6 @@ Task<> check_replaceable(Reactor& reactor, std::string path) {
   co_await held->release();
 }
 
-Result<> check_partial(const std::string& partial) {
-  struct stat there {};
-  if (::lstat(partial.c_str(), &there) != 0) return {};
-  const auto refuse = [&](std::string_view why) { return Error(Errc::exists, fmt::format("'{}' {}; remove it", partial, why)); };
-  if (S_ISLNK(there.st_mode)) return refuse("is a symbolic link, through which nothing is written");
-  if (there.st_uid != ::geteuid()) return refuse("belongs to another user, who could read and change what is written there");
-  if (S_ISREG(there.st_mode) && there.st_nlink != 1) return refuse("has another name, too");
-  return {};
-}
-
 std::string behind_links(std::string name) {
   constexpr int links_max = 40;                       // the kernel's
   std::error_code error;
@@ -209,12 +196,7 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
-  // Ours from its beginning on, or left by one that was killed.
-  OpenFlags flags;
-  flags.write = flags.create = flags.exclusive = true;
-  auto made = co_await File::open(reactor_, partial_path(), flags).result();
-  if (made) co_await made->close();
-  else if (made.error().code() == Errc::exists) co_await unwrap(check_partial(partial_path()));
+  (void)co_await create_partial(reactor_, partial_path());
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;

@@ -60,10 +60,6 @@ class HeldFile {
 // The same for a moment.
 Task<> check_replaceable(Reactor& reactor, std::string path);
 
-// What is made under a name for the time being is not written through a link that somebody has laid there, nor into a file that
-// another user keeps.
-Result<> check_partial(const std::string& partial);
-
 // A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name, and the owner
 // and mode of what it replaces.
 class RestoreTarget {

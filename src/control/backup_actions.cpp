@@ -77,13 +77,19 @@ Task<ImageWanted> wanted_by(Place& place, BlockNode& source, const schema::Drive
   co_return std::move(wanted);
 }
 
-// The image instead of the stand-in.
-Task<> give_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
-  co_await create_overlay_file(graph, wanted.path, wanted.format, wanted.size, wanted.below);
+Task<> open_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
   BlockNode* target = co_await open_image_file(graph, wanted.path, wanted.format);
   const Result<> given = co_await job.take_target(*target).result();
   if (!given) (void)co_await graph.release(*target).result();
   co_await unwrap(given);
+}
+
+// The image instead of the stand-in.
+Task<> give_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
+  CreatedFile created = co_await create_overlay_file(graph, wanted.path, wanted.format, wanted.size, wanted.below);
+  const Result<> opened = co_await open_target(graph, job, wanted).result();
+  if (!opened) (void)co_await undo_create_file(graph.reactor(), std::move(created)).result();
+  co_await unwrap(opened);
 }
 
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {

@@ -43,14 +43,12 @@ Task<BlockNode*> ImageAhead::take(ImageWanted wanted) {
 
 // Content that was there before is not brought back: what was in it is gone, as it is once it is asked for.
 Task<> ImageAhead::make_file(const ImageWanted& wanted) {
-  Reactor& main = homes_.main().reactor;
-  if (replaced_ == Replaced::content) replaced_ = co_await check_overwritable(main, wanted.path);      // else it is ours already
   Place& place = *wanted.place;
-  const Result<> created =
-      co_await homes_.at(place, create_overlay_file(place.graph, wanted.path, wanted.format, wanted.size, wanted.below)).result();
-  if (!created && created.error().code() == Errc::busy) replaced_ = Replaced::content;      // another's meanwhile, and stays
-  co_await unwrap(created);
-  if (wanted.overlay) co_await remove_store_left_over(main, wanted.path);
+  CreatedFile created =
+      co_await homes_.at(place, create_overlay_file(place.graph, wanted.path, wanted.format, wanted.size, wanted.below));
+  const bool ours_already = created_ && created_->device == created.device && created_->inode == created.inode;
+  if (!ours_already) created_ = std::move(created);
+  if (wanted.overlay) co_await remove_store_left_over(homes_.main().reactor, wanted.path);
 }
 
 Task<> ImageAhead::open() {
@@ -68,14 +66,17 @@ Task<> ImageAhead::let_go() {
 }
 
 Task<> ImageAhead::hand_over() {
-  replaced_ = Replaced::content;
+  created_.reset();
   co_await let_go();
 }
 
+// A node that is pinned is closed first: it would write to what is taken back, and holds it.
 Task<> ImageAhead::undo() {
   co_await let_go();
-  const Replaced replaced = std::exchange(replaced_, Replaced::content);
-  if (replaced != Replaced::content) (void)co_await undo_create_file(homes_.main().reactor, wanted_->path, replaced).result();
+  auto created = std::exchange(created_, std::nullopt);
+  if (!created) co_return;
+  co_await homes_.unpin();
+  (void)co_await undo_create_file(homes_.main().reactor, *std::move(created)).result();
 }
 
 }  // namespace tidemark

@@ -49,7 +49,7 @@ class ImageAhead {
   Homes& homes_;
   std::optional<ImageWanted> wanted_;              // what is there, or has failed
   Result<> made_;
-  Replaced replaced_ = Replaced::content;          // what undo() brings back
+  std::optional<CreatedFile> created_;             // what undo() takes back
   BlockNode* node_ = nullptr;
   std::unique_ptr<Edge> kept_;
 };

@@ -8,6 +8,7 @@
 #include "format/raw/raw.hpp"
 #include "storage/file.hpp"
 #include "storage/memory.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -65,6 +66,26 @@ Task<> make_qcow2(BlockNode& node, BlockNode* data_node, Qcow2CreateOptions opti
   co_await file->flush();
 }
 
+// A server that does not answer is not waited for once this is interrupted.
+Task<> end_requests(BlockNode& node, BlockNode* data_node, CancelToken interrupted, CancelToken over) {
+  Graph& graph = node.graph();
+  constexpr Duration look_every = std::chrono::milliseconds(50);
+  for (;;) {
+    co_await graph.reactor().sleep(look_every, over);
+    if (!interrupted.requested()) continue;
+    co_await graph.cancel_in_flight(node);
+    if (data_node) co_await graph.cancel_in_flight(*data_node);
+  }
+}
+
+Task<> make_interruptible(BlockNode& node, BlockNode* data_node, Qcow2CreateOptions options) {
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    group.spawn(end_requests(node, data_node, options.interrupted, group.token()));
+    co_await make_qcow2(node, data_node, options);
+  };
+  co_await with_group(node.graph().reactor(), body);
+}
+
 Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given, CancelToken interrupted = {}) {
   if (given.backing_fmt && !given.backing_file)
     co_await Error(Errc::invalid_argument, "Backing format cannot be used without backing file");
@@ -79,7 +100,7 @@ Task<> create_qcow2(Graph& graph, schema::BlockdevCreateOptionsQcow2 given, Canc
     if (resolved) data_node = *resolved;
     else made = resolved.error();
   }
-  if (made) made = co_await make_qcow2(*node, data_node, options).result();
+  if (made) made = co_await make_interruptible(*node, data_node, std::move(options)).result();
   if (data_node) {
     const auto let_go = co_await graph.release(*data_node).result();
     if (made && !let_go) made = let_go.error();
@@ -177,7 +198,7 @@ Task<BlockNode*> make_stand_in(Graph& graph, std::string format, std::uint64_t s
 
 Task<> create_image_file(Graph& graph, std::string path, std::string format, std::uint64_t size) {
   BackingName none;
-  return create_overlay_file(graph, std::move(path), std::move(format), size, std::move(none));
+  (void)co_await create_overlay_file(graph, std::move(path), std::move(format), size, std::move(none));
 }
 
 BlockNode* node_below(BlockNode& source, schema::MirrorSyncMode sync) {
@@ -203,12 +224,12 @@ Result<> check_backing(const std::string& format, const BackingName& backing) {
   return {};
 }
 
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing) {
+Task<CreatedFile> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing) {
   co_await unwrap(check_backing(format, backing));
   const bool is_qcow2 = format == "qcow2";
   const std::uint64_t file_size = is_qcow2 ? 0 : size;
-  co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
-  if (!is_qcow2) co_return;
+  CreatedFile created = co_await create_file(graph.reactor(), path, file_size, FilePreallocation::off);
+  if (!is_qcow2) co_return std::move(created);
   schema::BlockdevCreateOptionsQcow2 options;
   options.file = describe_file(path);
   options.size = size;
@@ -216,7 +237,10 @@ Task<> create_overlay_file(Graph& graph, std::string path, std::string format, s
     options.backing_file = name_from(path, backing.name);
     options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
   }
-  co_await create_qcow2(graph, std::move(options));
+  const auto made = co_await create_qcow2(graph, std::move(options)).result();
+  if (!made) (void)co_await undo_create_file(graph.reactor(), std::move(created)).result();
+  co_await unwrap(made);
+  co_return std::move(created);
 }
 
 Task<BlockNode*> open_image_file(Graph& graph, std::string path, std::string format, Backing backing,

@@ -5,6 +5,7 @@
 #include "job/chain_names.hpp"
 #include "schema/create.hpp"
 #include "schema/mirror.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark {
 
@@ -15,7 +16,8 @@ Task<> create_image_file(Graph& graph, std::string path, std::string format, std
 
 // The same, of what can have a backing file, and says so.
 Result<> check_backing(const std::string& format, const BackingName& backing);
-Task<> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
+// What fails leaves a file as create_file() does.
+Task<CreatedFile> create_overlay_file(Graph& graph, std::string path, std::string format, std::uint64_t size, BackingName backing);
 // What a target that is given this part of `source` has below it: null for the whole.
 BlockNode* node_below(BlockNode& source, schema::MirrorSyncMode sync);
 Task<BackingName> name_below(BlockNode* below);

@@ -58,10 +58,11 @@ Result<> check_file(const schema::DriveMirror& given) {
   return {};
 }
 
-Task<> make_file(Homes& homes, Place& place, std::string path, const std::string& format, std::uint64_t size, BlockNode* below) {
+Task<CreatedFile> make_file(Homes& homes, Place& place, std::string path, const std::string& format, std::uint64_t size,
+                            BlockNode* below) {
   BackingName backing = co_await homes.at(place, name_below(below));
   co_await unwrap(check_backing(format, backing));
-  co_await homes.at(place, create_overlay_file(place.graph, std::move(path), format, size, std::move(backing)));
+  co_return co_await homes.at(place, create_overlay_file(place.graph, std::move(path), format, size, std::move(backing)));
 }
 
 // On the nodes' thread.
@@ -126,22 +127,17 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   const bool existing = arguments.mode == schema::NewImageMode::existing;
   const Backing backing = existing && options.sync != SyncMode::full ? Backing::followed : Backing::left_out;
   BlockNode* const below = existing ? nullptr : node_below(*source, arguments.sync);
-  Replaced replaced = Replaced::content;
-  if (!existing) replaced = co_await check_overwritable(jobs.reactor(), arguments.target);
+  if (!existing) (void)co_await check_overwritable(jobs.reactor(), arguments.target);
   options.onto_source = !existing && options.sync == SyncMode::none;
   BlockNode* const now = options.onto_source ? nullptr : below;     // the source is no backing file while guests write to it
-  const auto open = [&]() -> Task<BlockNode*> {
-    if (!existing) co_await make_file(homes, *place, arguments.target, format, source->size(), below);
-    co_return co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
-  };
+  CreatedFile created;
   auto begin = [&]() -> Task<ManagedJob*> {
-    auto target = co_await open().result();
-    if (!target && target.error().code() == Errc::busy) replaced = Replaced::content;      // another's meanwhile, and stays
-    co_await unwrap(target);
-    co_return co_await create_job_to(homes, jobs, *place, **target, std::move(options));
+    if (!existing) created = co_await make_file(homes, *place, arguments.target, format, source->size(), below);
+    BlockNode* target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
+    co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
   };
   auto job = co_await begin().result();
-  if (!job) (void)co_await undo_create_file(jobs.reactor(), arguments.target, replaced).result();
+  if (!job) (void)co_await undo_create_file(jobs.reactor(), std::move(created)).result();
   co_return co_await unwrap(std::move(job));
 }
 

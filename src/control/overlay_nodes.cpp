@@ -71,7 +71,7 @@ Task<> take_out_of_place(BlockNode& node, BlockNode& overlay, const std::vector<
 
 Task<> make_overlay_file(BlockNode& below, std::string path, std::string format) {
   BackingName backing = co_await name_below(&below);
-  co_await create_overlay_file(below.graph(), std::move(path), std::move(format), below.size(), std::move(backing));
+  (void)co_await create_overlay_file(below.graph(), std::move(path), std::move(format), below.size(), std::move(backing));
 }
 
 OverlayLike overlay_like(const BlockNode& node) {

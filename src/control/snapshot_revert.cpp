@@ -168,7 +168,7 @@ class LayerRevert final : public Revert {
     if (tracking_) co_await homes_.at(*place_, resume_tracking(*node_, *tracking_));
     if (in_place_) co_await homes_.at(*place_, take_out_of_place(*node_, *overlay_, moved_));
     if (overlay_) (void)co_await homes_.at(*place_, remove(*overlay_, kept_)).result();
-    if (made_) (void)co_await fs::unlink(homes_.main().reactor, partial_).result();
+    (void)co_await undo_create_file(homes_.main().reactor, made_).result();
     co_await Revert::abort();
   }
 
@@ -195,11 +195,9 @@ class LayerRevert final : public Revert {
     if (taken) co_await Error(Errc::exists, "New overlay node-name already in use");
   }
 
-  // One that is in use is another's who is making the same file.
   Task<> make(BlockNode& below) {
-    const auto made = co_await homes_.at(*place_, make_overlay_file(below, partial_, "qcow2")).result();
-    made_ = made || made.error().code() != Errc::busy;
-    co_await unwrap(made);
+    made_ = co_await create_partial(homes_.main().reactor, partial_);
+    co_await homes_.at(*place_, make_overlay_file(below, partial_, "qcow2"));
     if (replaces_) co_await unwrap(take_over_owner(file_, partial_));
   }
 
@@ -214,7 +212,8 @@ class LayerRevert final : public Revert {
   const bool replaces_;
   std::string path_, file_, partial_;              // as nodes are told; what that leads to; where it is made
   Result<>& durable_;
-  bool made_ = false, in_place_ = false;
+  CreatedFile made_;                               // nothing to undo until it is
+  bool in_place_ = false;
   BlockNode* overlay_ = nullptr;
   std::unique_ptr<Edge> kept_;
   std::vector<Edge*> moved_;

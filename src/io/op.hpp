@@ -51,6 +51,7 @@ struct OpenFlags {
   bool truncate = false;
   bool direct = false;              // O_DIRECT
   bool directory = false;
+  bool no_follow = false;           // fail where the last part of the path is a symbolic link (ELOOP)
   bool temporary = false;           // path names a directory; an unlinked file in it (O_TMPFILE)
 };
 

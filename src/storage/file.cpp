@@ -101,16 +101,48 @@ Task<> take_new(File& file) {
     co_await Error(Errc::busy, "Could not create '" + file.path() + "': another program has replaced it at this moment");
 }
 
-Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation, CancelToken interrupted) {
+Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation, CancelToken interrupted, CreatedFile& created) {
   co_await take_new(file);
   // A size that the file system cannot have is refused while the old content is there.
   const FileInfo info = co_await file.stat();
+  created.device = info.device;
+  created.inode = info.inode;
+  if (created.replaced != Replaced::nothing) created.replaced = info.size == 0 ? Replaced::empty_file : Replaced::content;
   if (size > info.size) co_await file.truncate(size);
   co_await file.truncate(0);
   const Result<> sized = co_await size_new(file, size, preallocation, interrupted).result();
   if (sized) co_return;
   (void)co_await file.truncate(0).result();
   co_await sized.error();
+}
+
+// Under the lock: nobody else uses it.
+Task<> undo_now(File& file, const CreatedFile& created) {
+  co_await take_new(file);
+  const FileInfo info = co_await file.stat();
+  if (info.device != created.device || info.inode != created.inode)
+    co_await Error(Errc::busy, "'" + file.path() + "' is another program's file by now");
+  if (created.replaced == Replaced::nothing) co_await fs::unlink(file.reactor(), file.path());
+  else co_await file.truncate(0);
+}
+
+Task<> remove_unused(File& file) {
+  co_await take_new(file);
+  co_await fs::unlink(file.reactor(), file.path());
+}
+
+// What an earlier run has left under a name.
+Task<> remove_left(Reactor& reactor, const std::string& path) {
+  OpenFlags flags;
+  flags.write = flags.no_follow = true;
+  auto opened = co_await File::open(reactor, path, flags).result();
+  if (!opened && opened.error().code() == Errc::not_found) co_return;
+  if (!opened && opened.error().to_errno() == ELOOP)
+    co_await Error(Errc::exists, "'" + path + "' is a symbolic link, through which nothing is written; remove it");
+  if (!opened) co_await could_not("create", opened.error(), path);
+  const Result<> removed = co_await remove_unused(*opened).result();
+  co_await opened->close();
+  co_await unwrap(removed);
 }
 
 }  // namespace
@@ -131,8 +163,8 @@ Task<std::unique_ptr<BlockDriver>> open_host_device(Reactor& reactor, FileOption
   return open_storage(reactor, std::move(options), "host_device", Type::block_device);
 }
 
-Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
-                   FilePreallocation preallocation, CancelToken interrupted) {
+Task<CreatedFile> create_file(Reactor& reactor, std::string path, std::uint64_t size,
+                              FilePreallocation preallocation, CancelToken interrupted) {
   if (path.empty())
     co_await Error(Errc::invalid_argument, "The 'file' block driver requires a file name");
   if (size > max_disk_size)
@@ -147,15 +179,29 @@ Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
   }
   if (!opened) co_await could_not("create", opened.error(), path);
   File file = *std::move(opened);
-  Result<> filled = co_await fill_new(file, size, preallocation, interrupted).result();
+  CreatedFile created{.path = path};
+  if (made) created.replaced = Replaced::nothing;
+  Result<> filled = co_await fill_new(file, size, preallocation, interrupted, created).result();
   if (filled && made) filled = co_await sync_name(reactor, path).result();
   const Result<> closed = co_await file.close().result();
-  if (filled && closed) co_return;
+  if (filled && closed) co_return created;
   // Another's lock on what we have made: it is in use now, and stays.
   const bool taken = !filled && filled.error().code() == Errc::busy;
   if (made && !taken) (void)co_await fs::unlink(reactor, path).result();
   if (!filled) co_await filled.error();
   co_await closed.error();
+  co_return created;
+}
+
+Task<CreatedFile> create_partial(Reactor& reactor, std::string path) {
+  co_await remove_left(reactor, path);
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  auto opened = co_await File::open(reactor, path, flags).result();
+  if (!opened) co_await could_not("create", opened.error(), path);
+  const FileInfo info = co_await opened->stat();
+  co_await opened->close();
+  co_return CreatedFile{std::move(path), info.device, info.inode, Replaced::nothing};
 }
 
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
@@ -174,15 +220,15 @@ Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
   co_return info->type == Type::regular && info->size == 0 ? Replaced::empty_file : Replaced::content;
 }
 
-Task<> undo_create_file(Reactor& reactor, std::string path, Replaced replaced) {
-  if (replaced == Replaced::nothing) co_await fs::unlink(reactor, std::move(path));
-  if (replaced != Replaced::empty_file) co_return;
+Task<> undo_create_file(Reactor& reactor, CreatedFile created) {
+  if (created.replaced == Replaced::content) co_return;
   OpenFlags flags;
   flags.write = true;
-  File file = co_await File::open(reactor, std::move(path), flags);
-  const Result<> emptied = co_await file.truncate(0).result();
+  flags.no_follow = created.replaced == Replaced::nothing;
+  File file = co_await File::open(reactor, created.path, flags);
+  const Result<> undone = co_await undo_now(file, created).result();
   co_await file.close();
-  co_await unwrap(emptied);
+  co_await unwrap(undone);
 }
 
 }  // namespace tidemark

@@ -32,16 +32,29 @@ enum class FilePreallocation : std::uint8_t {
   full,    // zeroes written, durable
 };
 
-// A regular file of `size` zero bytes, new or overwritten; refused while another uses it.  On error
-// a file that was not there before is gone again, one that was is empty.
-Task<> create_file(Reactor& reactor, std::string path, std::uint64_t size,
-                   FilePreallocation preallocation, CancelToken interrupted = {});
-
 // What a new file is in the place of.  One that is empty somebody has made to say whose it is.
 enum class Replaced : std::uint8_t { nothing, empty_file, content };
+
+// By it a file is known again, whatever has its name meanwhile.
+struct CreatedFile {
+  std::string path;
+  std::uint64_t device = 0, inode = 0;
+  Replaced replaced = Replaced::content;
+};
+
+// A regular file of `size` zero bytes, new or overwritten; refused while another uses it.  On error
+// a file that was not there before is gone again, one that was is empty.
+Task<CreatedFile> create_file(Reactor& reactor, std::string path, std::uint64_t size,
+                              FilePreallocation preallocation, CancelToken interrupted = {});
+
+// A new file for the time being, empty: one that an earlier run has left there goes first.  Refused while another uses that, and
+// where it is a link, through which nothing is written.
+Task<CreatedFile> create_partial(Reactor& reactor, std::string path);
+
 // What create_file() would overwrite; its refusals, without a change.
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path);
-// Brings that back, unless it was content, which is gone.
-Task<> undo_create_file(Reactor& reactor, std::string path, Replaced replaced);
+
+// Brings back what was replaced, unless it was content, which is gone.  What somebody uses, or has made of the name, stays: busy.
+Task<> undo_create_file(Reactor& reactor, CreatedFile created);
 
 }  // namespace tidemark

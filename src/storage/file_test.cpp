@@ -378,5 +378,52 @@ TEST_F(FileTest, AFailedCreationLeavesNothing) {
             "Could not create '/d': Is a directory");
 }
 
+TEST_F(FileTest, WhatWasCreatedIsTakenBack) {
+  auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+  EXPECT_EQ(created.replaced, Replaced::nothing);
+  run(undo_create_file(reactor, created));
+  EXPECT_FALSE(world.disk().exists("/d/new"));
+  put("/d/empty", 0);
+  created = run(create_file(reactor, "/d/empty", 4096, FilePreallocation::off));
+  EXPECT_EQ(created.replaced, Replaced::empty_file);
+  run(undo_create_file(reactor, created));
+  EXPECT_EQ(world.disk().export_file("/d/empty").size(), 0u);
+  put("/d/full", 512);
+  created = run(create_file(reactor, "/d/full", 4096, FilePreallocation::off));
+  EXPECT_EQ(created.replaced, Replaced::content);
+  run(undo_create_file(reactor, created));
+  EXPECT_EQ(world.disk().export_file("/d/full").size(), 4096u);
+}
+
+TEST_F(FileTest, WhatAnotherUsesIsNotTakenBack) {
+  put("/d/empty", 0);
+  for (const char* path : {"/d/new", "/d/empty"}) {
+    const auto created = run(create_file(reactor, path, 4096, FilePreallocation::off));
+    const Driver user = run(open_file(reactor, named(path)));
+    EXPECT_EQ(error_of(undo_create_file(reactor, created)).code(), Errc::busy);
+    EXPECT_EQ(world.disk().export_file(path).size(), 4096u);
+    run(user->close());
+  }
+}
+
+TEST_F(FileTest, WhatAnotherHasMadeOfTheNameStays) {
+  const auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+  put("/d/other", 512);
+  run(fs::rename(reactor, "/d/other", "/d/new", false));
+  EXPECT_EQ(error_of(undo_create_file(reactor, created)).code(), Errc::busy);
+  EXPECT_EQ(world.disk().export_file("/d/new").size(), 512u);
+}
+
+TEST_F(FileTest, APartialFileIsNewWhateverWasLeft) {
+  put("/d/a", 4096);
+  const std::uint64_t left = run(fs::stat(reactor, "/d/a")).inode;
+  EXPECT_NE(run(create_partial(reactor, "/d/a")).inode, left);
+  EXPECT_EQ(world.disk().export_file("/d/a").size(), 0u);
+  const Driver user = run(open_file(reactor, named("/d/a", true)));
+  EXPECT_EQ(error_of(create_partial(reactor, "/d/a")).code(), Errc::busy);
+  EXPECT_TRUE(world.disk().exists("/d/a"));
+  run(user->close());
+}
+
 }  // namespace
 }  // namespace tidemark

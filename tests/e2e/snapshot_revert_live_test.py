@@ -131,6 +131,17 @@ class RevertLive(SnapshotBed):
         self.assertEqual(self.flat("vda.c.qcow2") == now, True)
         self.assertEqual([name for name in os.listdir(self.path) if "partial" in name or name.endswith(".tidemark")], [])
 
+    def test_nothing_is_written_through_a_link_that_was_laid(self):
+        self.begin()
+        (self.path / "precious").write_text("precious")
+        for name in ("vda.b.qcow2", "again.qcow2"):
+            (self.path / f"{name}.tidemark-partial").symlink_to("precious")
+        self.assertIn("symbolic link", self.snapshot("revert", "vda", "1", "--discard", expect=FAILED))
+        self.assertIn("symbolic link", self.snapshot("revert", "vda", "1", "--overlay", "again.qcow2", expect=FAILED))
+        self.assertEqual((self.path / "precious").read_text(), "precious")
+        self.assertEqual(self.content("vda") == self.states[0], True)
+        self.assertTrue((self.path / "again.qcow2.tidemark-partial").is_symlink())
+
     def test_internal_ones(self):
         self.begin()
         self.snapshot("create", "--internal", "--name", "kept", "vda")

@@ -42,6 +42,15 @@ class Files(SnapshotBed):
         self.assertEqual(self.chain("d.qcow2"), ["d.qcow2", "vda.qcow2"])
         self.assertEqual(self.flat("d.qcow2") == before, True)
 
+    def test_nothing_is_written_through_a_link_that_was_laid(self):
+        (self.path / "precious").write_text("precious")
+        (self.path / "new.qcow2.tidemark-partial").symlink_to("precious")
+        for words in (("create", "vda.qcow2=new.qcow2"), ("revert", "vdb.qcow2", "vda.qcow2", "--overlay", "new.qcow2")):
+            self.lab.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "vda.qcow2", "vdb.qcow2")
+            self.assertIn("symbolic link", self.snapshot(*words, expect=FAILED))
+        self.assertEqual((self.path / "precious").read_text(), "precious")
+        self.assertTrue((self.path / "new.qcow2.tidemark-partial").is_symlink())
+
     def test_all_or_none(self):
         self.snapshot("create", "vda.qcow2", "none.qcow2", expect=FAILED)
         (self.path / "vdb.x.qcow2").write_text("kept")

@@ -180,6 +180,26 @@ class Target(Bed):
         self.daemon.wait(20)
         self.assertLess(time.monotonic() - begin, 10)
 
+    def test_an_image_that_is_made_there_is_cancelled(self):
+        self.serve_target()
+        self.add_target()
+        self.server.send_signal(signal.SIGSTOP)
+        self.client.execute("blockdev-create", job_id="j", options={"driver": "qcow2", "file": "target", "size": MiB})
+        time.sleep(0.2)
+        self.client.execute("job-cancel", id="j")
+        self.assertEqual(self.concluded(5)["error"], "Operation canceled")
+        self.client.execute("blockdev-del", node_name="target")
+
+    def test_reserving_what_storage_cannot_reserve_is_cancelled(self):
+        self.client.execute("object-add", qom_type="throttle-group", id="slow", limits={"bps-write": MiB, "bps-write-max": MiB})
+        self.client.execute("blockdev-add", driver="throttle", node_name="slow", throttle_group="slow",
+                            file={"driver": "memory", "size": 256 * MiB})
+        self.client.execute("blockdev-create", job_id="j", options={"driver": "qcow2", "file": "slow", "size": 128 * MiB,
+                                                                    "preallocation": "falloc"})
+        time.sleep(0.2)
+        self.client.execute("job-cancel", id="j")
+        self.assertEqual(self.concluded()["error"], "Operation canceled")
+
     def test_goes_away_in_mid_request(self):
         self.hang_in_a_backup()
         self.lose_server()

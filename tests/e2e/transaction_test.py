@@ -100,6 +100,27 @@ class Exports(Bed):
         self.transaction(snapshot, export("one", "over"))
         self.assertEqual(self.content("one"), (self.path / "idle.raw").read_bytes())
 
+    def test_a_file_that_was_empty_is_so_again_whatever_was_done_with_the_overlay(self):
+        (self.path / "over.qcow2").touch()
+        snapshot = action("blockdev-snapshot-sync", node_name="disk", snapshot_file="over.qcow2", snapshot_node_name="over")
+        more = (action("block-dirty-bitmap-add", node="over", name="b", persistent=True),
+                action("drive-backup", job_id="j", device="over", target="copy.qcow2", format="qcow2", sync="full"))
+        for actions in (more[:1], more[1:], more):
+            self.refused(snapshot, *actions, action("abort"))
+            self.assertEqual((self.path / "over.qcow2").stat().st_size, 0)
+            self.assertFalse((self.path / "copy.qcow2").exists())
+        self.transaction(snapshot)
+
+    def test_what_was_not_made_is_not_taken_back(self):
+        """A link that leads nowhere was there before."""
+        (self.path / "link").symlink_to("nowhere")
+        with self.assertRaises(QmpError):
+            self.monitor.execute("drive-mirror", device="disk", target="link", format="raw", sync="full", **{"job-id": "j"})
+        for kind, data in (("drive-backup", {"device": "disk", "target": "link", "format": "raw", "sync": "full", "job-id": "j"}),
+                           ("blockdev-snapshot-sync", {"node-name": "disk", "snapshot-file": "link", "snapshot-node-name": "over"})):
+            self.refused({"type": kind, "data": data})
+            self.assertTrue((self.path / "link").is_symlink())
+
     def test_has_no_job_to_be_grouped(self):
         why = self.refused(export("one"), **{"completion-mode": "grouped"})
         self.assertIn("'block-export-add' does not support transaction property completion-mode = grouped", why)

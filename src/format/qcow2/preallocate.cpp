@@ -4,16 +4,19 @@
 
 namespace tidemark::qcow2 {
 
+// In pieces: where storage cannot reserve, each is written.
 Task<> reserve(Edge& file, Range range, Qcow2Preallocation how, CancelToken interrupted) {
   if (how == Qcow2Preallocation::off || how == Qcow2Preallocation::metadata) co_return;
-  if (how == Qcow2Preallocation::falloc) co_return co_await file.write_zeroes(range);
-  AlignedBuffer zeroes(std::min<std::uint64_t>(range.length, 1 * MiB));
+  const bool written = how == Qcow2Preallocation::full;
+  const std::uint64_t piece_max = written ? 1 * MiB : 16 * MiB;
+  AlignedBuffer zeroes(written ? std::min(range.length, piece_max) : 0);
   Buffers(zeroes.bytes()).fill_zero();
   while (!range.empty()) {
     if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
-    const std::uint64_t length = std::min<std::uint64_t>(range.length, zeroes.size());
-    co_await file.write(range.offset, zeroes.bytes().first(length));
-    range = {range.offset + length, range.length - length};
+    const Range piece{range.offset, std::min(range.length, piece_max)};
+    if (written) co_await file.write(piece.offset, zeroes.bytes().first(piece.length));
+    else co_await file.write_zeroes(piece);
+    range = {piece.end(), range.length - piece.length};
   }
 }
 

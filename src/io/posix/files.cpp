@@ -49,6 +49,7 @@ int open_flags(const OpenFlags& flags) noexcept {
   if (flags.truncate) value |= O_TRUNC;
   if (flags.direct) value |= O_DIRECT;
   if (flags.directory) value |= O_DIRECTORY;
+  if (flags.no_follow) value |= O_NOFOLLOW;
   return value;
 }
 

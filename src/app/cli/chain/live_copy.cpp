@@ -88,6 +88,7 @@ Task<> LiveCopy::to_new_file(std::string path) {
   if (!goes_over()) {
     name = file.partial();
     co_await remove_what_is_left(name);
+    co_await file.make_partial();
   }
   auto done = co_await make(name).result();
   if (done) {

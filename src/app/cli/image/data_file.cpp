@@ -46,6 +46,7 @@ Task<DataFile> place_data_file(Reactor& reactor, std::string image, std::string 
 Task<> make_with_data_file(Reactor& reactor, std::string image, DataFile data,
                            std::function<Task<>(std::string image, std::string data)> make) {
   NewFile content = co_await NewFile::begin(reactor, data.path);
+  co_await content.make_partial();
   auto into = [&](std::string partial) -> Task<> {
     co_await make(std::move(partial), content.partial());
     co_await content.publish();

@@ -4,6 +4,7 @@
 
 #include "io/file.hpp"
 #include "io/owner.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark::cli {
 
@@ -11,9 +12,7 @@ Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
   std::string name = behind_links(std::move(path));
   const bool there = co_await fs::exists(reactor, name);
   if (there) co_await check_replaceable(reactor, name);
-  NewFile file(reactor, std::move(name), there);
-  co_await unwrap(check_partial(file.partial_));
-  co_return std::move(file);
+  co_return NewFile(reactor, std::move(name), there);
 }
 
 Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
@@ -21,6 +20,8 @@ Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
   if (file.replaces_) file.held_ = co_await HeldFile::take(reactor, file.path_);
   co_return std::move(file);
 }
+
+Task<> NewFile::make_partial() { (void)co_await create_partial(*reactor_, partial_); }
 
 Task<> NewFile::let_go() {
   if (held_) co_await held_->release();

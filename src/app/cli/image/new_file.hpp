@@ -22,6 +22,7 @@ class NewFile {
   static NewFile begin_new(Reactor& reactor, std::string path) { return NewFile(reactor, std::move(path), false); }
 
   const std::string& partial() const noexcept { return partial_; }
+  Task<> make_partial();                 // empty; what a run that was killed has left goes
   Task<> publish();                      // the file is closed, and what was written to it durable
   // What was made goes, from under its own name, too; but what was there before does not come back.
   Task<> discard();
@@ -37,15 +38,17 @@ class NewFile {
   std::shared_ptr<HeldFile> held_;
 };
 
-// Makes a file by `make(partial name)`, which closes it, and publishes it; what fails leaves nothing.
+// Makes a file by `make(partial name)`, which fills it and closes it, and publishes it; what fails leaves nothing.
 template <class Make>
 Task<> make_file(NewFile file, Make make) {
-  auto made = co_await make(file.partial()).result();
+  const Result<> begun = co_await file.make_partial().result();
+  Result<> made = begun;
+  if (made) made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
   (void)co_await file.let_go().result();
   if (made) co_return;
   // One that is in use is another's who is making the same file.
-  if (made.error().code() != Errc::busy) (void)co_await file.discard().result();
+  if (begun && made.error().code() != Errc::busy) (void)co_await file.discard().result();
   co_await made.error();
 }
 

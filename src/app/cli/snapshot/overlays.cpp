@@ -33,9 +33,7 @@ Task<Qcow2CreateOptions> options_of(Reactor& reactor, const NewOverlay& overlay)
 
 Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
   const Qcow2CreateOptions options = co_await options_of(session.reactor(), overlay);
-  co_await create_file(session.reactor(), path, 0, FilePreallocation::off);
   Edge* file = co_await hold_file(session, std::move(path));
-  co_await file->truncate(0);
   co_await Qcow2Driver::create(*file, options);
   co_await file->flush();
 }
@@ -44,6 +42,7 @@ Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
 Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
   for (const NewOverlay& overlay : overlays) {
     NewFile file = NewFile::begin_new(session.reactor(), overlay.file);
+    co_await file.make_partial();
     const auto made = co_await make_held(session, overlay, file.partial()).result();
     // One that is in use is another's who is making the same file.
     if (made || made.error().code() != Errc::busy) files.push_back(std::move(file));
