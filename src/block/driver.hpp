@@ -7,6 +7,7 @@
 // between two requests: what waits is made with home(), never with a Reactor that was kept.
 #pragma once
 
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -20,6 +21,12 @@ namespace tidemark {
 
 class Edge;
 
+// What an image says contradicts itself.
+struct ImageCorruption {
+  std::string message;
+  bool fatal = false;                                       // it is not written any more
+};
+
 class BlockDriver {
  public:
   BlockDriver() = default;                                  // at home once it has a node
@@ -27,6 +34,9 @@ class BlockDriver {
   virtual ~BlockDriver() = default;
 
   Home& home() noexcept { return home_; }
+  // Once in its life, on its thread; errors tell it, too.
+  using CorruptionListener = std::function<void(const ImageCorruption&)>;
+  void listen_to_corruption(CorruptionListener listener) { corruption_listener_ = std::move(listener); }
   // To another thread, while nothing is in flight: before, on the old one, and after, on the new one,
   // which is home() by then.  For what is bound to a thread otherwise.
   virtual void leave() noexcept {}
@@ -93,8 +103,13 @@ class BlockDriver {
   }
   Range in_disk(Range range) const noexcept { return {range.offset, in_disk(range.offset, range.length)}; }
 
+  void tell_corruption(const ImageCorruption& corruption) {
+    if (const auto listener = std::exchange(corruption_listener_, nullptr)) listener(corruption);
+  }
+
  private:
   Home home_;
+  CorruptionListener corruption_listener_;
 };
 
 }  // namespace tidemark

@@ -29,6 +29,7 @@ class Graph {
   Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {
     tracking_listener_ = other.tracking_listener_;
     threshold_listener_ = other.threshold_listener_;
+    corruption_listener_ = other.corruption_listener_;
     workings_ = other.workings_;
   }
   Graph(const Graph&) = delete;
@@ -46,6 +47,13 @@ class Graph {
   void listen_to_thresholds(ThresholdListener listener) { threshold_listener_ = std::move(listener); }
   void tell_threshold(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded) const {
     if (threshold_listener_) threshold_listener_(node, threshold, exceeded);
+  }
+
+  // As listen_to_tracking().
+  using CorruptionListener = std::function<void(const std::string& node, const ImageCorruption& corruption)>;
+  void listen_to_corruption(CorruptionListener listener) { corruption_listener_ = std::move(listener); }
+  void tell_corruption(const std::string& node, const ImageCorruption& corruption) const {
+    if (corruption_listener_) corruption_listener_(node, corruption);
   }
 
   // Before it has nodes; graphs of the set that are made later have them, too.
@@ -170,6 +178,7 @@ class Graph {
   std::uint64_t chain_epoch_ = 1;
   TrackingListener tracking_listener_;
   ThresholdListener threshold_listener_;
+  CorruptionListener corruption_listener_;
   Workings workings_;
 };
 

@@ -30,7 +30,7 @@ Result<std::unique_ptr<IoBackend>> no_threads(const ThreadOptions&) { return Err
 class Machine {
  public:
   Machine() {
-    run(create_file(reactor, "/disk", size, FilePreallocation::off));
+    EXPECT_TRUE(reactor.run(create_file(reactor, "/disk", size, FilePreallocation::off)).ok());
     schema::BlockdevOptionsFile file;
     file.filename = "/disk";
     schema::BlockdevOptions options;

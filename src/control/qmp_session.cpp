@@ -117,12 +117,13 @@ void QmpSession::send(const Json& message) {
 
 void QmpSession::send_event(std::string_view line) {
   if (!negotiated_ || written_ || writing_.requested()) return;
-  if (unread() + line.size() > options_.unread_max) {
+  if (events_queued_ + events_on_their_way_ + line.size() > options_.events_max) {
     reading_.request();
     writing_.request();
     return;
   }
   queue_ += line;
+  events_queued_ += line.size();
   changed_.notify_all();
 }
 
@@ -141,8 +142,9 @@ Task<> QmpSession::write_batches() {
     }
     const std::string batch = std::exchange(queue_, {});
     on_its_way_ = batch.size();
+    events_on_their_way_ = std::exchange(events_queued_, 0);
     co_await socket_.send_all(Buffers::of_const(as_bytes(batch)), writing_.token());
-    on_its_way_ = 0;
+    on_its_way_ = events_on_their_way_ = 0;
     changed_.notify_all();
   }
 }

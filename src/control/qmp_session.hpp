@@ -3,8 +3,8 @@
 // Commands run one after the other, in the order they came, and each is answered before the next
 // begins; those of several sessions take turns, but for a few that need none (`quit` among them).
 // Answers and events go through one queue, in the order they were made, which a task of its own sends: a
-// client that does not read holds up nobody.  Its next command waits until it has read its answers; when
-// events pile up beyond a bound it is disconnected.
+// client that does not read holds up nobody.  Its next command waits until it has read its answers, however
+// long these are; when events pile up beyond a bound it is disconnected.
 //
 // When the client ends its stream, or stop() is called, the command that runs is still carried out
 // and what is queued is sent, for a limited time.  One thread: the reactor's of the socket.
@@ -23,7 +23,7 @@ struct QmpOptions {
   bool pretty = false;                          // answers over several lines
   JsonLimits limits;                            // of one request
   std::size_t unread_pause = 1024 * 1024;       // bytes queued: no more commands are taken
-  std::size_t unread_max = 16 * 1024 * 1024;    // ... and events disconnect the client
+  std::size_t events_max = 16 * 1024 * 1024;    // bytes of unread events: the client is disconnected
   Duration farewell = std::chrono::seconds(5);  // for what is queued at the end
 };
 
@@ -62,6 +62,7 @@ class QmpSession {
   bool negotiated_ = false;
   std::string queue_;           // not handed to the socket yet
   std::size_t on_its_way_ = 0;  // bytes that the socket is sending
+  std::size_t events_queued_ = 0, events_on_their_way_ = 0;     // of these, events
   bool read_to_end_ = false;
   bool written_ = false;  // the writer is done
   Event changed_;         // something was queued, or sent, or ended

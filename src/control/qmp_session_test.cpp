@@ -49,7 +49,7 @@ QmpOptions small_options() {
   QmpOptions options;
   options.version = qmp_version("test");
   options.unread_pause = 200'000;
-  options.unread_max = 1'000'000;
+  options.events_max = 1'000'000;
   return options;
 }
 
@@ -328,6 +328,23 @@ TEST_P(QmpSessionTest, WhoDoesNotReadEventsIsDisconnectedAndHoldsUpNobody) {
   };
   LineSocket socket(world, world.address);
   world.run([&] { return socket.connected(silent); });
+}
+
+TEST_P(QmpSessionTest, EventsDuringALongAnswerDisconnectNobody) {
+  auto patient = [&](LineSocket& socket) -> Task<> {
+    co_await negotiated(socket);
+    const std::string text(2'000'000, 'x');
+    const std::string request = "{'execute':'ping','arguments':{'text':'" + text + "'}}";
+    co_await socket.send(request);
+    for (int i = 0; i < 5; ++i) {
+      co_await world.reactor.sleep(1s);
+      emit(i);
+    }
+    EXPECT_GT((co_await socket.line()).size(), text.size());
+    for (int i = 0; i < 5; ++i) EXPECT_NE((co_await socket.line()).find("JOB_STATUS_CHANGE"), std::string::npos);
+  };
+  LineSocket socket(world, world.address);
+  world.run([&] { return socket.connected(patient); });
 }
 
 TEST_P(QmpSessionTest, WhoDoesNotReadAnswersGetsNoMore) {

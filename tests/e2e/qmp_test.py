@@ -1,6 +1,7 @@
 """`tidemark qmp`: arguments are what the schema says, on the command line and on standard input."""
 import json
 import signal
+import struct
 import subprocess
 import unittest
 
@@ -120,6 +121,28 @@ class Arguments(Bed):
                 client.execute("blockdev-create", job_id="job", options=options)
                 self.assertIn("error", client.wait_job("job"), options)
                 self.assertEqual(first_difference(kept.read_bytes(), content), None, options)
+
+    def test_an_image_that_is_corrupt_is_told_of(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "bad.qcow2", "1M")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write 0 128k", "bad.qcow2")
+        with open(self.path / "bad.qcow2", "r+b") as image:
+            entry_at = 40                                    # of the L1 table's place; then of its first entry; then of the L2 table's
+            for _ in range(2):
+                image.seek(entry_at)
+                entry_at = struct.unpack(">Q", image.read(8))[0] & 0x00fffffffffffe00
+            image.seek(entry_at)
+            entry = struct.unpack(">Q", image.read(8))[0]
+            image.seek(entry_at)
+            image.write(struct.pack(">Q", entry + 512))
+        with self.qmp() as client:
+            client.execute("blockdev-add", driver="qcow2", node_name="bad", file={"driver": "file", "filename": "bad.qcow2"})
+            client.execute("blockdev-add", driver="null-co", node_name="null", size=MiB)
+            for _ in range(2):
+                client.execute("blockdev-backup", job_id="job", device="bad", target="null", sync="full", auto_dismiss=False)
+                client.wait_job("job")
+            told = [event["data"] for event in client.events if event["event"] == "BLOCK_IMAGE_CORRUPTED"]
+        self.assertEqual([(event["device"], event["node-name"], event["fatal"]) for event in told], [("", "bad", True)])
+        self.assertIn("corrupt", told[0]["msg"])
 
     def test_making_a_large_file_can_be_cancelled(self):
         file = {"driver": "file", "filename": "large.img", "size": 2 << 30, "preallocation": "full"}

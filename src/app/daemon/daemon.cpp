@@ -6,7 +6,7 @@
 
 #include "app/version.hpp"
 #include "control/housekeeping.hpp"
-#include "control/tracking_events.hpp"
+#include "control/node_events.hpp"
 
 namespace tidemark {
 
@@ -22,6 +22,11 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
   homes_.main().graph.listen_to_tracking([send](const std::string& node, const TrackingReport& report) {
     fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, report.message);
     send(node, report);
+  });
+  const auto send_corruption = send_corruption_events(reactor, qmp_);
+  homes_.main().graph.listen_to_corruption([send_corruption](const std::string& node, const ImageCorruption& corruption) {
+    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, corruption.message);
+    send_corruption(node, corruption);
   });
   commands_ = command_set_.table();
   qmp_.command_lock().at_end([this] { return homes_.unpin(); });

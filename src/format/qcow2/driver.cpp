@@ -66,6 +66,7 @@ Task<T> Qcow2Driver::watch(Task<T> work) {
 }
 
 Task<> Qcow2Driver::mark_corrupt() {
+  tell_corruption({image_.corruption()->message(), !read_only_});
   if (read_only_ || header_.geometry.version < 3 || std::exchange(marked_corrupt_, true)) co_return;
   (void)co_await header_writer_.set(Incompatible::corrupt, true).result();   // the first error is the one to show
 }

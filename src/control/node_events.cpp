@@ -1,6 +1,7 @@
-#include "control/tracking_events.hpp"
+#include "control/node_events.hpp"
 
 #include "schema/bitmap.hpp"
+#include "schema/graph.hpp"
 
 namespace tidemark {
 
@@ -15,6 +16,16 @@ TrackingListener send_tracking_events(Reactor& main, EventSink& events) {
       case TrackingReport::Kind::inconsistent: event.status = schema::TrackingStoreStatus::inconsistent; break;
       case TrackingReport::Kind::damaged: event.status = schema::TrackingStoreStatus::damaged; break;
     }
+    main.post_remote([&events, event] { events.send(event); });
+  };
+}
+
+Graph::CorruptionListener send_corruption_events(Reactor& main, EventSink& events) {
+  return [&main, &events](const std::string& node, const ImageCorruption& corruption) {
+    schema::BlockImageCorruptedEvent event;
+    event.node_name = node;
+    event.msg = corruption.message;
+    event.fatal = corruption.fatal;
     main.post_remote([&events, event] { events.send(event); });
   };
 }
