@@ -4,6 +4,7 @@
 
 #include "app/cli/chain/jobs.hpp"
 #include "app/cli/chain/look.hpp"
+#include "app/cli/chain/steps.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/make.hpp"
@@ -81,6 +82,8 @@ Task<> rebase_live(const Context& context, QmpClient& client, const ChainRebaseO
   if (outside) co_return co_await change_name(client, layers, layer, std::move(base));
   if (options.unsafe)
     co_await Error(Errc::invalid_argument, fmt::format("what is between {} and its new base would be lost: leave --unsafe out", name));
+  std::vector<Removal> pull{{false, layer + 1, layer + 1}};
+  co_await check_steps(context, &client, Json(layers), std::move(pull));
   std::string base_node;
   if (base.layer) base_node = text(layers[*base.layer], "node-name");
   co_await stream(context, client, options, text(layers[layer], "node-name"), std::move(base_node));

@@ -117,6 +117,7 @@ Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, 
   Json done = Json::array();
   if (options.way == Way::cheapest && options.preserve_removed == "off")
     steps = co_await spare_others(context, client, layers, std::move(steps));
+  co_await check_steps(context, client, layers, steps);
   for (const Removal& step : steps) {
     LeftNode left;
     if (!client) co_await remove_offline(context, layers, step);

@@ -4,8 +4,10 @@
 
 #include "app/cli/chain/jobs.hpp"
 #include "app/cli/chain/look.hpp"
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/snapshots.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -41,7 +43,42 @@ Task<> set_backing(const Context& context, const Json& layers, std::size_t image
   (void)co_await rebase(context, std::move(rebasing));
 }
 
+Task<> check_named_by_file(const Json& layers) {
+  for (const Json& layer : items(layers))
+    if (text(layer, "filename").starts_with("json:"))
+      co_await Error(Errc::unsupported, fmt::format("'{}' is not named by a file alone", text(layer, "filename")));
+}
+
+Result<> check_node_keeps_none(const Json& nodes, const Json& layer) {
+  const Json* node = find_by(nodes, "node-name", text(layer, "node-name"));
+  const Json* image = node ? node->find("image") : nullptr;
+  const Json* kept = image ? image->find("snapshots") : nullptr;
+  if (!kept || items(*kept).empty()) return {};
+  return would_change(text(layer, "filename"), text(items(*kept).front(), "name"));
+}
+
+// Those that would read something else below them, or are no part of the disk then and what is below them is written to.
+std::vector<std::size_t> changed_below(Removal step) {
+  std::vector<std::size_t> changed;
+  if (!step.commit) changed.push_back(step.into());
+  for (std::size_t layer = step.first; step.commit && layer <= step.last; ++layer) changed.push_back(layer);
+  return changed;
+}
+
 }  // namespace
+
+Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
+  Json nodes;
+  if (client) nodes = co_await all_nodes(*client);
+  else co_await check_named_by_file(layers);
+  for (const Removal& step : steps) {
+    for (const std::size_t layer : changed_below(step)) {
+      ImageName image{file_of(layers, layer), format_of(layers, layer)};
+      if (client) co_await unwrap(check_node_keeps_none(nodes, items(layers)[layer]));
+      else co_await check_keeps_none(context.reactor, std::move(image));
+    }
+  }
+}
 
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
   DaemonJob job;
@@ -55,9 +92,6 @@ Task<> remove_live(const Context& context, QmpClient& client, const Json& layers
 // What is committed is durable before the image above names the one below.  A top that was committed shows what is below it from
 // then on: who takes it for the disk by mistake later does not see an old one.
 Task<> remove_offline(const Context& context, const Json& layers, Removal step) {
-  for (const Json& layer : items(layers))
-    if (text(layer, "filename").starts_with("json:"))
-      co_await Error(Errc::unsupported, fmt::format("'{}' is not named by a file alone", text(layer, "filename")));
   if (!step.commit) {
     std::optional<std::size_t> below;
     if (step.last + 1 < items(layers).size()) below = step.last + 1;

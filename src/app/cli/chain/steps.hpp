@@ -15,7 +15,9 @@ struct Removal {
   std::size_t into() const noexcept { return commit ? last + 1 : first - 1; }
 };
 
-// `layers` as query-chain-cost tells them.
+// `layers` as query-chain-cost tells them.  Fails where one of the steps cannot be carried out, or would change an internal snapshot.
+Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps);
+
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed);
 Task<> remove_offline(const Context& context, const Json& layers, Removal step);
 

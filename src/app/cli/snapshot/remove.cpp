@@ -122,6 +122,9 @@ Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOp
   }
   std::sort(found.rbegin(), found.rend());
   found.erase(std::unique(found.begin(), found.end()), found.end());
+  std::vector<Removal> pulls;              // a commit, which it may be instead, concerns the same layer
+  for (const std::size_t layer : found) pulls.push_back({false, layer, layer});
+  co_await check_steps(context, client, *cost.find("layers"), std::move(pulls));
   std::vector<std::string> expected = names_of(*cost.find("layers"), client != nullptr);
   for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected, told);
 }
