@@ -4,7 +4,6 @@
 
 #include "app/cli/chain/jobs.hpp"
 #include "app/cli/chain/look.hpp"
-#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/snapshots.hpp"
@@ -65,21 +64,6 @@ std::vector<std::size_t> changed_below(Removal step) {
   return changed;
 }
 
-}  // namespace
-
-Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
-  Json nodes;
-  if (client) nodes = co_await all_nodes(*client);
-  else co_await check_named_by_file(layers);
-  for (const Removal& step : steps) {
-    for (const std::size_t layer : changed_below(step)) {
-      ImageName image{file_of(layers, layer), format_of(layers, layer)};
-      if (client) co_await unwrap(check_node_keeps_none(nodes, items(layers)[layer]));
-      else co_await check_keeps_none(context.reactor, std::move(image));
-    }
-  }
-}
-
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
   DaemonJob job;
   job.command = step.commit ? "block-commit" : "block-stream";
@@ -106,6 +90,31 @@ Task<> remove_offline(const Context& context, const Json& layers, Removal step) 
   if (step.first != 0) co_return co_await set_backing(context, layers, step.first - 1, step.into(), true);
   if (step.last != 0) co_await set_backing(context, layers, 0, step.into(), true);
   co_await empty_image(context, file_of(layers, 0));
+}
+
+}  // namespace
+
+Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
+  Json nodes;
+  if (client) nodes = co_await all_nodes(*client);
+  else co_await check_named_by_file(layers);
+  for (const Removal& step : steps) {
+    for (const std::size_t layer : changed_below(step)) {
+      ImageName image{file_of(layers, layer), format_of(layers, layer)};
+      if (client) co_await unwrap(check_node_keeps_none(nodes, items(layers)[layer]));
+      else co_await check_keeps_none(context.reactor, std::move(image));
+    }
+  }
+}
+
+Task<LeftNode> carry_out(const Context& context, QmpClient* client, const Json& layers, Removal step, std::uint64_t speed) {
+  LeftNode left;
+  if (!client) co_await remove_offline(context, layers, step);
+  else {
+    co_await remove_live(context, *client, layers, step, speed);
+    if (step.commit && step.first == 0) left = co_await let_go_of(*client, node_of(layers, 0), node_of(layers, step.into()));
+  }
+  co_return left;
 }
 
 }  // namespace tidemark::cli

@@ -98,13 +98,7 @@ Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDel
     co_await Error(Errc::busy, fmt::format("somebody else has changed the chain of '{}'; look at it with 'tidemark snapshot list', and "
                                            "delete what is to go by its number there", options.disk.top));
   const Removal step = co_await choose(context, client, layers, snapshot, options.way);
-  LeftNode left;
-  if (!client) co_await remove_offline(context, layers, step);
-  else {
-    co_await remove_live(context, *client, layers, step, options.speed);
-    if (step.commit && step.first == 0)
-      left = co_await let_go_of(*client, text(all[0], "node-name"), text(all[step.into()], "node-name"));
-  }
+  const LeftNode left = co_await carry_out(context, client, layers, step, options.speed);
   print(told, options, all, snapshot, step, left);
   expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(step.first));
 }
