@@ -15,6 +15,18 @@ constexpr std::size_t name_size_max = 31;
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_legal(char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_'; }
 
+std::string driver_of(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  return node ? text(*node, "drv") : "";
+}
+
+std::string file_below(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  const Json* children = node ? node->find("children") : nullptr;
+  const Json* file = children ? find_by(*children, "child", "file") : nullptr;
+  return file ? text(*file, "node-name") : "";
+}
+
 }  // namespace
 
 Task<std::string> node_of_disk(QmpClient& client, std::string name) {
@@ -36,13 +48,16 @@ Result<Json> node_in(const Json& nodes, const std::string& name) {
 
 std::string image_below_filters(const Json& nodes, std::string name) {
   for (;;) {
-    const Json* node = find_by(nodes, "node-name", name);
-    const Json* children = node ? node->find("children") : nullptr;
-    const std::string driver = node ? text(*node, "drv") : "";
-    const Json* file = children && (driver == "throttle" || driver == "copy-on-read") ? find_by(*children, "child", "file") : nullptr;
-    if (!file) return name;
-    name = text(*file, "node-name");
+    const std::string driver = driver_of(nodes, name);
+    const std::string file = driver == "throttle" || driver == "copy-on-read" ? file_below(nodes, name) : "";
+    if (file.empty()) return name;
+    name = file;
   }
+}
+
+std::string storage_driver(const Json& nodes, std::string name) {
+  for (std::string file = file_below(nodes, name); !file.empty(); file = file_below(nodes, name)) name = file;
+  return driver_of(nodes, name);
 }
 
 std::string free_node_name(const Json& nodes, const std::string& file) {

@@ -18,6 +18,9 @@ Result<Json> node_in(const Json& nodes, const std::string& name);
 // The image that what is exported shows: an overlay goes below filters.
 std::string image_below_filters(const Json& nodes, std::string name);
 
+// The driver of the node at the bottom, which has an image's bytes.
+std::string storage_driver(const Json& nodes, std::string name);
+
 // A name that no node has, after that of its file.
 std::string free_node_name(const Json& nodes, const std::string& file);
 
