@@ -123,7 +123,8 @@ std::string chain_picture(const Json::Array& layers, const std::vector<std::stri
   return drawn;
 }
 
-// Names with ".." in them do not say where links lead: one that does not reach the file is no name for it.
+// Names with ".." in them do not say where links lead: one that does not reach the file is no name for it, nor is one that does so only
+// from a link to the image.
 std::string name_seen_from(const std::string& file, const std::string& other) {
   namespace stdfs = std::filesystem;
   std::error_code error;
@@ -131,8 +132,9 @@ std::string name_seen_from(const std::string& file, const std::string& other) {
   const stdfs::path whole = stdfs::absolute(other, error);
   if (stdfs::path(other).is_absolute() && !from.is_absolute()) return other;
   const stdfs::path name = from.is_absolute() ? whole.lexically_relative(from) : stdfs::path(other).lexically_relative(from);
-  const bool reaches = !name.empty() && stdfs::equivalent(from / name, whole, error);
-  if (!reaches) return whole.string();
+  const stdfs::path real = stdfs::weakly_canonical(file, error).parent_path();          // the image may be yet to be made
+  const auto reaches_from = [&](const stdfs::path& directory) { return stdfs::equivalent(directory / name, whole, error); };
+  if (name.empty() || !reaches_from(from) || !reaches_from(real)) return whole.string();
   std::string said = name.string();
   if (said.find(':') < said.find('/')) said.insert(0, "./");       // before a colon would stand a protocol
   return said;
