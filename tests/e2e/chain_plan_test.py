@@ -82,6 +82,21 @@ class ChainPlan(Bed):
         self.serve("top.qcow2=vda")
         self.assertIn("none", self.chain("show", "none", live=True, status=FAILED))
 
+    def test_numbers_that_are_names(self):
+        """1 <- 2 <- t.qcow2, of which the first one below the top is called 2."""
+        (self.path / "1").write_bytes(bytes(DISK))
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "1", "-F", "raw", "2")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "2", "-F", "qcow2", "t.qcow2")
+        self.lab.env.pop("TIDEMARK_QMP", None)
+        for word, other in (("1", "2"), ("2", "1")):
+            for words in (["snapshot", "delete", "t.qcow2", word], ["chain", "pull", "t.qcow2", word],
+                          ["chain", "rebase", "t.qcow2", word], ["snapshot", "revert", "t.qcow2", word, "--discard"]):
+                self.assertIn(f"say t.qcow2[{word}] or t.qcow2[{other}]", self.fails(*words))
+        self.run_tidemark("snapshot", "delete", "t.qcow2", "t.qcow2[1]", "--way", "pull")
+        told = json.loads(self.lab.run("qemu-img", "info", "--output=json", "t.qcow2").stdout)
+        self.assertEqual(told["backing-filename"], "1")
+        self.run_tidemark("snapshot", "delete", "t.qcow2", "1")         # both are the same now
+
     def test_the_bottom_is_pulled_and_the_top_committed(self):
         bottom = json.loads(self.chain("plan", "top.qcow2", "3", "--json"))["steps"]
         self.assertEqual([(step["action"], step["bytes"] // (64 * KiB)) for step in bottom], [("pull", 44)])

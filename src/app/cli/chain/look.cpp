@@ -111,6 +111,20 @@ std::string short_name(const Json& layer) {
   return last.empty() ? file : last;
 }
 
+// By its node, its file, or the last part of that.
+Result<std::optional<std::size_t>> find_named(const Json::Array& layers, const std::string& word) {
+  for (const char* member : {"node-name", "filename"})
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      if (text(layers[i], member) == word) return std::optional(i);
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (std::filesystem::path(text(layers[i], "filename")).filename() != word) continue;
+    if (found) return Error(Errc::invalid_argument, fmt::format("'{}' is the name of several layers; say which by its number", word));
+    found = i;
+  }
+  return found;
+}
+
 }  // namespace
 
 std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone) {
@@ -144,21 +158,20 @@ std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::
 
 Result<std::size_t> find_layer(const Json& layers, const ChainName& chain, const std::string& word) {
   const Json::Array& all = items(layers);
-  for (const char* member : {"node-name", "filename"})
-    for (std::size_t i = 0; i < all.size(); ++i)
-      if (text(all[i], member) == word) return i;
-  if (const auto index = index_in(chain, word)) {
-    if (*index < all.size()) return *index;
-    return Error(Errc::not_found, fmt::format("the chain of '{}' has {} layers: there is no '{}'", chain.top, all.size(), word));
+  const auto index = index_in(chain, word);
+  std::optional<std::size_t> named;
+  if (!index || !word.starts_with(chain.top + "[")) {
+    const auto found = find_named(all, word);
+    if (!found) return found.error();
+    named = *found;
   }
-  std::optional<std::size_t> found;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (std::filesystem::path(text(all[i], "filename")).filename() != word) continue;
-    if (found) return Error(Errc::invalid_argument, fmt::format("'{}' is the name of several layers; say which by its number", word));
-    found = i;
-  }
-  if (found) return *found;
-  return Error(Errc::not_found, fmt::format("the chain of '{}' has no layer '{}'", chain.top, word));
+  if (named && index && *index != *named && *index < all.size())
+    return Error(Errc::invalid_argument, fmt::format("'{0}' is the number of one layer and the name of another; say {1}[{2}] or {1}[{3}]",
+                                                     word, chain.top, *index, *named));
+  if (named) return *named;
+  if (!index) return Error(Errc::not_found, fmt::format("the chain of '{}' has no layer '{}'", chain.top, word));
+  if (*index < all.size()) return *index;
+  return Error(Errc::not_found, fmt::format("the chain of '{}' has {} layers: there is no '{}'", chain.top, all.size(), word));
 }
 
 Task<Json> look_at_chain(const Context& context, const ChainName& chain, const std::vector<std::string>& layers) {

@@ -36,6 +36,7 @@ Task<Base> find_base(Reactor& reactor, const ChainRebaseOptions& options, const 
   const Json::Array& all = items(layers);
   auto found = find_layer(layers, options.chain, options.base);
   const bool is_file = co_await fs::exists(reactor, options.base);
+  if (!found && found.error().code() != Errc::not_found) co_await found.error();
   for (std::size_t i = 0; is_file && !found && i < all.size(); ++i) {
     const bool same = co_await is_same_file(reactor, options.base, text(all[i], "filename"));
     if (same) found = i;
