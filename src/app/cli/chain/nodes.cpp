@@ -27,6 +27,11 @@ std::string file_below(const Json& nodes, const std::string& name) {
   return file ? text(*file, "node-name") : "";
 }
 
+std::string filtered_by(const Json& nodes, const std::string& name) {
+  const std::string driver = driver_of(nodes, name);
+  return driver == "throttle" || driver == "copy-on-read" ? file_below(nodes, name) : "";
+}
+
 }  // namespace
 
 Task<std::string> node_of_disk(QmpClient& client, std::string name) {
@@ -47,11 +52,16 @@ Result<Json> node_in(const Json& nodes, const std::string& name) {
 }
 
 std::string image_below_filters(const Json& nodes, std::string name) {
+  for (std::string file = filtered_by(nodes, name); !file.empty(); file = filtered_by(nodes, name)) name = file;
+  return name;
+}
+
+std::string filter_above(const Json& nodes, std::string image) {
+  const auto shows = [&](const Json& node) { return filtered_by(nodes, text(node, "node-name")) == image; };
   for (;;) {
-    const std::string driver = driver_of(nodes, name);
-    const std::string file = driver == "throttle" || driver == "copy-on-read" ? file_below(nodes, name) : "";
-    if (file.empty()) return name;
-    name = file;
+    const auto above = std::find_if(items(nodes).begin(), items(nodes).end(), shows);
+    if (above == items(nodes).end()) return image;
+    image = text(*above, "node-name");
   }
 }
 

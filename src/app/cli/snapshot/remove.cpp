@@ -139,9 +139,10 @@ std::vector<Qcow2Snapshot> kept_in(const Json* told) {
 }
 
 Task<> remove_kept_live(QmpClient& client, SnapshotDeleteOptions options, Told& told) {
-  const std::string node = co_await node_of_disk(client, options.disk.top);
+  const std::string top = co_await node_of_disk(client, options.disk.top);
   for (const std::string& word : options.snapshots) {
     const Json nodes = co_await all_nodes(client);
+    const std::string node = image_below_filters(nodes, top);
     const Json entry = co_await unwrap(node_in(nodes, node));
     const Json* image = entry.find("image");
     const Json* kept = image ? image->find("snapshots") : nullptr;
