@@ -1,8 +1,10 @@
 """tidemark chain show and plan: of files and of a daemon's nodes the same numbers, which are those of what jobs then move."""
 import json
+import subprocess
 import unittest
 
-from bed import FAILED, KiB, MiB, Bed
+from bed import FAILED, KiB, MiB, Bed, processes
+from snapshot_bed import SnapshotBed
 
 DISK = 8 * MiB
 
@@ -79,6 +81,21 @@ class ChainPlan(Bed):
         self.assertIn("No such file", self.chain("show", "none.qcow2", status=FAILED))
         self.serve("top.qcow2=vda")
         self.assertIn("none", self.chain("show", "none", live=True, status=FAILED))
+
+    def test_numbers_that_are_names(self):
+        """1 <- 2 <- t.qcow2, of which the first one below the top is called 2."""
+        (self.path / "1").write_bytes(bytes(DISK))
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "1", "-F", "raw", "2")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "2", "-F", "qcow2", "t.qcow2")
+        self.lab.env.pop("TIDEMARK_QMP", None)
+        for word, other in (("1", "2"), ("2", "1")):
+            for words in (["snapshot", "delete", "t.qcow2", word], ["chain", "pull", "t.qcow2", word],
+                          ["chain", "rebase", "t.qcow2", word], ["snapshot", "revert", "t.qcow2", word, "--discard"]):
+                self.assertIn(f"say t.qcow2[{word}] or t.qcow2[{other}]", self.fails(*words))
+        self.run_tidemark("snapshot", "delete", "t.qcow2", "t.qcow2[1]", "--way", "pull")
+        told = json.loads(self.lab.run("qemu-img", "info", "--output=json", "t.qcow2").stdout)
+        self.assertEqual(told["backing-filename"], "1")
+        self.run_tidemark("snapshot", "delete", "t.qcow2", "1")         # both are the same now
 
     def test_the_bottom_is_pulled_and_the_top_committed(self):
         bottom = json.loads(self.chain("plan", "top.qcow2", "3", "--json"))["steps"]
@@ -157,6 +174,61 @@ class ChainPlan(Bed):
         self.assertIn("nothing is below", self.chain("commit", "top.qcow2", "3", status=FAILED))
         self.assertIn("is for a daemon's jobs", self.chain("commit", "--preserve-removed", "on", "top.qcow2", "1", status=FAILED))
         self.assertIn("--speed", self.chain("pull", "top.qcow2", "1", "--speed", "1M", status=FAILED))
+
+
+class SeveralSteps(SnapshotBed):
+    """l5 <- l4 <- l3 <- l2 <- l1 <- l0: l1 is cheapest pulled, for l0 hides it, and l2 committed."""
+
+    WRITES = {"l5": "0 8M", "l4": "4M 1M", "l3": "6M 64k", "l2": "4M 1M", "l1": "0 3M", "l0": "0 3M"}
+
+    def begin(self, live):
+        self.setUp()
+        below = []
+        for seed, (name, where) in enumerate(self.WRITES.items(), 1):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *below, f"{name}.qcow2", DISK)
+            self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -q -P {seed} {where}", f"{name}.qcow2")
+            below = ["-b", f"{name}.qcow2", "-F", "qcow2"]
+        self.disk, self.before = "l0.qcow2", self.flat("l0.qcow2")
+        self.offline()
+        if live:
+            self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
+            self.serve(f"{self.path}/l0.qcow2=vda")
+            self.disk = "vda"
+
+    def remove(self, verb, *layers):
+        return [(step["action"], [file.rpartition("/")[2] for file in step["layers"]], step["into"].rpartition("/")[2])
+                for step in self.json("chain", verb, self.disk, *layers)]
+
+    def test_a_run_that_goes_both_ways(self):
+        for live in (False, True):
+            with self.subTest(live=live):
+                self.begin(live)
+                steps = self.remove("remove", "1", "2", "4")
+                self.assertEqual(sorted(steps), [("commit", ["l2.qcow2"], "l3.qcow2"), ("pull", ["l1.qcow2"], "l0.qcow2"),
+                                                 ("pull", ["l4.qcow2"], "l3.qcow2")])
+                self.assertEqual(self.chain("l0.qcow2"), ["l0.qcow2", "l3.qcow2", "l5.qcow2"])
+                self.assertEqual(self.flat("l0.qcow2") == self.before, True)
+
+    def test_the_top_and_one_further_down(self):
+        for live in (False, True):
+            with self.subTest(live=live):
+                self.begin(live)
+                self.assertEqual(self.remove("commit", "0", "3"), [("commit", ["l0.qcow2"], "l1.qcow2"), ("commit", ["l3.qcow2"], "l4.qcow2")])
+                self.assertEqual(self.chain("l1.qcow2"), ["l1.qcow2", "l2.qcow2", "l4.qcow2", "l5.qcow2"])
+                self.assertEqual(self.flat("l1.qcow2") == self.before, True)
+
+    def test_what_is_done_is_told_when_a_later_step_fails(self):
+        for live in (False, True):
+            with self.subTest(live=live):
+                self.begin(live)
+                reader = self.lab.start(self.tidemark, "serve", "l4.qcow2=other", "--read-only", "--nbd", "other.nbd", "--qmp", "other.qmp",
+                                        stdout=subprocess.DEVNULL)
+                processes.wait_for_socket(self.path / "other.qmp", reader)
+                done = self.run_tidemark("--json", "chain", "commit", self.disk, "1", "3", expect=FAILED)
+                self.assertEqual([step["into"].rpartition("/")[2] for step in json.loads(done.stdout)], ["l2.qcow2"])
+                self.assertIn("error", json.loads(done.stderr))
+                self.assertEqual(self.chain("l0.qcow2"), ["l0.qcow2", "l2.qcow2", "l3.qcow2", "l4.qcow2", "l5.qcow2"])
+                self.assertEqual(self.flat("l0.qcow2") == self.before, True)
 
 
 if __name__ == "__main__":

@@ -100,15 +100,15 @@ class Commit(ImageBed):
         self.assert_holds("mid.qcow2")
         self.assertEqual((self.path / "top.qcow2").read_bytes(), before)
 
-    def test_snapshots_stay(self):
+    def test_the_base_s_snapshots_stay(self):
         self.chain()
-        self.qemu_img("snapshot", "-c", "kept", "top.qcow2")
-        self.scribble("top.qcow2", seed=9, writes=5)
-        self.qemu_img("convert", "-O", "raw", "top.qcow2", "before.raw")
+        self.qemu_img("snapshot", "-c", "kept", "mid.qcow2")
+        self.qemu_img("convert", "-O", "raw", "mid.qcow2", "mid.raw")
         self.image("commit", "top.qcow2")
         self.assert_holds("mid.qcow2")
         self.assert_holds("top.qcow2")
-        self.assertIn("kept", self.qemu_img("snapshot", "-l", "top.qcow2").stdout)
+        self.qemu_img("convert", "-O", "raw", "-l", "kept", "mid.qcow2", "kept.raw")
+        self.assertIn("identical", self.qemu_img("compare", "-f", "raw", "-F", "raw", "kept.raw", "mid.raw").stdout)
 
     def test_refused(self):
         self.make("base.qcow2")

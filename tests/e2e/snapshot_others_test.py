@@ -208,11 +208,44 @@ class Live(SnapshotBed):
         process = self.lab.start(self.tidemark, "chain", "copy", "vda", "copy.qcow2", "--pivot", stdout=subprocess.DEVNULL,
                                  stderr=subprocess.PIPE, text=True)
         self.client.wait_event("BLOCK_JOB_READY")
-        self.client.execute("block-job-cancel", device="tidemark-chain0")
+        self.client.execute("block-job-cancel", device=self.client.execute("query-jobs")[0]["id"])
         status, _, err = self.end_of(process)
         self.assertEqual((status, "somebody else has ended the copy" in err), (FAILED, True), err)
         self.assertEqual(self.names(), ["vda.qcow2"])
         self.assertEqual([node["node-name"] for node in self.json("chain", "show", "vda")], ["vda"])
+
+    def test_another_s_copy_of_the_same_name(self):
+        """It is not told to take effect, whose end the command has not seen."""
+        self.begin()
+        self.make("other")
+        self.client.execute("blockdev-add", driver="qcow2", **{"node-name": "other"}, file={"driver": "file", "filename": f"{self.path}/other.qcow2"})
+        process = self.lab.start(self.tidemark, "chain", "copy", "vda", "copy.qcow2", "--pivot", "--speed", "64K", stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, text=True)
+        self.until(lambda: self.client.execute("query-jobs"), "a job")
+        name = self.client.execute("query-jobs")[0]["id"]
+        process.send_signal(signal.SIGSTOP)
+        self.client.execute("job-cancel", id=name)
+        self.client.wait_event("JOB_STATUS_CHANGE", id=name, status="null")
+        self.client.execute("blockdev-mirror", device="vda", target="other", sync="full", **{"job-id": name})
+        self.client.wait_event("BLOCK_JOB_READY", device=name)
+        process.send_signal(signal.SIGCONT)
+        status, _, err = self.end_of(process)
+        self.assertEqual((status, "Operation canceled" in err), (FAILED, True), err)
+        self.assertEqual([job["id"] for job in self.client.execute("query-jobs")], [name])
+        self.assertEqual([node["node-name"] for node in self.json("chain", "show", "vda")], ["vda"])
+
+    def test_names_of_jobs(self):
+        self.begin()
+        names = set()
+        for n in range(2):
+            process = self.lab.start(self.tidemark, "chain", "copy", "vda", "copy.qcow2", "--speed", "64K", stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            self.until(lambda: self.client.execute("query-jobs"), "a job")
+            names.add(self.client.execute("query-jobs")[0]["id"])
+            self.assertIn(str(process.pid), self.run_tidemark("job", "list").stdout)
+            process.send_signal(signal.SIGINT)
+            self.end_of(process)
+        self.assertEqual(len(names), 2)
 
     def test_a_copy_that_is_told_to_be_whole_is_durable(self):
         self.begin()

@@ -54,6 +54,37 @@ class Reverted(SnapshotBed):
         self.assertNotEqual(after.st_ino, before.st_ino)
         self.assertEqual((after.st_mode, after.st_uid, after.st_gid), (before.st_mode, before.st_uid, before.st_gid))
 
+    def test_a_layer_that_others_stand_on(self):
+        self.lab.run("qemu-img", "snapshot", "-c", "kept", "one.qcow2")
+        self.write("one.qcow2", 8)
+        self.states = {name: self.flat(name) for name in self.states}
+        (self.path / "link.qcow2").symlink_to("one.qcow2")
+        for name in ("one.qcow2", "link.qcow2"):
+            for words in (["1", "--discard"], ["kept", "--internal"]):
+                self.lab.run("qemu-img", "snapshot", "-d" if words[0] == "1" else "-c", "kept", "one.qcow2")
+                with self.subTest(name=name, words=words):
+                    said = self.snapshot("revert", name, *words, expect=FAILED)
+                    self.assertIn("top.qcow2' stands on '", said)
+                    self.assertIn("rebase or remove it first", said)
+                    self.assert_files()
+        (self.path / "top.qcow2").unlink()
+        del self.states["top.qcow2"]
+        self.snapshot("revert", "one.qcow2", "kept", "--internal")
+        self.lab.run("qemu-img", "snapshot", "-d", "kept", "one.qcow2")
+        self.snapshot("revert", "one.qcow2", "1", "--discard")
+        self.assert_files(**{"one.qcow2": self.states["base.qcow2"]})
+
+    def test_files_that_it_is_not_known_of(self):
+        """Beside the disk, and no reason to refuse."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "nbd://host/top.qcow2", "-F", "qcow2", "remote.qcow2", "4M")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "gone.qcow2", "-F", "qcow2", "orphan.qcow2", "4M")
+        (self.path / "broken.qcow2").write_bytes(b"QFI\xfb" + bytes(100))
+        (self.path / "secret.qcow2").write_bytes(b"QFI\xfb")
+        (self.path / "secret.qcow2").chmod(0)
+        os.mkfifo(self.path / "fifo")
+        self.snapshot("revert", "top.qcow2", "1", "--discard")
+        self.assert_files(**{"top.qcow2": self.states["one.qcow2"]})
+
     def test_what_is_refused(self):
         self.assertIn("--discard empties", self.snapshot("revert", "top.qcow2", "1", expect=FAILED))
         self.assertIn("no snapshot", self.snapshot("revert", "top.qcow2", "0", "--discard", expect=FAILED))

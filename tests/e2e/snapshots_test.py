@@ -51,6 +51,26 @@ class Files(SnapshotBed):
         self.assertEqual((self.path / "precious").read_text(), "precious")
         self.assertTrue((self.path / "new.qcow2.tidemark-partial").is_symlink())
 
+    def test_a_disk_that_is_called_by_a_link_elsewhere(self):
+        """What its header says then is found by who calls it by its own name, too."""
+        for verb, *words in (("chain", "pull", "1"), ("chain", "commit", "1"), ("chain", "rebase", "BASE"), ("snapshot", "delete", "1")):
+            with self.subTest(verb=verb, words=words):
+                self.setUp()
+                for name in ("store", "vms/deep"):
+                    (self.path / name).mkdir(parents=True)
+                store, below = self.path / "store", []
+                for seed, name in enumerate(("base", "mid", "disk"), 1):
+                    self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *below, store / f"{name}.qcow2", SIZE)
+                    self.write(store / f"{name}.qcow2", seed)
+                    below = ["-b", store / f"{name}.qcow2", "-F", "qcow2"]
+                link = self.path / "vms/deep/disk.qcow2"
+                link.symlink_to("../../store/disk.qcow2")
+                before = self.flat("store/disk.qcow2")
+                self.run_tidemark(verb, words[0], link, *(store / "base.qcow2" if word == "BASE" else word for word in words[1:]))
+                self.assertEqual(self.chain("store/disk.qcow2"), ["disk.qcow2", "base.qcow2"])
+                for name in ("store/disk.qcow2", link):
+                    self.assertEqual(self.flat(name) == before, True)
+
     def test_all_or_none(self):
         self.snapshot("create", "vda.qcow2", "none.qcow2", expect=FAILED)
         (self.path / "vdb.x.qcow2").write_text("kept")

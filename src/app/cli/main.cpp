@@ -24,7 +24,7 @@ namespace {
 
 constexpr const char* exit_codes =
     "Every verb takes --json, --quiet and --aio METHOD.\n"
-    "Exit codes: 0 done; 1 failed, nothing was changed; 2 wrong usage; 3 a backup is damaged; 130 interrupted.";
+    "Exit codes: 0 done; 1 failed, nothing was changed but by steps told as done; 2 wrong usage; 3 a backup is damaged; 130 interrupted.";
 
 std::string default_socket(const char* file) {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");

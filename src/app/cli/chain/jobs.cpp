@@ -1,5 +1,9 @@
 #include "app/cli/chain/jobs.hpp"
 
+#include <unistd.h>
+
+#include <optional>
+
 #include <fmt/format.h>
 
 #include "app/cli/fields.hpp"
@@ -10,16 +14,13 @@ namespace {
 
 constexpr Duration poll_interval = std::chrono::milliseconds(100);
 
-Task<std::string> free_name(QmpClient& client) {
-  const Json jobs = co_await client.execute("query-jobs");
-  for (unsigned i = 0;; ++i) {
-    std::string name = fmt::format("tidemark-chain{}", i);
-    if (!find_by(jobs, "id", name)) co_return name;
-  }
+// Nobody has one of that name, also not once it has gone.
+std::string new_name(const Context& context) {
+  return fmt::format("tidemark-chain-{}-{:08x}", ::getpid(), context.reactor.backend().random() & 0xffffffff);
 }
 
-// Of one that has gone; as if it were there still.
-Task<Json> end_of(QmpClient& client, std::string id) {
+// By the events that have come; as if it were there still.
+Task<std::optional<Json>> end_of(QmpClient& client, std::string id) {
   while (client.has_event()) {
     const Json event = co_await client.next_event();
     const std::string what = text(event, "event");
@@ -31,14 +32,17 @@ Task<Json> end_of(QmpClient& client, std::string id) {
     else continue;
     co_return std::move(ended);
   }
-  co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
-  co_return Json();
+  co_return std::nullopt;
 }
 
+// One that has ended is not another's that goes by its name.
 Task<Json> look_at(QmpClient& client, std::string id) {
   const Json jobs = co_await client.execute("query-jobs");
+  auto ended = co_await end_of(client, id);
+  if (ended) co_return *std::move(ended);
   if (const Json* entry = find_by(jobs, "id", id)) co_return *entry;
-  co_return co_await end_of(client, std::move(id));
+  co_await Error(Errc::not_found, fmt::format("job '{}' is gone, and whether it went well was not told", id));
+  co_return Json();
 }
 
 Task<> tell_to_end(QmpClient& client, std::string id, WhenReady end) {
@@ -79,7 +83,7 @@ Task<Json> cancel(const Context& context, QmpClient& client, std::string id) {
 
 // Who was cancelled and has concluded without an error had taken effect before.
 Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob job) {
-  std::string id = co_await free_name(client);
+  std::string id = new_name(context);
   job.arguments.set("job-id", id);
   co_await client.execute(job.command, std::move(job.arguments));
   const auto followed = co_await follow(context, client, id, job.when_ready).result();

@@ -111,6 +111,20 @@ std::string short_name(const Json& layer) {
   return last.empty() ? file : last;
 }
 
+// By its node, its file, or the last part of that.
+Result<std::optional<std::size_t>> find_named(const Json::Array& layers, const std::string& word) {
+  for (const char* member : {"node-name", "filename"})
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      if (text(layers[i], member) == word) return std::optional(i);
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (std::filesystem::path(text(layers[i], "filename")).filename() != word) continue;
+    if (found) return Error(Errc::invalid_argument, fmt::format("'{}' is the name of several layers; say which by its number", word));
+    found = i;
+  }
+  return found;
+}
+
 }  // namespace
 
 std::string chain_picture(const Json::Array& layers, const std::vector<std::string>& gone) {
@@ -123,7 +137,8 @@ std::string chain_picture(const Json::Array& layers, const std::vector<std::stri
   return drawn;
 }
 
-// Names with ".." in them do not say where links lead: one that does not reach the file is no name for it.
+// Names with ".." in them do not say where links lead: one that does not reach the file is no name for it, nor is one that does so only
+// from a link to the image.
 std::string name_seen_from(const std::string& file, const std::string& other) {
   namespace stdfs = std::filesystem;
   std::error_code error;
@@ -131,8 +146,9 @@ std::string name_seen_from(const std::string& file, const std::string& other) {
   const stdfs::path whole = stdfs::absolute(other, error);
   if (stdfs::path(other).is_absolute() && !from.is_absolute()) return other;
   const stdfs::path name = from.is_absolute() ? whole.lexically_relative(from) : stdfs::path(other).lexically_relative(from);
-  const bool reaches = !name.empty() && stdfs::equivalent(from / name, whole, error);
-  if (!reaches) return whole.string();
+  const stdfs::path real = stdfs::weakly_canonical(file, error).parent_path();          // the image may be yet to be made
+  const auto reaches_from = [&](const stdfs::path& directory) { return stdfs::equivalent(directory / name, whole, error); };
+  if (name.empty() || !reaches_from(from) || !reaches_from(real)) return whole.string();
   std::string said = name.string();
   if (said.find(':') < said.find('/')) said.insert(0, "./");       // before a colon would stand a protocol
   return said;
@@ -142,21 +158,20 @@ std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::
 
 Result<std::size_t> find_layer(const Json& layers, const ChainName& chain, const std::string& word) {
   const Json::Array& all = items(layers);
-  for (const char* member : {"node-name", "filename"})
-    for (std::size_t i = 0; i < all.size(); ++i)
-      if (text(all[i], member) == word) return i;
-  if (const auto index = index_in(chain, word)) {
-    if (*index < all.size()) return *index;
-    return Error(Errc::not_found, fmt::format("the chain of '{}' has {} layers: there is no '{}'", chain.top, all.size(), word));
+  const auto index = index_in(chain, word);
+  std::optional<std::size_t> named;
+  if (!index || !word.starts_with(chain.top + "[")) {
+    const auto found = find_named(all, word);
+    if (!found) return found.error();
+    named = *found;
   }
-  std::optional<std::size_t> found;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (std::filesystem::path(text(all[i], "filename")).filename() != word) continue;
-    if (found) return Error(Errc::invalid_argument, fmt::format("'{}' is the name of several layers; say which by its number", word));
-    found = i;
-  }
-  if (found) return *found;
-  return Error(Errc::not_found, fmt::format("the chain of '{}' has no layer '{}'", chain.top, word));
+  if (named && index && *index != *named && *index < all.size())
+    return Error(Errc::invalid_argument, fmt::format("'{0}' is the number of one layer and the name of another; say {1}[{2}] or {1}[{3}]",
+                                                     word, chain.top, *index, *named));
+  if (named) return *named;
+  if (!index) return Error(Errc::not_found, fmt::format("the chain of '{}' has no layer '{}'", chain.top, word));
+  if (*index < all.size()) return *index;
+  return Error(Errc::not_found, fmt::format("the chain of '{}' has {} layers: there is no '{}'", chain.top, all.size(), word));
 }
 
 Task<Json> look_at_chain(const Context& context, const ChainName& chain, const std::vector<std::string>& layers) {

@@ -17,6 +17,7 @@ std::string name_seen_from(const std::string& file, const std::string& other);
 // Which layer of an answer is meant:
 //   1, [1], vda[1]      the first one below the top, which is 0; as libvirt counts, vda being the chain's top
 //   a node's name, the name of a file as it is told, or the last part of one that no other layer has
+// A number that is another layer's name is refused; vda[1] is always a number.
 Result<std::size_t> find_layer(const Json& layers, const ChainName& chain, const std::string& word);
 
 // "vda[1]", or "[1]" of files.

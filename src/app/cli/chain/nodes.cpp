@@ -15,6 +15,23 @@ constexpr std::size_t name_size_max = 31;
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_legal(char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_'; }
 
+std::string driver_of(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  return node ? text(*node, "drv") : "";
+}
+
+std::string file_below(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  const Json* children = node ? node->find("children") : nullptr;
+  const Json* file = children ? find_by(*children, "child", "file") : nullptr;
+  return file ? text(*file, "node-name") : "";
+}
+
+std::string filtered_by(const Json& nodes, const std::string& name) {
+  const std::string driver = driver_of(nodes, name);
+  return driver == "throttle" || driver == "copy-on-read" ? file_below(nodes, name) : "";
+}
+
 }  // namespace
 
 Task<std::string> node_of_disk(QmpClient& client, std::string name) {
@@ -35,14 +52,22 @@ Result<Json> node_in(const Json& nodes, const std::string& name) {
 }
 
 std::string image_below_filters(const Json& nodes, std::string name) {
+  for (std::string file = filtered_by(nodes, name); !file.empty(); file = filtered_by(nodes, name)) name = file;
+  return name;
+}
+
+std::string filter_above(const Json& nodes, std::string image) {
+  const auto shows = [&](const Json& node) { return filtered_by(nodes, text(node, "node-name")) == image; };
   for (;;) {
-    const Json* node = find_by(nodes, "node-name", name);
-    const Json* children = node ? node->find("children") : nullptr;
-    const std::string driver = node ? text(*node, "drv") : "";
-    const Json* file = children && (driver == "throttle" || driver == "copy-on-read") ? find_by(*children, "child", "file") : nullptr;
-    if (!file) return name;
-    name = text(*file, "node-name");
+    const auto above = std::find_if(items(nodes).begin(), items(nodes).end(), shows);
+    if (above == items(nodes).end()) return image;
+    image = text(*above, "node-name");
   }
+}
+
+std::string storage_driver(const Json& nodes, std::string name) {
+  for (std::string file = file_below(nodes, name); !file.empty(); file = file_below(nodes, name)) name = file;
+  return driver_of(nodes, name);
 }
 
 std::string free_node_name(const Json& nodes, const std::string& file) {

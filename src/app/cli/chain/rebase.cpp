@@ -4,6 +4,8 @@
 
 #include "app/cli/chain/jobs.hpp"
 #include "app/cli/chain/look.hpp"
+#include "app/cli/chain/nodes.hpp"
+#include "app/cli/chain/steps.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/make.hpp"
@@ -35,6 +37,7 @@ Task<Base> find_base(Reactor& reactor, const ChainRebaseOptions& options, const 
   const Json::Array& all = items(layers);
   auto found = find_layer(layers, options.chain, options.base);
   const bool is_file = co_await fs::exists(reactor, options.base);
+  if (!found && found.error().code() != Errc::not_found) co_await found.error();
   for (std::size_t i = 0; is_file && !found && i < all.size(); ++i) {
     const bool same = co_await is_same_file(reactor, options.base, text(all[i], "filename"));
     if (same) found = i;
@@ -65,7 +68,8 @@ Task<> change_name(QmpClient& client, const Json::Array& layers, std::size_t lay
   if (is_last || text(layers[layer + 1], "driver") != base.format)
     co_await Error(Errc::unsupported, fmt::format("'{}' is {}, and what the layer stands on is not: end the daemon and rebase the files",
                                                   base.file, base.format));
-  Json arguments = Json::object({{"device", text(layers[0], "node-name")},
+  const Json nodes = co_await all_nodes(client);
+  Json arguments = Json::object({{"device", filter_above(nodes, text(layers[0], "node-name"))},
                                  {"image-node-name", text(layers[layer], "node-name")},
                                  {"backing-file", name_seen_from(text(layers[layer], "filename"), base.file)}});
   co_await client.execute("change-backing-file", std::move(arguments));
@@ -81,6 +85,8 @@ Task<> rebase_live(const Context& context, QmpClient& client, const ChainRebaseO
   if (outside) co_return co_await change_name(client, layers, layer, std::move(base));
   if (options.unsafe)
     co_await Error(Errc::invalid_argument, fmt::format("what is between {} and its new base would be lost: leave --unsafe out", name));
+  std::vector<Removal> pull{{false, layer + 1, layer + 1}};
+  co_await check_steps(context, &client, Json(layers), std::move(pull));
   std::string base_node;
   if (base.layer) base_node = text(layers[*base.layer], "node-name");
   co_await stream(context, client, options, text(layers[layer], "node-name"), std::move(base_node));

@@ -112,25 +112,41 @@ Json to_json(const Json& layers, const Removal& step) {
                        {"into", text(items(layers)[step.into()], "filename")}});
 }
 
-Task<> carry_out(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps,
-                 const ChainRemoveOptions& options) {
-  Json done = Json::array();
+// What is left when the first step was carried out: of the chain, and to be done, by the numbers that layers have then.
+void take_out_first(Json::Array& layers, std::vector<Removal>& steps) {
+  const Removal done = steps.front();
+  const std::size_t gone = done.last - done.first + 1;
+  const auto begin = layers.begin() + static_cast<std::ptrdiff_t>(done.first);
+  layers.erase(begin, begin + static_cast<std::ptrdiff_t>(gone));
+  steps.erase(steps.begin());
+  for (Removal& step : steps) {
+    if (step.first < done.first) continue;
+    step.first -= gone;
+    step.last -= gone;
+  }
+}
+
+// `done` tells programs of the steps that are, also where one fails.
+Task<> remove_layers(const Context& context, QmpClient* client, Json layers, std::vector<Removal> steps, const ChainRemoveOptions& options,
+                     Json& done) {
   if (options.way == Way::cheapest && options.preserve_removed == "off")
     steps = co_await spare_others(context, client, layers, std::move(steps));
-  for (const Removal& step : steps) {
-    LeftNode left;
-    if (!client) co_await remove_offline(context, layers, step);
-    else {
-      co_await remove_live(context, *client, layers, step, options.speed);
-      if (step.commit && step.first == 0)
-        left = co_await let_go_of(*client, text(items(layers)[0], "node-name"), text(items(layers)[step.into()], "node-name"));
-    }
-    if (!context.json) print_line(describe(layers, step));
-    if (!context.json && left.there)
-      print_line(fmt::format("node '{}', which was the top, is still there", text(items(layers)[0], "node-name")));
+  co_await check_steps(context, client, layers, steps);
+  for (; !steps.empty(); take_out_first(layers.as_array(), steps)) {
+    const Removal step = steps.front();
+    const LeftNode left = co_await carry_out(context, client, layers, step, options.speed);
     done.push_back(to_json(layers, step));
+    if (context.json) continue;
+    print_line(describe(layers, step));
+    if (left.there) print_line(fmt::format("node '{}', which was the top, is still there", text(items(layers)[0], "node-name")));
   }
-  if (context.json) print_json(done);
+}
+
+Task<> remove_live(const Context& context, Json layers, std::vector<Removal> steps, const ChainRemoveOptions& options, Json& done) {
+  QmpClient client = co_await context.connect();
+  client.see_through();                  // a job that was begun is cancelled in order
+  auto close = [&client]() -> Task<> { return client.close(); };
+  co_await finally(remove_layers(context, &client, std::move(layers), std::move(steps), options, done), close);
 }
 
 }  // namespace
@@ -144,14 +160,12 @@ Task<Exit> chain_remove(const Context& context, ChainRemoveOptions options) {
   std::vector<Removal> steps = steps_of(cost, options.way);
   for (Removal& step : steps) step.preserve_removed = options.preserve_removed;
   co_await unwrap(check(steps, items(layers).size()));
-  if (!options.chain.live) {
-    co_await carry_out(context, nullptr, layers, std::move(steps), options);
-    co_return Exit::ok;
-  }
-  QmpClient client = co_await context.connect();
-  client.see_through();                  // a job that was begun is cancelled in order
-  auto close = [&client]() -> Task<> { return client.close(); };
-  co_await finally(carry_out(context, &client, layers, std::move(steps), options), close);
+  Json done = Json::array();
+  Result<> ended;
+  if (options.chain.live) ended = co_await remove_live(context, layers, std::move(steps), options, done).result();
+  else ended = co_await remove_layers(context, nullptr, layers, std::move(steps), options, done).result();
+  if (context.json && (ended || !items(done).empty())) print_json(done);
+  co_await unwrap(ended);
   co_return Exit::ok;
 }
 

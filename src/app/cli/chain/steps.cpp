@@ -6,6 +6,7 @@
 #include "app/cli/chain/look.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
+#include "app/cli/image/snapshots.hpp"
 
 namespace tidemark::cli {
 namespace {
@@ -14,11 +15,12 @@ std::string node_of(const Json& layers, std::size_t layer) { return text(items(l
 std::string file_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "filename"); }
 std::string format_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "driver"); }
 
-Json job_arguments(const Json& layers, Removal step, std::uint64_t speed) {
+// `disk`: what the jobs take for the disk.
+Json job_arguments(const std::string& disk, const Json& layers, Removal step, std::uint64_t speed) {
   Json arguments = Json::object();
   if (speed != 0) arguments.set("speed", speed);
   if (step.commit) {
-    arguments.set("device", node_of(layers, 0));
+    arguments.set("device", disk);
     arguments.set("top-node", node_of(layers, step.first));
     arguments.set("base-node", node_of(layers, step.into()));
     if (step.preserve_removed != "off") arguments.set("preserve-removed", step.preserve_removed);
@@ -41,12 +43,33 @@ Task<> set_backing(const Context& context, const Json& layers, std::size_t image
   (void)co_await rebase(context, std::move(rebasing));
 }
 
-}  // namespace
+Task<> check_named_by_file(const Json& layers) {
+  for (const Json& layer : items(layers))
+    if (text(layer, "filename").starts_with("json:"))
+      co_await Error(Errc::unsupported, fmt::format("'{}' is not named by a file alone", text(layer, "filename")));
+}
+
+Result<> check_node_keeps_none(const Json& nodes, const Json& layer) {
+  const Json* node = find_by(nodes, "node-name", text(layer, "node-name"));
+  const Json* image = node ? node->find("image") : nullptr;
+  const Json* kept = image ? image->find("snapshots") : nullptr;
+  if (!kept || items(*kept).empty()) return {};
+  return would_change(text(layer, "filename"), text(items(*kept).front(), "name"));
+}
+
+// Those that would read something else below them, or are no part of the disk then and what is below them is written to.
+std::vector<std::size_t> changed_below(Removal step) {
+  std::vector<std::size_t> changed;
+  if (!step.commit) changed.push_back(step.into());
+  for (std::size_t layer = step.first; step.commit && layer <= step.last; ++layer) changed.push_back(layer);
+  return changed;
+}
 
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
+  const Json nodes = co_await all_nodes(client);
   DaemonJob job;
   job.command = step.commit ? "block-commit" : "block-stream";
-  job.arguments = job_arguments(layers, step, speed);
+  job.arguments = job_arguments(filter_above(nodes, node_of(layers, 0)), layers, step, speed);
   const auto done = co_await run_job(context, client, std::move(job)).result();
   if (!done && done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; the steps that were done stay done");
   co_await unwrap(done);
@@ -55,9 +78,6 @@ Task<> remove_live(const Context& context, QmpClient& client, const Json& layers
 // What is committed is durable before the image above names the one below.  A top that was committed shows what is below it from
 // then on: who takes it for the disk by mistake later does not see an old one.
 Task<> remove_offline(const Context& context, const Json& layers, Removal step) {
-  for (const Json& layer : items(layers))
-    if (text(layer, "filename").starts_with("json:"))
-      co_await Error(Errc::unsupported, fmt::format("'{}' is not named by a file alone", text(layer, "filename")));
   if (!step.commit) {
     std::optional<std::size_t> below;
     if (step.last + 1 < items(layers).size()) below = step.last + 1;
@@ -72,6 +92,31 @@ Task<> remove_offline(const Context& context, const Json& layers, Removal step) 
   if (step.first != 0) co_return co_await set_backing(context, layers, step.first - 1, step.into(), true);
   if (step.last != 0) co_await set_backing(context, layers, 0, step.into(), true);
   co_await empty_image(context, file_of(layers, 0));
+}
+
+}  // namespace
+
+Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
+  Json nodes;
+  if (client) nodes = co_await all_nodes(*client);
+  else co_await check_named_by_file(layers);
+  for (const Removal& step : steps) {
+    for (const std::size_t layer : changed_below(step)) {
+      ImageName image{file_of(layers, layer), format_of(layers, layer)};
+      if (client) co_await unwrap(check_node_keeps_none(nodes, items(layers)[layer]));
+      else co_await check_keeps_none(context.reactor, std::move(image));
+    }
+  }
+}
+
+Task<LeftNode> carry_out(const Context& context, QmpClient* client, const Json& layers, Removal step, std::uint64_t speed) {
+  LeftNode left;
+  if (!client) co_await remove_offline(context, layers, step);
+  else {
+    co_await remove_live(context, *client, layers, step, speed);
+    if (step.commit && step.first == 0) left = co_await let_go_of(*client, node_of(layers, 0), node_of(layers, step.into()));
+  }
+  co_return left;
 }
 
 }  // namespace tidemark::cli

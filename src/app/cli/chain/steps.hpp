@@ -4,6 +4,7 @@
 #pragma once
 
 #include "app/cli/chain/commands.hpp"
+#include "app/cli/chain/nodes.hpp"
 
 namespace tidemark::cli {
 
@@ -15,8 +16,11 @@ struct Removal {
   std::size_t into() const noexcept { return commit ? last + 1 : first - 1; }
 };
 
-// `layers` as query-chain-cost tells them.
-Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed);
-Task<> remove_offline(const Context& context, const Json& layers, Removal step);
+// `layers` as query-chain-cost tells them.  Fails where one of the steps cannot be carried out, or would change an internal snapshot.
+Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps);
+
+// `speed`: bytes a second of a daemon's job; 0: as fast as it goes.  Of a daemon's disk that has gone over to what its top was
+// committed to: what is left of that top.
+Task<LeftNode> carry_out(const Context& context, QmpClient* client, const Json& layers, Removal step, std::uint64_t speed);
 
 }  // namespace tidemark::cli

@@ -6,6 +6,7 @@
 
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
+#include "app/cli/image/snapshots.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "format/qcow2/offline.hpp"
@@ -111,6 +112,7 @@ Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) 
   ImageName top{*path, format};
   const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
   const std::size_t depth = co_await layers_above(context.reactor, chain, options.base);
+  for (std::size_t layer = 0; layer < depth; ++layer) co_await check_keeps_none(context.reactor, chain[layer]);
   std::uint64_t size_above = 0;
   if (!options.above.empty()) {
     const qcow2::Header header = co_await read_header(context.reactor, options.above);

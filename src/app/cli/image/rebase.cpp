@@ -4,6 +4,7 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
+#include "app/cli/image/snapshots.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "format/qcow2/offline.hpp"
@@ -70,8 +71,9 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
     if (!found) co_await found.error().with_context(fmt::format("Could not open backing file '{}'", options.backing));
     after = *std::move(found);
   }
-  // What is written does not change what is read: the bitmaps need not know.
   const ImageName image{path, "qcow2"};
+  co_await check_keeps_none(context.reactor, image);
+  // What is written does not change what is read: the bitmaps need not know.
   KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
   auto copied = co_await copy(context, options, std::move(before), std::move(after)).result();
   auto stored = co_await kept.store().result();

@@ -49,6 +49,19 @@ Task<std::vector<Qcow2Snapshot>> snapshots_in(Reactor& reactor, ImageName image,
   co_return co_await in_session<std::vector<Qcow2Snapshot>>(reactor, body);
 }
 
+Task<> check_keeps_none(Reactor& reactor, ImageName image) {
+  if (image.format != "qcow2") co_return;
+  const qcow2::Header header = co_await read_header(reactor, image.name);
+  if (header.snapshots == 0) co_return;
+  const auto kept = co_await snapshots_in(reactor, image, true);
+  if (!kept.empty()) co_await would_change(image.name, kept.front().name);
+}
+
+Error would_change(const std::string& image, const std::string& snapshot) {
+  return Error(Errc::busy, fmt::format("'{}' keeps the internal snapshot '{}', which reads from what is below, too, and would change; "
+                                       "delete it first", image, snapshot));
+}
+
 Result<std::string> choose_snapshot(const std::vector<Qcow2Snapshot>& snapshots, const std::string& wanted) {
   const auto find = [&](auto matches) -> Result<std::string> {
     const auto found = std::find_if(snapshots.begin(), snapshots.end(), matches);

@@ -35,6 +35,13 @@ std::string name_of(const Context& context, const SnapshotCreateOptions& options
   return std::to_string(context.reactor.backend().wall_clock_ns() / ns_per_s);
 }
 
+// `beside`: what the disk is now is a file, which others can be beside.  What is in /dev is gone at the host's next start.
+Result<> check_named(const SnapshotCreateOptions::Disk& disk, const std::string& below, bool beside) {
+  if (beside || !disk.overlay.empty()) return {};
+  return Error(Errc::unsupported, fmt::format("disk '{0}' is '{1}', beside which no file can be made; name one with {0}=FILE", disk.name,
+                                              below));
+}
+
 Task<> choose_overlay(Reactor& reactor, const SnapshotCreateOptions::Disk& disk, std::string stem, const std::string& name,
                       const std::vector<Made>& others, Made& made) {
   made.overlay = disk.overlay;
@@ -56,9 +63,8 @@ Task<std::vector<Made>> choose_live(const Context& context, QmpClient& client, c
     const Json node = co_await unwrap(node_in(nodes, made.image));
     made.below = text(node, "file");
     if (!options.internal) {
-      if (!made.below.starts_with('/') && disk.overlay.empty())
-        co_await Error(Errc::unsupported, fmt::format("disk '{0}' is '{1}', beside which no file can be made; name one with {0}=FILE",
-                                                      disk.name, made.below));
+      const bool beside = made.below.starts_with('/') && storage_driver(nodes, made.image) == "file";
+      co_await unwrap(check_named(disk, made.below, beside));
       co_await choose_overlay(context.reactor, disk, disk.name, name, all, made);
       made.node = free_node_name(nodes, made.overlay);
       nodes.push_back(Json::object({{"node-name", made.node}}));
@@ -165,6 +171,8 @@ Task<Made> choose_file(const Context& context, const SnapshotCreateOptions::Disk
   top.format = co_await format_of(context.reactor, top, false);
   const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
   Made made{disk.name, disk.name, disk.name, {}, {}, top.format};
+  const FileInfo file = co_await fs::stat(context.reactor, chain.front().name);
+  co_await unwrap(check_named(disk, made.below, file.type == FileInfo::Type::regular));
   co_await choose_overlay(context.reactor, disk, stdfs::path(chain.back().name).stem().string(), name, others, made);
   co_await check_not_in_use(context.reactor, disk.name);
   co_return std::move(made);

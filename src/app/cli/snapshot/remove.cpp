@@ -98,13 +98,7 @@ Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDel
     co_await Error(Errc::busy, fmt::format("somebody else has changed the chain of '{}'; look at it with 'tidemark snapshot list', and "
                                            "delete what is to go by its number there", options.disk.top));
   const Removal step = co_await choose(context, client, layers, snapshot, options.way);
-  LeftNode left;
-  if (!client) co_await remove_offline(context, layers, step);
-  else {
-    co_await remove_live(context, *client, layers, step, options.speed);
-    if (step.commit && step.first == 0)
-      left = co_await let_go_of(*client, text(all[0], "node-name"), text(all[step.into()], "node-name"));
-  }
+  const LeftNode left = co_await carry_out(context, client, layers, step, options.speed);
   print(told, options, all, snapshot, step, left);
   expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(step.first));
 }
@@ -122,6 +116,9 @@ Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOp
   }
   std::sort(found.rbegin(), found.rend());
   found.erase(std::unique(found.begin(), found.end()), found.end());
+  std::vector<Removal> pulls;              // a commit, which it may be instead, concerns the same layer
+  for (const std::size_t layer : found) pulls.push_back({false, layer, layer});
+  co_await check_steps(context, client, *cost.find("layers"), std::move(pulls));
   std::vector<std::string> expected = names_of(*cost.find("layers"), client != nullptr);
   for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected, told);
 }
@@ -142,9 +139,10 @@ std::vector<Qcow2Snapshot> kept_in(const Json* told) {
 }
 
 Task<> remove_kept_live(QmpClient& client, SnapshotDeleteOptions options, Told& told) {
-  const std::string node = co_await node_of_disk(client, options.disk.top);
+  const std::string top = co_await node_of_disk(client, options.disk.top);
   for (const std::string& word : options.snapshots) {
     const Json nodes = co_await all_nodes(client);
+    const std::string node = image_below_filters(nodes, top);
     const Json entry = co_await unwrap(node_in(nodes, node));
     const Json* image = entry.find("image");
     const Json* kept = image ? image->find("snapshots") : nullptr;

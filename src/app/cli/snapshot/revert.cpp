@@ -9,6 +9,7 @@
 
 #include "app/cli/chain/look.hpp"
 #include "app/cli/chain/nodes.hpp"
+#include "app/cli/chain/others.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/new_file.hpp"
@@ -21,6 +22,15 @@
 
 namespace tidemark::cli {
 namespace {
+
+// Whoever stands on the disk's file reads from it what it held until now.
+Task<> check_nobody_above(Reactor& reactor, std::string file, bool can_stay) {
+  const std::string above = co_await file_that_stands_on(reactor, file);
+  if (above.empty()) co_return;
+  const char* const or_else = can_stay ? ", or give --overlay" : "";
+  co_await Error(Errc::busy, fmt::format("'{}' stands on '{}', and would change with it; rebase or remove it first{}", above, file,
+                                         or_else));
+}
 
 // What the top's file keeps goes with it; it is held.
 Task<> check_replaceable_top(Reactor& reactor, std::string top) {
@@ -40,6 +50,7 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     (void)co_await hold_file(session, overlay.file);
     co_await check_replaceable_top(reactor, overlay.file);
+    co_await check_nobody_above(reactor, overlay.file, true);
     auto make = [&](std::string partial) -> Task<> {
       co_await make_overlay(reactor, overlay, partial);
       (void)co_await hold_file(session, partial);      // so that the store that goes is nobody's who has it by then
@@ -82,6 +93,8 @@ Task<> revert_to_layer(const Context& context, SnapshotRevertOptions options) {
 }
 
 Task<> revert_to_kept(const Context& context, SnapshotRevertOptions options) {
+  std::string file = local_path(options.disk.top).value_or(options.disk.top);
+  co_await check_nobody_above(context.reactor, std::move(file), false);
   ImageSnapshotOptions change;
   change.action = ImageSnapshotOptions::Action::apply;
   change.image.name = options.disk.top;
