@@ -119,6 +119,16 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
+  // An inactive node is read-only, too.
+  Task<> set_read_only(bool read_only) override {
+    if (read_only) co_await visit(home().reactor(), session_.reactor(), session_.end_writing());
+  }
+  void writers_gone() noexcept override {
+    Reactor& there = session_.reactor();
+    if (&there == &home().reactor()) session_.writers_gone();
+    else there.post_remote([this] { session_.writers_gone(); });      // before all that goes there from here on
+  }
+
   Task<> cancel_in_flight() override {
     return visit(home().reactor(), session_.reactor(), session_.cancel_in_flight());
   }

@@ -35,7 +35,7 @@ Task<> NbdLink::perform(NbdExchange& exchange) {
   Pending pending(socket_.reactor(), exchange);
   {
     const auto turn = co_await sending_.lock();
-    if (ended()) {
+    if (!takes_requests()) {
       exchange.lost = true;
       co_return;
     }

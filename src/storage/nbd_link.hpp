@@ -48,6 +48,8 @@ class NbdLink {
   // Receives until the link ends; then fails what is pending and closes the socket.
   Task<> run();
   Task<> perform(NbdExchange& exchange);
+  // Requests that are not on their way yet are lost; answers still come.
+  void send_no_more() noexcept { sends_ = false; }
   // Tells the server that we go, if that does not take long, and ends the link.
   Task<> leave();
 
@@ -57,6 +59,7 @@ class NbdLink {
   bool pending() const noexcept { return !pending_.empty() || sending_.locked(); }
 
   bool ended() const noexcept { return why_.has_value(); }
+  bool takes_requests() const noexcept { return sends_ && !ended(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.
   const Error& why() const noexcept { return *why_; }
   bool over() const noexcept { return over_; }             // run() has ended
@@ -97,7 +100,7 @@ class NbdLink {
   const NbdTerms terms_;
   CancelSource stop_;
   std::optional<Error> why_;
-  bool over_ = false;
+  bool over_ = false, sends_ = true;
   Mutex sending_;
   std::map<std::uint64_t, Pending*> pending_;
   std::uint64_t last_cookie_ = 0;

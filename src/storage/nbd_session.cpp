@@ -11,7 +11,7 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t requests_max = 128;      // in flight
-constexpr Duration handshake_max = std::chrono::seconds(30);
+constexpr Duration handshake_max = std::chrono::seconds(30), end_of_writing_max = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
 // Of what is not flushed: from where on it is, unasked, and from where on writes wait for that.
@@ -131,6 +131,7 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
     changed_.notify_all();
     if (closing_) co_await link->leave();                // close() found none
     while (!link->over()) co_await changed_.wait();
+    unflushed_.forget(ownerless_);
     const std::string why = link->why().message();
     lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
     link_.reset();
@@ -170,7 +171,7 @@ Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
 Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_ = link;
   const std::vector<UnflushedWrites::Piece> pieces = unflushed_.pieces();
-  for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && !link->ended(); at = end) {
+  for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && link->takes_requests(); at = end) {
     end = apart_until(pieces, at);
     const auto side_by_side = [&](TaskGroup& group) -> Task<> {
       for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
@@ -179,7 +180,8 @@ Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
     (void)co_await with_group(reactor_, side_by_side).result();
   }
   next_.reset();
-  co_return !closing_ && !link->ended();
+  changed_.notify_all();
+  co_return !closing_ && link->takes_requests();
 }
 
 Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
@@ -249,7 +251,11 @@ void NbdSession::note_answer(const NbdExchange& exchange, std::uint64_t newest_b
   const bool flushes = (terms_.info.flags & nbd::export_flag::send_flush) != 0;
   if (exchange.command == nbd::Command::flush) unflushed_.forget(newest_before);      // if it has failed, somebody knows
   else if (exchange.error == 0 && flushes) unflushed_.add(exchange);
-  if (unflushed_.bytes() <= unflushed_many || flushing_early_ || flushes_ != 0 || closing_) return;
+  if (unflushed_.bytes() > unflushed_many) begin_flush();
+}
+
+void NbdSession::begin_flush() noexcept {
+  if (flushing_early_ || flushes_ != 0 || closing_) return;
   flushing_early_ = true;
   run_detached(flush_early(), running_.enter());
 }
@@ -258,7 +264,8 @@ Task<> NbdSession::flush_early() {
   NbdExchange flush;
   flush.command = nbd::Command::flush;
   const Result<> answered = co_await transmit(flush).result();
-  if (answered && flush.error != 0) lost_writes_ = failure(flush);
+  const bool owned = unflushed_.last() > ownerless_;        // else nobody is left who could be told
+  if (answered && flush.error != 0 && owned) lost_writes_ = failure(flush);
   flushing_early_ = false;
   changed_.notify_all();
 }
@@ -272,6 +279,27 @@ Task<> NbdSession::cancel_in_flight() {
   if (!link_) patient_ = false;
   changed_.notify_all();
   co_return;
+}
+
+void NbdSession::writers_gone() noexcept {
+  ownerless_ = unflushed_.last();
+  if (next_) next_->send_no_more();
+  if (!link_ || link_->ended()) unflushed_.forget(ownerless_);
+  else if (!unflushed_.empty()) begin_flush();
+}
+
+Task<> NbdSession::end_writing() {
+  writers_gone();
+  const std::shared_ptr<NbdLink> link = next_;
+  const auto give_up = [this, &link](CancelToken token) -> Task<> {
+    co_await reactor_.sleep(end_of_writing_max, token);
+    link->cancel();
+  };
+  const auto within_limit = [&](TaskGroup& group) -> Task<> {
+    group.spawn(give_up(group.token()));
+    while (next_ == link) co_await changed_.wait();
+  };
+  if (link) co_await with_group(reactor_, within_limit);
 }
 
 Error NbdSession::failure(const NbdExchange& exchange) const {

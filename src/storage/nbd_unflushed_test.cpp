@@ -24,11 +24,18 @@ class NbdUnflushedTest : public NbdClientTest {
     return process.run(disk->write(offset, Buffers(data), flags));
   }
   Result<> flush() { return process.run(disk->flush()); }
+  void sleep(Duration duration) { (void)process.run(process.reactor().sleep(duration)); }
+  // Started anew, without what was not flushed.
+  void restart() {
+    server.stop();
+    lose();
+    server.start(script());
+  }
 
   Content now, durable;
   std::multimap<std::uint64_t, std::byte> seen;
   unsigned flushes = 0, bad_flushes = 0, bad_writes = 0, breaks = 0;
-  bool dies_at_writes = false, silent_flush = false;
+  bool dies_at_writes = false, silent_flush = false, silent_writes = false;
 
  private:
   std::optional<Message> answer(const nbd::Request& request) {
@@ -39,7 +46,7 @@ class NbdUnflushedTest : public NbdClientTest {
       return std::nullopt;
     }
     if (write && dies_at_writes) return std::nullopt;
-    if (flush && silent_flush) return Message();
+    if ((flush && silent_flush) || (write && silent_writes)) return Message();
     if ((write && bad_writes != 0 && bad_writes-- != 0) || (flush && bad_flushes != 0 && bad_flushes-- != 0))
       return error_chunk(request.cookie, nbd::Status::io_error, "bad");
     if (write) {
@@ -190,6 +197,97 @@ TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
   write_much();
   EXPECT_FALSE(flush().ok());                                // the server has said so once
   EXPECT_FALSE(flush().ok());
+}
+
+// What a server that is away has lost may be another's by the time that it is back.
+TEST_F(NbdUnflushedTest, IsForgottenWithItsLastWriterWhileTheServerIsAway) {
+  begin(0);
+  EXPECT_TRUE(write(0, 1).ok());
+  server.stop();
+  lose();
+  sleep(std::chrono::seconds(1));
+  disk->writers_gone();
+  server.start(script());
+  sleep(std::chrono::seconds(20));
+  EXPECT_TRUE(write(4096, 2).ok());                          // by another
+  breaks = 1;
+  EXPECT_FALSE(read().ok());
+  sleep(std::chrono::seconds(5));
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable, (Content{{4096, std::byte{2}}}));
+}
+
+TEST_F(NbdUnflushedTest, IsFlushedWhenItsLastWriterGoes) {
+  begin(0);
+  EXPECT_TRUE(write(0, 1).ok());
+  disk->writers_gone();
+  sleep(std::chrono::seconds(1));
+  EXPECT_EQ(durable, (Content{{0, std::byte{1}}}));
+  disk->writers_gone();
+  sleep(std::chrono::seconds(1));
+  EXPECT_EQ(flushes, 1u);                                    // nothing is left to flush
+  EXPECT_TRUE(write(0, 2).ok());
+  bad_flushes = 1;
+  disk->writers_gone();
+  sleep(std::chrono::seconds(1));
+  EXPECT_EQ(bad_flushes, 0u);
+  EXPECT_TRUE(write(0, 3).ok());                             // by another
+  EXPECT_TRUE(flush().ok());
+}
+
+TEST_F(NbdUnflushedTest, IsNotSentAgainWhenTheLastFlushIsNotAnswered) {
+  begin(0);
+  EXPECT_TRUE(write(0, 1).ok());
+  silent_flush = true;
+  disk->writers_gone();
+  EXPECT_TRUE(write(4096, 2).ok());                          // by another
+  restart();
+  silent_flush = false;
+  sleep(std::chrono::seconds(5));
+  EXPECT_EQ(now, (Content{{4096, std::byte{2}}}));
+  EXPECT_TRUE(flush().ok());
+}
+
+// Another program may write to the export from then on.
+TEST_F(NbdUnflushedTest, NothingIsSentAgainOnceItIsReadOnly) {
+  unsigned in_the_middle = 0;
+  for (int turns = 0; turns < 60; ++turns) {
+    seen.clear();
+    begin(10);
+    for (unsigned i = 0; i < 200; ++i) EXPECT_TRUE(write(i * 4096, 2).ok());
+    breaks = 1;
+    Gate reading(process.reactor());
+    run_detached(disk->read(0, Buffers(memory)), reading.enter());
+    for (int i = 0; i < turns; ++i) sleep(std::chrono::microseconds(20));
+    const Instant before = world.now();
+    disk->writers_gone();
+    EXPECT_TRUE(process.run(disk->set_read_only(true)).ok());
+    EXPECT_LE(world.now() - before, std::chrono::seconds(1));
+    const std::size_t sent = seen.size();
+    sleep(std::chrono::seconds(5));
+    EXPECT_EQ(seen.size(), sent) << turns;
+    if (sent > 200 && sent < 400) ++in_the_middle;
+    EXPECT_TRUE(process.run(reading.wait_idle()).ok());
+    EXPECT_TRUE(read().ok());
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    disk.reset();
+    server.stop();
+    serving = false;
+  }
+  EXPECT_NE(in_the_middle, 0u);
+}
+
+TEST_F(NbdUnflushedTest, AServerThatTakesItAgainWithoutAWordIsGivenUpAtTheEnd) {
+  begin(0);
+  EXPECT_TRUE(write(0, 1).ok());
+  silent_writes = true;
+  restart();
+  sleep(std::chrono::seconds(3));
+  const Instant before = world.now();
+  EXPECT_TRUE(process.run(disk->set_read_only(true)).ok());
+  EXPECT_LE(world.now() - before, std::chrono::seconds(2));
+  sleep(std::chrono::seconds(5));
+  EXPECT_TRUE(read().ok());                                  // by another connection
 }
 
 }  // namespace
