@@ -73,13 +73,16 @@ class UnflushedWrites {
     }
   }
   // All that is to be sent again, in order.  Nothing that was written again later: a server that has kept it, and does not get all
-  // of this, would have older bytes than before.
+  // of this, would have older bytes than before.  A trim counts as written for older trims only, for it may do nothing.
+  // Not many more than there are entries: what cuts one is one range from there on.
   std::vector<Piece> pieces() const {
     std::vector<Piece> found;
-    RangeSet newer;
+    RangeSet written, changed;
     for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-      for (const Range& range : newer.outside((*entry)->range)) found.push_back({*entry, range});
-      if ((*entry)->command != nbd::Command::trim) newer.add((*entry)->range);
+      const bool trim = (*entry)->command == nbd::Command::trim;
+      for (const Range& range : (trim ? changed : written).outside((*entry)->range)) found.push_back({*entry, range});
+      changed.add((*entry)->range);
+      if (!trim) written.add((*entry)->range);
     }
     std::reverse(found.begin(), found.end());
     return found;

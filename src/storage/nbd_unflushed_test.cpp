@@ -1,6 +1,7 @@
 // What a server has answered and not made durable, when it is started anew.
 #include <map>
 
+#include "storage/nbd_unflushed.hpp"
 #include "storage/test_nbd_server.hpp"
 
 namespace tidemark::test {
@@ -197,6 +198,30 @@ TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
   write_much();
   EXPECT_FALSE(flush().ok());                                // the server has said so once
   EXPECT_FALSE(flush().ok());
+}
+
+TEST(UnflushedWritesTest, DiscardsAndWritesAreNotManyMorePieces) {
+  UnflushedWrites writes;
+  constexpr std::uint64_t count = 300;
+  const auto change = [&](nbd::Command command, Range range) {
+    NbdExchange exchange;
+    exchange.command = command;
+    exchange.range = range;
+    writes.add(exchange);
+  };
+  change(nbd::Command::write_zeroes, {0, 4096});
+  for (std::uint64_t i = 0; i < count; ++i) change(nbd::Command::trim, {0, 16 * MiB});
+  for (std::uint64_t i = 0; i < count; ++i) change(nbd::Command::write_zeroes, {i * 8192 + 4096, 4096});
+  change(nbd::Command::trim, {4096, 4096});
+  const auto pieces = writes.pieces();
+  ASSERT_EQ(pieces.size(), 1 + (count + 1) + count + 1);
+  // What a discard may leave, the last discard but for what is newer, what was written since, and a discard of some of that.
+  EXPECT_EQ(pieces.front().range, (Range{0, 4096}));
+  EXPECT_EQ(pieces[1].range, (Range{count * 8192, 16 * MiB - count * 8192}));
+  for (std::uint64_t i = 0; i < count; ++i) EXPECT_EQ(pieces[count + 1 - i].range, (Range{i * 8192, 4096}));
+  for (std::uint64_t i = 1; i <= count + 1; ++i) EXPECT_EQ(pieces[i].entry->number, count + 1);
+  for (std::uint64_t i = 0; i < count; ++i) EXPECT_EQ(pieces[count + 2 + i].range, (Range{i * 8192 + 4096, 4096}));
+  EXPECT_EQ(pieces.back().exchange().command, nbd::Command::trim);
 }
 
 // What a server that is away has lost may be another's by the time that it is back.
