@@ -53,8 +53,9 @@ class NbdLink {
   // Tells the server that we go, if that does not take long, and ends the link.
   Task<> leave();
 
-  // Ends the link, and with it all requests.
+  // End the link, and with it all requests.
   void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
+  void give_up() noexcept { end(Error(Errc::timed_out, "no answer", ETIMEDOUT)); }
   // One that was answered before it was sent may still wait for the server to take it.
   bool pending() const noexcept { return !pending_.empty() || sending_.locked(); }
 

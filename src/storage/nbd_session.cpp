@@ -11,7 +11,8 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t requests_max = 128;      // in flight
-constexpr Duration handshake_max = std::chrono::seconds(30), end_of_writing_max = std::chrono::seconds(1);
+constexpr Duration handshake_max = std::chrono::seconds(30), silence_max = handshake_max;
+constexpr Duration end_of_writing_max = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
 // Of what is not flushed: from where on it is, unasked, and from where on writes wait for that.
@@ -171,14 +172,18 @@ Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
 Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_ = link;
   const std::vector<UnflushedWrites::Piece> pieces = unflushed_.pieces();
-  for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && link->takes_requests(); at = end) {
-    end = apart_until(pieces, at);
-    const auto side_by_side = [&](TaskGroup& group) -> Task<> {
-      for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
-      co_await group.join();
-    };
-    (void)co_await with_group(reactor_, side_by_side).result();
-  }
+  const auto while_it_answers = [&](TaskGroup& watching) -> Task<> {
+    watching.spawn(give_up_silent(*link, watching.token()));
+    for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && link->takes_requests(); at = end) {
+      end = apart_until(pieces, at);
+      const auto side_by_side = [&](TaskGroup& group) -> Task<> {
+        for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
+        co_await group.join();
+      };
+      (void)co_await with_group(reactor_, side_by_side).result();
+    }
+  };
+  if (!pieces.empty()) (void)co_await with_group(reactor_, while_it_answers).result();
   next_.reset();
   changed_.notify_all();
   co_return !closing_ && link->takes_requests();
@@ -187,7 +192,16 @@ Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
 Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
   NbdExchange exchange = piece.exchange();
   co_await link.perform(exchange);
-  if (!exchange.lost && exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+  if (exchange.lost) co_return;
+  ++repeated_;
+  if (exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+}
+
+Task<> NbdSession::give_up_silent(NbdLink& link, CancelToken token) {
+  for (std::uint64_t before = repeated_;; before = repeated_) {
+    co_await reactor_.sleep(silence_max, token);
+    if (repeated_ == before) link.give_up();
+  }
 }
 
 Task<> NbdSession::lose_patience(CancelToken token) {
@@ -276,6 +290,7 @@ bool NbdSession::may_repeat(const Error& why) noexcept {
 
 Task<> NbdSession::cancel_in_flight() {
   if (link_ && link_->pending()) link_->cancel();
+  if (next_) next_->cancel();
   if (!link_) patient_ = false;
   changed_.notify_all();
   co_return;
@@ -293,7 +308,7 @@ Task<> NbdSession::end_writing() {
   const std::shared_ptr<NbdLink> link = next_;
   const auto give_up = [this, &link](CancelToken token) -> Task<> {
     co_await reactor_.sleep(end_of_writing_max, token);
-    link->cancel();
+    link->give_up();
   };
   const auto within_limit = [&](TaskGroup& group) -> Task<> {
     group.spawn(give_up(group.token()));

@@ -57,6 +57,8 @@ class NbdSession {
   // Whether the server has them all again.
   Task<bool> repeat_unflushed(std::shared_ptr<NbdLink> link);
   Task<> repeat(NbdLink& link, const UnflushedWrites::Piece& piece);
+  // Gives the link up when it has answered nothing of that for a while.
+  Task<> give_up_silent(NbdLink& link, CancelToken token);
   Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
   // Until a link has answered it.
@@ -78,6 +80,7 @@ class NbdSession {
   std::optional<Error> lost_;              // why there is no link
   UnflushedWrites unflushed_;
   std::uint64_t ownerless_ = 0;            // those of them up to this number are not sent again
+  std::uint64_t repeated_ = 0;             // answers to what was sent again
   bool flushing_early_ = false;            // because they are many
   unsigned flushes_ = 0;                   // asked for by others, and not answered
   std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on

@@ -146,6 +146,31 @@ TEST_F(NbdUnflushedTest, AServerThatAlwaysBreaksOffIsGivenUp) {
   EXPECT_LE(server.connections, 20u);
 }
 
+TEST_F(NbdUnflushedTest, AServerThatTakesItAgainWithoutAWordIsGivenUp) {
+  begin(2);
+  EXPECT_TRUE(write(0, 2).ok());
+  for (const bool cancelled : {false, true}) {
+    silent_writes = true;
+    restart();
+    sleep(std::chrono::seconds(5));
+    EXPECT_FALSE(read().ok());
+    const unsigned connections = server.connections;
+    silent_writes = false;                                   // it has taken it before
+    if (cancelled) {
+      EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+      sleep(std::chrono::seconds(3));
+    } else {
+      sleep(std::chrono::seconds(20));
+      EXPECT_EQ(server.connections, connections);
+      EXPECT_FALSE(read().ok());
+      sleep(std::chrono::seconds(10));
+    }
+    EXPECT_TRUE(read().ok());
+    EXPECT_EQ(now, (Content{{0, std::byte{2}}}));
+  }
+  EXPECT_TRUE(flush().ok());
+}
+
 TEST_F(NbdUnflushedTest, ClosesWheneverThatIs) {
   for (int turns = 0; turns < 40; ++turns) {
     begin(10);
