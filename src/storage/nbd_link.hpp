@@ -2,7 +2,8 @@
 //
 // Requests are sent in the order they come and answered in any; a receiver puts what comes where the
 // request of that cookie wants it.  Whatever is against the protocol ends the link: an unknown
-// cookie, data outside of what was asked for or twice, a payload longer than it can be.
+// cookie, data outside of what was asked for or twice, a payload longer than it can be.  So does a
+// server that says it is shutting down.
 //
 // Invariant: a request's memory is touched only while it is in `pending_`, and a request returns only
 // when it has left `pending_` and nothing of it is being sent.

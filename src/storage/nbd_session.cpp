@@ -194,7 +194,8 @@ Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
   co_await link.perform(exchange);
   if (exchange.lost) co_return;
   ++repeated_;
-  if (exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+  const bool advice = exchange.command == nbd::Command::trim;
+  if (exchange.error != 0 && !advice) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
 }
 
 Task<> NbdSession::give_up_silent(NbdLink& link, CancelToken token) {

@@ -36,6 +36,8 @@ class NbdUnflushedTest : public NbdClientTest {
   Content now, durable;
   std::multimap<std::uint64_t, std::byte> seen;
   unsigned flushes = 0, bad_flushes = 0, bad_writes = 0, breaks = 0;
+  unsigned goodbyes = 0;                                     // of a server that is shutting down
+  bool refuses_trims = false;
   bool dies_at_writes = false, silent_flush = false, silent_writes = false;
 
  private:
@@ -46,6 +48,12 @@ class NbdUnflushedTest : public NbdClientTest {
       lose();
       return std::nullopt;
     }
+    if (goodbyes != 0 && request.command != nbd::Command::read) {
+      --goodbyes;
+      lose();
+      return error_chunk(request.cookie, nbd::Status::shutdown, "");
+    }
+    if (request.command == nbd::Command::trim && refuses_trims) return error_chunk(request.cookie, nbd::Status::not_supported, "");
     if (write && dies_at_writes) return std::nullopt;
     if ((flush && silent_flush) || (write && silent_writes)) return Message();
     if ((write && bad_writes != 0 && bad_writes-- != 0) || (flush && bad_flushes != 0 && bad_flushes-- != 0))
@@ -119,6 +127,50 @@ TEST_F(NbdUnflushedTest, TheNextFlushTellsWhatCannotBeWrittenAgain) {
   EXPECT_NE(told.error().message().find("written again"), std::string::npos) << told.error().message();
   EXPECT_FALSE(flush().ok());                                // whoever asks
   EXPECT_EQ(now.size(), 1u);                                 // the other one is there
+}
+
+TEST_F(NbdUnflushedTest, ADiscardThatIsRefusedTheSecondTimeIsNotMissed) {
+  server.flags |= nbd::export_flag::send_trim;
+  begin(10);
+  EXPECT_TRUE(write(0, 2).ok());
+  EXPECT_TRUE(process.run(disk->discard({4096, 4096})).ok());
+  breaks = 1;
+  refuses_trims = true;
+  EXPECT_TRUE(read().ok());
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable, (Content{{0, std::byte{2}}}));
+}
+
+// What it answers so is done by the one that is there after it.
+TEST_F(NbdUnflushedTest, AServerThatShutsDownIsLost) {
+  begin(10);
+  EXPECT_TRUE(write(0, 1).ok());
+  goodbyes = 2;                                              // to this one, and to what is sent again
+  EXPECT_TRUE(write(4096, 2).ok());
+  EXPECT_EQ(server.connections, 3u);
+  EXPECT_EQ(now, (Content{{0, std::byte{1}}, {4096, std::byte{2}}}));
+  goodbyes = 1;
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(durable, (Content{{0, std::byte{1}}, {4096, std::byte{2}}}));
+  EXPECT_TRUE(write(0, 3).ok());
+  goodbyes = 1;
+  disk->writers_gone();                                      // a flush that nobody has asked for
+  sleep(std::chrono::seconds(3));
+  EXPECT_EQ(server.connections, 5u);
+  EXPECT_TRUE(write(8192, 4).ok());
+  EXPECT_TRUE(flush().ok());
+}
+
+TEST_F(NbdUnflushedTest, AServerThatShutsDownIsNotWaitedForWithoutADelay) {
+  begin(0);
+  goodbyes = 1;
+  const Result<> failed = write(0, 1);
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().code(), Errc::disconnected);
+  EXPECT_EQ(failed.error().to_errno(), EIO);
+  sleep(std::chrono::seconds(3));
+  EXPECT_TRUE(write(0, 1).ok());
+  EXPECT_EQ(server.connections, 2u);
 }
 
 TEST_F(NbdUnflushedTest, AServerThatDiesAgainIsNotWaitedForLonger) {
