@@ -55,7 +55,10 @@ class NbdLink {
   Task<> leave();
 
   // End the link, and with it all requests.
-  void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
+  void cancel() noexcept {
+    why_.reset();                            // nobody is to wait for another one, whatever has ended this one
+    end(Error(Errc::cancelled, "Operation canceled", ECANCELED));
+  }
   void give_up() noexcept { end(Error(Errc::timed_out, "no answer", ETIMEDOUT)); }
   // One that was answered before it was sent may still wait for the server to take it.
   bool pending() const noexcept { return !pending_.empty() || sending_.locked(); }

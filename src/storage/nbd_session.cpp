@@ -110,8 +110,8 @@ Result<> NbdSession::check_terms(const NbdTerms& terms) const {
   if (!opened_) return {};
   const bool smaller = terms.info.size < terms_.info.size;
   const bool less_able = (terms_.info.flags & ~terms.info.flags & relied_on) != 0;
-  const bool coarser = terms.sizes.minimum > terms_.sizes.minimum ||
-                       terms.sizes.maximum_payload < terms_.sizes.maximum_payload;
+  const bool odd_end = terms.sizes_known && !is_aligned(terms_.info.size, terms.unit());
+  const bool coarser = terms.unit() > terms_.unit() || terms.data_max() < terms_.data_max() || odd_end;
   if (smaller || less_able || coarser || (terms_.allocation && !terms.allocation))
     return Error(Errc::invalid_argument, "the export is not what it was before", EIO);
   return {};
@@ -222,8 +222,7 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
   const bool flush = exchange.command == nbd::Command::flush;
-  if (UnflushedWrites::changes(exchange.command)) co_await wait_for_room();
-  co_await slots_.acquire();
+  co_await take_slot(UnflushedWrites::changes(exchange.command));
   Task<> sending = flush ? transmit_flush(exchange) : transmit(exchange);
   const Result<> done = co_await std::move(sending).result();
   slots_.release();
@@ -234,9 +233,16 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
   if (extent) *extent = exchange.extent;
 }
 
-Task<> NbdSession::wait_for_room() {
-  while (unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0)) co_await changed_.wait();
+Task<> NbdSession::take_slot(bool changes) {
+  for (;;) {
+    while (changes && full()) co_await changed_.wait();
+    co_await slots_.acquire();
+    if (!changes || !full()) co_return;
+    slots_.release();
+  }
 }
+
+bool NbdSession::full() const noexcept { return unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0); }
 
 Task<> NbdSession::transmit(NbdExchange& exchange) {
   Instant until = no_deadline;
@@ -290,7 +296,7 @@ bool NbdSession::may_repeat(const Error& why) noexcept {
 }
 
 Task<> NbdSession::cancel_in_flight() {
-  if (link_ && link_->pending()) link_->cancel();
+  if (link_ && (link_->pending() || link_->ended())) link_->cancel();
   if (next_) next_->cancel();
   if (!link_) patient_ = false;
   changed_.notify_all();

@@ -67,7 +67,9 @@ class NbdSession {
   void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
   void begin_flush() noexcept;
   Task<> flush_early();
-  Task<> wait_for_room();
+  // One that changes something waits for room to remember that first.
+  Task<> take_slot(bool changes);
+  bool full() const noexcept;
 
   Reactor& reactor_;
   const NbdOptions options_;

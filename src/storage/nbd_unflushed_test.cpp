@@ -262,6 +262,25 @@ TEST_F(NbdUnflushedTest, WritesWaitForRoomWhileAFlushIsUnderWay) {
   EXPECT_TRUE(process.run(running.wait_idle()).ok());
 }
 
+TEST_F(NbdUnflushedTest, ManyWritesAtOnceWaitForRoom) {
+  begin(10);
+  std::vector<std::byte> data(1 * MiB, std::byte{5});
+  unsigned written = 0;
+  const auto write_one = [&]() -> Task<> {
+    co_await disk->write(0, Buffers(data), WriteFlags::none);
+    ++written;
+  };
+  silent_flush = true;
+  Gate running(process.reactor());
+  run_detached(disk->flush(), running.enter());
+  for (unsigned i = 0; i < 400; ++i) run_detached(write_one(), running.enter());
+  sleep(std::chrono::seconds(1));
+  EXPECT_GE(written, 65u);
+  EXPECT_LE(written, 65u + 127u);                            // what had begun before
+  EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+  EXPECT_TRUE(process.run(running.wait_idle()).ok());
+}
+
 TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
   begin(10);
   std::vector<std::byte> data(1 * MiB, std::byte{5});
