@@ -247,9 +247,18 @@ class Target(Bed):
         self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.content()), None)
 
     def test_what_could_not_be_flushed_is_not_written_once_it_is_inactive(self):
+        self.client.execute("object-add", qom_type="iothread", id="t")
+        for where in ({}, {"iothread": "t"}):
+            with self.subTest(where):
+                self.flush_in_vain_and_inactivate(**where)
+                self.client.execute("nbd-server-remove", name="target")
+                self.client.execute("blockdev-del", node_name="target")
+                self.lose_server()
+
+    def flush_in_vain_and_inactivate(self, **where):
         self.serve_target()
         self.add_target()
-        self.client.execute("nbd-server-add", device="target", writable=True)
+        self.client.execute("block-export-add", type="nbd", id="target", node_name="target", writable=True, **where)
         guest = self.disk("target")
         guest.pwrite(b"1" * 4096, 0)
         self.lose_server()
