@@ -1,9 +1,9 @@
 // UnflushedWrites: the changes that a server has answered and not made durable yet.  A server that is started anew may have lost
 // them, though whoever wrote them believes them there: they are kept, and sent again by the next connection.
 //
-// Invariant: in the order of their answers, all since the last flush that was answered (who asked for one that failed knows); so
-// what is sent again brings back what was there, whichever of them the server has kept, and in part it takes nothing back that was
-// written later.
+// Invariant: in the order of their answers, all since the last flush that was answered (who asked for one that failed knows) and
+// since nobody could write; so what is sent again brings back what was there, whichever of them the server has kept, and in part it
+// takes nothing back that was written later.
 #pragma once
 
 #include <algorithm>
@@ -65,7 +65,7 @@ class UnflushedWrites {
     entries_.push_back(std::make_shared<const Entry>(Entry{++last_, exchange.command, flags, exchange.range, std::move(data)}));
     bytes_ += cost(*entries_.back());
   }
-  // A flush was answered that was sent when `number` was the newest.
+  // A flush was answered that was sent when `number` was the newest; or nobody is left who wrote these.
   void forget(std::uint64_t number) noexcept {
     while (!empty() && entries_.front()->number <= number) {
       bytes_ -= cost(*entries_.front());
