@@ -81,6 +81,8 @@ class BlockDriver {
   // From now on it is only read, or written too, while nothing is in flight; what it stands on can be written then and until
   // then (Graph::set_read_only).  On error it is as it was.
   virtual Task<> set_read_only(bool) { co_return; }
+  // The last of those who may write to it has gone, or may no longer; who comes next is another.  Nobody waits for what follows.
+  virtual void writers_gone() noexcept {}
   // While it is only read: other programs may use what it is stored in from here on; or no longer, and it looks at that anew.
   virtual Task<> set_active(bool) { co_return; }
 

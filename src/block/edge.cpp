@@ -47,6 +47,11 @@ PermissionUpdate::~PermissionUpdate() {
   }
 }
 
+void PermissionUpdate::commit() noexcept {
+  for (const Old& old : std::exchange(undo_, {}))
+    if (old.node && old.permissions.writes() && !old.node->has_writers()) old.node->driver_->writers_gone();
+}
+
 void PermissionUpdate::link(Edge& edge, BlockNode* to) {
   if (edge.node_ == to) return;
   if (edge.node_) std::erase(edge.node_->parents_, &edge);

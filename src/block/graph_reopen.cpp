@@ -2,8 +2,6 @@
 //
 // Invariant: a node's driver writes only while its node is not read-only, and its node is not read-only only while what it
 // stores its content in is not.
-#include <algorithm>
-
 #include "block/graph.hpp"
 #include "block/permission_update.hpp"
 
@@ -33,9 +31,7 @@ Result<> check_storage_writable(const BlockNode& node) {
 }  // namespace
 
 Result<> Graph::check_no_writer(const BlockNode& node) const {
-  constexpr auto writing = Permissions::write | Permissions::write_unchanged;
-  const auto writes = [](const Edge* user) { return (user->permissions().uses & writing) != 0; };
-  if (std::none_of(node.parents().begin(), node.parents().end(), writes)) return {};
+  if (!node.has_writers()) return {};
   return Error(Errc::permission, "Read-only block node '" + node.name() + "' cannot support read-write users", EROFS);
 }
 

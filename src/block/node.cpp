@@ -1,5 +1,7 @@
 #include "block/node.hpp"
 
+#include <algorithm>
+
 #include "block/graph.hpp"
 
 namespace tidemark {
@@ -26,6 +28,10 @@ void BlockNode::tell_threshold(std::uint64_t end) noexcept {
 }
 
 Reactor& BlockNode::reactor() const noexcept { return graph_->reactor(); }
+
+bool BlockNode::has_writers() const noexcept {
+  return std::any_of(parents_.begin(), parents_.end(), [](const Edge* user) { return user->permissions().writes(); });
+}
 
 Edge* BlockNode::child(Role role) const noexcept {
   for (Edge* edge : driver_->edges())

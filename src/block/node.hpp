@@ -97,6 +97,7 @@ class BlockNode final {
   void remember_size(std::uint64_t size) noexcept { size_largest_ = std::max(size_largest_, size); }
 
   const std::vector<Edge*>& parents() const noexcept { return parents_; }
+  bool has_writers() const noexcept;                    // some of the parents may write
   Edge* child(Role role) const noexcept;                // null when there is none
   BlockNode* backing() const noexcept;                  // through Role::backing
   BlockNode* filtered() const noexcept;

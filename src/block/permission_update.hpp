@@ -18,7 +18,7 @@ class PermissionUpdate {
   void set(Edge& edge, Permissions permissions);
   void move(Edge& edge, BlockNode* to);           // from one node's users to another's, or to none's
   Result<> refresh(BlockNode& node);              // checks the node's users, recomputes its children
-  void commit() noexcept { undo_.clear(); }
+  void commit() noexcept;                         // and tells drivers whose last writer has gone
 
  private:
   struct Old {

@@ -123,5 +123,38 @@ TEST_F(PermissionsTest, AUserOfTwoPathsToADiskConflictsWithItself) {
   EXPECT_NE(late.error().message().find("permissions 'resize'"), std::string::npos);
 }
 
+TEST_F(PermissionsTest, TheDriverHearsThatTheLastWriterHasGone) {
+  const TestDriver& file = add_disk("file");
+  const TestDriver& other = add_disk("other");
+  add_parent("filter", {{&node("file"), Role::filtered}}, true);
+  attach(node("filter"), reader);
+  Edge& first = attach(node("filter"), writer);
+  attach(node("filter"), writer);
+  EXPECT_TRUE(first.set_permissions(reader).ok());
+  EXPECT_EQ(file.let_go, 0);                                 // one is left
+  roots.pop_back();
+  EXPECT_EQ(file.let_go, 1);
+  EXPECT_EQ(disk(node("filter")).let_go, 1);
+  EXPECT_TRUE(first.set_permissions(writer).ok());
+  EXPECT_FALSE(try_attach(node("filter"), {P::none, P::consistent_read}).ok());
+  EXPECT_EQ(file.let_go, 1);                                 // what is refused has not happened
+  EXPECT_TRUE(first.retarget(node("other")).ok());
+  EXPECT_EQ(file.let_go, 2);
+  EXPECT_EQ(other.let_go, 0);
+  roots.clear();
+  EXPECT_EQ(file.let_go, 2);                                 // a reader is no writer
+  EXPECT_EQ(other.let_go, 1);
+}
+
+// Somebody may write to it before, in between and after.
+TEST_F(PermissionsTest, WriterThatGoesToAFilterIsStillThere) {
+  const TestDriver& file = add_disk("file");
+  attach(node("file"), writer);
+  add_parent("filter", {{&node("file"), Role::filtered}}, true);
+  EXPECT_TRUE(graph.replace(node("file"), node("filter")).ok());
+  EXPECT_TRUE(graph.replace(node("filter"), node("file")).ok());
+  EXPECT_EQ(file.let_go, 0);
+}
+
 }  // namespace
 }  // namespace tidemark::test

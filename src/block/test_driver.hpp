@@ -93,6 +93,7 @@ class TestDriver : public BlockDriver {
     ++cancelled;
     co_return;
   }
+  void writers_gone() noexcept override { ++let_go; }
   Task<> close() override {
     log.push_back({Call::close, {}, {}});
     co_return;
@@ -112,6 +113,7 @@ class TestDriver : public BlockDriver {
   std::vector<Logged> log;
   std::uint64_t waiting = 0;  // requests held back now
   int cancelled = 0;
+  int let_go = 0;             // how often its last writer has gone
 
  private:
   void check(std::uint64_t offset, const Buffers& data) const {

@@ -28,6 +28,7 @@ struct Permissions {
 
   Set uses = none;
   Set shares = all;
+  bool writes() const noexcept { return (uses & (write | write_unchanged)) != 0; }
   friend bool operator==(Permissions, Permissions) = default;
 };
 

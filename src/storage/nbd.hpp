@@ -4,8 +4,9 @@
 // made again in the background; requests wait for that up to the reconnect delay and are then sent
 // again, later ones fail at once until there is a connection.  Before them goes what was answered
 // since the last flush, which a server that was started anew may have lost: it is kept in memory,
-// and flushed unasked when that is more than 32 MiB.  A server that breaks the protocol fails the
-// requests under way, and is connected to again as if it had gone away.
+// and flushed unasked when that is more than 32 MiB.  When its last writer has gone it is flushed if
+// there is a connection, and another one does not get it.  A server that breaks the protocol fails
+// the requests under way, and is connected to again as if it had gone away.
 #pragma once
 
 #include <memory>

@@ -160,6 +160,36 @@ TEST_F(NbdClientTest, DoesNotGoOnWithAShrunkenExport) {
   EXPECT_NE(failed.error().message().find("not what it was"), std::string::npos);
 }
 
+// What counts is what requests are made of.
+TEST_F(NbdClientTest, GoesOnWithOtherWordsForTheSameSizes) {
+  using Sizes = std::optional<nbd::BlockSizes>;
+  const Sizes any, large = nbd::BlockSizes{1, 4096, ~std::uint32_t{0}}, ours = nbd::BlockSizes{1, 4096, 32 * MiB};
+  const Sizes sector = nbd::BlockSizes{512, 4096, 32 * MiB}, page = nbd::BlockSizes{4096, 4096, 32 * MiB};
+  const Sizes small = nbd::BlockSizes{1, 4096, 1 * MiB};
+  const auto changed = [&](Sizes before, Sizes after) {
+    bool broken = true;
+    server.sizes = before;
+    serve([&broken](const nbd::Request& request) { return std::exchange(broken, false) ? std::nullopt : well(request); });
+    EXPECT_TRUE(open(5).ok());
+    server.sizes = after;
+    server.size = disk_size;
+    const bool same = read().ok();
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    disk.reset();
+    server.stop();
+    serving = false;
+    return same;
+  };
+  EXPECT_TRUE(changed(large, ours));
+  EXPECT_TRUE(changed(any, sector));
+  EXPECT_TRUE(changed(page, sector));
+  EXPECT_FALSE(changed(ours, small));
+  EXPECT_FALSE(changed(any, page));
+  EXPECT_FALSE(changed(ours, sector));
+  server.size = disk_size - 100;
+  EXPECT_FALSE(changed(any, sector));                        // its end is within one
+}
+
 TEST_F(NbdClientTest, TriesToOpenUntilTheTimeout) {
   const Instant before = world.now();
   EXPECT_FALSE(open(0, 5).ok());
@@ -244,6 +274,28 @@ TEST_F(NbdClientTest, CancelEndsWhatWaitsForAConnection) {
   EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
   EXPECT_TRUE(process.run(reading.wait_idle()).ok());
   EXPECT_EQ(outcome.error().code(), Errc::disconnected);
+}
+
+// Also when the connection is being lost just then.
+TEST_F(NbdClientTest, CancelEndsWhatWaitsWheneverThatIs) {
+  serve([&](const nbd::Request&) {
+    server.size = disk_size / 2;                             // it does not come back
+    return std::optional<Message>();
+  });
+  Reactor& reactor = process.reactor();
+  for (int turns = 0; turns < 60; ++turns) {
+    server.size = disk_size;
+    ASSERT_TRUE(open(600).ok());
+    Gate reading(reactor);
+    run_detached(disk->read(0, Buffers(memory)), reading.enter());
+    for (int i = 0; i < turns; ++i) reactor.turn();
+    const Instant before = world.now();
+    EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
+    EXPECT_TRUE(process.run(reading.wait_idle()).ok());
+    EXPECT_LE(world.now() - before, std::chrono::seconds(1)) << turns;
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    disk.reset();
+  }
 }
 
 }  // namespace

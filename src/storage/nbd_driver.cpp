@@ -12,7 +12,6 @@ using nbd::Command;
 namespace export_flag = nbd::export_flag;
 namespace command_flag = nbd::command_flag;
 
-constexpr std::uint32_t sector_min = 512;     // where the server does not say what it wants
 // Requests without data, with 32 bits of length, and of a size that no server finds too large.
 constexpr std::uint64_t effect_max = 1 * GiB;
 // Buffers are made as large as the server would like requests to be, up to this.
@@ -32,9 +31,9 @@ class NbdDriver final : public BlockDriver {
 
   BlockLimits limits() const noexcept override {
     BlockLimits limits;
-    limits.request_align = terms().sizes_known ? terms().sizes.minimum : sector_min;
+    limits.request_align = terms().unit();
     limits.write_zeroes_align = limits.discard_align = limits.request_align;
-    limits.max_transfer = align_down32(std::min(terms().sizes.maximum_payload, nbd::payload_size_max));
+    limits.max_transfer = terms().data_max();
     limits.max_zeroes = effect_max;
     limits.opt_transfer = std::min(terms().sizes.preferred, std::max(preferred_max, terms().sizes.minimum));
     return limits;
@@ -119,6 +118,16 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
+  // An inactive node is read-only, too.
+  Task<> set_read_only(bool read_only) override {
+    if (read_only) co_await visit(home().reactor(), session_.reactor(), session_.end_writing());
+  }
+  void writers_gone() noexcept override {
+    Reactor& there = session_.reactor();
+    if (&there == &home().reactor()) session_.writers_gone();
+    else there.post_remote([this] { session_.writers_gone(); });      // before all that goes there from here on
+  }
+
   Task<> cancel_in_flight() override {
     return visit(home().reactor(), session_.reactor(), session_.cancel_in_flight());
   }
@@ -134,13 +143,7 @@ class NbdDriver final : public BlockDriver {
   bool offers(std::uint16_t flag) const noexcept { return (terms().info.flags & flag) != 0; }
   // The part that the export has: its last sector may be odd.
   Range inside(Range range) const noexcept { return range.intersect({0, size()}); }
-  Range widened(Range range) const noexcept {
-    return inside(range.widened(terms().sizes_known ? terms().sizes.minimum : 1));
-  }
-  std::uint32_t align_down32(std::uint32_t bytes) const noexcept {
-    const std::uint32_t unit = terms().sizes_known ? terms().sizes.minimum : sector_min;
-    return std::max(static_cast<std::uint32_t>(align_down(bytes, unit)), unit);
-  }
+  Range widened(Range range) const noexcept { return inside(range.widened(terms().unit())); }
   static NbdExchange about(Command command, Range range) {
     NbdExchange exchange;
     exchange.command = command;

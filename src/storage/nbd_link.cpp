@@ -35,7 +35,7 @@ Task<> NbdLink::perform(NbdExchange& exchange) {
   Pending pending(socket_.reactor(), exchange);
   {
     const auto turn = co_await sending_.lock();
-    if (ended()) {
+    if (!takes_requests()) {
       exchange.lost = true;
       co_return;
     }
@@ -45,6 +45,10 @@ Task<> NbdLink::perform(NbdExchange& exchange) {
     if (!sent) end(sent.error());
   }
   co_await pending.done.wait();
+  if (exchange.error != static_cast<std::uint32_t>(nbd::Status::shutdown)) co_return;
+  // It says so to all that is in flight, done or not, and there may be another one soon.
+  exchange.lost = true;
+  end(Error(Errc::disconnected, "the server is shutting down", ESHUTDOWN));
 }
 
 Task<> NbdLink::send(const NbdExchange& exchange, std::uint64_t cookie) {

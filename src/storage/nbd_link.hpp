@@ -2,7 +2,8 @@
 //
 // Requests are sent in the order they come and answered in any; a receiver puts what comes where the
 // request of that cookie wants it.  Whatever is against the protocol ends the link: an unknown
-// cookie, data outside of what was asked for or twice, a payload longer than it can be.
+// cookie, data outside of what was asked for or twice, a payload longer than it can be.  So does a
+// server that says it is shutting down.
 //
 // Invariant: a request's memory is touched only while it is in `pending_`, and a request returns only
 // when it has left `pending_` and nothing of it is being sent.
@@ -48,15 +49,22 @@ class NbdLink {
   // Receives until the link ends; then fails what is pending and closes the socket.
   Task<> run();
   Task<> perform(NbdExchange& exchange);
+  // Requests that are not on their way yet are lost; answers still come.
+  void send_no_more() noexcept { sends_ = false; }
   // Tells the server that we go, if that does not take long, and ends the link.
   Task<> leave();
 
-  // Ends the link, and with it all requests.
-  void cancel() noexcept { end(Error(Errc::cancelled, "Operation canceled", ECANCELED)); }
+  // End the link, and with it all requests.
+  void cancel() noexcept {
+    why_.reset();                            // nobody is to wait for another one, whatever has ended this one
+    end(Error(Errc::cancelled, "Operation canceled", ECANCELED));
+  }
+  void give_up() noexcept { end(Error(Errc::timed_out, "no answer", ETIMEDOUT)); }
   // One that was answered before it was sent may still wait for the server to take it.
   bool pending() const noexcept { return !pending_.empty() || sending_.locked(); }
 
   bool ended() const noexcept { return why_.has_value(); }
+  bool takes_requests() const noexcept { return sends_ && !ended(); }
   // Why it ended; Errc::invalid_format when the server broke the protocol.
   const Error& why() const noexcept { return *why_; }
   bool over() const noexcept { return over_; }             // run() has ended
@@ -97,7 +105,7 @@ class NbdLink {
   const NbdTerms terms_;
   CancelSource stop_;
   std::optional<Error> why_;
-  bool over_ = false;
+  bool over_ = false, sends_ = true;
   Mutex sending_;
   std::map<std::uint64_t, Pending*> pending_;
   std::uint64_t last_cookie_ = 0;

@@ -11,7 +11,8 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t requests_max = 128;      // in flight
-constexpr Duration handshake_max = std::chrono::seconds(30);
+constexpr Duration handshake_max = std::chrono::seconds(30), silence_max = handshake_max;
+constexpr Duration end_of_writing_max = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
 // Of what is not flushed: from where on it is, unasked, and from where on writes wait for that.
@@ -109,8 +110,8 @@ Result<> NbdSession::check_terms(const NbdTerms& terms) const {
   if (!opened_) return {};
   const bool smaller = terms.info.size < terms_.info.size;
   const bool less_able = (terms_.info.flags & ~terms.info.flags & relied_on) != 0;
-  const bool coarser = terms.sizes.minimum > terms_.sizes.minimum ||
-                       terms.sizes.maximum_payload < terms_.sizes.maximum_payload;
+  const bool odd_end = terms.sizes_known && !is_aligned(terms_.info.size, terms.unit());
+  const bool coarser = terms.unit() > terms_.unit() || terms.data_max() < terms_.data_max() || odd_end;
   if (smaller || less_able || coarser || (terms_.allocation && !terms.allocation))
     return Error(Errc::invalid_argument, "the export is not what it was before", EIO);
   return {};
@@ -131,6 +132,7 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
     changed_.notify_all();
     if (closing_) co_await link->leave();                // close() found none
     while (!link->over()) co_await changed_.wait();
+    unflushed_.forget(ownerless_);
     const std::string why = link->why().message();
     lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
     link_.reset();
@@ -170,22 +172,37 @@ Task<std::shared_ptr<NbdLink>> NbdSession::reconnect(bool at_once) {
 Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_ = link;
   const std::vector<UnflushedWrites::Piece> pieces = unflushed_.pieces();
-  for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && !link->ended(); at = end) {
-    end = apart_until(pieces, at);
-    const auto side_by_side = [&](TaskGroup& group) -> Task<> {
-      for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
-      co_await group.join();
-    };
-    (void)co_await with_group(reactor_, side_by_side).result();
-  }
+  const auto while_it_answers = [&](TaskGroup& watching) -> Task<> {
+    watching.spawn(give_up_silent(*link, watching.token()));
+    for (std::size_t at = 0, end = 0; at != pieces.size() && !closing_ && link->takes_requests(); at = end) {
+      end = apart_until(pieces, at);
+      const auto side_by_side = [&](TaskGroup& group) -> Task<> {
+        for (std::size_t i = at; i != end; ++i) group.spawn(repeat(*link, pieces[i]));
+        co_await group.join();
+      };
+      (void)co_await with_group(reactor_, side_by_side).result();
+    }
+  };
+  if (!pieces.empty()) (void)co_await with_group(reactor_, while_it_answers).result();
   next_.reset();
-  co_return !closing_ && !link->ended();
+  changed_.notify_all();
+  co_return !closing_ && link->takes_requests();
 }
 
 Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
   NbdExchange exchange = piece.exchange();
   co_await link.perform(exchange);
-  if (!exchange.lost && exchange.error != 0) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+  if (exchange.lost) co_return;
+  ++repeated_;
+  const bool advice = exchange.command == nbd::Command::trim;
+  if (exchange.error != 0 && !advice) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+}
+
+Task<> NbdSession::give_up_silent(NbdLink& link, CancelToken token) {
+  for (std::uint64_t before = repeated_;; before = repeated_) {
+    co_await reactor_.sleep(silence_max, token);
+    if (repeated_ == before) link.give_up();
+  }
 }
 
 Task<> NbdSession::lose_patience(CancelToken token) {
@@ -205,8 +222,7 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
 
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
   const bool flush = exchange.command == nbd::Command::flush;
-  if (UnflushedWrites::changes(exchange.command)) co_await wait_for_room();
-  co_await slots_.acquire();
+  co_await take_slot(UnflushedWrites::changes(exchange.command));
   Task<> sending = flush ? transmit_flush(exchange) : transmit(exchange);
   const Result<> done = co_await std::move(sending).result();
   slots_.release();
@@ -217,9 +233,16 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
   if (extent) *extent = exchange.extent;
 }
 
-Task<> NbdSession::wait_for_room() {
-  while (unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0)) co_await changed_.wait();
+Task<> NbdSession::take_slot(bool changes) {
+  for (;;) {
+    while (changes && full()) co_await changed_.wait();
+    co_await slots_.acquire();
+    if (!changes || !full()) co_return;
+    slots_.release();
+  }
 }
+
+bool NbdSession::full() const noexcept { return unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0); }
 
 Task<> NbdSession::transmit(NbdExchange& exchange) {
   Instant until = no_deadline;
@@ -249,7 +272,11 @@ void NbdSession::note_answer(const NbdExchange& exchange, std::uint64_t newest_b
   const bool flushes = (terms_.info.flags & nbd::export_flag::send_flush) != 0;
   if (exchange.command == nbd::Command::flush) unflushed_.forget(newest_before);      // if it has failed, somebody knows
   else if (exchange.error == 0 && flushes) unflushed_.add(exchange);
-  if (unflushed_.bytes() <= unflushed_many || flushing_early_ || flushes_ != 0 || closing_) return;
+  if (unflushed_.bytes() > unflushed_many) begin_flush();
+}
+
+void NbdSession::begin_flush() noexcept {
+  if (flushing_early_ || flushes_ != 0 || closing_) return;
   flushing_early_ = true;
   run_detached(flush_early(), running_.enter());
 }
@@ -258,7 +285,8 @@ Task<> NbdSession::flush_early() {
   NbdExchange flush;
   flush.command = nbd::Command::flush;
   const Result<> answered = co_await transmit(flush).result();
-  if (answered && flush.error != 0) lost_writes_ = failure(flush);
+  const bool owned = unflushed_.last() > ownerless_;        // else nobody is left who could be told
+  if (answered && flush.error != 0 && owned) lost_writes_ = failure(flush);
   flushing_early_ = false;
   changed_.notify_all();
 }
@@ -268,10 +296,32 @@ bool NbdSession::may_repeat(const Error& why) noexcept {
 }
 
 Task<> NbdSession::cancel_in_flight() {
-  if (link_ && link_->pending()) link_->cancel();
+  if (link_ && (link_->pending() || link_->ended())) link_->cancel();
+  if (next_) next_->cancel();
   if (!link_) patient_ = false;
   changed_.notify_all();
   co_return;
+}
+
+void NbdSession::writers_gone() noexcept {
+  ownerless_ = unflushed_.last();
+  if (next_) next_->send_no_more();
+  if (!link_ || link_->ended()) unflushed_.forget(ownerless_);
+  else if (!unflushed_.empty()) begin_flush();
+}
+
+Task<> NbdSession::end_writing() {
+  writers_gone();
+  const std::shared_ptr<NbdLink> link = next_;
+  const auto give_up = [this, &link](CancelToken token) -> Task<> {
+    co_await reactor_.sleep(end_of_writing_max, token);
+    link->give_up();
+  };
+  const auto within_limit = [&](TaskGroup& group) -> Task<> {
+    group.spawn(give_up(group.token()));
+    while (next_ == link) co_await changed_.wait();
+  };
+  if (link) co_await with_group(reactor_, within_limit);
 }
 
 Error NbdSession::failure(const NbdExchange& exchange) const {

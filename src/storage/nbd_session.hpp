@@ -33,6 +33,11 @@ class NbdSession {
   Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
   // What has not been answered ends with Errc::cancelled, for which the connection is given up.
   Task<> cancel_in_flight();
+  // Nobody writes any more, and who did has flushed or does not ask: another connection does not get what is not durable, for the
+  // export may be somebody else's by then.
+  void writers_gone() noexcept;
+  // The same; and what is being sent again has reached the server, or the connection is given up.
+  Task<> end_writing();
   Task<> close();
 
  private:
@@ -52,14 +57,19 @@ class NbdSession {
   // Whether the server has them all again.
   Task<bool> repeat_unflushed(std::shared_ptr<NbdLink> link);
   Task<> repeat(NbdLink& link, const UnflushedWrites::Piece& piece);
+  // Gives the link up when it has answered nothing of that for a while.
+  Task<> give_up_silent(NbdLink& link, CancelToken token);
   Task<std::shared_ptr<NbdLink>> current_link(Instant until);
   Error failure(const NbdExchange& exchange) const;
   // Until a link has answered it.
   Task<> transmit(NbdExchange& exchange);
   Task<> transmit_flush(NbdExchange& exchange);
   void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
+  void begin_flush() noexcept;
   Task<> flush_early();
-  Task<> wait_for_room();
+  // One that changes something waits for room to remember that first.
+  Task<> take_slot(bool changes);
+  bool full() const noexcept;
 
   Reactor& reactor_;
   const NbdOptions options_;
@@ -71,6 +81,8 @@ class NbdSession {
   bool patient_ = true;                    // requests may wait for a link
   std::optional<Error> lost_;              // why there is no link
   UnflushedWrites unflushed_;
+  std::uint64_t ownerless_ = 0;            // those of them up to this number are not sent again
+  std::uint64_t repeated_ = 0;             // answers to what was sent again
   bool flushing_early_ = false;            // because they are many
   unsigned flushes_ = 0;                   // asked for by others, and not answered
   std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on

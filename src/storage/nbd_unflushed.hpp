@@ -1,9 +1,9 @@
 // UnflushedWrites: the changes that a server has answered and not made durable yet.  A server that is started anew may have lost
 // them, though whoever wrote them believes them there: they are kept, and sent again by the next connection.
 //
-// Invariant: in the order of their answers, all since the last flush that was answered (who asked for one that failed knows); so
-// what is sent again brings back what was there, whichever of them the server has kept, and in part it takes nothing back that was
-// written later.
+// Invariant: in the order of their answers, all since the last flush that was answered (who asked for one that failed knows) and
+// since nobody could write; so what is sent again brings back what was there, whichever of them the server has kept, and in part it
+// takes nothing back that was written later.
 #pragma once
 
 #include <algorithm>
@@ -65,7 +65,7 @@ class UnflushedWrites {
     entries_.push_back(std::make_shared<const Entry>(Entry{++last_, exchange.command, flags, exchange.range, std::move(data)}));
     bytes_ += cost(*entries_.back());
   }
-  // A flush was answered that was sent when `number` was the newest.
+  // A flush was answered that was sent when `number` was the newest; or nobody is left who wrote these.
   void forget(std::uint64_t number) noexcept {
     while (!empty() && entries_.front()->number <= number) {
       bytes_ -= cost(*entries_.front());
@@ -73,13 +73,16 @@ class UnflushedWrites {
     }
   }
   // All that is to be sent again, in order.  Nothing that was written again later: a server that has kept it, and does not get all
-  // of this, would have older bytes than before.
+  // of this, would have older bytes than before.  A trim counts as written for older trims only, for it may do nothing.
+  // Not many more than there are entries: what cuts one is one range from there on.
   std::vector<Piece> pieces() const {
     std::vector<Piece> found;
-    RangeSet newer;
+    RangeSet written, changed;
     for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-      for (const Range& range : newer.outside((*entry)->range)) found.push_back({*entry, range});
-      if ((*entry)->command != nbd::Command::trim) newer.add((*entry)->range);
+      const bool trim = (*entry)->command == nbd::Command::trim;
+      for (const Range& range : (trim ? changed : written).outside((*entry)->range)) found.push_back({*entry, range});
+      changed.add((*entry)->range);
+      if (!trim) written.add((*entry)->range);
     }
     std::reverse(found.begin(), found.end());
     return found;

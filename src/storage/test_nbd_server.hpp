@@ -72,6 +72,7 @@ class ScriptedServer {
   Message greeting;                     // instead of the true one
   std::uint16_t flags = nbd::export_flag::has_flags | nbd::export_flag::send_flush;
   std::uint64_t size = disk_size;
+  std::optional<nbd::BlockSizes> sizes;
   unsigned connections = 0;
   Message payload;                      // of the last write
   bool answers_early = false;           // before it has read a write's payload, which it never does
@@ -124,6 +125,7 @@ class ScriptedServer {
     auto outcome = nbd::OptionReply::unsupported;
     if (go || option.option == nbd::Option::structured_reply) outcome = nbd::OptionReply::ack;
     if (go) nbd::encode_info_export(reply, option.option, {size, flags});
+    if (go && sizes) nbd::encode_info_block_sizes(reply, option.option, *sizes);
     nbd::encode_option_reply(reply, option.option, outcome);
     co_await send(socket, reply);
     co_return go;

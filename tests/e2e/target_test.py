@@ -8,6 +8,7 @@ import threading
 import time
 import unittest
 
+import nbd
 from bed import DONE, MiB, Bed, first_difference
 from lab import processes
 from lab.qmp import QmpError
@@ -91,6 +92,22 @@ class Target(Bed):
 
         self.until(done, "a backup to the target that is back", 60)
         self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.content()), None)
+
+    def first_read(self):
+        """Of the node by which it was written before: it has sent then what it sends again."""
+        self.client.execute("nbd-server-add", device="target")
+        handle, read = self.disk("target"), []
+
+        def reads():
+            try:
+                read.append(handle.pread(4096, 0))
+            except nbd.Error:
+                return False
+            return True
+
+        self.until(reads, "a connection to the server that is back", 40)
+        handle.shutdown()
+        return read[0]
 
     # What happens to it
 
@@ -232,6 +249,49 @@ class Target(Bed):
         self.client.execute("job-cancel", id="j")
         self.assertIn("error", self.concluded(5))
         self.assert_disk_works()
+
+    def test_a_failed_backup_writes_nothing_over_a_later_one(self):
+        self.hang_in_a_backup()
+        self.lose_server()
+        self.assertIn("error", self.concluded())
+        guest = self.disk()
+        guest.pwrite(bytes(4 * MiB), 0)
+        guest.shutdown()
+        time.sleep(4)                            # it tries to connect after 1, 2 and 4 seconds
+        self.serve_target()
+        self.client.execute("blockdev-add", driver="nbd", node_name="later",
+                            server={"type": "unix", "path": str(self.path / "target.sock")})
+        self.client.execute("blockdev-backup", job_id="j", device="disk", target="later", sync="full", auto_dismiss=False)
+        self.assertNotIn("error", self.concluded())
+        self.first_read()
+        self.assertEqual(first_difference((self.path / "copy.img").read_bytes(), self.content()), None)
+
+    def test_what_could_not_be_flushed_is_not_written_once_it_is_inactive(self):
+        self.client.execute("object-add", qom_type="iothread", id="t")
+        for where in ({}, {"iothread": "t"}):
+            with self.subTest(where):
+                self.flush_in_vain_and_inactivate(**where)
+                self.client.execute("nbd-server-remove", name="target")
+                self.client.execute("blockdev-del", node_name="target")
+                self.lose_server()
+
+    def flush_in_vain_and_inactivate(self, **where):
+        self.serve_target()
+        self.add_target()
+        self.client.execute("block-export-add", type="nbd", id="target", node_name="target", writable=True, **where)
+        guest = self.disk("target")
+        guest.pwrite(b"1" * 4096, 0)
+        self.lose_server()
+        with self.assertRaises(nbd.Error):
+            guest.flush()
+        guest.shutdown()
+        self.client.execute("nbd-server-remove", name="target")
+        self.client.execute("blockdev-set-active", node_name="target", active=False)
+        with open(self.path / "copy.img", "r+b") as file:
+            file.write(b"2" * 4096)
+        self.serve_target()
+        self.client.execute("blockdev-set-active", node_name="target", active=True)
+        self.assertEqual(self.first_read(), b"2" * 4096)
 
     def test_answers_with_errors(self):
         for number, text in (("EIO", "Input/output error"), ("ENOSPC", "No space left on device")):
