@@ -172,6 +172,17 @@ class Copies(Bed):
         self.assert_nothing_is_left()
         self.assert_disk_is_whole()
 
+    def test_an_overlay_that_was_not_made_whole_is_no_danger(self):
+        """The command was killed before the header was there."""
+        left = self.path / "disk.raw.tidemark-copy-00000000.qcow2"
+        for size in (0, 3, 300 * KiB):
+            left.write_bytes(bytes(size))
+            self.begin("raw")
+            self.run_tidemark("copy", "--force", "disk", "one")
+            self.assert_nothing_is_left()
+            self.assert_disk_is_whole()
+            self.lab.stop(self.daemon)
+
     def test_an_overlay_that_was_merged_is_no_danger(self):
         """Killed between the pivot and the removal."""
         process = self.start_slow_copy()

@@ -272,7 +272,7 @@ def change_backing(world, disk):
 
 
 OPERATIONS = [
-    Operation("reopen-backing", 4, stands_on_another, change_backing, refused="which the image itself names"),
+    Operation("reopen-backing", 4, stands_on_another, change_backing, refused="which the image itself names|nobody else would have"),
     Operation("look", 6, always, look),
     Operation("second-export", 4, always, second_export),
     Operation("throttle-add", 2, without("throttle"), add_throttle),

@@ -1,5 +1,6 @@
 #include "app/cli/copy_run.hpp"
 
+#include <array>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -52,10 +53,21 @@ std::string overlay_path(const std::string& image, std::string_view suffix) {
   return fmt::format("{}.{}{}{}", image, mark, suffix, ending);
 }
 
+// The header of a new image is written last: nobody has used one that has none.
+Task<bool> has_header(Reactor& reactor, std::string path) {
+  const OpenFlags reading;
+  File file = co_await File::open(reactor, std::move(path), reading);
+  std::array<std::byte, 4> magic{};
+  const Result<> read = co_await file.read(0, Buffers(MutableBytes(magic))).result();       // zeroes behind the end
+  co_await file.close();
+  co_await unwrap(read);
+  co_return magic != std::array<std::byte, 4>{};
+}
+
 // Also one that was not made whole.
 Task<bool> is_empty(Reactor& reactor, std::string path, bool force_share) {
-  const FileInfo info = co_await fs::stat(reactor, path);
-  if (info.size == 0) co_return true;
+  const bool made = co_await has_header(reactor, path);
+  if (!made) co_return true;
   const std::function<Task<bool>(Session&)> body = [&](Session& session) -> Task<bool> {
     Qcow2OpenOptions as_it_is;
     as_it_is.read_only = true;
