@@ -183,10 +183,10 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
   target->replaced_ = std::move(replaced);
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
-    // A partial file that is in use is another restore's, and a link somebody's.
-    const bool others = created.error().code() == Errc::busy || created.error().code() == Errc::exists;
-    if (others) (void)co_await target->close().result();
-    else (void)co_await target->discard().result();
+    // What is there and could not be removed is somebody else's, and so is one that is in use by now.
+    const bool ours = target->begun_ && created.error().code() != Errc::busy;
+    if (ours) (void)co_await target->discard().result();
+    else (void)co_await target->close().result();
     (void)co_await target->release().result();
     co_await created.error();
   }
@@ -197,6 +197,7 @@ RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
   (void)co_await create_partial(reactor_, partial_path());
+  begun_ = true;
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;

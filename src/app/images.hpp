@@ -85,6 +85,7 @@ class RestoreTarget {
   std::string path_;
   bool replace_;
   std::unique_ptr<HeldFile> replaced_;
+  bool begun_ = false;                   // the partial file is ours
   std::unique_ptr<Edge> disk_;
 };
 

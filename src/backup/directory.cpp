@@ -64,7 +64,7 @@ Task<> BackupDirectory::close() {
 Task<> BackupDirectory::open_now(Open how) {
   if (how == Open::create) co_await make_directory();
   const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
-  if (!marked && how == Open::create) co_await check_empty();
+  if (!marked && how == Open::create) co_await check_usable();
   if (!marked && how != Open::create)
     co_await Error(Errc::not_found, fmt::format("'{}' is not a backup directory (it has no tidemark-backup.json)", path_));
   if (how != Open::read) co_await open_locked(how);
@@ -95,6 +95,13 @@ Task<> BackupDirectory::make_directory() {
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";
   co_await fs::sync_dir(*reactor_, std::move(parent));
+}
+
+// What is in it may be of another first backup, which has marked it by now.
+Task<> BackupDirectory::check_usable() const {
+  const Result<> empty = co_await check_empty().result();
+  const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
+  if (!marked) co_await unwrap(empty);
 }
 
 // But for what an interrupted creation left behind.

@@ -65,6 +65,7 @@ class BackupDirectory {
   Task<> make_directory();
   Task<> make_content();
   Task<> retract_content();
+  Task<> check_usable() const;
   Task<> check_empty() const;
   Task<> take_lock();
   Task<File> open_lock_file();

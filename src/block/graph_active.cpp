@@ -38,6 +38,7 @@ Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
   const Result<> ok = update.refresh(node);
   if (ok) update.commit();
   else std::swap(node.driver_, driver);
+  node.listen_to_driver();
   (void)co_await driver->close().result();               // it was only read
   driver.reset();
   content_replaced(node);

@@ -17,6 +17,10 @@ BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDri
       limits_(driver_->limits()), size_largest_(size()), unit_lock_(home_),
       ignores_flush_(options_.cache_no_flush && driver_->edges().empty()) {
   driver_->home().move_to(graph.reactor());
+  listen_to_driver();
+}
+
+void BlockNode::listen_to_driver() {
   driver_->listen_to_corruption([this](const ImageCorruption& corruption) { graph_->tell_corruption(name(), corruption); });
 }
 

@@ -139,6 +139,7 @@ class BlockNode final {
     if (range.end() > write_threshold_) tell_threshold(range.end());
   }
   void tell_threshold(std::uint64_t end) noexcept;
+  void listen_to_driver();
   Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);

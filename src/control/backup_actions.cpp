@@ -88,7 +88,7 @@ Task<> open_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
 Task<> give_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
   CreatedFile created = co_await create_overlay_file(graph, wanted.path, wanted.format, wanted.size, wanted.below);
   const Result<> opened = co_await open_target(graph, job, wanted).result();
-  if (!opened) (void)co_await undo_create_file(graph.reactor(), std::move(created)).result();
+  if (!opened) (void)co_await undo_create_file(graph.reactor(), std::move(created), opened.error()).result();
   co_await unwrap(opened);
 }
 

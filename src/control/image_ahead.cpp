@@ -55,7 +55,9 @@ Task<> ImageAhead::open() {
   const ImageWanted& wanted = *wanted_;
   Place& place = *wanted.place;
   if (wanted.is_new) co_await make_file(wanted);
-  BlockNode* opened = co_await homes_.at(place, open_image(wanted));
+  const auto tried = co_await homes_.at(place, open_image(wanted)).result();
+  if (!tried && tried.error().code() == Errc::busy) created_.reset();      // another's meanwhile, and stays
+  BlockNode* opened = co_await unwrap(tried);
   kept_ = co_await homes_.at(place, keep_overlay(*opened));
   node_ = opened;
 }

@@ -137,7 +137,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
     co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
   };
   auto job = co_await begin().result();
-  if (!job) (void)co_await undo_create_file(jobs.reactor(), std::move(created)).result();
+  if (!job) (void)co_await undo_create_file(jobs.reactor(), std::move(created), job.error()).result();
   co_return co_await unwrap(std::move(job));
 }
 

@@ -43,13 +43,27 @@ schema::ObjectTypeInfo type(std::string name, std::string parent) {
 
 constexpr std::int64_t poll_max_ns_default = 200'000;
 
+// One slash is as good as several, and one at the end as none.
+std::vector<std::string> parts_of(std::string_view path) {
+  std::vector<std::string> parts;
+  for (std::size_t at = 0; (at = path.find_first_not_of('/', at)) != path.npos;) {
+    const std::size_t end = std::min(path.find('/', at), path.size());
+    parts.emplace_back(path.substr(at, end - at));
+    at = end;
+  }
+  return parts;
+}
+
 }  // namespace
 
+// A path that does not begin at the root is the end of one.
 Result<QomCommandHandler::Object> QomCommandHandler::find(const std::string& path) const {
-  if (path == "/") return Object{Kind::root, {}};
-  if (path == "/objects" || path == "objects") return Object{Kind::container, {}};
-  constexpr std::string_view container = "/objects/";
-  const std::string id = path.starts_with(container) ? path.substr(container.size()) : path;
+  std::vector<std::string> parts = parts_of(path);
+  if (parts.empty() && !path.empty()) return Object{Kind::root, {}};
+  const bool in_container = parts.size() == 2 && parts[0] == "objects";
+  const bool partial = parts.size() == 1 && !path.starts_with('/');
+  const std::string id = in_container || partial ? parts.back() : std::string();
+  if (parts.size() == 1 && parts[0] == "objects") return Object{Kind::container, {}};
   if (objects_.iothreads.contains(id)) return Object{Kind::iothread, id};
   if (objects_.throttle_groups.contains(id)) return Object{Kind::throttle_group, id};
   return Error(Errc::device_not_found, fmt::format("Device '{}' not found", path));
@@ -84,6 +98,12 @@ Json QomCommandHandler::value_of(const Object& object, const std::string& name) 
   return nullptr;
 }
 
+// Of an object, its path.
+Json QomCommandHandler::value_of(const Object& object, const schema::ObjectPropertyInfo& property) const {
+  if (!property.type.starts_with("child<")) return value_of(object, property.name);
+  return (object.kind == Kind::root ? "/" : "/objects/") + property.name;
+}
+
 Task<Properties> QomCommandHandler::qom_list(schema::QomListArguments arguments) {
   const Object object = co_await unwrap(find(arguments.path));
   co_return properties_of(object);
@@ -92,12 +112,12 @@ Task<Properties> QomCommandHandler::qom_list(schema::QomListArguments arguments)
 Task<Json> QomCommandHandler::qom_get(schema::QomGetArguments arguments) {
   const Object object = co_await unwrap(find(arguments.path));
   const Properties all = properties_of(object);
-  const auto known = [&](const auto& one) { return one.name == arguments.property && !one.type.starts_with("child<"); };
-  if (std::none_of(all.begin(), all.end(), known)) {
-    const Json type = value_of(object, "type");
-    co_await Error(Errc::not_found, fmt::format("Property '{}.{}' not found", type.as_string(), arguments.property));
-  }
-  co_return value_of(object, arguments.property);
+  const auto wanted = [&](const auto& one) { return one.name == arguments.property; };
+  const auto found = std::find_if(all.begin(), all.end(), wanted);
+  if (found != all.end()) co_return value_of(object, *found);
+  const Json type = value_of(object, "type");
+  co_await Error(Errc::not_found, fmt::format("Property '{}.{}' not found", type.as_string(), arguments.property));
+  co_return Json();
 }
 
 Task<std::vector<schema::ObjectPropertiesValues>> QomCommandHandler::qom_list_get(schema::QomListGetArguments arguments) {
@@ -109,8 +129,7 @@ Task<std::vector<schema::ObjectPropertiesValues>> QomCommandHandler::qom_list_ge
       schema::ObjectPropertyValue property;
       property.name = info.name;
       property.type = info.type;
-      if (info.type.starts_with("child<")) property.value = (object.kind == Kind::root ? "/" : "/objects/") + info.name;
-      else property.value = value_of(object, info.name);
+      property.value = value_of(object, info);
       listed.properties.push_back(std::move(property));
     }
     all.push_back(std::move(listed));

@@ -26,6 +26,7 @@ class QomCommandHandler final : public QomCommands {
   Result<Object> find(const std::string& path) const;
   std::vector<schema::ObjectPropertyInfo> properties_of(const Object& object) const;
   Json value_of(const Object& object, const std::string& property) const;
+  Json value_of(const Object& object, const schema::ObjectPropertyInfo& property) const;
 
   Objects& objects_;
 };

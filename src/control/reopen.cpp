@@ -134,6 +134,7 @@ class Reopening {
                      fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
     co_await unwrap(check_no_cycle(*file, "file"));
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+    co_await edge.flush();                               // what it has written to the present one, which it leaves
     co_await unwrap(edge.retarget(*file));
     undo_.push_back([&edge, &before]() -> Task<> {
       (void)edge.retarget(before);

@@ -78,6 +78,12 @@ Task<bool> is_there(BlockNode& node, std::string path) {
   co_return co_await fs::exists(node.reactor(), path);
 }
 
+// What others have written to a device counts when it is in it: the last of them need not have closed it.
+Task<tracking::ImageIdentity> identify_at_open(Reactor& reactor, const BlockNode& storage, const StoreOptions& options) {
+  if (storage.driver().name() != "host_device") return tracking::identify(reactor, options.image, options.stable_id);
+  return tracking::identify_durably(reactor, options.image, options.stable_id);
+}
+
 // Null when there is none.
 Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& storage, StoreOptions options, ImageRecord& record) {
   const bool there = co_await is_there(node, options.path);
@@ -85,7 +91,7 @@ Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& stor
   if (is_window(node, storage))
     co_await Error(Errc::unsupported, fmt::format("'{}' has a tracking store for all of it, and the node shows a part; remove '{}' "
                                                   "to go on without its bitmaps", options.image, options.path));
-  auto image = co_await tracking::identify(node.reactor(), options.image, options.stable_id);
+  auto image = co_await identify_at_open(node.reactor(), storage, options);
   auto store = co_await TrackingStore::open(node, options, std::move(image), record).result();
   if (!store) co_await with_way_out(store.error(), options);
   co_return *std::move(store);
@@ -111,7 +117,7 @@ Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
     StoreOptions options = co_await options_of(node, *storage);
     const bool there = co_await is_there(node, options.path);
     if (there) {
-      auto image = co_await tracking::identify(node.reactor(), options.image, options.stable_id);
+      auto image = co_await identify_at_open(node.reactor(), *storage, options);
       const auto shown = co_await TrackingStore::show(node, options, std::move(image), record).result();
       const TrackingReport report{TrackingReport::Kind::damaged, shown ? "" : shown.error().message()};
       if (!shown) node.graph().tell_tracking(node.name(), report);

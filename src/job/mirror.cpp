@@ -243,6 +243,13 @@ Task<Point::Outcome> MirrorJob::flush_target() {
   co_return Point::Failure{flushed.error(), false};
 }
 
+// The guest's flushes go to the target alone once it has the source below it.
+Task<Point::Outcome> MirrorJob::flush_source() {
+  const Result<> flushed = co_await top().file().flush().result();
+  if (flushed) co_return std::nullopt;
+  co_return Point::Failure{flushed.error(), true};
+}
+
 bool MirrorJob::loses_bits() const noexcept { return frozen_ && options_.bitmap.mode != BitmapMode::never; }
 
 void MirrorJob::commit() noexcept {

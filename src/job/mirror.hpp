@@ -86,6 +86,7 @@ class MirrorJob final : public Job {
   bool copied_enough() noexcept;
   Task<> react(JobContext& context, Point::Failure failure);
   Task<Point::Outcome> flush_target();
+  Task<Point::Outcome> flush_source();
   Task<Point::Outcome> settle();
   Task<> catch_up();
   Task<> catch_up_until(Instant end);

@@ -26,6 +26,7 @@ Task<Point::Outcome> MirrorJob::settle() {
   const auto finish = [&]() -> Task<> {
     failed = co_await copy_->run_drained(late.token());
     if (!failed && !late.requested()) failed = co_await flush_target();
+    if (!failed && !late.requested() && options_.onto_source) failed = co_await flush_source();
     done.request();
   };
   const auto in_time = [&](TaskGroup& group) -> Task<> {

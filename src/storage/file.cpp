@@ -199,9 +199,11 @@ Task<CreatedFile> create_partial(Reactor& reactor, std::string path) {
   flags.write = flags.create = flags.exclusive = true;
   auto opened = co_await File::open(reactor, path, flags).result();
   if (!opened) co_await could_not("create", opened.error(), path);
-  const FileInfo info = co_await opened->stat();
+  const Result<FileInfo> info = co_await opened->stat().result();
   co_await opened->close();
-  co_return CreatedFile{std::move(path), info.device, info.inode, Replaced::nothing};
+  if (!info) (void)co_await fs::unlink(reactor, path).result();
+  co_await unwrap(info);
+  co_return CreatedFile{std::move(path), info->device, info->inode, Replaced::nothing};
 }
 
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
@@ -229,6 +231,10 @@ Task<> undo_create_file(Reactor& reactor, CreatedFile created) {
   const Result<> undone = co_await undo_now(file, created).result();
   co_await file.close();
   co_await unwrap(undone);
+}
+
+Task<> undo_create_file(Reactor& reactor, CreatedFile created, Error why) {
+  if (why.code() != Errc::busy) co_await undo_create_file(reactor, std::move(created));
 }
 
 }  // namespace tidemark

@@ -45,7 +45,7 @@ std::string_view verb(nbd::Command command) {
 }  // namespace
 
 NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
-    : reactor_(reactor), options_(std::move(options)), changed_(reactor),
+    : reactor_(reactor), options_(std::move(options)), silence_(silence_max), changed_(reactor),
       slots_(reactor, requests_max), running_(reactor) {}
 
 std::string NbdSession::describe() const {
@@ -132,9 +132,9 @@ Task<> NbdSession::keep_connected(std::shared_ptr<NbdLink> link) {
     changed_.notify_all();
     if (closing_) co_await link->leave();                // close() found none
     while (!link->over()) co_await changed_.wait();
-    unflushed_.forget(ownerless_);
     const std::string why = link->why().message();
     lost_ = Error(Errc::disconnected, describe() + ": the connection was lost: " + why, EIO);
+    drop_ownerless();
     link_.reset();
     patient_ = options_.reconnect_delay != Duration::zero() && may_repeat(link->why());
     changed_.notify_all();
@@ -186,7 +186,9 @@ Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   if (!pieces.empty()) (void)co_await with_group(reactor_, while_it_answers).result();
   next_.reset();
   changed_.notify_all();
-  co_return !closing_ && link->takes_requests();
+  const bool ready = !closing_ && link->takes_requests();
+  if (ready) silence_ = silence_max;
+  co_return ready;
 }
 
 Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
@@ -195,13 +197,17 @@ Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
   if (exchange.lost) co_return;
   ++repeated_;
   const bool advice = exchange.command == nbd::Command::trim;
-  if (exchange.error != 0 && !advice) lost_writes_ = failure(exchange).with_context("written again after the connection was lost");
+  if (exchange.error == 0 || advice) co_return;
+  const bool owned = piece.entry->number > ownerless_;
+  (owned ? lost_writes_ : lost_ownerless_) = failure(exchange).with_context("written again after the connection was lost");
 }
 
 Task<> NbdSession::give_up_silent(NbdLink& link, CancelToken token) {
   for (std::uint64_t before = repeated_;; before = repeated_) {
-    co_await reactor_.sleep(silence_max, token);
-    if (repeated_ == before) link.give_up();
+    co_await reactor_.sleep(silence_, token);
+    if (repeated_ != before) continue;
+    silence_ *= 2;                                       // it may be slow: the next time it gets longer
+    link.give_up();
   }
 }
 
@@ -230,6 +236,7 @@ Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* ext
   if (exchange.error != 0) co_await failure(exchange);
   const bool durable = flush || (exchange.flags & nbd::command_flag::fua) != 0;
   if (durable && lost_writes_) co_await *lost_writes_;
+  if (flush && lost_ownerless_) co_await *std::exchange(lost_ownerless_, std::nullopt);
   if (extent) *extent = exchange.extent;
 }
 
@@ -263,7 +270,7 @@ Task<> NbdSession::transmit_flush(NbdExchange& exchange) {
   while (flushing_early_) co_await changed_.wait();
   const Result<> done = co_await transmit(exchange).result();
   --flushes_;
-  changed_.notify_all();
+  flush_ended();
   co_await unwrap(done);
 }
 
@@ -285,10 +292,23 @@ Task<> NbdSession::flush_early() {
   NbdExchange flush;
   flush.command = nbd::Command::flush;
   const Result<> answered = co_await transmit(flush).result();
-  const bool owned = unflushed_.last() > ownerless_;        // else nobody is left who could be told
-  if (answered && flush.error != 0 && owned) lost_writes_ = failure(flush);
+  const bool owned = unflushed_.last() > ownerless_;
+  if (answered && flush.error != 0) (owned ? lost_writes_ : lost_ownerless_) = failure(flush);
   flushing_early_ = false;
+  flush_ended();
+}
+
+// What was answered while it was under way may be the last of those who have gone.
+void NbdSession::flush_ended() noexcept {
   changed_.notify_all();
+  if (link_ && unflushed_.any_until(ownerless_)) begin_flush();
+}
+
+// Who wrote it may still ask, as a job does that lets go of its target first.
+void NbdSession::drop_ownerless() {
+  if (!unflushed_.any_until(ownerless_)) return;
+  lost_ownerless_ = lost_->with_context("what was written before is not durable");
+  unflushed_.forget(ownerless_);
 }
 
 bool NbdSession::may_repeat(const Error& why) noexcept {
@@ -306,15 +326,17 @@ Task<> NbdSession::cancel_in_flight() {
 void NbdSession::writers_gone() noexcept {
   ownerless_ = unflushed_.last();
   if (next_) next_->send_no_more();
-  if (!link_ || link_->ended()) unflushed_.forget(ownerless_);
-  else if (!unflushed_.empty()) begin_flush();
+  if (!link_) drop_ownerless();
+  else if (!link_->ended() && !unflushed_.empty()) begin_flush();
 }
 
 Task<> NbdSession::end_writing() {
   writers_gone();
   const std::shared_ptr<NbdLink> link = next_;
-  const auto give_up = [this, &link](CancelToken token) -> Task<> {
+  bool silent = false;
+  const auto give_up = [this, &link, &silent](CancelToken token) -> Task<> {
     co_await reactor_.sleep(end_of_writing_max, token);
+    silent = true;
     link->give_up();
   };
   const auto within_limit = [&](TaskGroup& group) -> Task<> {
@@ -322,6 +344,8 @@ Task<> NbdSession::end_writing() {
     while (next_ == link) co_await changed_.wait();
   };
   if (link) co_await with_group(reactor_, within_limit);
+  if (silent)
+    co_await Error(Errc::timed_out, describe() + ": the server has not answered what was sent to it, and may write it later", ETIMEDOUT);
 }
 
 Error NbdSession::failure(const NbdExchange& exchange) const {

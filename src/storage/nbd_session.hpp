@@ -66,6 +66,8 @@ class NbdSession {
   Task<> transmit_flush(NbdExchange& exchange);
   void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
   void begin_flush() noexcept;
+  void flush_ended() noexcept;
+  void drop_ownerless();
   Task<> flush_early();
   // One that changes something waits for room to remember that first.
   Task<> take_slot(bool changes);
@@ -86,6 +88,8 @@ class NbdSession {
   bool flushing_early_ = false;            // because they are many
   unsigned flushes_ = 0;                   // asked for by others, and not answered
   std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on
+  std::optional<Error> lost_ownerless_;    // likewise, but who wrote it has gone: the next flush says so
+  Duration silence_;                       // that a server may keep while it is sent again what it has lost
   Event changed_;                          // any of these has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
   Semaphore slots_;                        // for requests

@@ -50,6 +50,8 @@ class UnflushedWrites {
   std::uint64_t bytes() const noexcept { return bytes_; }
   // The number of the newest; 0: there was none yet.
   std::uint64_t last() const noexcept { return last_; }
+  // Whether there are any up to this number.
+  bool any_until(std::uint64_t number) const noexcept { return !empty() && entries_.front()->number <= number; }
 
   // One that was answered just now.  What is durable by itself matters only where it follows on what is not.
   void add(const NbdExchange& exchange) {

@@ -25,6 +25,8 @@ class NbdUnflushedTest : public NbdClientTest {
     return process.run(disk->write(offset, Buffers(data), flags));
   }
   Result<> flush() { return process.run(disk->flush()); }
+  // By the next flush, whoever asks for it: what is lost was answered.
+  bool is_told_once() { return !flush().ok() && flush().ok(); }
   void sleep(Duration duration) { (void)process.run(process.reactor().sleep(duration)); }
   // Started anew, without what was not flushed.
   void restart() {
@@ -158,7 +160,7 @@ TEST_F(NbdUnflushedTest, AServerThatShutsDownIsLost) {
   sleep(std::chrono::seconds(3));
   EXPECT_EQ(server.connections, 5u);
   EXPECT_TRUE(write(8192, 4).ok());
-  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(is_told_once());
 }
 
 TEST_F(NbdUnflushedTest, AServerThatShutsDownIsNotWaitedForWithoutADelay) {
@@ -334,7 +336,7 @@ TEST_F(NbdUnflushedTest, IsForgottenWithItsLastWriterWhileTheServerIsAway) {
   breaks = 1;
   EXPECT_FALSE(read().ok());
   sleep(std::chrono::seconds(5));
-  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(is_told_once());
   EXPECT_EQ(durable, (Content{{4096, std::byte{2}}}));
 }
 
@@ -353,7 +355,7 @@ TEST_F(NbdUnflushedTest, IsFlushedWhenItsLastWriterGoes) {
   sleep(std::chrono::seconds(1));
   EXPECT_EQ(bad_flushes, 0u);
   EXPECT_TRUE(write(0, 3).ok());                             // by another
-  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(is_told_once());
 }
 
 TEST_F(NbdUnflushedTest, IsNotSentAgainWhenTheLastFlushIsNotAnswered) {
@@ -366,7 +368,7 @@ TEST_F(NbdUnflushedTest, IsNotSentAgainWhenTheLastFlushIsNotAnswered) {
   silent_flush = false;
   sleep(std::chrono::seconds(5));
   EXPECT_EQ(now, (Content{{4096, std::byte{2}}}));
-  EXPECT_TRUE(flush().ok());
+  EXPECT_TRUE(is_told_once());
 }
 
 // Another program may write to the export from then on.
@@ -405,7 +407,7 @@ TEST_F(NbdUnflushedTest, AServerThatTakesItAgainWithoutAWordIsGivenUpAtTheEnd) {
   restart();
   sleep(std::chrono::seconds(3));
   const Instant before = world.now();
-  EXPECT_TRUE(process.run(disk->set_read_only(true)).ok());
+  EXPECT_EQ(process.run(disk->set_read_only(true)).error().code(), Errc::timed_out);      // what is on its way may be written later
   EXPECT_LE(world.now() - before, std::chrono::seconds(2));
   sleep(std::chrono::seconds(5));
   EXPECT_TRUE(read().ok());                                  // by another connection

@@ -61,6 +61,17 @@ class Device(Bed):
         self.assertTrue(self.is_inconsistent())
         self.stop()
 
+    def test_written_and_not_synced_while_another_has_it_open(self):
+        """The kernel counts what reaches the device."""
+        self.start()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.stop()
+        with open(self.device, "rb"):
+            self.other_writes(7 * MiB + 12345)
+            self.start()
+            self.assertTrue(self.is_inconsistent())
+            self.stop()
+
     def test_trimmed_by_others_after_an_orderly_end(self):
         self.start()
         self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)

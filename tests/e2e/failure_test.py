@@ -415,6 +415,7 @@ class Wrong(Bed):
         self.assertEqual((self.path / "out.img").stat().st_uid, os.geteuid())
         os.mkfifo(partial)
         self.assertIn("regular", self.fails("restore", "backups", "--to", "out.img", "--force"))
+        self.assertTrue(partial.is_fifo())
 
     def test_restore_through_a_link(self):
         self.raw("disk.img", 1 * MiB)

@@ -1,6 +1,5 @@
 #include "app/cli/chain/live_copy.hpp"
 
-#include <algorithm>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -34,7 +33,10 @@ Task<> LiveCopy::find_source() {
   source_ = text(items(layers_)[0], "node-name");
   const Json nodes = co_await all_nodes(client_);
   const Json node = co_await unwrap(node_in(nodes, source_));
-  disk_ = filter_above(nodes, source_);
+  const std::string filter = filter_above(nodes, source_);
+  if (filter != source_)
+    co_await Error(Errc::unsupported, fmt::format("disk '{}' is shown through filter '{}', where a copy would take its guest's turn: copy it "
+                                                  "after the filter was taken out (blockdev-reopen)", options_.chain.top, filter));
   if (const Json* image = node.find("image")) report_.size = number(*image, "virtual-size");
   if (const Json* cache = node.find("cache")) {
     direct_ = flag(*cache, "direct");
@@ -175,8 +177,7 @@ Task<> LiveCopy::mirror() {
   DaemonJob job;
   job.command = "blockdev-mirror";
   if (!options_.pivot) job.when_ready = options_.stay ? WhenReady::stay : WhenReady::let_go;
-  job.arguments = Json::object({{"device", disk_}, {"target", report_.node}, {"sync", options_.shallow ? "top" : "full"}});
-  if (disk_ != source_) job.arguments.set("replaces", source_);
+  job.arguments = Json::object({{"device", source_}, {"target", report_.node}, {"sync", options_.shallow ? "top" : "full"}});
   if (made_ && !options_.shallow) job.arguments.set("target-is-zero", true);
   if (options_.speed != 0) job.arguments.set("speed", options_.speed);
   std::string name = co_await run_job(context_, client_, std::move(job));
@@ -186,9 +187,8 @@ Task<> LiveCopy::mirror() {
 
 // Somebody else may have ended the job, and let go of the target.
 Task<> LiveCopy::check_gone_over() {
-  const Json exports = co_await client_.execute("query-block-exports"), nodes = co_await all_nodes(client_);
-  const auto shows_source = [&](const Json& one) { return image_below_filters(nodes, text(one, "node-name")) == source_; };
-  if (std::any_of(items(exports).begin(), items(exports).end(), shows_source))
+  const Json exports = co_await client_.execute("query-block-exports");
+  if (find_by(exports, "node-name", source_))
     co_await Error(Errc::busy, fmt::format("somebody else has ended the copy: '{}' is still on node '{}'", options_.chain.top, source_));
 }
 

@@ -47,7 +47,6 @@ class LiveCopy {
   const ChainCopyOptions& options_;
   const Json layers_;
   std::string source_, format_;
-  std::string disk_;                       // the source, or the filter that shows it
   bool direct_ = false, no_flush_ = false;
   bool made_ = false;                      // the target, here
   bool in_daemon_ = false;                 // its node

@@ -93,8 +93,7 @@ Task<> revert_to_layer(const Context& context, SnapshotRevertOptions options) {
 }
 
 Task<> revert_to_kept(const Context& context, SnapshotRevertOptions options) {
-  std::string file = local_path(options.disk.top).value_or(options.disk.top);
-  co_await check_nobody_above(context.reactor, std::move(file), false);
+  if (auto file = local_path(options.disk.top)) co_await check_nobody_above(context.reactor, *std::move(file), false);
   ImageSnapshotOptions change;
   change.action = ImageSnapshotOptions::Action::apply;
   change.image.name = options.disk.top;
