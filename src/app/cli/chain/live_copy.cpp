@@ -35,8 +35,8 @@ Task<> LiveCopy::find_source() {
   const Json node = co_await unwrap(node_in(nodes, source_));
   const std::string filter = filter_above(nodes, source_);
   if (filter != source_)
-    co_await Error(Errc::unsupported, fmt::format("disk '{}' is shown through filter '{}', where a copy would take its guest's turn: copy it "
-                                                  "after the filter was taken out (blockdev-reopen)", options_.chain.top, filter));
+    co_await Error(Errc::unsupported, fmt::format("disk '{}' is shown through filter '{}', where a copy would take its guest's turn: copy "
+                                                  "it after the filter was taken out (blockdev-reopen)", options_.chain.top, filter));
   if (const Json* image = node.find("image")) report_.size = number(*image, "virtual-size");
   if (const Json* cache = node.find("cache")) {
     direct_ = flag(*cache, "direct");
