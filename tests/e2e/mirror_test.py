@@ -167,6 +167,25 @@ class Mirror(Bed):
         disk.shutdown()
         return slowest
 
+    def test_a_flush_after_the_pivot_is_about_what_was_written_before(self):
+        """The disk stands on what it was, and flushes do not go there any more."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK))
+        self.start(disk=("driver=qcow2,node-name=disk,file.driver=file,file.filename=disk.qcow2",))
+        self.export()
+        guest = self.disk()
+        guest.pwrite(b"A" * 65536, 0)
+        self.client.execute("drive-mirror", job_id="j", device="disk", target="new.qcow2", sync="none", format="qcow2", node_name="new")
+        self.until_ready()
+        self.client.execute("job-complete", id="j")
+        self.until_gone()
+        guest.pwrite(b"B" * 512, 1 * MiB)
+        guest.flush()
+        self.daemon.kill()
+        self.daemon.wait()
+        for pattern, at, length in (("0x41", 0, 65536), ("0x42", 1 * MiB, 512)):
+            read = self.lab.run("qemu-io", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {at} {length}", "new.qcow2")
+            self.assertNotIn("verification failed", read.stdout)
+
     def test_a_target_that_hangs_holds_up_nobody(self):
         self.hang()
         self.assertLess(self.guest_writes(), 5)
