@@ -133,11 +133,13 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   CreatedFile created;
   auto begin = [&]() -> Task<ManagedJob*> {
     if (!existing) created = co_await make_file(homes, *place, arguments.target, format, source->size(), below);
-    BlockNode* target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name));
-    co_return co_await create_job_to(homes, jobs, *place, *target, std::move(options));
+    const auto target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name)).result();
+    if (!target && target.error().code() == Errc::busy) created = CreatedFile();      // another's meanwhile, and stays
+    co_await unwrap(target);
+    co_return co_await create_job_to(homes, jobs, *place, **target, std::move(options));
   };
   auto job = co_await begin().result();
-  if (!job) (void)co_await undo_create_file(jobs.reactor(), std::move(created), job.error()).result();
+  if (!job) (void)co_await undo_create_file(jobs.reactor(), std::move(created)).result();
   co_return co_await unwrap(std::move(job));
 }
 

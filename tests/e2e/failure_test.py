@@ -141,7 +141,7 @@ class OnTerminal(Bed):
 
     def setUp(self):
         super().setUp()
-        self.raw("disk.img", 64 * MiB)
+        self.raw("disk.img", 160 * MiB)            # else a command may be quicker than its first line
         self.serve("disk.img=disk")
 
     def interrupt_at(self, pattern, *words):
