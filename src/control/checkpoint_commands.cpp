@@ -68,15 +68,19 @@ class CheckpointAction : public TransactionAction {
 
  protected:
   struct Part {
-    Place* place;
-    BlockNode* image;
+    Place* place = nullptr;
+    BlockNode* image = nullptr;
     std::unique_ptr<BitmapChange> change;
   };
   Task<> find_disks() {
     for (const std::string& name : names_) {
       Place* place = co_await homes_.lookup(name);
       BlockNode* image = co_await homes_.at(*place, find_disk_image(place->graph, name));
-      parts_.push_back(std::make_unique<Part>(place, image, std::make_unique<BitmapChange>(homes_, *place, group_.get())));
+      auto part = std::make_unique<Part>();
+      part->place = place;
+      part->image = image;
+      part->change = std::make_unique<BitmapChange>(homes_, *place, group_.get());
+      parts_.push_back(std::move(part));
     }
   }
 
