@@ -142,6 +142,16 @@ Result<> Edge::retarget(BlockNode& child) {
   return {};
 }
 
+bool means_loss(const Error& failed) noexcept {
+  return failed.code() != Errc::cancelled && failed.code() != Errc::disconnected && failed.code() != Errc::timed_out;
+}
+
+Result<> Edge::take_lost() noexcept {
+  const std::optional<Error> lost = std::exchange(lost_, std::nullopt);
+  if (!lost) return {};
+  return lost->with_context("what was written before may be lost");
+}
+
 std::string_view Edge::name() const noexcept {
   return parent_ ? parent_->driver().child_name(*this) : to_string(role_);
 }

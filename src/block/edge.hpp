@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "block/debug_event.hpp"
 #include "block/types.hpp"
@@ -25,6 +26,10 @@ class [[nodiscard]] InFlight {
  private:
   BlockNode* node_;
 };
+
+// Whether a flush that failed so may have dropped what was written, whatever the next one says.  A peer that is away, or slow,
+// has dropped nothing.
+bool means_loss(const Error& failed) noexcept;
 
 class Edge {
  public:
@@ -60,7 +65,10 @@ class Edge {
   Task<> write_zeroes(Range range, WriteFlags flags = WriteFlags::none);
   Task<> write_compressed(std::uint64_t offset, Buffers from);
   Task<> discard(Range range);
+  // Of a root user, or to a target: fails also when a flush that another asked for has failed since this one's last, once.
   Task<> flush();
+  // What the next one would tell of others'; it does not any more.  For who has it flushed through another edge.
+  Result<> take_lost() noexcept;
   Task<> write_back();                           // advice, see BlockDriver; fails never
   Task<> truncate(std::uint64_t size);
   Task<Extent> map(Range wanted);
@@ -80,6 +88,7 @@ class Edge {
   Role role_;
   Permissions permissions_;
   bool indifferent_ = false;
+  std::optional<Error> lost_;                    // what the next flush tells, whatever node it leads to by then
   std::string user_;
 };
 

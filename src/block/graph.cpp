@@ -116,8 +116,8 @@ Task<> Graph::close_node(BlockNode& node) {
   const std::unique_ptr<NodeTracking> tracking = std::move(node.tracking_);
   Result<> first;
   if (tracking) first = co_await tracking->before_close().result();
-  if (node.unflushed_ && !node.ignores_flush_ && node.driver_->flush_at_close()) {
-    const Result<> flushed = co_await node.driver_->flush().result();
+  if (node.unflushed_ && node.driver_->flush_at_close()) {
+    const Result<> flushed = co_await node.make_durable().result();
     if (first) first = flushed;
   }
   auto closed = co_await node.driver_->close().result();

@@ -27,33 +27,23 @@ class Graph {
   explicit Graph(Reactor& reactor) : Graph(reactor, std::make_shared<std::atomic<std::uint64_t>>(0)) {}
   // One more of a set.
   Graph(Reactor& reactor, const Graph& other) : Graph(reactor, other.next_generated_) {
-    tracking_listener_ = other.tracking_listener_;
-    threshold_listener_ = other.threshold_listener_;
-    corruption_listener_ = other.corruption_listener_;
+    listeners_ = other.listeners_;
     workings_ = other.workings_;
   }
   Graph(const Graph&) = delete;
   ~Graph();                                         // close_all() was awaited (asserted)
 
   Reactor& reactor() noexcept { return reactor_; }
-  // Called on this graph's thread; graphs of the set that are made later have it, too.
-  void listen_to_tracking(TrackingListener listener) { tracking_listener_ = std::move(listener); }
-  void tell_tracking(const std::string& node, const TrackingReport& report) const {
-    if (tracking_listener_) tracking_listener_(node, report);
-  }
-
-  // A write has gone beyond a node's threshold, by so many bytes.  As listen_to_tracking().
-  using ThresholdListener = std::function<void(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded)>;
-  void listen_to_thresholds(ThresholdListener listener) { threshold_listener_ = std::move(listener); }
-  void tell_threshold(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded) const {
-    if (threshold_listener_) threshold_listener_(node, threshold, exceeded);
-  }
-
-  // As listen_to_tracking().
-  using CorruptionListener = std::function<void(const std::string& node, const ImageCorruption& corruption)>;
-  void listen_to_corruption(CorruptionListener listener) { corruption_listener_ = std::move(listener); }
-  void tell_corruption(const std::string& node, const ImageCorruption& corruption) const {
-    if (corruption_listener_) corruption_listener_(node, corruption);
+  // What nodes tell of, by name, on this graph's thread.  Graphs of the set that are made later have them, too.
+  struct Listeners {
+    TrackingListener tracking;
+    std::function<void(const std::string& node, std::uint64_t threshold, std::uint64_t exceeded)> threshold;    // by so many bytes
+    std::function<void(const std::string& node, const ImageCorruption& corruption)> corruption;
+  };
+  Listeners& listeners() noexcept { return listeners_; }
+  template <class Listener, class... What>
+  void tell(const Listener Listeners::*listener, const std::string& node, const What&... what) const {
+    if (listeners_.*listener) (listeners_.*listener)(node, what...);
   }
 
   // Before it has nodes; graphs of the set that are made later have them, too.
@@ -176,9 +166,7 @@ class Graph {
   Gate left_behind_;
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
   std::uint64_t chain_epoch_ = 1;
-  TrackingListener tracking_listener_;
-  ThresholdListener threshold_listener_;
-  CorruptionListener corruption_listener_;
+  Listeners listeners_;
   Workings workings_;
 };
 

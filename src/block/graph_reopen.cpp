@@ -53,7 +53,7 @@ Result<> Graph::change(BlockNode& node, bool NodeOptions::*option, bool value) {
 Task<> Graph::end_writing(BlockNode& node) {
   co_await unwrap(check_no_writer(node));
   if (node.unflushed_) {
-    co_await node.driver_->flush();
+    co_await node.make_durable();
     node.unflushed_ = false;
   }
   co_await node.driver_->set_read_only(true);

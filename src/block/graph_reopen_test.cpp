@@ -113,9 +113,9 @@ TEST_F(ReopenTest, WhatWasWrittenIsFlushedFirst) {
 
 TEST_F(ReopenTest, AThresholdIsToldOnce) {
   std::vector<std::string> told;
-  graph.listen_to_thresholds([&](const std::string& name, std::uint64_t threshold, std::uint64_t exceeded) {
+  graph.listeners().threshold = [&](const std::string& name, std::uint64_t threshold, std::uint64_t exceeded) {
     told.push_back(name + " " + std::to_string(threshold) + " " + std::to_string(exceeded));
-  });
+  };
   add_disk("disk");
   Edge& user = attach(node("disk"));
   std::vector<std::byte> data = bytes_of(1024, 1);

@@ -21,14 +21,15 @@ BlockNode::BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDri
 }
 
 void BlockNode::listen_to_driver() {
-  driver_->listen_to_corruption([this](const ImageCorruption& corruption) { graph_->tell_corruption(name(), corruption); });
+  driver_->listen_to_corruption(
+      [this](const ImageCorruption& corruption) { graph_->tell(&Graph::Listeners::corruption, name(), corruption); });
 }
 
 BlockNode::~BlockNode() { TM_ASSERT(parents_.empty() && in_flight_ == 0); }
 
 void BlockNode::tell_threshold(std::uint64_t end) noexcept {
   const std::uint64_t threshold = std::exchange(write_threshold_, no_threshold);
-  graph_->tell_threshold(name(), threshold, end - threshold);
+  graph_->tell(&Graph::Listeners::threshold, name(), threshold, end - threshold);
 }
 
 Reactor& BlockNode::reactor() const noexcept { return graph_->reactor(); }

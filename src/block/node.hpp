@@ -102,6 +102,8 @@ class BlockNode final {
   BlockNode* backing() const noexcept;                  // through Role::backing
   BlockNode* filtered() const noexcept;
   std::uint64_t in_flight() const noexcept { return in_flight_; }
+  // What was written is durable afterwards: for who is none of its users.  They are told as if one of them had asked.
+  Task<> make_durable();
   bool quiesced() const noexcept { return quiesced_; }
 
  private:
@@ -140,6 +142,7 @@ class BlockNode final {
   }
   void tell_threshold(std::uint64_t end) noexcept;
   void listen_to_driver();
+  void tell_lost(const Error& why) noexcept;
   Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);

@@ -25,6 +25,9 @@ bool shows_old_data(const BlockNode& node) noexcept {
   return node.backing() && std::any_of(users.begin(), users.end(), [](const Edge* user) { return copies(*user); });
 }
 
+// What the parent was given to write went there.
+bool keeps_content(Role role) noexcept { return role == Role::file || role == Role::data_file || role == Role::filtered; }
+
 }  // namespace
 
 Task<> BlockNode::wait_unquiesced(Edge& via) {
@@ -88,7 +91,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   else if (!from.empty()) co_await node.write_locked(offset, from, flags);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
-  if (flush_after) co_await node.driver_->flush();
+  if (flush_after) co_await node.make_durable();
   timed.done();
 }
 
@@ -115,7 +118,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
-  if (flush_after) co_await node.driver_->flush();
+  if (flush_after) co_await node.make_durable();
   timed.done();
 }
 
@@ -164,8 +167,28 @@ Task<> BlockNode::flush(Edge& via) {
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.flush, 0);
   node.unflushed_ = false;                               // who is told that it failed knows what that means
-  if (!node.ignores_flush_) co_await node.driver_->flush();
+  const Result<> flushed = co_await node.make_durable().result();
+  const Result<> lost = via.take_lost();
+  co_await unwrap(flushed);
+  co_await unwrap(lost);
   timed.done();
+}
+
+// A storage whose flush fails may have dropped anything that was written to it since the last one, and the next flush may
+// succeed: who did not ask for this one must not take that for a promise.
+Task<> BlockNode::make_durable() {
+  if (ignores_flush_) co_return;
+  const Result<> flushed = co_await driver_->flush().result();
+  if (!flushed && driver_->edges().empty() && means_loss(flushed.error())) tell_lost(flushed.error());
+  co_await unwrap(flushed);
+}
+
+// Who asked is told by the outcome, and no second time.
+void BlockNode::tell_lost(const Error& why) noexcept {
+  for (Edge* user : parents_) {
+    if (user->is_root() || user->role() == Role::target) user->lost_ = why;
+    else if (user->parent() && keeps_content(user->role())) user->parent()->tell_lost(why);
+  }
 }
 
 // The flush that follows tells what fails.

@@ -19,7 +19,7 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       snapshots(homes, manager, exports),
       graph(homes, manager),
       reopening(homes, manager),
-      stats(homes, events),
+      stats(homes),
       objects(homes, manager, made),
       qom(made),
       exports(homes, group, events),

@@ -61,7 +61,7 @@ Task<> settle_at(Graph& graph, std::string node, std::uint64_t group) {
   const std::string message = fmt::format("what a group has done to the bitmaps of node '{}' is not in its store yet: {}", node,
                                           settled.error().message());
   const TrackingReport report{TrackingReport::Kind::failed, message};
-  graph.tell_tracking(node, report);
+  graph.tell(&Graph::Listeners::tracking, node, report);
   co_await settled.error();
 }
 

@@ -26,7 +26,7 @@ void ImageTracking::resized(std::uint64_t size) noexcept {
 Task<> ImageTracking::save() {
   if (store_) co_return co_await store_->save();
   const tracking::Losses losses = tracking::released_losses(node_.bitmaps());
-  co_await node_.driver().flush();
+  co_await node_.make_durable();
   tracking::forget(node_.bitmaps(), losses);
 }
 
@@ -39,7 +39,7 @@ Task<> ImageTracking::before_close() {
     const std::string message = fmt::format("the bitmaps of node '{}' could not be stored in its image: {}", node_.name(),
                                             handed.error().message());
     const TrackingReport report{TrackingReport::Kind::failed, message};
-    node_.graph().tell_tracking(node_.name(), report);
+    node_.graph().tell(&Graph::Listeners::tracking, node_.name(), report);
     co_await Error(handed.error().code(), message);
   }
   co_await unwrap(kept);

@@ -12,14 +12,13 @@
 namespace tidemark::test {
 namespace {
 
-class NoEvents final : public JobEvents, public EventSink {
+class NoEvents final : public JobEvents {
   void status_changed(const std::string&, JobStatus) override {}
   void completed(const JobInfo&) override {}
   void cancelled(const JobInfo&) override {}
   void ready(const JobInfo&) override {}
   void pending(const JobInfo&) override {}
   void error(const std::string&, IoSide, ErrorAction) override {}
-  void send(std::string_view, Json) override {}
 };
 
 Result<std::unique_ptr<IoBackend>> make_thread(const ThreadOptions&) { return make_threads_backend(2); }
@@ -73,7 +72,7 @@ class LostNodes : public testing::Test {
 
 TEST_F(LostNodes, AWriteThreshold) {
   const Command command = [&](JobManager&) -> Task<> {
-    StatsCommandHandler commands(homes, events);
+    StatsCommandHandler commands(homes);
     schema::BlockSetWriteThresholdArguments arguments;
     arguments.node_name = "disk";
     co_await commands.block_set_write_threshold(arguments);

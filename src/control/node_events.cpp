@@ -2,10 +2,12 @@
 
 #include "schema/bitmap.hpp"
 #include "schema/graph.hpp"
+#include "schema/stats.hpp"
 
 namespace tidemark {
+namespace {
 
-TrackingListener send_tracking_events(Reactor& main, EventSink& events) {
+TrackingListener send_tracking(Reactor& main, EventSink& events) {
   return [&main, &events](const std::string& node, const TrackingReport& report) {
     schema::TrackingStoreStatusEvent event;
     event.node = node;
@@ -20,14 +22,26 @@ TrackingListener send_tracking_events(Reactor& main, EventSink& events) {
   };
 }
 
-Graph::CorruptionListener send_corruption_events(Reactor& main, EventSink& events) {
-  return [&main, &events](const std::string& node, const ImageCorruption& corruption) {
+}  // namespace
+
+Graph::Listeners send_node_events(Reactor& main, EventSink& events) {
+  Graph::Listeners listeners;
+  listeners.tracking = send_tracking(main, events);
+  listeners.threshold = [&main, &events](const std::string& node, std::uint64_t threshold, std::uint64_t exceeded) {
+    schema::BlockWriteThresholdEvent event;
+    event.node_name = node;
+    event.write_threshold = threshold;
+    event.amount_exceeded = exceeded;
+    main.post_remote([&events, event] { events.send(event); });
+  };
+  listeners.corruption = [&main, &events](const std::string& node, const ImageCorruption& corruption) {
     schema::BlockImageCorruptedEvent event;
     event.node_name = node;
     event.msg = corruption.message;
     event.fatal = corruption.fatal;
     main.post_remote([&events, event] { events.send(event); });
   };
+  return listeners;
 }
 
 }  // namespace tidemark

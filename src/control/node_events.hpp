@@ -1,4 +1,5 @@
-// What becomes of nodes by themselves, as events: of the stores of their persistent bitmaps, and of images that are corrupt.
+// What becomes of nodes by themselves, as events: of the stores of their persistent bitmaps, of images that are corrupt, and of
+// writes beyond a threshold.
 //
 // For the graphs of all threads; the events are sent on the main one.  `events` outlives its last turn.
 #pragma once
@@ -8,7 +9,6 @@
 
 namespace tidemark {
 
-TrackingListener send_tracking_events(Reactor& main, EventSink& events);
-Graph::CorruptionListener send_corruption_events(Reactor& main, EventSink& events);
+Graph::Listeners send_node_events(Reactor& main, EventSink& events);
 
 }  // namespace tidemark

@@ -29,7 +29,7 @@ Result<> check_overlay(BlockNode& overlay) {
 
 Task<> flush_for_snapshot(BlockNode& node) {
   if (node.read_only()) co_return;
-  const Result<> flushed = co_await node.driver().flush().result();
+  const Result<> flushed = co_await node.make_durable().result();
   if (!flushed) co_await Error(flushed.error().code(), "An IO error has occurred", flushed.error().os_errno());
 }
 

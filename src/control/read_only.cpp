@@ -9,7 +9,7 @@ namespace {
 
 void tell(BlockNode& node, const Error& error) {
   const TrackingReport report{TrackingReport::Kind::failed, error.message()};
-  node.graph().tell_tracking(node.name(), report);
+  node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
 }
 
 // They are on the disk, as it is now.  The error is told, and nothing else can be done about it: the image is read-only then,

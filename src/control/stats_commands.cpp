@@ -77,17 +77,6 @@ Task<> set_threshold(Graph& graph, const std::string& name, std::uint64_t thresh
 
 }  // namespace
 
-StatsCommandHandler::StatsCommandHandler(Homes& homes, EventSink& events) : homes_(homes) {
-  Reactor& main = homes.main().reactor;
-  homes.main().graph.listen_to_thresholds([&main, &events](const std::string& node, std::uint64_t threshold, std::uint64_t exceeded) {
-    schema::BlockWriteThresholdEvent event;
-    event.node_name = node;
-    event.write_threshold = threshold;
-    event.amount_exceeded = exceeded;
-    main.post_remote([&events, event] { events.send(event); });
-  });
-}
-
 Task<std::vector<schema::BlockStats>> StatsCommandHandler::query_blockstats(schema::QueryBlockstatsArguments arguments) {
   std::vector<schema::BlockStats> all;
   if (!arguments.query_nodes) co_return std::move(all);

@@ -56,7 +56,7 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.named = !given.store.empty();
   options.log_bytes = node.graph().workings().tracking_log_bytes;
   options.broken = node.graph().workings().broken;
-  options.report = [&node](const TrackingReport& report) { node.graph().tell_tracking(node.name(), report); };
+  options.report = [&node](const TrackingReport& report) { node.graph().tell(&Graph::Listeners::tracking, node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
   options.image = real_path(name);
   if (storage.driver().name() == "host_device") {
@@ -120,7 +120,7 @@ Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
       auto image = co_await identify_at_open(node.reactor(), *storage, options);
       const auto shown = co_await TrackingStore::show(node, options, std::move(image), record).result();
       const TrackingReport report{TrackingReport::Kind::damaged, shown ? "" : shown.error().message()};
-      if (!shown) node.graph().tell_tracking(node.name(), report);
+      if (!shown) node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
     }
   }
   show_bitmaps(node, record);
@@ -141,7 +141,7 @@ Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
   if (record) co_return *std::move(record);
   if (record.error().code() != Errc::corrupt) co_await record.error();
   const TrackingReport report{TrackingReport::Kind::damaged, record.error().message() + ": its bitmaps are gone"};
-  node.graph().tell_tracking(node.name(), report);
+  node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
   if (!node.read_only()) co_await image->drop_bitmaps();
   ImageRecord none;
   none.can_mark = true;
@@ -163,7 +163,7 @@ Task<std::unique_ptr<TrackingStore>> store_for_found(BlockNode& node, BlockNode*
   if (store) co_return *std::move(store);
   const TrackingReport report{TrackingReport::Kind::failed, fmt::format("the bitmaps of node '{}' will be inconsistent after a crash: {}",
                                                                         node.name(), store.error().message())};
-  node.graph().tell_tracking(node.name(), report);
+  node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
   co_return nullptr;
 }
 
@@ -247,9 +247,10 @@ Task<> save_tracking(BlockNode& node) {
 
 Task<> forget_dropped(BlockNode& node) {
   const Result<> saved = co_await save_tracking(node).result();
-  if (!saved)
-    node.graph().tell_tracking(node.name(), {TrackingReport::Kind::failed,
-                                             "what bitmaps have dropped comes back after a crash: " + saved.error().message()});
+  if (saved) co_return;
+  const TrackingReport report{TrackingReport::Kind::failed,
+                              "what bitmaps have dropped comes back after a crash: " + saved.error().message()};
+  node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
 }
 
 }  // namespace tidemark

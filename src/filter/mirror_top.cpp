@@ -119,6 +119,12 @@ Task<> MirrorTop::write_zeroes(Range range, WriteFlags flags) {
   co_await file_->write_zeroes(range, flags);
 }
 
+void MirrorTop::copy_again() {
+  const bool nothing = dirty_.empty();
+  dirty_.merge(touched_);
+  if (nothing && !dirty_.empty()) tell();
+}
+
 // What a discard leaves is for the source to say, so it is copied.
 Task<> MirrorTop::discard(Range range) {
   if (excludes_writes_) co_return co_await discard_alone(range);

@@ -50,6 +50,8 @@ class MirrorTop final : public BlockDriver {
   RangeLock& locks() noexcept { return locks_; }
   // Granules that have been written in the target.
   DirtyBitmap& touched() noexcept { return touched_; }
+  // The target may have lost any of them.
+  void copy_again();
 
   // Something that ends with a mark, or without.
   class Unsettled {

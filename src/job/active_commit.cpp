@@ -123,7 +123,7 @@ Task<> ActiveCommit::prepare_pivot() {
   BlockNode& image = skip_filters(top_);
   const Range all{0, image.size()};
   co_await options_.access->uncover(image, all);
-  co_await image.driver().flush();
+  co_await image.make_durable();
 }
 
 // With either name they read the same.

@@ -266,6 +266,7 @@ Task<> BackupJob::flush() {
   if (filter_node_->graph().keeps(Rule::flush_target)) co_await filter_->target().flush();
   const InFlight in_flight = co_await edge_->enter();
   co_await filter_->file().flush();
+  co_await unwrap(edge_->take_lost());
 }
 
 bool BackupJob::loses_bits(bool succeeded) const noexcept {

@@ -240,6 +240,7 @@ Task<> MirrorJob::react(JobContext& context, Point::Failure failure) {
 Task<Point::Outcome> MirrorJob::flush_target() {
   const Result<> flushed = co_await top().target().flush().result();
   if (flushed) co_return std::nullopt;
+  if (means_loss(flushed.error())) top().copy_again();
   co_return Point::Failure{flushed.error(), false};
 }
 

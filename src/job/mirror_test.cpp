@@ -262,6 +262,27 @@ TEST_F(MirrorTest, ErrorsAreToldAndTriedAgain) {
   }
 }
 
+// The next flush would succeed all the same.
+TEST_F(MirrorTest, WhatTheTargetHasLostWithAFlushIsCopiedAgain) {
+  make(130, 0);
+  FaultRule fails;
+  fails.op = FaultOp::flush;
+  fails.os_errno = EIO;
+  fails.count = 1;
+  disks->set_faults("t", {fails});
+  MirrorOptions options = mirror();
+  options.on_target_error = OnError::stop;
+  run_with_guest([&]() -> Task<> {
+    co_await start(options);
+    while (!job("j").info().paused) co_await pass(1);
+    const Content lost(disk_size, std::byte{0xee});
+    co_await Disks::write_at(disks->node("t"), 0, lost);
+    (void)jobs->resume(job("j"));
+    co_await pivot_beside_guest();
+  });
+  EXPECT_TRUE(of(*target) == guest->content);
+}
+
 TEST_F(MirrorTest, AGuestDoesNotWaitForATargetThatHangs) {
   make(2, 0);
   Edge& writer = disks->attach(*source);

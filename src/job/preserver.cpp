@@ -161,7 +161,7 @@ Task<> Preserver::Child::part(Duration drain_limit) {
 // All that guests have written to it, too, is durable.
 Task<> Preserver::Child::let_go() {
   edge_.reset();
-  co_await image_.driver().flush();
+  co_await image_.make_durable();
   co_await remove_filter();
 }
 

@@ -35,7 +35,7 @@ Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
   Losses losses;                                                         // (a)
   if (depth == Depth::lasting) {
     losses = released_losses(node_.bitmaps());
-    if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.driver().flush();
+    if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.make_durable();
   }
   if (!keeps(Rule::keep_until_released)) losses = all_losses(node_.bitmaps());
   if (step && !step->decides) {

@@ -15,7 +15,7 @@ SimDaemon::SimDaemon(Reactor& reactor, TaskGroup& group, const Workings& working
       commands_(command_set_.table()) {
   lock_.at_end([this] { return homes_.unpin(); });
   graph().set_workings(workings);
-  graph().listen_to_tracking(std::move(tracking));
+  graph().listeners().tracking = std::move(tracking);
 }
 
 Task<Json> SimDaemon::execute(std::string command, Json arguments) {

@@ -9,6 +9,17 @@
 #include "control/node_events.hpp"
 
 namespace tidemark {
+namespace {
+
+template <class What>
+auto printed(std::function<void(const std::string& node, const What& what)> send) {
+  return [send = std::move(send)](const std::string& node, const What& what) {
+    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, what.message);
+    send(node, what);
+  };
+}
+
+}  // namespace
 
 Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend)
     : quit_(reactor),
@@ -18,16 +29,10 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       jobs_(reactor, group, job_events_),
       monitors_(reactor, group, qmp_),
       command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }) {
-  const auto send = send_tracking_events(reactor, qmp_);
-  homes_.main().graph.listen_to_tracking([send](const std::string& node, const TrackingReport& report) {
-    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, report.message);
-    send(node, report);
-  });
-  const auto send_corruption = send_corruption_events(reactor, qmp_);
-  homes_.main().graph.listen_to_corruption([send_corruption](const std::string& node, const ImageCorruption& corruption) {
-    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, corruption.message);
-    send_corruption(node, corruption);
-  });
+  Graph::Listeners told = send_node_events(reactor, qmp_);
+  told.tracking = printed<TrackingReport>(std::move(told.tracking));
+  told.corruption = printed<ImageCorruption>(std::move(told.corruption));
+  homes_.main().graph.listeners() = std::move(told);
   commands_ = command_set_.table();
   qmp_.command_lock().at_end([this] { return homes_.unpin(); });
   group.spawn(keep_house(homes_, qmp_.command_lock(), stopping_.token()));
