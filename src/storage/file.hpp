@@ -54,6 +54,9 @@ Task<CreatedFile> create_partial(Reactor& reactor, std::string path);
 // What create_file() would overwrite; its refusals, without a change.
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path);
 
+// Errc::busy unless the file still has its name.
+Task<> check_named(Reactor& reactor, CreatedFile created);
+
 // Brings back what was replaced, unless it was content, which is gone.  What somebody uses, or has made of the name, stays: busy.
 Task<> undo_create_file(Reactor& reactor, CreatedFile created);
 

@@ -423,6 +423,16 @@ TEST_F(FileTest, WhatAnotherHasTakenStaysWhenHeHasLetGo) {
   }
 }
 
+TEST_F(FileTest, AFileIsKnownByMoreThanItsName) {
+  const auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+  run(check_named(reactor, created));
+  put("/d/other", 512);
+  run(fs::rename(reactor, "/d/other", "/d/new", false));
+  EXPECT_EQ(error_of(check_named(reactor, created)).code(), Errc::busy);
+  run(fs::unlink(reactor, "/d/new"));
+  EXPECT_EQ(error_of(check_named(reactor, created)).code(), Errc::not_found);
+}
+
 TEST_F(FileTest, APartialFileIsNewWhateverWasLeft) {
   put("/d/a", 4096);
   const std::uint64_t left = run(fs::stat(reactor, "/d/a")).inode;
