@@ -324,6 +324,37 @@ TEST_F(FileTest, AWriterKeepsOthersOut) {
   run(run(open_file(reactor, named("/d/a")))->close());
 }
 
+// Who had the lock until now may have resized it.
+TEST_F(FileTest, ItsSizeIsThatUnderTheLock) {
+  put("/d/a", 4096);
+  SimFault late;
+  late.kind = IoOp::Kind::lock;
+  late.path = "/d/a";
+  late.action = SimFault::Action::delay;
+  late.delay = std::chrono::seconds(2);
+  world.faults().add(late);
+  const auto resize = [&]() -> Task<> {
+    co_await reactor.sleep(std::chrono::seconds(1));
+    OpenFlags flags;
+    flags.write = true;
+    File file = co_await File::open(reactor, "/d/a", flags);
+    co_await file.truncate(1 * MiB);
+    co_await file.close();
+  };
+  Driver opened;
+  const auto open = [&]() -> Task<> { opened = co_await open_file(reactor, named("/d/a")); };
+  const auto both = [&](TaskGroup& group) -> Task<> {
+    group.spawn(open());
+    group.spawn(resize());
+    co_await group.join();
+  };
+  const Instant before = world.now();
+  run(with_group(reactor, both));
+  EXPECT_GE(world.now() - before, std::chrono::seconds(2));
+  EXPECT_EQ(opened->size(), 1 * MiB);
+  run(opened->close());
+}
+
 TEST_F(FileTest, ReadersShare) {
   put("/d/a", 4096);
   const Driver first = run(open_file(reactor, named("/d/a", true)));
