@@ -183,11 +183,8 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
   target->replaced_ = std::move(replaced);
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
-    // What is there and could not be removed is somebody else's, and so is one that is in use by now.
-    const bool ours = target->begun_ && created.error().code() != Errc::busy;
-    if (ours) (void)co_await target->discard().result();
-    else (void)co_await target->close().result();
-    (void)co_await target->release().result();
+    leave_if_taken(target->created_, created.error());
+    (void)co_await target->discard().result();
     co_await created.error();
   }
   co_return std::move(target);
@@ -196,8 +193,7 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
-  (void)co_await create_partial(reactor_, partial_path());
-  begun_ = true;
+  created_ = co_await create_partial(reactor_, partial_path());
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;
@@ -224,8 +220,10 @@ Task<> RestoreTarget::release() {
 Task<> RestoreTarget::publish() {
   co_await disk_->flush();
   co_await close();
+  co_await check_named(reactor_, created_);
   if (replaced_) co_await unwrap(take_over_owner(path_, partial_path()));
   co_await fs::rename(reactor_, partial_path(), path_, !replace_);
+  created_ = CreatedFile();
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit
   co_await fs::sync_dir(reactor_, std::move(parent));
@@ -235,8 +233,8 @@ Task<> RestoreTarget::publish() {
 Task<> RestoreTarget::discard() {
   (void)co_await close().result();
   (void)co_await release().result();
-  const bool there = co_await fs::exists(reactor_, partial_path());
-  if (there) co_await fs::unlink(reactor_, partial_path());
+  const auto undone = co_await undo_create_file(reactor_, created_).result();
+  if (!undone && undone.error().code() != Errc::not_found) co_await undone.error();
 }
 
 }  // namespace tidemark

@@ -9,6 +9,7 @@
 
 #include "backup/directory.hpp"
 #include "block/graph.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark {
 
@@ -61,7 +62,7 @@ class HeldFile {
 Task<> check_replaceable(Reactor& reactor, std::string path);
 
 // A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name, and the owner
-// and mode of what it replaces.
+// and mode of what it replaces.  What another program lays under the other name meanwhile is neither published nor removed.
 class RestoreTarget {
  public:
   static Task<std::unique_ptr<RestoreTarget>> create(Reactor& reactor, std::string path, std::string format,
@@ -85,7 +86,7 @@ class RestoreTarget {
   std::string path_;
   bool replace_;
   std::unique_ptr<HeldFile> replaced_;
-  bool begun_ = false;                   // the partial file is ours
+  CreatedFile created_;                  // nothing, until it is
   std::unique_ptr<Edge> disk_;
 };
 

@@ -9,6 +9,7 @@
 
 #include "backup/expectation.hpp"
 #include "backup/plan.hpp"
+#include "io/sim/process.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "task/finally.hpp"
 #include "task/group.hpp"
@@ -369,6 +370,42 @@ TEST_F(SeveralDisksTest, BitmapsOfEarlyProgramsSayNothingWhereTheyAreSeveral) {
   bitmap = "tidemark:" + directory.id() + ":" + point;
   EXPECT_EQ(plan_disk(directory, "a", size, recording({bitmap}), BackupLevel::automatic)->base, point);
   close(directory);
+}
+
+// Who is told that a point failed does not look for it: it is not there, nor after the next start.
+TEST(DirectoryOnASimulationTest, APointWhoseNameIsNotDurableIsNotPublished) {
+  SimWorld world{1};
+  SimProcess process{world};
+  Reactor& reactor = process.reactor();
+  world.disk().make_directory("/d");
+  auto opened = process.run(BackupDirectory::open(reactor, "/d/b", BackupDirectory::Open::create));
+  ASSERT_TRUE(opened) << opened.error().message();
+  BackupDirectory directory = *std::move(opened);
+  const auto publish = [&](bool fails) -> Task<> {
+    PointManifest manifest;
+    manifest.id = co_await directory.begin_point();
+    manifest.time_ns = directory.point_time();
+    DiskManifest disk;
+    disk.name = "vda";
+    disk.granularity = 4096;
+    manifest.disks.push_back(disk);
+    SimFault fault;
+    fault.kind = IoOp::Kind::sync_dir;
+    fault.path = "/d/b/points";
+    fault.skip = 1;                                          // that of the manifest's own directory
+    if (fails) world.faults().add(fault);
+    co_await directory.publish(manifest);
+  };
+  EXPECT_TRUE(process.run(publish(false)));
+  const auto failed = process.run(publish(true));
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().to_errno(), EIO);
+  EXPECT_EQ(directory.points().size(), 1u);
+  EXPECT_TRUE(process.run(directory.close()));
+  auto again = process.run(BackupDirectory::open(reactor, "/d/b", BackupDirectory::Open::read));
+  ASSERT_TRUE(again) << again.error().message();
+  EXPECT_EQ(again->points().size(), 1u);
+  EXPECT_TRUE(process.run(again->close()));
 }
 
 TEST_F(DirectoryTest, ANewPointIsTheLatestWhateverTheClockSays) {

@@ -116,12 +116,16 @@ Task<> fill_new(File& file, std::uint64_t size, FilePreallocation preallocation,
   co_await sized.error();
 }
 
+Result<> check_same(const FileInfo& found, const CreatedFile& created) {
+  if (found.device == created.device && found.inode == created.inode) return {};
+  return Error(Errc::busy, "'" + created.path + "' is another program's file by now");
+}
+
 // Under the lock: nobody else uses it.
 Task<> undo_now(File& file, const CreatedFile& created) {
   co_await take_new(file);
   const FileInfo info = co_await file.stat();
-  if (info.device != created.device || info.inode != created.inode)
-    co_await Error(Errc::busy, "'" + file.path() + "' is another program's file by now");
+  co_await unwrap(check_same(info, created));
   if (created.replaced == Replaced::nothing) co_await fs::unlink(file.reactor(), file.path());
   else co_await file.truncate(0);
 }
@@ -222,6 +226,11 @@ Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {
   co_return info->type == Type::regular && info->size == 0 ? Replaced::empty_file : Replaced::content;
 }
 
+Task<> check_named(Reactor& reactor, CreatedFile created) {
+  const FileInfo found = co_await fs::stat(reactor, created.path);
+  co_await unwrap(check_same(found, created));
+}
+
 Task<> undo_create_file(Reactor& reactor, CreatedFile created) {
   if (created.replaced == Replaced::content) co_return;
   OpenFlags flags;
@@ -233,8 +242,8 @@ Task<> undo_create_file(Reactor& reactor, CreatedFile created) {
   co_await unwrap(undone);
 }
 
-Task<> undo_create_file(Reactor& reactor, CreatedFile created, Error why) {
-  if (why.code() != Errc::busy) co_await undo_create_file(reactor, std::move(created));
+void leave_if_taken(CreatedFile& created, const Error& why) {
+  if (why.code() == Errc::busy) created = CreatedFile();
 }
 
 }  // namespace tidemark

@@ -324,6 +324,37 @@ TEST_F(FileTest, AWriterKeepsOthersOut) {
   run(run(open_file(reactor, named("/d/a")))->close());
 }
 
+// Who had the lock until now may have resized it.
+TEST_F(FileTest, ItsSizeIsThatUnderTheLock) {
+  put("/d/a", 4096);
+  SimFault late;
+  late.kind = IoOp::Kind::lock;
+  late.path = "/d/a";
+  late.action = SimFault::Action::delay;
+  late.delay = std::chrono::seconds(2);
+  world.faults().add(late);
+  const auto resize = [&]() -> Task<> {
+    co_await reactor.sleep(std::chrono::seconds(1));
+    OpenFlags flags;
+    flags.write = true;
+    File file = co_await File::open(reactor, "/d/a", flags);
+    co_await file.truncate(1 * MiB);
+    co_await file.close();
+  };
+  Driver opened;
+  const auto open = [&]() -> Task<> { opened = co_await open_file(reactor, named("/d/a")); };
+  const auto both = [&](TaskGroup& group) -> Task<> {
+    group.spawn(open());
+    group.spawn(resize());
+    co_await group.join();
+  };
+  const Instant before = world.now();
+  run(with_group(reactor, both));
+  EXPECT_GE(world.now() - before, std::chrono::seconds(2));
+  EXPECT_EQ(opened->size(), 1 * MiB);
+  run(opened->close());
+}
+
 TEST_F(FileTest, ReadersShare) {
   put("/d/a", 4096);
   const Driver first = run(open_file(reactor, named("/d/a", true)));
@@ -412,6 +443,25 @@ TEST_F(FileTest, WhatAnotherHasMadeOfTheNameStays) {
   run(fs::rename(reactor, "/d/other", "/d/new", false));
   EXPECT_EQ(error_of(undo_create_file(reactor, created)).code(), Errc::busy);
   EXPECT_EQ(world.disk().export_file("/d/new").size(), 512u);
+}
+
+TEST_F(FileTest, WhatAnotherHasTakenStaysWhenHeHasLetGo) {
+  for (const Errc why : {Errc::io, Errc::busy}) {
+    auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+    leave_if_taken(created, Error(why, "why"));
+    run(undo_create_file(reactor, created));
+    EXPECT_EQ(world.disk().exists("/d/new"), why == Errc::busy);
+  }
+}
+
+TEST_F(FileTest, AFileIsKnownByMoreThanItsName) {
+  const auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+  run(check_named(reactor, created));
+  put("/d/other", 512);
+  run(fs::rename(reactor, "/d/other", "/d/new", false));
+  EXPECT_EQ(error_of(check_named(reactor, created)).code(), Errc::busy);
+  run(fs::unlink(reactor, "/d/new"));
+  EXPECT_EQ(error_of(check_named(reactor, created)).code(), Errc::not_found);
 }
 
 TEST_F(FileTest, APartialFileIsNewWhateverWasLeft) {

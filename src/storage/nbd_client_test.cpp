@@ -190,6 +190,25 @@ TEST_F(NbdClientTest, GoesOnWithOtherWordsForTheSameSizes) {
   EXPECT_FALSE(changed(any, sector));                        // its end is within one
 }
 
+// Buffers are made for what a server likes, not of any size that it says.
+TEST_F(NbdClientTest, WhatAServerLikesIsTakenWithinReason) {
+  const auto liked = [&](std::uint32_t minimum, std::uint32_t preferred) {
+    server.sizes = nbd::BlockSizes{minimum, preferred, ~std::uint32_t{0}};
+    serve(well);
+    EXPECT_TRUE(open().ok());
+    const std::uint64_t taken = disk->limits().opt_transfer;
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    disk.reset();
+    server.stop();
+    serving = false;
+    return taken;
+  };
+  EXPECT_EQ(liked(1, 4096), 4096u);
+  EXPECT_EQ(liked(1, 2 * MiB), 2 * MiB);
+  EXPECT_EQ(liked(1, 1u << 31), 2 * MiB);
+  EXPECT_EQ(liked(64 * KiB, 1u << 31), 2 * MiB);
+}
+
 TEST_F(NbdClientTest, TriesToOpenUntilTheTimeout) {
   const Instant before = world.now();
   EXPECT_FALSE(open(0, 5).ok());
@@ -258,6 +277,20 @@ TEST_F(NbdClientTest, CancelEndsWhatIsAnsweredAndNotTaken) {
   EXPECT_TRUE(process.run(disk->cancel_in_flight()).ok());
   EXPECT_TRUE(process.run(writing.wait_idle()).ok());
   EXPECT_LE(world.now() - before, std::chrono::seconds(1));
+}
+
+// There is no room for the goodbye where a server has not read what it has answered.
+TEST_F(NbdClientTest, DoesNotWaitForeverToSayGoodbye) {
+  server.answers_early = true;
+  serve(well);
+  ASSERT_TRUE(open().ok());
+  memory.resize(world.options().socket_buffer);
+  EXPECT_TRUE(process.run(disk->write(0, Buffers(memory), WriteFlags::none)).ok());
+  const Instant before = world.now();
+  EXPECT_TRUE(process.run(disk->close()).ok());
+  EXPECT_GE(world.now() - before, std::chrono::milliseconds(900));       // or it was not in the way
+  EXPECT_LE(world.now() - before, std::chrono::seconds(2));
+  disk.reset();
 }
 
 TEST_F(NbdClientTest, CancelEndsWhatWaitsForAConnection) {

@@ -41,6 +41,8 @@ class NbdUnflushedTest : public NbdClientTest {
   unsigned goodbyes = 0;                                     // of a server that is shutting down
   bool refuses_trims = false;
   bool dies_at_writes = false, silent_flush = false, silent_writes = false;
+  bool late_flush = false;                                   // it is answered before the next read is
+  Message late;
 
  private:
   std::optional<Message> answer(const nbd::Request& request) {
@@ -69,7 +71,14 @@ class NbdUnflushedTest : public NbdClientTest {
       ++flushes;
       durable = now;
     }
-    return well(request);
+    Message reply = *well(request);
+    if (flush && late_flush) {
+      late = std::exchange(reply, {});
+    } else if (request.command == nbd::Command::read) {
+      append(late, reply);
+      reply = std::exchange(late, {});
+    }
+    return reply;
   }
 };
 
@@ -369,6 +378,84 @@ TEST_F(NbdUnflushedTest, IsNotSentAgainWhenTheLastFlushIsNotAnswered) {
   sleep(std::chrono::seconds(5));
   EXPECT_EQ(now, (Content{{4096, std::byte{2}}}));
   EXPECT_TRUE(is_told_once());
+}
+
+// Who writes beside a flush, and goes, is not left to the next one.
+TEST_F(NbdUnflushedTest, IsFlushedAfterTheFlushThatWasUnderWayWhenItsLastWriterWent) {
+  for (const bool unasked : {false, true}) {
+    now = durable = {};
+    flushes = 0;
+    begin(0);
+    EXPECT_TRUE(write(0, 1).ok());
+    late_flush = true;
+    Gate flushing(process.reactor());
+    if (unasked) disk->writers_gone();
+    else run_detached(disk->flush(), flushing.enter());
+    sleep(std::chrono::seconds(1));
+    EXPECT_TRUE(write(4096, 2).ok());
+    disk->writers_gone();
+    sleep(std::chrono::seconds(1));
+    EXPECT_EQ(flushes, 1u);
+    EXPECT_EQ(durable, (Content{{0, std::byte{1}}}));
+    late_flush = false;
+    EXPECT_TRUE(read().ok());
+    EXPECT_TRUE(process.run(flushing.wait_idle()).ok());
+    sleep(std::chrono::seconds(1));
+    EXPECT_EQ(flushes, 2u);
+    EXPECT_EQ(durable, (Content{{0, std::byte{1}}, {4096, std::byte{2}}}));
+    EXPECT_TRUE(flush().ok());
+    EXPECT_TRUE(process.run(disk->close()).ok());
+    disk.reset();
+    server.stop();
+    serving = false;
+  }
+}
+
+TEST_F(NbdUnflushedTest, IsLostWithTheFlushThatWasUnderWayWhenItsLastWriterWent) {
+  begin(10);
+  EXPECT_TRUE(write(0, 1).ok());
+  silent_flush = true;
+  Result<> told;
+  const auto flush_it = [&]() -> Task<> { told = co_await disk->flush().result(); };
+  Gate flushing(process.reactor());
+  run_detached(flush_it(), flushing.enter());
+  sleep(std::chrono::seconds(1));
+  EXPECT_TRUE(write(4096, 2).ok());
+  disk->writers_gone();
+  restart();
+  silent_flush = false;
+  EXPECT_TRUE(process.run(flushing.wait_idle()).ok());
+  EXPECT_FALSE(told.ok());                                   // it is sent again, and is the next one
+  EXPECT_TRUE(flush().ok());
+  EXPECT_EQ(now, Content());
+}
+
+// It may be slow: what it is sent again takes it as long each time.
+TEST_F(NbdUnflushedTest, AServerThatIsSilentAgainGetsTwiceAsLong) {
+  begin(0);
+  EXPECT_TRUE(write(0, 2).ok());
+  const auto until_next = [&] {
+    const Instant before = world.now();
+    const unsigned connections = server.connections;
+    while (server.connections == connections && world.now() - before < std::chrono::minutes(10)) sleep(std::chrono::milliseconds(100));
+    return world.now() - before;
+  };
+  for (int i = 0; i < 2; ++i) {
+    silent_writes = true;
+    restart();
+    (void)until_next();
+    for (const int limit : {30, 60, 120, 240}) {
+      const Duration given = until_next();
+      EXPECT_GE(given, std::chrono::seconds(limit));
+      EXPECT_LE(given, std::chrono::seconds(limit + 17));    // with the pause before the next one
+    }
+    silent_writes = false;                                   // it has this connection's
+    (void)until_next();
+    sleep(std::chrono::seconds(1));
+    EXPECT_TRUE(read().ok());
+    EXPECT_EQ(now, (Content{{0, std::byte{2}}}));            // and is given the first limit again
+  }
+  EXPECT_TRUE(flush().ok());
 }
 
 // Another program may write to the export from then on.

@@ -281,5 +281,19 @@ TEST(Identity, TellsOfWritesToADevice) {
   EXPECT_FALSE(difference(before, now, true)) << "where the kernel does not count";
 }
 
+// An LVM volume that was inactive has the boot and, on kernels that do not number devices, nothing else that tells it from before.
+TEST(Identity, CountsThatHaveGoneBackHaveBegunAnew) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.writes = {"boot 7", 100};
+  before.canaries = {{0, 1}, {4096, 2}};
+  ImageIdentity now = before;
+  now.writes.sectors = 99;
+  EXPECT_FALSE(difference(before, now, true)) << "they tell nothing";
+  now.canaries[1].sum = 3;
+  EXPECT_TRUE(difference(before, now, true)) << "the samples do";
+  EXPECT_FALSE(difference(before, now, false));
+}
+
 }  // namespace
 }  // namespace tidemark::tracking

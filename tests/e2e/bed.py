@@ -54,6 +54,18 @@ class Bed(unittest.TestCase):
         raw.unlink()
         return self.path / name
 
+    def loop_device(self, name):
+        """A block device that is a file here, until the end of the test, which is skipped where there is none to be had."""
+        try:
+            made = self.lab.run("losetup", "-f", "--show", name, ok=None)
+        except OSError as error:
+            self.skipTest(f"no loop devices here: {error}")
+        if made.returncode:
+            self.skipTest(f"no loop device here: {made.stderr.strip()}")
+        device = made.stdout.strip()
+        self.addCleanup(subprocess.run, ["losetup", "-d", device], check=True)
+        return device
+
     def disk(self, name="disk"):
         """A connection to an export; closed with the test."""
         handle = nbd.NBD()

@@ -1,5 +1,4 @@
 """Persistent bitmaps of a block device: what others write to it while no daemon has it is found."""
-import subprocess
 import unittest
 
 from bed import DONE, MiB, Bed
@@ -12,11 +11,7 @@ class Device(Bed):
     def setUp(self):
         super().setUp()
         (self.path / "disk.img").write_bytes(bytes(DISK))
-        made = self.lab.run("losetup", "-f", "--show", "disk.img", ok=None)
-        if made.returncode:
-            self.skipTest(f"no loop device here: {made.stderr.strip()}")
-        self.device = made.stdout.strip()
-        self.addCleanup(subprocess.run, ["losetup", "-d", self.device], check=True)
+        self.device = self.loop_device("disk.img")
 
     def start(self):
         self.daemon = self.lab.start(
@@ -41,25 +36,34 @@ class Device(Bed):
         disk.pwrite(b"guest" * 1000, at)
         disk.shutdown()
 
-    def other_writes(self, at):
-        """Somewhere that no sampled block is."""
+    # Where no sampled block is:
+
+    def other_writes(self):
         with open(self.device, "r+b", buffering=0) as device:
-            device.seek(at)
+            device.seek(7 * MiB + 12345)
             device.write(b"other" * 1000)
 
-    def test_written_by_others_after_an_orderly_end(self):
-        self.start()
-        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
-        for at in (MiB, 5 * MiB):
-            self.guest_writes(at)
-            self.stop()
-            self.start()
-            self.assertFalse(self.is_inconsistent())
-        self.stop()
-        self.other_writes(7 * MiB + 12345)
-        self.start()
-        self.assertTrue(self.is_inconsistent())
-        self.stop()
+    def other_trims(self):
+        trimmed = self.lab.run("blkdiscard", "-o", str(3 * MiB), "-l", str(MiB), self.device, ok=None)
+        if trimmed.returncode:
+            self.skipTest(f"the loop device cannot be trimmed: {trimmed.stderr.strip()}")
+
+    def test_changed_by_others_after_an_orderly_end(self):
+        for change in (self.other_writes, self.other_trims):
+            with self.subTest(change.__name__):
+                self.start()
+                self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+                for at in (MiB, 5 * MiB):
+                    self.guest_writes(at)
+                    self.stop()
+                    self.start()
+                    self.assertFalse(self.is_inconsistent())
+                self.stop()
+                change()
+                self.start()
+                self.assertTrue(self.is_inconsistent())
+                self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
+                self.stop()
 
     def test_written_and_not_synced_while_another_has_it_open(self):
         """The kernel counts what reaches the device."""
@@ -67,21 +71,10 @@ class Device(Bed):
         self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
         self.stop()
         with open(self.device, "rb"):
-            self.other_writes(7 * MiB + 12345)
+            self.other_writes()
             self.start()
             self.assertTrue(self.is_inconsistent())
             self.stop()
-
-    def test_trimmed_by_others_after_an_orderly_end(self):
-        self.start()
-        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
-        self.stop()
-        trimmed = self.lab.run("blkdiscard", "-o", str(3 * MiB), "-l", str(MiB), self.device, ok=None)
-        if trimmed.returncode:
-            self.skipTest(f"the loop device cannot be trimmed: {trimmed.stderr.strip()}")
-        self.start()
-        self.assertTrue(self.is_inconsistent())
-        self.stop()
 
 
 if __name__ == "__main__":

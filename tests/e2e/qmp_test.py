@@ -122,7 +122,9 @@ class Arguments(Bed):
                 self.assertIn("error", client.wait_job("job"), options)
                 self.assertEqual(first_difference(kept.read_bytes(), content), None, options)
 
-    def test_an_image_that_is_corrupt_is_told_of(self):
+    def corrupt_image(self):
+        """bad.qcow2, whose first cluster is not where one can be."""
+        (self.path / "bad.qcow2").unlink(missing_ok=True)
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "bad.qcow2", "1M")
         self.lab.run("qemu-io", "-f", "qcow2", "-c", "write 0 128k", "bad.qcow2")
         with open(self.path / "bad.qcow2", "r+b") as image:
@@ -134,15 +136,23 @@ class Arguments(Bed):
             entry = struct.unpack(">Q", image.read(8))[0]
             image.seek(entry_at)
             image.write(struct.pack(">Q", entry + 512))
+
+    def test_an_image_that_is_corrupt_is_told_of(self):
         with self.qmp() as client:
-            client.execute("blockdev-add", driver="qcow2", node_name="bad", file={"driver": "file", "filename": "bad.qcow2"})
             client.execute("blockdev-add", driver="null-co", node_name="null", size=MiB)
-            for _ in range(2):
-                client.execute("blockdev-backup", job_id="job", device="bad", target="null", sync="full", auto_dismiss=False)
-                client.wait_job("job")
-            told = [event["data"] for event in client.events if event["event"] == "BLOCK_IMAGE_CORRUPTED"]
-        self.assertEqual([(event["device"], event["node-name"], event["fatal"]) for event in told], [("", "bad", True)])
-        self.assertIn("corrupt", told[0]["msg"])
+            for read_anew in (False, True):
+                self.corrupt_image()
+                client.execute("blockdev-add", driver="qcow2", node_name="bad", file={"driver": "file", "filename": "bad.qcow2"})
+                for active in (False, True) if read_anew else ():
+                    client.execute("blockdev-set-active", node_name="bad", active=active)
+                client.events.clear()
+                for _ in range(2):
+                    client.execute("blockdev-backup", job_id="job", device="bad", target="null", sync="full", auto_dismiss=False)
+                    client.wait_job("job")
+                told = [event["data"] for event in client.events if event["event"] == "BLOCK_IMAGE_CORRUPTED"]
+                self.assertEqual([(event["device"], event["node-name"], event["fatal"]) for event in told], [("", "bad", True)])
+                self.assertIn("corrupt", told[0]["msg"])
+                client.execute("blockdev-del", node_name="bad")
 
     def test_making_a_large_file_can_be_cancelled(self):
         file = {"driver": "file", "filename": "large.img", "size": 2 << 30, "preallocation": "full"}

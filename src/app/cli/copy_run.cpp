@@ -7,9 +7,9 @@
 
 #include "app/cli/fields.hpp"
 #include "app/cli/image/make.hpp"
-#include "app/cli/image/new_file.hpp"
 #include "app/cli/image/session.hpp"
 #include "app/images.hpp"
+#include "app/new_file.hpp"
 #include "block/status.hpp"
 #include "image/copy.hpp"
 #include "io/posix/clone.hpp"

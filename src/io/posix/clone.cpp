@@ -13,7 +13,7 @@ namespace {
 class Opened {
  public:
   Opened(const std::string& path, int flags) noexcept
-      : fd_(static_cast<int>(posix::retried([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0600); }))) {}
+      : fd_(static_cast<int>(posix::retried([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK); }))) {}
   Opened(const Opened&) = delete;
   ~Opened() {
     if (fd_ >= 0) ::close(fd_);
@@ -35,11 +35,10 @@ bool cannot(std::int64_t result) noexcept {
 Result<bool> clone_file(const std::string& from, const std::string& to) {
   const Opened source(from, O_RDONLY);
   if (source.fd() < 0) return source.failed(from);
-  const Opened target(to, O_WRONLY | O_CREAT | O_TRUNC);
+  const Opened target(to, O_WRONLY | O_TRUNC);
   if (target.fd() < 0) return target.failed(to);
   const std::int64_t result = posix::retried([&] { return ::ioctl(target.fd(), FICLONE, source.fd()); });
   if (result == 0) return true;
-  ::unlink(to.c_str());
   if (cannot(result)) return false;
   return Error::from_errno(static_cast<int>(-result), "clone '" + from + "'");
 }

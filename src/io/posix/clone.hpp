@@ -1,5 +1,5 @@
-// Clones of files: new files that share their blocks with others until one is written to (FICLONE), on file systems that
-// have them (XFS, Btrfs and others).
+// Clones of files: files that share their blocks with others until one is written to (FICLONE), on file systems that have
+// them (XFS, Btrfs and others).
 #pragma once
 
 #include <string>
@@ -8,8 +8,8 @@
 
 namespace tidemark {
 
-// Makes `to`, or empties it, and clones `from` into it, at once; false when the file system cannot, and `to` is not there
-// then.  Blocks the thread, for as long as the file system takes for it.
+// Empties `to`, which is there, and clones `from` into it, at once; false when the file system cannot.  Blocks the thread,
+// for as long as the file system takes for it.
 Result<bool> clone_file(const std::string& from, const std::string& to);
 
 }  // namespace tidemark

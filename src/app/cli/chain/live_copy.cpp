@@ -9,7 +9,7 @@
 #include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/make.hpp"
-#include "app/cli/image/new_file.hpp"
+#include "app/new_file.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {
@@ -102,7 +102,8 @@ Task<> LiveCopy::to_new_file(std::string path) {
   if (done && !goes_over()) done = co_await file.publish().result();
   if (done) co_return;
   if (in_daemon_) co_await done.error().with_context(fmt::format("'{}' stays, for the daemon may use it", name));
-  if (made_) (void)co_await fs::unlink(context_.reactor, name).result();
+  if (goes_over()) (void)co_await undo_create_file(context_.reactor, taken_).result();
+  else if (made_) (void)co_await file.discard().result();
   if (done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; nothing was left behind");
   co_await done.error();
 }
@@ -125,9 +126,12 @@ Task<> LiveCopy::take_name(std::string path) {
   flags.write = flags.create = flags.exclusive = true;
   std::string parent = std::filesystem::path(path).parent_path().string();
   if (parent.empty()) parent.push_back('.');
-  File file = co_await File::open(context_.reactor, std::move(path), flags);
+  File file = co_await File::open(context_.reactor, path, flags);
   made_ = true;
+  const auto info = co_await file.stat().result();
   co_await file.close();
+  co_await unwrap(info);
+  taken_ = CreatedFile{std::move(path), info->device, info->inode, Replaced::nothing};
   co_await fs::sync_dir(context_.reactor, std::move(parent));      // what the disk goes over to has a name after a crash, too
 }
 

@@ -11,6 +11,7 @@
 
 #include "app/cli/chain/commands.hpp"
 #include "app/cli/image/names.hpp"
+#include "storage/file.hpp"
 
 namespace tidemark::cli {
 
@@ -49,6 +50,7 @@ class LiveCopy {
   std::string source_, format_;
   bool direct_ = false, no_flush_ = false;
   bool made_ = false;                      // the target, here
+  CreatedFile taken_;                      // the same, when the disk goes over to it
   bool in_daemon_ = false;                 // its node
   Report report_;
 };

@@ -9,10 +9,10 @@
 #include "app/cli/image/data_file.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/make.hpp"
-#include "app/cli/image/new_file.hpp"
 #include "app/cli/image/shared_bytes.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
+#include "app/new_file.hpp"
 #include "image/copy.hpp"
 #include "io/file.hpp"
 
@@ -97,21 +97,27 @@ class Convert {
     access.direct = options_.direct;
     access.data_file = into.data_file;
     Edge* target = co_await session_.open(std::move(into.name), access);
-    if (target->size() < size_)
-      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the source has {}", options_.target, target->size(), size_));
-    if (options_.compress && !target->node().driver().supports_compression())
-      co_await Error(Errc::invalid_argument, "Compression not supported for this file format");
-    if (into.bitmaps) into.bitmaps->attach(target->node());
-    const auto copied = co_await fill(*target, into).result();
-    if (into.bitmaps) into.bitmaps->collect(target->node());
+    const auto copied = co_await copy_into(*target, into).result();
+    const auto released = co_await session_.release(target).result();      // what was made, and has failed, is used by nobody then
     co_await unwrap(copied);
-    co_await session_.release(target);
+    co_await unwrap(released);
   }
 
  private:
   Task<> is_source(const std::string& file) {
     co_await Error(Errc::invalid_argument, fmt::format("'{}' is, or holds, '{}', which the source is read from; choose another target",
                                                        options_.target, file));
+  }
+
+  Task<> copy_into(Edge& target, const Target& into) {
+    if (target.size() < size_)
+      co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the source has {}", options_.target, target.size(), size_));
+    if (options_.compress && !target.node().driver().supports_compression())
+      co_await Error(Errc::invalid_argument, "Compression not supported for this file format");
+    if (into.bitmaps) into.bitmaps->attach(target.node());
+    const auto filled = co_await fill(target, into).result();
+    if (into.bitmaps) into.bitmaps->collect(target.node());
+    co_await unwrap(filled);
   }
 
   Task<> fill(Edge& target, const Target& into) {

@@ -3,8 +3,8 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/data_file.hpp"
 #include "app/cli/image/make.hpp"
-#include "app/cli/image/new_file.hpp"
 #include "app/cli/text.hpp"
+#include "app/new_file.hpp"
 #include "block/node.hpp"
 
 namespace tidemark::cli {

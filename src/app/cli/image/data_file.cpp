@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/names.hpp"
-#include "app/cli/image/new_file.hpp"
+#include "app/new_file.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {

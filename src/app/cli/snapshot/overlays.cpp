@@ -4,7 +4,7 @@
 
 #include "app/cli/chain/look.hpp"
 #include "app/cli/image/make.hpp"
-#include "app/cli/image/new_file.hpp"
+#include "app/new_file.hpp"
 #include "control/tracking_stores.hpp"
 #include "io/file.hpp"
 #include "storage/file.hpp"
@@ -38,14 +38,13 @@ Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
   co_await file->flush();
 }
 
-// `files`: what was made here, of which nothing stays when this fails.
+// `files`: what was made here, held, of which nothing is to stay when this fails.
 Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
   for (const NewOverlay& overlay : overlays) {
-    NewFile file = NewFile::begin_new(session.reactor(), overlay.file);
+    NewFile& file = files.emplace_back(NewFile::begin_new(session.reactor(), overlay.file));
     co_await file.make_partial();
     const auto made = co_await make_held(session, overlay, file.partial()).result();
-    // One that is in use is another's who is making the same file.
-    if (made || made.error().code() != Errc::busy) files.push_back(std::move(file));
+    if (!made) file.leave_if_taken(made.error());      // by who is making the same file
     co_await unwrap(made);
   }
   for (NewFile& file : files) co_await file.publish();
@@ -62,14 +61,12 @@ Task<> make_overlay(Reactor& reactor, NewOverlay overlay, std::string path) {
 }
 
 Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays) {
-  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
-    std::vector<NewFile> files;
-    const auto made = co_await make_all(session, overlays, files).result();
-    if (made) co_return;
-    for (NewFile& file : files) (void)co_await file.discard().result();
-    co_await made.error();
-  };
-  co_await in_session<void>(reactor, body);
+  std::vector<NewFile> files;
+  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> { return make_all(session, overlays, files); };
+  const auto made = co_await in_session<void>(reactor, body).result();
+  if (made) co_return;
+  for (NewFile& file : files) (void)co_await file.discard().result();
+  co_await made.error();
 }
 
 // It may have been replaced between its opening and its lock.

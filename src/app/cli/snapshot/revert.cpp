@@ -12,10 +12,10 @@
 #include "app/cli/chain/others.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/commands.hpp"
-#include "app/cli/image/new_file.hpp"
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/snapshot/commands.hpp"
 #include "app/cli/snapshot/overlays.hpp"
+#include "app/new_file.hpp"
 #include "base/paths.hpp"
 #include "control/tracking_stores.hpp"
 #include "task/finally.hpp"
@@ -51,14 +51,17 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     (void)co_await hold_file(session, overlay.file);
     co_await check_replaceable_top(reactor, overlay.file);
     co_await check_nobody_above(reactor, overlay.file, true);
-    auto make = [&](std::string partial) -> Task<> {
-      co_await make_overlay(reactor, overlay, partial);
-      (void)co_await hold_file(session, partial);      // so that the store that goes is nobody's who has it by then
-    };
-    co_await make_file(file, make);
+    co_await file.make_partial();
+    co_await make_overlay(reactor, overlay, file.partial());
+    (void)co_await hold_file(session, file.partial());      // so that the store that goes is nobody's who has it by then
+    co_await file.publish();
     co_await remove_store_left_over(reactor, overlay.file);
   };
-  co_await in_session<void>(reactor, body);
+  const auto replaced = co_await in_session<void>(reactor, body).result();
+  if (replaced) co_return;
+  file.leave_if_taken(replaced.error());
+  (void)co_await file.discard().result();                 // not held any more
+  co_await replaced.error();
 }
 
 void print(const Context& context, const SnapshotRevertOptions& options, const std::string& snapshot, const std::string& file) {

@@ -1,12 +1,11 @@
-#include "app/cli/image/new_file.hpp"
+#include "app/new_file.hpp"
 
 #include <filesystem>
 
 #include "io/file.hpp"
 #include "io/owner.hpp"
-#include "storage/file.hpp"
 
-namespace tidemark::cli {
+namespace tidemark {
 
 Task<NewFile> NewFile::begin(Reactor& reactor, std::string path) {
   std::string name = behind_links(std::move(path));
@@ -21,7 +20,7 @@ Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
   co_return std::move(file);
 }
 
-Task<> NewFile::make_partial() { (void)co_await create_partial(*reactor_, partial_); }
+Task<> NewFile::make_partial() { created_ = co_await create_partial(*reactor_, partial_); }
 
 Task<> NewFile::let_go() {
   if (held_) co_await held_->release();
@@ -29,19 +28,16 @@ Task<> NewFile::let_go() {
 }
 
 Task<> NewFile::publish() {
+  co_await check_named(*reactor_, created_);
   if (replaces_) co_await unwrap(take_over_owner(path_, partial_));
   co_await fs::rename(*reactor_, partial_, path_, !replaces_);
-  published_ = true;
+  created_.path = path_;
+  if (replaces_) created_.replaced = Replaced::content;
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent.push_back('.');
   co_await fs::sync_dir(*reactor_, std::move(parent));
 }
 
-Task<> NewFile::discard() {
-  if (published_ && replaces_) co_return;
-  std::string name = published_ ? path_ : partial_;
-  const bool there = co_await fs::exists(*reactor_, name);
-  if (there) co_await fs::unlink(*reactor_, std::move(name));
-}
+Task<> NewFile::discard() { return undo_create_file(*reactor_, created_); }
 
-}  // namespace tidemark::cli
+}  // namespace tidemark

@@ -2,15 +2,16 @@
 // durable; what had that name before is then gone, and its owner and mode are the new one's.  Whatever ends the program
 // before leaves the old file as it was.
 //
-// Invariant: only what was there at the beginning is replaced; what has come meanwhile is somebody else's, and stays.
+// Invariant: only what was there at the beginning is replaced; what has come meanwhile, by either name, is somebody else's, and stays.
 #pragma once
 
 #include <memory>
 #include <string>
 
 #include "app/images.hpp"
+#include "storage/file.hpp"
 
-namespace tidemark::cli {
+namespace tidemark {
 
 class NewFile {
  public:
@@ -23,9 +24,12 @@ class NewFile {
 
   const std::string& partial() const noexcept { return partial_; }
   Task<> make_partial();                 // empty; what a run that was killed has left goes
-  Task<> publish();                      // the file is closed, and what was written to it durable
-  // What was made goes, from under its own name, too; but what was there before does not come back.
+  // The file is closed, and what was written to it durable.  Errc::busy when another file has the partial name by now.
+  Task<> publish();
+  // What was made, and nobody uses, goes, from under its own name, too; but what was there before does not come back.
   Task<> discard();
+  // What `why` says that another program has taken is not discarded.
+  void leave_if_taken(const Error& why) { tidemark::leave_if_taken(created_, why); }
   Task<> let_go();
 
  private:
@@ -34,21 +38,21 @@ class NewFile {
 
   Reactor* reactor_;
   std::string path_, partial_;
-  bool replaces_, published_ = false;
+  bool replaces_;
+  CreatedFile created_;                  // nothing, until it is
   std::shared_ptr<HeldFile> held_;
 };
 
 // Makes a file by `make(partial name)`, which fills it and closes it, and publishes it; what fails leaves nothing.
 template <class Make>
 Task<> make_file(NewFile file, Make make) {
-  const Result<> begun = co_await file.make_partial().result();
-  Result<> made = begun;
+  Result<> made = co_await file.make_partial().result();
   if (made) made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
   (void)co_await file.let_go().result();
   if (made) co_return;
-  // One that is in use is another's who is making the same file.
-  if (begun && made.error().code() != Errc::busy) (void)co_await file.discard().result();
+  file.leave_if_taken(made.error());         // by who is making the same file
+  (void)co_await file.discard().result();
   co_await made.error();
 }
 
@@ -58,4 +62,4 @@ Task<> make_file(Reactor& reactor, std::string path, Make make) {
   co_await make_file(std::move(file), std::move(make));
 }
 
-}  // namespace tidemark::cli
+}  // namespace tidemark

@@ -1,0 +1,116 @@
+// Files that are made under another name first: what another program lays there meanwhile is not theirs, whoever it is.
+#include <gtest/gtest.h>
+
+#include "app/new_file.hpp"
+#include "io/sim/process.hpp"
+
+namespace tidemark {
+namespace {
+
+class NewFilesTest : public testing::Test {
+ protected:
+  NewFilesTest() { world.disk().make_directory("/d"); }
+
+  template <class T>
+  T run(Task<T> task) {
+    Result<T> outcome = process.run(std::move(task));
+    if (!outcome) ADD_FAILURE() << outcome.error().message();
+    if constexpr (!std::is_void_v<T>) return *std::move(outcome);
+  }
+  template <class T>
+  Errc code_of(Task<T> task) {
+    const Result<T> outcome = process.run(std::move(task));
+    EXPECT_FALSE(outcome.ok());
+    return outcome ? Errc::io : outcome.error().code();
+  }
+  // Another program's, in the place of whatever has the name.
+  void lay(const std::string& path) {
+    world.disk().import_file("/d/other", others);
+    run(fs::rename(reactor, "/d/other", path, false));
+  }
+  bool is_other(const std::string& path) { return world.disk().exists(path) && world.disk().export_file(path) == others; }
+  bool exists(const std::string& path) { return world.disk().exists(path); }
+
+  const std::vector<std::byte> others = std::vector<std::byte>(512, std::byte{7});
+  const std::string name = "/d/a", partial = "/d/a.tidemark-partial";
+  SimWorld world{1};
+  SimProcess process{world};
+  Reactor& reactor = process.reactor();
+};
+
+TEST_F(NewFilesTest, AreMadeAndTakenBack) {
+  NewFile file = run(NewFile::begin(reactor, name));
+  run(file.make_partial());
+  EXPECT_TRUE(exists(partial));
+  run(file.discard());
+  EXPECT_FALSE(exists(partial));
+  run(file.make_partial());
+  run(file.publish());
+  EXPECT_TRUE(exists(name) && !exists(partial));
+  run(file.discard());                                       // something later has failed
+  EXPECT_FALSE(exists(name));
+}
+
+TEST_F(NewFilesTest, OfTwoAtOnceNeitherIsTheOthers) {
+  NewFile first = NewFile::begin_new(reactor, name), second = NewFile::begin_new(reactor, name);
+  run(first.make_partial());
+  run(second.make_partial());                                // which nobody uses at this moment
+  EXPECT_EQ(code_of(first.publish()), Errc::busy);
+  EXPECT_FALSE(exists(name));
+  EXPECT_EQ(code_of(first.discard()), Errc::busy);
+  EXPECT_TRUE(exists(partial));
+  run(second.publish());
+  EXPECT_TRUE(exists(name));
+}
+
+TEST_F(NewFilesTest, WhatAnotherProgramLaysThereIsNeitherPublishedNorRemoved) {
+  NewFile file = run(NewFile::begin(reactor, name));
+  run(file.make_partial());
+  lay(partial);
+  EXPECT_EQ(code_of(file.publish()), Errc::busy);
+  EXPECT_EQ(code_of(file.discard()), Errc::busy);
+  EXPECT_TRUE(is_other(partial) && !exists(name));
+}
+
+TEST_F(NewFilesTest, WhatHasTakenThePublishedNameIsNotRemoved) {
+  NewFile file = run(NewFile::begin(reactor, name));
+  run(file.make_partial());
+  run(file.publish());
+  lay(name);
+  EXPECT_EQ(code_of(file.discard()), Errc::busy);
+  EXPECT_TRUE(is_other(name));
+}
+
+TEST_F(NewFilesTest, AFileIsMadeByOneOfTwo) {
+  const auto while_another_makes_it = [this](std::string path) -> Task<> {
+    co_await fs::unlink(reactor, path);
+    world.disk().import_file(path, others);
+  };
+  EXPECT_EQ(code_of(make_file(reactor, name, while_another_makes_it)), Errc::busy);
+  EXPECT_TRUE(is_other(partial) && !exists(name));
+}
+
+TEST_F(NewFilesTest, ARestoreLeavesWhatAnotherProgramLaysThere) {
+  for (const char* format : {"raw", "qcow2"}) {
+    auto target = run(RestoreTarget::create(reactor, name, format, 1 * MiB, false));
+    lay(partial);
+    EXPECT_EQ(code_of(target->publish()), Errc::busy) << format;
+    EXPECT_EQ(code_of(target->discard()), Errc::busy) << format;
+    EXPECT_TRUE(is_other(partial) && !exists(name)) << format;
+  }
+}
+
+TEST_F(NewFilesTest, ARestoreLeavesNothingElse) {
+  for (const char* format : {"raw", "qcow2"}) {
+    auto target = run(RestoreTarget::create(reactor, name, format, 1 * MiB, false));
+    run(target->discard());
+    EXPECT_FALSE(exists(partial) || exists(name)) << format;
+    target = run(RestoreTarget::create(reactor, name, format, 1 * MiB, false));
+    run(target->publish());
+    EXPECT_TRUE(exists(name) && !exists(partial)) << format;
+    run(fs::unlink(reactor, name));
+  }
+}
+
+}  // namespace
+}  // namespace tidemark
