@@ -6,6 +6,7 @@
 
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
+#include "app/cli/image/leaks.hpp"
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
@@ -53,10 +54,20 @@ Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base,
   co_return report;
 }
 
+// What is wrong when the base may have a part of the image already.
+Error broken_off(const Error& error, const std::string& top, const std::string& base, const std::string& left) {
+  if (error.code() == Errc::cancelled)
+    return Error(Errc::cancelled, fmt::format("interrupted; '{}' reads as before, '{}' has a part of it{}", top, base, left));
+  const char* way_out = error.code() == Errc::no_space ? "make room and commit again" : "commit again when that is put right";
+  const std::string said = fmt::format("{}; '{}' reads as before, '{}' has a part of it: {}{}", error.message(), top, base, way_out, left);
+  return Error(error.code(), said, error.os_errno());
+}
+
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
                                    std::uint64_t size_above) {
   KeptBitmaps kept = co_await KeptBitmaps::load(context, base);
+  bool begun = false;
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
@@ -64,13 +75,19 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
     access.write = true;
     Edge* below = co_await session.open(base, access);
     kept.attach(below->node());
+    begun = true;
     auto copied = co_await copy_down(context, *top, *below, size_above).result();
     kept.collect(below->node());
     co_return co_await unwrap(std::move(copied));
   };
   auto copied = co_await in_session<image::CopyReport>(context.reactor, body, context.interrupted).result();
+  // First what holds nothing goes, which makes room for the bitmaps.
+  std::string left;
+  if (!copied && begun) left = co_await tidy_after_failure(context, base);
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);
+  if (!copied && !stored) left += "; its bitmaps do not count any more";
+  if (!copied && begun) co_await broken_off(copied.error(), above[0].name, base.name, left);
   co_return co_await unwrap(std::move(copied));
 }
 
@@ -119,12 +136,13 @@ Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) 
     size_above = header.size;
   }
   const auto end = chain.begin() + static_cast<std::ptrdiff_t>(depth);
-  auto committed = co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth], size_above).result();
-  if (!committed && committed.error().code() == Errc::cancelled)
-    co_await Error(Errc::cancelled, fmt::format("interrupted; '{}' reads as before, '{}' has a part of it", *path, chain[depth].name));
-  const image::CopyReport report = co_await unwrap(std::move(committed));
+  const image::CopyReport report =
+      co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth], size_above);
   const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
-  if (emptied) co_await empty_image(context, *path);
+  if (emptied) {
+    const auto gone = co_await empty_image(context, *path).result();
+    if (!gone) co_await gone.error().with_context(fmt::format("'{}' has all of '{}', which is as before", chain[depth].name, *path));
+  }
   co_return ImageCommitted{chain[depth].name, report.data_bytes, report.zero_bytes, emptied};
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "format/qcow2/check.hpp"
+#include "app/cli/image/leaks.hpp"
 
 namespace tidemark::cli {
 Task<KeptBitmaps> KeptBitmaps::load(const Context& context, ImageName image, bool force_share) {
@@ -86,15 +86,7 @@ Task<> KeptBitmaps::store() {
     co_await image->store_bitmaps(std::move(bitmaps_));
   };
   co_await in_session<void>(context_->reactor, write, context_->interrupted);
-  std::function<Task<>(Session&)> tidy = [&](Session& session) -> Task<> {
-    ImageAccess access;
-    access.write = true;
-    Edge* file = co_await session.open_bytes(image_.name, access);
-    qcow2::CheckOptions options;
-    options.repair = qcow2::Repair::leaks;
-    (void)co_await qcow2::check_image(*file, std::move(options));
-  };
-  co_await in_session<void>(context_->reactor, tidy, context_->interrupted);
+  co_await give_back_leaks(*context_, image_);
 }
 
 }  // namespace tidemark::cli

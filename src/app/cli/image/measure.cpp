@@ -6,6 +6,7 @@
 #include "app/cli/image/format_options.hpp"
 #include "app/cli/image/session.hpp"
 #include "block/status.hpp"
+#include "format/qcow2/create_options.hpp"
 #include "format/qcow2/measure.hpp"
 
 namespace tidemark::cli {
@@ -46,19 +47,41 @@ Task<std::uint64_t> data_in(const Context& context, Edge& image, std::uint64_t c
   co_return data;
 }
 
-Task<Content> content_of(const Context& context, const ImageMeasureOptions& options, std::uint64_t cluster_size) {
+Task<Content> content_of(const Context& context, const ImageMeasureOptions& options, const Qcow2CreateOptions& format,
+                         std::uint64_t cluster_size) {
   std::function<Task<Content>(Session&)> body = [&](Session& session) -> Task<Content> {
     ImageAccess access;
     access.force_share = options.force_share;
     Edge* image = co_await session.open(options.image, access);
     Content content{image->size(), 0, {}};
-    content.data = co_await data_in(context, *image, cluster_size);
+    if (format.backing_file.empty()) content.data = co_await data_in(context, *image, cluster_size);
+    else content.data = align_up(image->size(), cluster_size);     // what will be read from there is not known yet
     const ImageInfo info = co_await image->node().driver().info();
-    if (options.target_format == "qcow2" && info.qcow2 && info.qcow2->compat != "0.10")
+    if (options.target_format == "qcow2" && format.version >= 3 && info.qcow2 && info.qcow2->compat != "0.10")
       content.bitmaps = co_await space_of_bitmaps(static_cast<Qcow2Driver&>(image->node().driver()), cluster_size);
     co_return content;
   };
   co_return co_await in_session<Content>(context.reactor, body, context.interrupted);
+}
+
+// What decides how large an image becomes, as QEMU does: the rest does not matter before it is made.
+Result<> check_tables(const Qcow2CreateOptions& format) {
+  Qcow2CreateOptions tables;
+  tables.cluster_size = format.cluster_size;
+  tables.refcount_bits = format.refcount_bits;
+  tables.extended_l2 = format.extended_l2;
+  if (format.refcount_bits != 16) tables.version = format.version;
+  return qcow2::check(tables);
+}
+
+Result<qcow2::Measured> measure_qcow2(const Content& content, const Qcow2CreateOptions& format) {
+  const std::uint64_t l2_entry = format.extended_l2 ? 2 * qcow2::entry_bytes : qcow2::entry_bytes;
+  if (div_up(content.size, format.cluster_size * (format.cluster_size / l2_entry)) * qcow2::entry_bytes > qcow2::l1_bytes_max)
+    return Error(Errc::no_space, "The image size is too large (try using a larger cluster size)");
+  qcow2::Measured measured = qcow2::measure(content.size, content.data, format.cluster_size, format.refcount_bits, l2_entry);
+  const bool reserved = format.preallocation == Qcow2Preallocation::falloc || format.preallocation == Qcow2Preallocation::full;
+  if (reserved) measured.required = measured.fully_allocated;
+  return measured;
 }
 
 void print(const Context& context, const qcow2::Measured& measured, std::optional<std::uint64_t> bitmaps) {
@@ -80,21 +103,13 @@ Task<Exit> image_measure(const Context& context, ImageMeasureOptions options) {
   if (options.image.name.empty() != options.size.has_value())
     co_await Error(Errc::invalid_argument, "give an image or --size, one of the two");
   const bool is_raw = options.target_format == "raw";
+  if (!is_raw) co_await unwrap(check_tables(format.qcow2));
   const std::uint64_t cluster_size = is_raw ? sector_size : format.qcow2.cluster_size;
-  if (!is_power_of_two(cluster_size) || cluster_size < 512 || cluster_size > 2 * MiB)
-    co_await Error(Errc::invalid_argument, "Cluster size must be a power of two between 512 and 2048k");
-  if (!is_power_of_two(format.qcow2.refcount_bits) || format.qcow2.refcount_bits > 64)
-    co_await Error(Errc::invalid_argument, "Refcount width must be a power of two and may not exceed 64 bits");
   Content content;
-  if (options.size) content.size = *options.size;
-  else content = co_await content_of(context, options, cluster_size);
-  const std::uint64_t l2_entry = format.qcow2.extended_l2 ? 2 * qcow2::entry_bytes : qcow2::entry_bytes;
+  if (options.size) content.size = align_up(*options.size, sector_size);
+  else content = co_await content_of(context, options, format.qcow2, cluster_size);
   qcow2::Measured measured{content.size, content.size};
-  if (!is_raw && div_up(content.size, cluster_size * (cluster_size / l2_entry)) * qcow2::entry_bytes > qcow2::l1_bytes_max)
-    co_await Error(Errc::no_space, "The image size is too large (try using a larger cluster size)");
-  if (!is_raw) measured = qcow2::measure(content.size, content.data, cluster_size, format.qcow2.refcount_bits, l2_entry);
-  const bool reserved = format.qcow2.preallocation == Qcow2Preallocation::falloc || format.qcow2.preallocation == Qcow2Preallocation::full;
-  if (reserved) measured.required = measured.fully_allocated;
+  if (!is_raw) measured = co_await unwrap(measure_qcow2(content, format.qcow2));
   print(context, measured, content.bitmaps);
   co_return Exit::ok;
 }

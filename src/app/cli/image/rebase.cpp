@@ -3,6 +3,7 @@
 
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
+#include "app/cli/image/leaks.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/progress.hpp"
@@ -22,7 +23,7 @@ Task<Edge*> open_below(Session& session, std::vector<ImageName> chain, bool forc
 }
 
 Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& options, std::vector<ImageName> before,
-                         std::vector<ImageName> after) {
+                         std::vector<ImageName> after, bool& begun) {
   std::function<Task<std::uint64_t>(Session&)> body = [&](Session& session) -> Task<std::uint64_t> {
     ImageAccess access;
     access.write = true;
@@ -36,6 +37,7 @@ Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& optio
     image::Course course;
     course.interrupted = context.interrupted;
     course.progress = [&progress, size](std::uint64_t done) { progress.update(done, size); };
+    begun = true;
     const std::uint64_t written = co_await image::copy_differences(*overlay, was, will_be, std::move(course));
     co_await overlay->flush();
     co_return written;
@@ -62,6 +64,12 @@ Task<std::vector<ImageName>> chain_below(Reactor& reactor, std::string path) {
   co_return std::move(chain);
 }
 
+Error broken_off(const Error& error, const std::string& left) {
+  if (error.code() == Errc::cancelled)
+    return Error(Errc::cancelled, "interrupted; the image reads as before, and stands on the same file" + left);
+  return Error(error.code(), error.message() + left, error.os_errno());
+}
+
 Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptions& options, std::string path) {
   auto before = co_await chain_below(context.reactor, path);
   std::vector<ImageName> after;
@@ -75,9 +83,14 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
   co_await check_keeps_none(context.reactor, image);
   // What is written does not change what is read: the bitmaps need not know.
   KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
-  auto copied = co_await copy(context, options, std::move(before), std::move(after)).result();
+  bool begun = false;
+  auto copied = co_await copy(context, options, std::move(before), std::move(after), begun).result();
+  std::string left;
+  if (!copied && begun) left = co_await tidy_after_failure(context, image);
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);
+  if (!copied && !stored) left += "; its bitmaps do not count any more";
+  if (!copied) co_await broken_off(copied.error(), left);
   co_return co_await unwrap(std::move(copied));
 }
 
@@ -94,12 +107,7 @@ Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options) {
   std::uint64_t written = 0;
   if (options.unsafe && !options.backing.empty())
     co_await check_unchecked_backing(context.reactor, *path, options.backing, options.backing_format);
-  if (!options.unsafe) {
-    auto copied = co_await rebase_safely(context, options, *path).result();
-    if (!copied && copied.error().code() == Errc::cancelled)
-      co_await Error(Errc::cancelled, "interrupted; the image reads as before, and stands on the same file");
-    written = co_await unwrap(std::move(copied));
-  }
+  if (!options.unsafe) written = co_await rebase_safely(context, options, *path);
   co_await change_header(context, options);
   co_return written;
 }
