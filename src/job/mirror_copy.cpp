@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/status.hpp"
+#include "filter/disk_filters.hpp"
 #include "io/aligned.hpp"
 
 namespace tidemark {
@@ -237,7 +238,7 @@ Task<std::uint64_t> MirrorCopy::move(Piece& piece, const Stretch& stretch, Mutab
   const Range range = stretch.range;
   const Buffers data = stretch.to_move ? Buffers(buffer.first(range.length)) : Buffers();
   Result<> done;
-  if (stretch.to_move) done = co_await top_.file().read(range.offset, data).result();
+  if (stretch.to_move) done = co_await past_filters(top_.file()).read(range.offset, data).result();
   if (shares_device_) reading->end();
   else reading.reset();
   if (!done) {
