@@ -77,7 +77,7 @@ MirrorCopy::MirrorCopy(Reactor& reactor, MirrorTop& top, Edge& through, MirrorCo
       top_(top),
       through_(through),
       options_(options),
-      sink_(top.target(), {granule(), false, nullptr, top.unmaps()}),
+      sink_(top.target(), {granule(), false, nullptr, top.unmaps(), false, top.backing_later()}),
       pace_(reactor, through),
       behind_(top.target()),
       shares_device_(is_local(top.target().node())),
