@@ -139,6 +139,17 @@ void distrust_on_device(BlockNode& node) {
       bitmap->set_inconsistent("the node was inactive, and a device does not tell whether other programs have written it");
 }
 
+// Whether what cannot be written is only read, as when it is opened; of storage.
+bool reads_what_it_cannot_write(const BlockNode& node) {
+  if (!node.driver().edges().empty()) return false;
+  for (const BlockNode* at = &node; at;) {
+    const Json* said = at->options().given.is_object() ? at->options().given.find("auto-read-only") : nullptr;
+    if (said) return said->is_bool() && said->as_bool();
+    at = at->options().monitor_owned || at->parents().empty() ? nullptr : at->parents().front()->parent();      // else that says it
+  }
+  return false;
+}
+
 Task<> activate_one(BlockNode& node) {
   const auto drained = co_await node.graph().drain_within(node);
   co_await read_image_anew(node);
@@ -146,6 +157,7 @@ Task<> activate_one(BlockNode& node) {
   node.bitmaps().truncate(node.size());
   Result<> begun;
   if (node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
+  if (!begun && begun.error().code() == Errc::permission && reads_what_it_cannot_write(node)) begun = {};
   if (begun) begun = co_await open_tracking(node).result();
   if (begun) {
     distrust_on_device(node);

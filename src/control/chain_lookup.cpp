@@ -1,11 +1,10 @@
 #include "control/chain_lookup.hpp"
 
-#include <algorithm>
-
 #include <fmt/format.h>
 
 #include "block/graph.hpp"
 #include "block/status.hpp"
+#include "filter/disk_filters.hpp"
 
 namespace tidemark {
 
@@ -52,8 +51,7 @@ Result<BlockNode*> lookup_node_name(BlockNode& somewhere, const std::string& nam
 }
 
 Result<> check_is_root(const BlockNode& node) {
-  const auto& users = node.parents();
-  if (std::none_of(users.begin(), users.end(), [](const Edge* user) { return user->parent() != nullptr; })) return {};
+  if (is_disk(node)) return {};
   return Error(Errc::invalid_argument, "Need a root block node");
 }
 

@@ -21,7 +21,7 @@ Task<BlockNode*> find_backing_file(BlockNode& top, std::string file);
 
 // Errors are QEMU's, of a node that is looked for by its node-name alone.
 Result<BlockNode*> lookup_node_name(BlockNode& somewhere, const std::string& name);
-// "Need a root block node": no other node uses it.
+// "Need a root block node": no other node uses it, but for filters that show the disk.
 Result<> check_is_root(const BlockNode& node);
 
 }  // namespace tidemark

@@ -21,7 +21,7 @@ CommandSet::CommandSet(Homes& homes, JobManager& manager, TaskGroup& group, Even
       reopening(homes, manager),
       stats(homes),
       objects(homes, manager, made),
-      qom(made),
+      qom(homes, made),
       exports(homes, group, events),
       handing_over(homes, manager, exports),
       homes_(homes),

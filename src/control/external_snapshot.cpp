@@ -86,6 +86,8 @@ class NodeSnapshot final : public ExternalSnapshot {
   NodeSnapshot(Homes& homes, JobManager& jobs, schema::BlockdevSnapshot arguments)
       : ExternalSnapshot(homes, jobs, std::move(arguments.node)), overlay_name_(std::move(arguments.overlay)) {}
 
+  // The overlay, too: a mirror may be writing to it.
+  std::vector<std::string> nodes() const override { return {name_, overlay_name_}; }
   Task<> gather() override {
     std::vector<std::string> names{name_, overlay_name_};
     const auto gathered = co_await homes_.gather(std::move(names)).result();

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "filter/disk_filters.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -13,15 +14,7 @@ constexpr std::uint64_t ns_per_s = 1'000'000'000;
 
 // On the node's thread.
 
-// Used by no other node, or by throttle filters alone, which show the disk to guests; QEMU refuses those, too.
-bool is_disk(const BlockNode& node) {
-  const auto& users = node.parents();
-  return std::all_of(users.begin(), users.end(), [](const Edge* user) {
-    const BlockNode* above = user->parent();
-    return !above || (above->driver().name() == "throttle" && is_disk(*above));
-  });
-}
-
+// Also below filters, which QEMU refuses.
 Task<BlockNode*> find_root(Graph& graph, std::string name) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
   if (!is_disk(*node)) co_await Error(Errc::invalid_argument, "Need a root block node");

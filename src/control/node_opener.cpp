@@ -88,11 +88,11 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.auto_read_only = options.auto_read_only.value_or(parent.auto_read_only);
   own.force_share = options.force_share.value_or(parent.force_share);
   own.active = options.active.value_or(parent.active);
-  const bool writes_when_active = !own.active && !own.read_only;
+  own.writes_when_active = !own.active && !own.read_only;
   if (!own.active) own.read_only = true;
   if (options.cache) own.cache = *options.cache;
   own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
-  if (own.force_share && (!own.read_only || writes_when_active))
+  if (own.force_share && (!own.read_only || own.writes_when_active))
     co_await Error(Errc::invalid_argument, "force-share=on can only be used with read-only images");
   Json given = schema::to_json(options);
   const auto* image = std::get_if<schema::BlockdevOptionsQcow2>(&options.branch);
@@ -102,7 +102,7 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   node.name = options.node_name.value_or("");
   node.read_only = own.read_only;
   node.active = own.active;
-  node.writes_when_active = writes_when_active;
+  node.writes_when_active = own.writes_when_active;
   node.read_only_fixed = options.read_only.has_value();
   node.given = std::move(given);
   node.backing_found = found_below;
@@ -182,14 +182,15 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_nbd(const schema::BlockdevOp
     nbd.server.path = std::get<schema::UnixSocketAddress>(given.server.branch).path;
   }
   nbd.export_name = given.export_.value_or("");
-  nbd.read_only = own.read_only;
+  nbd.read_only = own.read_only && !own.writes_when_active;      // what the server says counts for later, too
   nbd.reconnect_delay = std::chrono::seconds(given.reconnect_delay);
   nbd.open_timeout = std::chrono::seconds(given.open_timeout);
   nbd.given_up = graph_.openings();
   auto driver = co_await tidemark::open_nbd(graph_.reactor(), nbd).result();
   const bool refused = !driver && driver.error().code() == Errc::permission;
-  if (refused && own.auto_read_only && !own.read_only) {
+  if (refused && own.auto_read_only && !nbd.read_only) {
     nbd.read_only = own.read_only = true;
+    own.writes_when_active = false;
     driver = co_await tidemark::open_nbd(graph_.reactor(), nbd).result();
   }
   co_return co_await unwrap(std::move(driver));

@@ -49,6 +49,7 @@ class NodeOpener {
   // What a node that is described inline takes from its parent.
   struct Inherited {
     bool read_only = false, auto_read_only = false, force_share = false, active = true;
+    bool writes_when_active = false;           // it is read-only because it is not active
     bool unmap = false;
     bool inlined = false;
     schema::BlockdevCacheOptions cache;

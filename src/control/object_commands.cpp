@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <limits>
 
 #include <fmt/format.h>
 
+#include "control/iothread_properties.hpp"
 #include "control/throttle_limits.hpp"
 
 namespace tidemark {
@@ -15,20 +15,6 @@ namespace {
 bool well_formed(const std::string& id) {
   auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
   return !id.empty() && std::isalpha(static_cast<unsigned char>(id[0])) && std::all_of(id.begin(), id.end(), legal);
-}
-
-Result<> check(const schema::IothreadProperties& given) {
-  const std::pair<std::string_view, std::int64_t> values[] = {
-      {"poll-max-ns", given.poll_max_ns.value_or(0)}, {"poll-grow", given.poll_grow},         {"poll-shrink", given.poll_shrink},
-      {"poll-weight", given.poll_weight}, {"aio-max-batch", given.aio_max_batch}, {"thread-pool-min", given.thread_pool_min},
-      {"thread-pool-max", given.thread_pool_max}};
-  for (const auto& [name, value] : values)
-    if (value < 0)
-      return Error(Errc::invalid_argument,
-                   fmt::format("{} value must be in range [0, {}]", name, std::numeric_limits<std::int64_t>::max()));
-  if (given.thread_pool_max == 0 || given.thread_pool_min > given.thread_pool_max)
-    return Error(Errc::invalid_argument, "bad thread-pool-min/thread-pool-max values");
-  return {};
 }
 
 }  // namespace
@@ -47,13 +33,8 @@ Task<> ObjectCommandHandler::object_add(schema::ObjectOptions arguments) {
 }
 
 Task<> ObjectCommandHandler::add_thread(std::string id, schema::IothreadProperties given) {
-  constexpr std::int64_t workers_max = 1024;     // of one thread; more only cost memory
-  constexpr Duration busy_wait_max = std::chrono::seconds(1);
-  co_await unwrap(check(given));
-  ThreadOptions options;
-  options.workers_max = static_cast<unsigned>(std::min(given.thread_pool_max, workers_max));
-  if (given.poll_max_ns) options.busy_wait_max = std::min(Duration(*given.poll_max_ns), busy_wait_max);
-  co_await unwrap(homes_.add_thread(id, options));
+  co_await unwrap(check_iothread(given));
+  co_await unwrap(homes_.add_thread(id, to_thread_options(given)));
   objects_.iothreads.emplace(std::move(id), std::move(given));
 }
 

@@ -6,6 +6,7 @@
 
 #include "control/backing_names.hpp"
 #include "control/images_made.hpp"
+#include "filter/mirror_top.hpp"
 
 namespace tidemark {
 
@@ -18,9 +19,22 @@ Task<> check_not_below(const BlockNode& node) {
                      fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", node.name(), user->parent()->name()));
 }
 
+namespace {
+
+// QEMU asks whether anybody reads it.  Who writes relies on what is below it, too, but for a mirror that counts on something else to come.
+bool minds_another_backing(const Edge& user) {
+  const Permissions::Set uses = user.permissions().uses;
+  if (uses & Permissions::consistent_read) return true;
+  if (!(uses & Permissions::write)) return false;
+  const auto* mirror = user.parent() ? dynamic_cast<const MirrorTop*>(&user.parent()->driver()) : nullptr;
+  return !mirror || !mirror->backing_later();
+}
+
+}  // namespace
+
 Result<> check_overlay(BlockNode& overlay) {
   for (const Edge* user : overlay.parents())
-    if (user->permissions().uses & Permissions::consistent_read) return Error(Errc::busy, "The overlay is already in use");
+    if (minds_another_backing(*user)) return Error(Errc::busy, "The overlay is already in use");
   if (overlay.driver().is_filter()) return Error(Errc::invalid_argument, "Filters cannot be used as overlays");
   if (overlay.backing()) return Error(Errc::invalid_argument, "The overlay already has a backing image");
   if (!overlay.driver().backing_place()) return Error(Errc::invalid_argument, "The overlay does not support backing images");

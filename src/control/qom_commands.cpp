@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/iothread_properties.hpp"
 #include "control/throttle_limits.hpp"
 
 namespace tidemark {
@@ -18,9 +19,6 @@ schema::ObjectPropertyInfo property(std::string name, std::string type) {
   return info;
 }
 
-constexpr std::string_view iothread_properties[] = {"thread-pool-min", "aio-max-batch", "thread-pool-max",
-                                                    "poll-max-ns",     "poll-grow",     "poll-shrink"};
-
 Properties of_throttle_groups() {
   Properties all{property("type", "string"), property("limits", "ThrottleLimits")};
   const Json limits = schema::to_json(describe_limits({}));
@@ -30,7 +28,7 @@ Properties of_throttle_groups() {
 
 Properties of_iothreads() {
   Properties all{property("type", "string")};
-  for (const std::string_view name : iothread_properties) all.push_back(property(std::string(name), "int"));
+  for (const IothreadProperty& one : iothread_properties()) all.push_back(property(std::string(one.name), "int"));
   return all;
 }
 
@@ -40,8 +38,6 @@ schema::ObjectTypeInfo type(std::string name, std::string parent) {
   info.parent = std::move(parent);
   return info;
 }
-
-constexpr std::int64_t poll_max_ns_default = 200'000;
 
 // One slash is as good as several, and one at the end as none.
 std::vector<std::string> parts_of(std::string_view path) {
@@ -90,11 +86,8 @@ Json QomCommandHandler::value_of(const Object& object, const std::string& name) 
     return name == "limits" ? limits : *limits.find(std::string_view(name).substr(2));
   }
   const schema::IothreadProperties& given = objects_.iothreads.at(object.id);
-  const std::pair<std::string_view, std::int64_t> values[] = {
-      {"thread-pool-min", given.thread_pool_min}, {"aio-max-batch", given.aio_max_batch}, {"thread-pool-max", given.thread_pool_max},
-      {"poll-max-ns", given.poll_max_ns.value_or(poll_max_ns_default)}, {"poll-grow", given.poll_grow}, {"poll-shrink", given.poll_shrink}};
-  for (const auto& [known, value] : values)
-    if (known == name) return value;
+  for (const IothreadProperty& known : iothread_properties())
+    if (known.name == name) return known.get(given);
   return nullptr;
 }
 
@@ -147,14 +140,27 @@ Task<> QomCommandHandler::qom_set(schema::QomSetArguments arguments) {
     co_await Error(Errc::not_found, fmt::format("Property '{}.{}' not found", type.as_string(), name));
   if (object.kind == Kind::throttle_group && name.starts_with("x-"))
     co_await Error(Errc::unsupported, "Property cannot be set after initialization");
-  if (object.kind == Kind::iothread && name != "type")
-    co_await Error(Errc::unsupported, fmt::format("Property '{}.{}' cannot be set after initialization", type.as_string(), name));
+  if (object.kind == Kind::iothread && name != "type") co_return co_await set_iothread(object.id, name, std::move(arguments.value));
   if (object.kind != Kind::throttle_group || name != "limits")
     co_await Error(Errc::unsupported, fmt::format("Property '{}.{}' is not writable", type.as_string(), name));
-  if (!arguments.value.is_object()) co_await Error(Errc::invalid_argument, "Invalid parameter type for 'limits', expected: object");
-  const auto given = co_await unwrap(schema::from_json<schema::ThrottleLimits>(arguments.value));
+  const Json named = Json::object({{name, std::move(arguments.value)}});     // as errors tell of it
+  const auto given = co_await unwrap(schema::from_json<schema::ThrottleGroupProperties>(named));
   ThrottleGroup& group = *objects_.find_group(object.id);
-  group.set(co_await unwrap(with_limits(group.limits(), given)));
+  group.set(co_await unwrap(with_limits(group.limits(), *given.limits)));
+}
+
+// What is refused changes nothing.
+Task<> QomCommandHandler::set_iothread(std::string id, std::string name, Json value) {
+  schema::IothreadProperties& now = objects_.iothreads.at(id);
+  std::int64_t number = 0;
+  if (!value.is_int() || !value.to_int64(number))
+    co_await Error(Errc::invalid_argument, fmt::format("Invalid parameter type for '{}', expected: integer", name));
+  schema::IothreadProperties wanted = now;
+  for (const IothreadProperty& known : iothread_properties())
+    if (known.name == name) known.set(wanted, number);
+  co_await unwrap(check_iothread(wanted));
+  co_await tune_thread(homes_, *homes_.find_thread(id), to_thread_options(wanted));
+  now = std::move(wanted);
 }
 
 Task<std::vector<schema::ObjectTypeInfo>> QomCommandHandler::qom_list_types(schema::QomListTypesArguments arguments) {

@@ -9,7 +9,7 @@ namespace tidemark {
 
 class QomCommandHandler final : public QomCommands {
  public:
-  explicit QomCommandHandler(Objects& objects) : objects_(objects) {}
+  QomCommandHandler(Homes& homes, Objects& objects) : homes_(homes), objects_(objects) {}
   Task<std::vector<schema::ObjectPropertyInfo>> qom_list(schema::QomListArguments arguments) override;
   Task<std::vector<schema::ObjectPropertiesValues>> qom_list_get(schema::QomListGetArguments arguments) override;
   Task<Json> qom_get(schema::QomGetArguments arguments) override;
@@ -28,6 +28,9 @@ class QomCommandHandler final : public QomCommands {
   Json value_of(const Object& object, const std::string& property) const;
   Json value_of(const Object& object, const schema::ObjectPropertyInfo& property) const;
 
+  Task<> set_iothread(std::string id, std::string name, Json value);
+
+  Homes& homes_;
   Objects& objects_;
 };
 

@@ -7,7 +7,7 @@ namespace tidemark {
 namespace {
 
 using P = Permissions;
-constexpr Permissions writing{P::consistent_read | P::write, P::write_unchanged};
+constexpr Permissions writing{P::write, P::write_unchanged};             // nothing is read from there
 
 }  // namespace
 
@@ -36,10 +36,11 @@ MirrorTop::MirrorTop(Reactor& reactor, const MirrorTopOptions& options, std::uni
       write_blocking_(options.write_blocking),
       unmap_(options.unmap),
       whole_granules_(options.whole_granules),
+      backing_later_(options.backing_later),
       commits_(options.commits) {}
 
 Result<> MirrorTop::use_target(Permissions::Set more) {
-  of_target_ = {static_cast<P::Set>(writing.uses | more), P::consistent_read | P::write_unchanged};
+  of_target_ = {static_cast<P::Set>(writing.uses | P::consistent_read | more), P::consistent_read | P::write_unchanged};
   if (target_->size() < size()) of_target_.uses |= P::resize;
   auto used = target_->set_permissions(of_target_);
   if (!used) of_target_ = {};

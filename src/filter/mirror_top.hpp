@@ -31,6 +31,7 @@ struct MirrorTopOptions {
   bool write_blocking = false;
   bool unmap = true;             // zeroes may be holes in the target
   bool whole_granules = false;   // the target takes nothing less: what is below it is not there yet
+  bool backing_later = false;    // the target may be put on something else: zeroes are written where it would show
   bool commits = false;          // the target is below the source, and used from use_target() on
 };
 
@@ -43,6 +44,7 @@ class MirrorTop final : public BlockDriver {
   Edge& file() noexcept { return *file_; }
   Edge& target() noexcept { return *target_; }
   bool unmaps() const noexcept { return unmap_; }
+  bool backing_later() const noexcept { return backing_later_; }
 
   // For the copier: it holds a range in locks() alone, then cleans it, then reads it.
   DirtyBitmap& dirty() noexcept { return dirty_; }
@@ -122,7 +124,7 @@ class MirrorTop final : public BlockDriver {
   Permissions of_target_;
   std::uint64_t unsettled_ = 0, bytes_to_both_ = 0;
   bool write_blocking_, excludes_writes_ = false, retired_ = false;
-  const bool unmap_, whole_granules_, commits_;
+  const bool unmap_, whole_granules_, backing_later_, commits_;
 };
 
 // The node for it is to be writable when the source is.

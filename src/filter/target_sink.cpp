@@ -47,7 +47,8 @@ Task<> TargetSink::keep_zeroes(Range range) {
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);
     const Range part = status.range;
     bool there = status.zero;
-    if (there && !status.allocated) there = !co_await shows_hidden_backing();
+    if (there && !status.allocated && options_.backing_later) there = false;
+    else if (there && !status.allocated) there = !co_await shows_hidden_backing();
     if (!there) co_await target_.write_zeroes(part, how);
     range = {part.end(), range.length - part.length};
   }

@@ -43,7 +43,7 @@ Task<> MirrorJob::attach() {
   how.buffers = static_cast<std::uint64_t>(options_.buf_size);
   const bool top_layer = options_.sync == SyncMode::top && skip_filters(*options_.source).backing();
   how.copied = commit_ ? Copied::above_target : top_layer ? Copied::top_layer : Copied::all;
-  how.target_is_zero = options_.target_is_zero;
+  how.target_is_zero = options_.target_is_zero && !top().backing_later();
   copy_.emplace(options_.source->reactor(), top(), *edge_, how);
   if (bitmap_) bitmap_->freeze();
   frozen_ = bitmap_ != nullptr;
@@ -59,6 +59,7 @@ Task<> MirrorJob::insert_filter() {
   above.unmap = options_.unmap;
   const bool complete = options_.sync == SyncMode::full || commit_ || skip_filters(*options_.target).backing();
   above.whole_granules = !complete;
+  if (!complete) co_await expect_backing(above);
   above.commits = commit_.has_value();
   auto driver = co_await unwrap(open_mirror_top(above));
   MirrorTop& opened = *driver;
@@ -77,6 +78,17 @@ Task<> MirrorJob::insert_filter() {
   co_await commit_->preserve();
   co_await unwrap(commit_->hold_layers());
   co_await unwrap(top().use_target(commit_->more_uses()));
+}
+
+// What is not copied may come to be below the target before the end.  An image of version 2 says zeroes as data, or not at all.
+Task<> MirrorJob::expect_backing(MirrorTopOptions& above) {
+  BlockNode& layer = skip_filters(*options_.target);
+  const bool whole_chain = options_.sync == SyncMode::top && !skip_filters(*options_.source).backing();
+  above.backing_later = layer.driver().backing_place() && !whole_chain;
+  const auto info = co_await layer.driver().info().result();
+  if (!info || !info->qcow2 || info->qcow2->compat != "0.10") co_return;
+  above.unmap = false;
+  if (layer.options().detect_zeroes == DetectZeroes::unmap) above.backing_later = false;
 }
 
 bool MirrorJob::uses(const BlockNode& node) const noexcept {

@@ -69,6 +69,7 @@ class MirrorJob final : public Job {
   };
   static Task<NodeBitmap*> check(MirrorOptions& options);
   Task<> insert_filter();
+  Task<> expect_backing(MirrorTopOptions& above);
   MirrorTop& top() const noexcept { return *filter_; }
   std::string user() const { return "block job '" + options_.job.id + "'"; }
   Graph& graph() const noexcept { return options_.source->graph(); }

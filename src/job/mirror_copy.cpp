@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/status.hpp"
+#include "filter/disk_filters.hpp"
 #include "io/aligned.hpp"
 
 namespace tidemark {
@@ -76,7 +77,7 @@ MirrorCopy::MirrorCopy(Reactor& reactor, MirrorTop& top, Edge& through, MirrorCo
       top_(top),
       through_(through),
       options_(options),
-      sink_(top.target(), {granule(), false, nullptr, top.unmaps()}),
+      sink_(top.target(), {granule(), false, nullptr, top.unmaps(), false, top.backing_later()}),
       pace_(reactor, through),
       behind_(top.target()),
       shares_device_(is_local(top.target().node())),
@@ -237,7 +238,7 @@ Task<std::uint64_t> MirrorCopy::move(Piece& piece, const Stretch& stretch, Mutab
   const Range range = stretch.range;
   const Buffers data = stretch.to_move ? Buffers(buffer.first(range.length)) : Buffers();
   Result<> done;
-  if (stretch.to_move) done = co_await top_.file().read(range.offset, data).result();
+  if (stretch.to_move) done = co_await past_filters(top_.file()).read(range.offset, data).result();
   if (shares_device_) reading->end();
   else reading.reset();
   if (!done) {

@@ -4,6 +4,7 @@
 
 #include "block/graph.hpp"
 #include "block/status.hpp"
+#include "filter/disk_filters.hpp"
 
 namespace tidemark {
 namespace {
@@ -27,8 +28,7 @@ Result<> check_place(const MirrorOptions& options) {
     if (user->role() == Role::backing)
       return Error(Errc::busy, "Node '" + options.target->name() + "' is busy: node is used as backing hd of '" +
                                    user->parent()->name() + "'");
-  for (const Edge* user : options.source->parents())
-    if (user->parent()) return refuse("Need a root block node");
+  if (!is_disk(*options.source)) return refuse("Need a root block node");
   if (&skip_filters(*options.source) == &skip_filters(*options.target))
     return refuse("Can't mirror node into itself");
   return {};

@@ -39,11 +39,11 @@ def without_pauses(events):
     for event in events:
         data = event.get("data", {})
         if event["event"] == "JOB_STATUS_CHANGE":
-            if data["status"] == "paused":
+            if data["status"] in ("paused", "standby"):
                 waiting[data["id"]] = event
                 continue
             paused = waiting.pop(data["id"], None)
-            if paused and data["status"] == "running":
+            if paused and data["status"] == {"paused": "running", "standby": "ready"}[paused["data"]["status"]]:
                 continue
             if paused:
                 kept.append(paused)

@@ -23,7 +23,7 @@ class Active(Bed):
 
     def daemon_of(self, name):
         """A daemon of its own: its monitor at NAME.sock, its NBD server at NAME.nbd."""
-        self.started = daemon = self.lab.start(self.tidemarkd, "--chardev", f"socket,id=c,path={name}.sock,server=on,wait=off", "--monitor", "c",
+        self.started = daemon = self.lab.start(*getattr(self, "bound", ()), self.tidemarkd, "--chardev", f"socket,id=c,path={name}.sock,server=on,wait=off", "--monitor", "c",
                                 "--nbd-server", f"addr.type=unix,addr.path={name}.nbd")
         for path in (f"{name}.sock", f"{name}.nbd"):
             processes.wait_for_socket(self.path / path, daemon)
@@ -52,6 +52,38 @@ class Active(Bed):
     def refused(self, why, call, *words, **more):
         with self.assertRaisesRegex(QmpError, why):
             call(*words, **more)
+
+    def test_what_cannot_be_written_is_only_read_once_it_is_active(self):
+        """As with auto-read-only of a node that is active from the beginning."""
+        (self.path / "disk.raw").chmod(0o444)
+        self.bound = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
+        client = self.daemon_of("bound")
+        for more in ({}, {"auto-read-only": True}):
+            client.execute("blockdev-add", driver="file", filename="disk.raw", active=False, **{"node-name": "disk"}, **more)
+            if not more:
+                self.refused("Permission denied", self.set, client, True)
+            for _ in range(2 if more else 0):
+                self.set(client, True)
+                self.assertEqual((self.node(client)["ro"], self.node(client)["active"]), (True, True))
+                self.refused("read-only", self.export, client)
+                self.set(client, False)
+            client.execute("blockdev-del", **{"node-name": "disk"})
+        # A node above it is as if both had been opened active.
+        client.execute("blockdev-add", driver="raw", active=False, **{"node-name": "disk", "auto-read-only": True},
+                       file={"driver": "file", "filename": "disk.raw"})
+        self.refused("", self.set, client, True)
+        self.assertFalse(self.node(client)["active"])
+
+    def test_what_a_server_only_shows_is_only_read(self):
+        self.add(self.here, "raw", **{"read-only": True})
+        self.here.execute("block-export-add", type="nbd", id="e", **{"node-name": "disk", "name": "disk"})
+        client = self.daemon_of("there")
+        there = {"driver": "nbd", "export": "disk", "server": {"type": "unix", "path": "here.nbd"}, "node-name": "disk", "active": False}
+        self.refused("denied for read-only export", client.execute, "blockdev-add", **there)
+        client.execute("blockdev-add", **there, **{"auto-read-only": True})
+        self.set(client, True)
+        self.assertTrue(self.node(client)["ro"])
+        self.refused("read-only", self.export, client)
 
     def test_an_export_that_comes_to_nothing_leaves_it_inactive(self):
         self.add(self.here, "raw", active=False)

@@ -1,10 +1,11 @@
 """Disks that are shown through filters: jobs on the images below them, after which the filters are above what is the disk then."""
 import json
 import os
+import time
 import unittest
 
-from bed import FAILED
-from snapshot_bed import SnapshotBed
+from bed import KiB
+from snapshot_bed import SIZE, SnapshotBed
 
 
 class Throttled(SnapshotBed):
@@ -54,11 +55,83 @@ class Throttled(SnapshotBed):
                 self.run_tidemark(*words)
                 self.assert_disk(*left)
 
+    def held(self, name):
+        told = json.loads(self.lab.run("qemu-img", "map", "-U", "--output=json", name).stdout)
+        return sum(part["length"] for part in told if part["depth"] == 0)
+
     def test_a_copy_does_not_take_its_guests_turn(self):
+        for words in ([], ["--shallow"]):
+            self.begin("copy-on-read")
+            held = self.held("vda.b.qcow2")
+            self.client.execute("qom-set", path="g", property="limits", value={"bps-total": 256 * KiB})
+            begun = time.monotonic()
+            self.run_tidemark("chain", "copy", "vda", "copy.qcow2", *words)
+            self.assertLess(time.monotonic() - begun, 6)
+            self.client.execute("qom-set", path="g", property="limits", value={"bps-total": 0})
+            self.assertEqual(self.held("vda.b.qcow2"), held)
+            self.assertEqual(self.flat("copy.qcow2") == self.before, True)
+            self.assert_disk("vda.b.qcow2", "vda.a.qcow2", "vda.qcow2")
+
+    def test_a_disk_goes_over_below_its_filters(self):
         self.begin("copy-on-read")
-        self.assertIn("shown through filter 'copy-on-read'", self.run_tidemark("chain", "copy", "vda", "copy.qcow2", expect=FAILED).stderr)
-        self.assertFalse((self.path / "copy.qcow2").exists())
-        self.assert_disk("vda.b.qcow2", "vda.a.qcow2", "vda.qcow2")
+        self.run_tidemark("chain", "copy", "vda", "new.qcow2", "--pivot")
+        self.assert_disk("new.qcow2")
+
+    def test_a_disk_goes_over_when_it_is_told_to(self):
+        self.begin("copy-on-read")
+        told = json.loads(self.run_tidemark("chain", "copy", "vda", "new.qcow2", "--shallow", "--stay", "--json").stdout)
+        self.run_tidemark("job", "complete", told["job"])
+        self.until(lambda: self.client.execute("query-jobs") == [], "the disk has gone over")
+        self.assert_disk("new.qcow2", "vda.a.qcow2", "vda.qcow2")
+
+    def test_a_copy_of_the_file(self):
+        self.begin("copy-on-read")
+        self.run_tidemark("chain", "pull", "vda", "1", "2")
+        held = self.held("vda.b.qcow2")
+        for number, disk in enumerate(("vda", "slow")):
+            self.run_tidemark("copy", disk, f"copy{number}.qcow2")
+            self.assertEqual(self.flat(f"copy{number}.qcow2") == self.before, True)
+        self.assertEqual(self.held("vda.b.qcow2"), held)
+        self.assert_disk("vda.b.qcow2")
+
+    def test_any_filter_of_a_users(self):
+        for words, left in ((["chain", "commit", "vda", "0"], ["vda.a.qcow2", "vda.qcow2"]),
+                            (["chain", "copy", "vda", "new.qcow2", "--pivot"], ["new.qcow2"]),
+                            (["snapshot", "create", "vda", "--name", "c"], ["vda.c.qcow2", "vda.b.qcow2", "vda.a.qcow2", "vda.qcow2"])):
+            with self.subTest(words=words):
+                self.begin()
+                self.client.execute("block-export-del", id="vda", mode="hard")
+                self.client.wait_event("BLOCK_EXPORT_DELETED", id="vda")
+                self.client.execute("blockdev-add", driver="blkdebug", image="slow", **{"node-name": "faults"})
+                self.client.execute("blockdev-add", driver="compress", file="faults", **{"node-name": "small"})
+                self.client.execute("blockdev-add", driver="null-co", **{"node-name": "old", "size": SIZE})
+                self.client.execute("blockdev-add", driver="copy-before-write", file="small", target="old", **{"node-name": "point"})
+                self.client.execute("block-export-add", type="nbd", id="vda", name="vda", writable=True, **{"node-name": "point"})
+                self.run_tidemark(*words)
+                self.assertEqual([os.path.basename(layer["filename"]) for layer in self.json("chain", "show", "vda")], left)
+                self.assertEqual(self.content("vda") == self.before, True)
+                self.guest_writes("vda", 9)
+                self.assertEqual(self.flat(left[0]) == self.content("vda"), True)
+
+    def test_two_filters_side_by_side(self):
+        """Guests see the disk through either, and a job on it is about both."""
+        for words, left in ((["chain", "commit", "vda", "0"], ["vda.a.qcow2", "vda.qcow2"]),
+                            (["chain", "pull", "vda", "1"], ["vda.b.qcow2", "vda.qcow2"]),
+                            (["chain", "copy", "vda", "new.qcow2", "--pivot"], ["new.qcow2"]),
+                            (["snapshot", "create", "vda", "--name", "c"], ["vda.c.qcow2", "vda.b.qcow2", "vda.a.qcow2", "vda.qcow2"])):
+            with self.subTest(words=words):
+                self.begin()
+                image = next(node["children"][0]["node-name"] for node in self.client.execute("query-named-block-nodes", flat=True)
+                             if node["node-name"] == "slow")
+                self.client.execute("blockdev-add", driver="throttle", file=image, **{"node-name": "other", "throttle-group": "g"})
+                self.client.execute("blockdev-add", driver="throttle", file="other", **{"node-name": "idle", "throttle-group": "g"})
+                self.client.execute("block-export-add", type="nbd", id="vdb", name="vdb", writable=True, **{"node-name": "other"})
+                self.run_tidemark(*words)
+                self.assertEqual([os.path.basename(layer["filename"]) for layer in self.json("chain", "show", "vda")], left)
+                self.guest_writes("vdb", 9)
+                self.guest_writes("vda", 8)
+                self.assertEqual(self.content("vda") == self.content("vdb"), True)
+                self.assertEqual(self.flat(left[0]) == self.content("vda"), True)
 
     def test_a_name_alone_is_changed(self):
         self.begin("copy-on-read")

@@ -247,8 +247,12 @@ class Copies(Bed):
         self.assertIn("serve it by its absolute name", self.fails("copy", "near", "x"))
         self.raw("other.raw", DISK)
         client.execute("blockdev-add", driver="raw", **{"node-name": "other"}, file={"driver": "file", "filename": str(self.path / "other.raw")})
-        client.execute("blockdev-add", driver="copy-on-read", **{"node-name": "over"}, file="other")
-        self.assertIn("has node 'over' on it", self.fails("copy", "other", "x"))
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "over.qcow2", DISK)
+        client.execute("blockdev-add", driver="copy-on-read", **{"node-name": "filter"}, file="other")
+        client.execute("blockdev-add", driver="qcow2", **{"node-name": "over"}, backing="filter",
+                       file={"driver": "file", "filename": str(self.path / "over.qcow2")})
+        for name in ("other", "filter"):
+            self.assertIn("has node 'over' on it", self.fails("copy", name, "x"))
         self.assertFalse((self.path / "x").exists())
         self.assert_nothing_is_left()
 

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/session.hpp"
@@ -91,9 +92,16 @@ Error left_behind(const std::string& overlay, const std::string& image) {
                                          overlay, what_to_do(image)));
 }
 
-bool has_child(const Json& node, const std::string& name) {
-  const Json* children = node.find("children");
-  return children && find_by(*children, "node-name", name);
+// Below filters, and what copies that have not ended well have left.
+std::string image_of(const Json& nodes, std::string name) {
+  for (;;) {
+    name = image_below_filters(nodes, std::move(name));
+    const Json* node = name.starts_with(mark) ? find_by(nodes, "node-name", name) : nullptr;
+    const Json* children = node ? node->find("children") : nullptr;
+    const Json* below = children ? find_by(*children, "child", "backing") : nullptr;
+    if (!below) return name;
+    name = text(*below, "node-name");
+  }
 }
 
 }  // namespace
@@ -139,7 +147,10 @@ Task<> CopyRun::check_daemon() {
 
 Task<> CopyRun::find_disk() {
   const Json nodes = co_await client_.execute("query-named-block-nodes");
-  const Json* node = find_by(nodes, "node-name", options_.disk);
+  std::string name = options_.disk;
+  if (!find_by(nodes, "node-name", name)) name = co_await node_of_disk(client_, std::move(name));
+  node_ = image_of(nodes, std::move(name));
+  const Json* node = find_by(nodes, "node-name", node_);
   if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", options_.disk));
   image_ = text(*node, "file");
   format_ = text(*node, "drv");
@@ -165,9 +176,8 @@ Task<> CopyRun::check_node(const Json& node, const Json& nodes) {
   if (const Json* children = node.find("children"))
     if (find_by(*children, "child", "data-file"))
       co_await refused("keeps its data in a file of its own: a copy of the image would be another name for it");
-  for (const Json& other : items(nodes))
-    if (has_child(other, options_.disk) && !text(other, "node-name").starts_with(mark))
-      co_await refused(fmt::format("has node '{}' on it", text(other, "node-name")));
+  for (const std::string& other : nodes_on(nodes, node_))
+    if (!other.starts_with(mark)) co_await refused(fmt::format("has node '{}' on it", other));
 }
 
 Task<> CopyRun::see_to_what_is_left() {
@@ -208,9 +218,9 @@ Task<> CopyRun::copy_by_overlay(std::string partial) {
 
 Task<> CopyRun::make_overlay(std::string path) {
   const Json nodes = co_await client_.execute("query-named-block-nodes");
-  const Json* node = find_by(nodes, "node-name", options_.disk);
+  const Json* node = find_by(nodes, "node-name", node_);
   const Json* shown = node ? node->find("image") : nullptr;
-  if (!shown) co_await Error(Errc::not_found, fmt::format("node '{}' has gone", options_.disk));
+  if (!shown) co_await Error(Errc::not_found, fmt::format("node '{}' has gone", node_));
   FormatOptions options;
   options.qcow2.size = number(*shown, "virtual-size");
   options.qcow2.backing_file = image_;
@@ -235,7 +245,7 @@ Task<> CopyRun::copy_beside_guests(std::string partial, Overlay overlay) {
 }
 
 Task<> CopyRun::snapshot(Overlay overlay) {
-  Json arguments = Json::object({{"node-name", options_.disk}, {"snapshot-file", overlay.path}, {"snapshot-node-name", overlay.name},
+  Json arguments = Json::object({{"node-name", node_}, {"snapshot-file", overlay.path}, {"snapshot-node-name", overlay.name},
                                  {"format", "qcow2"}, {"mode", "existing"}});
   co_await client_.execute("blockdev-snapshot-sync", std::move(arguments));
 }
@@ -296,7 +306,7 @@ Task<> CopyRun::start_merging(std::string name) {
   const Json running = co_await job(name);
   if (running.is_object() && text(running, "status") != "concluded") co_return;
   if (running.is_object()) co_await command_for_job("job-dismiss", name);
-  Json arguments = Json::object({{"job-id", name}, {"device", name}, {"base-node", options_.disk}, {"empty-active", true},
+  Json arguments = Json::object({{"job-id", name}, {"device", name}, {"base-node", node_}, {"empty-active", true},
                                  {"auto-dismiss", false}});
   co_await client_.execute("block-commit", std::move(arguments));
 }

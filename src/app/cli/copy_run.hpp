@@ -63,6 +63,7 @@ class CopyRun {
   const Context& context_;
   QmpClient& client_;
   const CopyOptions options_;
+  std::string node_;                       // the image's, below filters
   std::string image_, format_;
   Report report_;
 };

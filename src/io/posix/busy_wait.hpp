@@ -17,6 +17,8 @@ class BusyWait {
  public:
   explicit BusyWait(Duration longest) : longest_(longest) {}      // zero: never looks
 
+  void set_longest(Duration longest) noexcept { longest_ = longest; }
+
   // For how long to look now; zero: sleep.
   Duration window() const noexcept { return near_ && to_sleep_ == 0 ? longest_ : Duration::zero(); }
 

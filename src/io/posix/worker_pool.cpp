@@ -82,8 +82,8 @@ void WorkerPool::Queue::append(Queue& other) {
 
 WorkerPool::WorkerPool(Wakeup& wakeup, unsigned workers_max)
     : wakeup_(wakeup),
-      workers_max_(workers_max),
-      work_max_(std::max(1u, std::thread::hardware_concurrency())) {}
+      work_max_(std::max(1u, std::thread::hardware_concurrency())),
+      workers_max_(workers_max) {}
 
 WorkerPool::~WorkerPool() {
   TM_ASSERT(idle());
@@ -93,6 +93,14 @@ WorkerPool::~WorkerPool() {
   }
   ready_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+}
+
+void WorkerPool::set_workers_max(unsigned workers_max) {
+  std::unique_lock lock(mutex_);
+  workers_max_ = workers_max;
+  const bool another = want_another();           // each that begins calls the next
+  lock.unlock();
+  if (another) ready_.notify_one();
 }
 
 void WorkerPool::submit(IoOp& op, bool takes_turns) noexcept {
@@ -207,7 +215,7 @@ bool WorkerPool::start_worker() {
 }
 
 bool WorkerPool::want_another() {
-  if (!runnable()) return false;
+  if (!runnable() || running_ >= workers_max_) return false;
   if (free_ == 0) return start_worker();
   return true;
 }
@@ -216,7 +224,7 @@ void WorkerPool::run() {
   std::unique_lock lock(mutex_);
   bool notify = false;                           // the reactor, once the lock is free
   for (;;) {
-    IoOp* op = next_op();
+    IoOp* op = running_ < workers_max_ ? next_op() : nullptr;
     if (!op && !notify) {
       if (ending_) return;
       ++free_;
@@ -225,6 +233,7 @@ void WorkerPool::run() {
       continue;
     }
     const bool is_work = op && op->kind == IoOp::Kind::work;
+    running_ += op != nullptr;
     working_ += is_work;
     const bool another = want_another();         // each that begins calls the next
     lock.unlock();
@@ -233,6 +242,7 @@ void WorkerPool::run() {
     if (op) op->result = perform_blocking(*op);
     lock.lock();
     if (!op) continue;
+    --running_;
     working_ -= is_work;
     done(*op);
     notify = done_.size() == 1;

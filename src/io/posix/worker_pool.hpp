@@ -35,6 +35,9 @@ class WorkerPool {
   // Appends what is done.  The wakeup is notified when there is something.
   void take(std::vector<IoOp*>& completed);
 
+  // From now on; those that are at work go on.  The reactor's thread's, as all of these.
+  void set_workers_max(unsigned workers_max);
+
   bool idle() const noexcept { return in_flight_ == 0; }
   // There is work for every processor.
   bool wants_all_processors() const noexcept { return work_in_flight_ >= work_max_; }
@@ -67,18 +70,20 @@ class WorkerPool {
   bool want_another();                           // under mutex_; true: notify one
 
   Wakeup& wakeup_;
-  const unsigned workers_max_, work_max_;
+  const unsigned work_max_;
   std::uint64_t in_flight_ = 0, work_in_flight_ = 0;             // the reactor's
   Queue fresh_io_, fresh_work_;                  // the reactor's, not yet flushed
 
   std::mutex mutex_;
   std::condition_variable ready_;
+  unsigned workers_max_;                         // that run at a time
   Queue io_, work_;
   std::unordered_map<std::uint64_t, Lane> lanes_;
   std::vector<IoOp*> done_;
   std::vector<std::thread> workers_;
   unsigned free_ = 0;                            // workers that wait
-  unsigned working_ = 0;                         // workers that run a `work`
+  unsigned running_ = 0;                         // that run something
+  unsigned working_ = 0;                         // that run a `work`
   bool ending_ = false;
 };
 

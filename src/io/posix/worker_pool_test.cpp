@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <deque>
 #include <latch>
+#include <thread>
 
 namespace tidemark::posix {
 namespace {
@@ -156,6 +159,31 @@ TEST(WakeupTest, IsNotifiedAwakeOrAsleep) {
   wakeup.drain();
   EXPECT_FALSE(readable());
   wakeup.end_sleep();
+}
+
+TEST_F(WorkerPoolTest, FewerRunAtATimeOnceToldSo) {
+  std::atomic<int> running = 0, most = 0;
+  const auto work = [&] {
+    const int now = ++running;
+    for (int seen = most; now > seen && !most.compare_exchange_weak(seen, now);) {}
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    --running;
+  };
+  std::latch both(2);
+  const bool two = std::thread::hardware_concurrency() > 1;
+  for (int i = 0; i < 2 && two; ++i) submit([&] { both.arrive_and_wait(); });
+  wait_until(two ? 2 : 0);
+  const std::size_t before = two ? 2 : 0;
+  pool().set_workers_max(1);
+  for (int i = 0; i < 20; ++i) submit(work);
+  wait_until(before + 20);
+  EXPECT_EQ(most, 1);
+  // What waits begins when more may run.
+  std::latch together(2);
+  for (int i = 0; i < 2 && two; ++i) submit([&] { together.arrive_and_wait(); });
+  pool().flush();
+  pool().set_workers_max(8);
+  wait_until(before + 20 + before);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "io/posix/inline_io.hpp"
 #include "io/posix/perform.hpp"
 #include "io/posix/worker_pool.hpp"
+#include "io/tunable.hpp"
 
 namespace tidemark {
 namespace {
@@ -56,7 +57,7 @@ struct Watch {
   }
 };
 
-class ThreadsBackend final : public IoBackend {
+class ThreadsBackend final : public IoBackend, public TunableBackend {
  public:
   ThreadsBackend(int epoll, int event, unsigned workers_max)
       : epoll_(epoll), wakeup_(event), pool_(wakeup_, workers_max) {
@@ -77,6 +78,8 @@ class ThreadsBackend final : public IoBackend {
   void wake() noexcept override { wakeup_.notify(); }
   std::uint64_t forget(Handle handle) noexcept override { return inline_.forget(handle); }
   void learn(Handle handle, std::uint64_t known) noexcept override { inline_.learn(handle, known); }
+  void set_workers_max(unsigned workers_max) override { pool_.set_workers_max(workers_max); }
+  void set_busy_wait_max(Duration) override {}
 
  private:
   static bool is_socket_wait(const IoOp& op) {

@@ -16,6 +16,7 @@
 #include "io/posix/inline_io.hpp"
 #include "io/posix/perform.hpp"
 #include "io/posix/worker_pool.hpp"
+#include "io/tunable.hpp"
 
 namespace tidemark {
 namespace {
@@ -49,9 +50,7 @@ static_assert(sizeof(WaitArgument) == sizeof(io_uring_getevents_arg));
 constexpr std::uint64_t wake_tag = 1;
 constexpr std::uint64_t ignored_tag = 2;
 
-Duration busy_wait_max(const UringOptions& options) {
-  return std::thread::hardware_concurrency() > 1 ? options.busy_wait_max : Duration::zero();
-}
+Duration worth_waiting(Duration longest) { return std::thread::hardware_concurrency() > 1 ? longest : Duration::zero(); }
 
 // In backend_data[1] of an operation that is with the ring, not with the workers.
 constexpr std::uint64_t ring_mark = 2;
@@ -113,12 +112,12 @@ bool must_be_repeated(const IoOp& op, std::int64_t result) {
   return on_file && (result == -EAGAIN || result == -EINTR || result == -EOPNOTSUPP);
 }
 
-class UringBackend final : public IoBackend {
+class UringBackend final : public IoBackend, public TunableBackend {
  public:
   // Owns the ring and the eventfd.
   UringBackend(const io_uring& ring, bool modern, int event, const UringOptions& options)
       : ring_(ring), modern_(modern), wakeup_(event), pool_(wakeup_, options.workers_max),
-        busy_wait_(busy_wait_max(options)) {}
+        busy_wait_(worth_waiting(options.busy_wait_max)) {}
   ~UringBackend() override { ::io_uring_queue_exit(&ring_); }
 
   std::string_view name() const noexcept override { return "io_uring"; }
@@ -132,6 +131,8 @@ class UringBackend final : public IoBackend {
   void wake() noexcept override { wakeup_.notify(); }
   std::uint64_t forget(Handle handle) noexcept override { return inline_.forget(handle); }
   void learn(Handle handle, std::uint64_t known) noexcept override { inline_.learn(handle, known); }
+  void set_workers_max(unsigned workers_max) override { pool_.set_workers_max(workers_max); }
+  void set_busy_wait_max(Duration longest) override { busy_wait_.set_longest(worth_waiting(longest)); }
 
  private:
   void start();

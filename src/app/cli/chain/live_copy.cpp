@@ -33,10 +33,6 @@ Task<> LiveCopy::find_source() {
   source_ = text(items(layers_)[0], "node-name");
   const Json nodes = co_await all_nodes(client_);
   const Json node = co_await unwrap(node_in(nodes, source_));
-  const std::string filter = filter_above(nodes, source_);
-  if (filter != source_)
-    co_await Error(Errc::unsupported, fmt::format("disk '{}' is shown through filter '{}', where a copy would take its guest's turn: copy "
-                                                  "it after the filter was taken out (blockdev-reopen)", options_.chain.top, filter));
   if (const Json* image = node.find("image")) report_.size = number(*image, "virtual-size");
   if (const Json* cache = node.find("cache")) {
     direct_ = flag(*cache, "direct");
@@ -192,7 +188,8 @@ Task<> LiveCopy::mirror() {
 // Somebody else may have ended the job, and let go of the target.
 Task<> LiveCopy::check_gone_over() {
   const Json exports = co_await client_.execute("query-block-exports");
-  if (find_by(exports, "node-name", source_))
+  const Json nodes = co_await all_nodes(client_);
+  if (find_by(exports, "node-name", source_) || !nodes_on(nodes, source_).empty())
     co_await Error(Errc::busy, fmt::format("somebody else has ended the copy: '{}' is still on node '{}'", options_.chain.top, source_));
 }
 

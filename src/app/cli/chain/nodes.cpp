@@ -20,16 +20,26 @@ std::string driver_of(const Json& nodes, const std::string& name) {
   return node ? text(*node, "drv") : "";
 }
 
-std::string file_below(const Json& nodes, const std::string& name) {
+std::string child_of(const Json& nodes, const std::string& name, std::string_view which) {
   const Json* node = find_by(nodes, "node-name", name);
   const Json* children = node ? node->find("children") : nullptr;
-  const Json* file = children ? find_by(*children, "child", "file") : nullptr;
-  return file ? text(*file, "node-name") : "";
+  const Json* child = children ? find_by(*children, "child", which) : nullptr;
+  return child ? text(*child, "node-name") : "";
 }
 
+std::string file_below(const Json& nodes, const std::string& name) { return child_of(nodes, name, "file"); }
+
+// By a filter that users put above disks.
 std::string filtered_by(const Json& nodes, const std::string& name) {
   const std::string driver = driver_of(nodes, name);
-  return driver == "throttle" || driver == "copy-on-read" ? file_below(nodes, name) : "";
+  if (driver == "blkdebug") return child_of(nodes, name, "image");
+  const bool filters = driver == "throttle" || driver == "copy-on-read" || driver == "compress" || driver == "copy-before-write";
+  return filters ? file_below(nodes, name) : "";
+}
+
+bool has_child(const Json& node, const std::string& name) {
+  const Json* children = node.find("children");
+  return children && find_by(*children, "node-name", name);
 }
 
 }  // namespace
@@ -56,13 +66,19 @@ std::string image_below_filters(const Json& nodes, std::string name) {
   return name;
 }
 
-std::string filter_above(const Json& nodes, std::string image) {
-  const auto shows = [&](const Json& node) { return filtered_by(nodes, text(node, "node-name")) == image; };
-  for (;;) {
-    const auto above = std::find_if(items(nodes).begin(), items(nodes).end(), shows);
-    if (above == items(nodes).end()) return image;
-    image = text(*above, "node-name");
+std::vector<std::string> nodes_on(const Json& nodes, const std::string& image) {
+  std::vector<std::string> all;
+  for (const Json& node : items(nodes)) {
+    const std::string name = text(node, "node-name");
+    if (!has_child(node, image)) continue;
+    if (filtered_by(nodes, name) != image) {
+      all.push_back(name);
+      continue;
+    }
+    const std::vector<std::string> above = nodes_on(nodes, name);
+    all.insert(all.end(), above.begin(), above.end());
   }
+  return all;
 }
 
 std::string storage_driver(const Json& nodes, std::string name) {

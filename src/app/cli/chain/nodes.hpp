@@ -18,8 +18,8 @@ Result<Json> node_in(const Json& nodes, const std::string& name);
 // The image that what is exported shows: an overlay goes below filters.
 std::string image_below_filters(const Json& nodes, std::string name);
 
-// The other way: the topmost filter that shows an image; the image itself where none does.  It is the disk to jobs, and stays.
-std::string filter_above(const Json& nodes, std::string image);
+// What stands on a node, or on filters that show it.
+std::vector<std::string> nodes_on(const Json& nodes, const std::string& image);
 
 // The driver of the node at the bottom, which has an image's bytes.
 std::string storage_driver(const Json& nodes, std::string name);

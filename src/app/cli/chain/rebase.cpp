@@ -68,8 +68,7 @@ Task<> change_name(QmpClient& client, const Json::Array& layers, std::size_t lay
   if (is_last || text(layers[layer + 1], "driver") != base.format)
     co_await Error(Errc::unsupported, fmt::format("'{}' is {}, and what the layer stands on is not: end the daemon and rebase the files",
                                                   base.file, base.format));
-  const Json nodes = co_await all_nodes(client);
-  Json arguments = Json::object({{"device", filter_above(nodes, text(layers[0], "node-name"))},
+  Json arguments = Json::object({{"device", text(layers[0], "node-name")},
                                  {"image-node-name", text(layers[layer], "node-name")},
                                  {"backing-file", name_seen_from(text(layers[layer], "filename"), base.file)}});
   co_await client.execute("change-backing-file", std::move(arguments));

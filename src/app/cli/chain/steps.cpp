@@ -15,12 +15,12 @@ std::string node_of(const Json& layers, std::size_t layer) { return text(items(l
 std::string file_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "filename"); }
 std::string format_of(const Json& layers, std::size_t layer) { return text(items(layers)[layer], "driver"); }
 
-// `disk`: what the jobs take for the disk.
-Json job_arguments(const std::string& disk, const Json& layers, Removal step, std::uint64_t speed) {
+// Filters above the disk are not concerned, and stay.
+Json job_arguments(const Json& layers, Removal step, std::uint64_t speed) {
   Json arguments = Json::object();
   if (speed != 0) arguments.set("speed", speed);
   if (step.commit) {
-    arguments.set("device", disk);
+    arguments.set("device", node_of(layers, 0));
     arguments.set("top-node", node_of(layers, step.first));
     arguments.set("base-node", node_of(layers, step.into()));
     if (step.preserve_removed != "off") arguments.set("preserve-removed", step.preserve_removed);
@@ -66,10 +66,9 @@ std::vector<std::size_t> changed_below(Removal step) {
 }
 
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
-  const Json nodes = co_await all_nodes(client);
   DaemonJob job;
   job.command = step.commit ? "block-commit" : "block-stream";
-  job.arguments = job_arguments(filter_above(nodes, node_of(layers, 0)), layers, step, speed);
+  job.arguments = job_arguments(layers, step, speed);
   const auto done = co_await run_job(context, client, std::move(job)).result();
   if (!done && done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; the steps that were done stay done");
   co_await unwrap(done);
