@@ -113,8 +113,8 @@ Json without_tuning(const Json& node) {
     while (option.starts_with("file.")) option.remove_prefix(5);
     if (only_tunes(option.substr(0, option.find('.')))) continue;
     const bool is_number = option == "offset" || option == "size";
-    if (option == "file" && value.is_object()) rest.set(key, without_tuning(value));
-    else rest.set(key, is_number ? as_number(value) : value);
+    if (option == "file" && value.is_object()) rest.as_object().emplace_back(key, without_tuning(value));
+    else rest.as_object().emplace_back(key, is_number ? as_number(value) : value);
   }
   return rest;
 }
@@ -137,8 +137,8 @@ Result<ImageName> plain_file(const std::string& image, const std::string& name, 
   if (described) {
     const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described->branch);
     const std::string& file = file_of(*described);
-    if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file && (qcow2 || !alone))
-      return ImageName{file, qcow2 ? "qcow2" : "raw", {}, alone};
+    if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file)
+      return ImageName{file, qcow2 ? "qcow2" : "raw", {}, qcow2 && alone};
   }
   return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
                                               name));
