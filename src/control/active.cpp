@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/read_only.hpp"
 #include "control/tracking_stores.hpp"
 #include "format/qcow2/driver.hpp"
@@ -156,7 +157,8 @@ Task<> activate_one(BlockNode& node) {
   co_await node.graph().set_active(node, true);
   node.bitmaps().truncate(node.size());
   Result<> begun;
-  if (node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
+  if (node.writes_when_active()) begun = co_await begin_to_write_storage(node).result();
+  if (begun && node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
   if (!begun && begun.error().code() == Errc::permission && reads_what_it_cannot_write(node)) begun = {};
   if (begun) begun = co_await open_tracking(node).result();
   if (begun) {

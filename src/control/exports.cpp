@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "control/active.hpp"
+#include "control/auto_read_only.hpp"
 
 namespace tidemark {
 namespace {
@@ -55,9 +56,9 @@ Result<std::string> one_thread(const schema::BlockExportIothreads& given) {
 
 Task<BlockNode*> find_node(Graph& graph, const std::string& name) { co_return co_await unwrap(graph.lookup(name)); }
 
-Task<bool> is_read_only(Graph& graph, const std::string& name) {
+Task<bool> is_shown_read_only(Graph& graph, const std::string& name) {
   const BlockNode* node = co_await unwrap(graph.lookup(name));
-  co_return node->read_only();
+  co_return is_read_only(*node);
 }
 
 using Served = std::vector<std::shared_ptr<NbdExport>>;
@@ -216,6 +217,7 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
     entry.activated = co_await homes_.at(place, inactive_with(place.graph, arguments.node_name));
     co_await set_active(place, arguments.node_name, true);
   }
+  if (arguments.writable) co_await homes_.at(place, begin_to_write(*node));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -256,7 +258,7 @@ Task<Place*> Exports::choose_place(const schema::BlockExportOptions& arguments) 
 
 Task<> Exports::nbd_server_add(schema::NbdServerAddOptions arguments) {
   Place* place = co_await homes_.lookup(arguments.device);
-  const bool read_only = co_await homes_.at(*place, is_read_only(place->graph, arguments.device));
+  const bool read_only = co_await homes_.at(*place, is_shown_read_only(place->graph, arguments.device));
   schema::BlockExportOptionsNbd nbd;
   nbd.name = arguments.name.value_or(arguments.device);
   nbd.description = arguments.description;

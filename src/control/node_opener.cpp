@@ -1,7 +1,10 @@
 #include "control/node_opener.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/tracking_stores.hpp"
 #include "format/raw/raw.hpp"
@@ -75,7 +78,11 @@ Task<BlockNode*> NodeOpener::clean_up_on_error(Task<BlockNode*> opening, const s
 }
 
 Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference, Inherited parent) {
-  if (const auto* name = std::get_if<std::string>(&reference.value)) co_return co_await unwrap(graph_.lookup(*name));
+  if (const auto* name = std::get_if<std::string>(&reference.value)) {
+    BlockNode* node = co_await unwrap(graph_.lookup(*name));
+    if (!parent.read_only) co_await begin_to_write(*node);
+    co_return node;
+  }
   parent.inlined = true;
   co_return co_await open(std::move(*std::get<schema::Box<BlockdevOptions>>(reference.value)), parent);
 }
@@ -89,6 +96,9 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.force_share = options.force_share.value_or(parent.force_share);
   own.active = options.active.value_or(parent.active);
   own.writes_when_active = !own.active && !own.read_only;
+  const bool stores = options.driver == BlockdevDriver::file || options.driver == BlockdevDriver::host_device;
+  const bool waits_for_writers = stores && own.active && own.auto_read_only && !parent.inlined && !options.tracking;
+  if (waits_for_writers) own.read_only = true;
   if (!own.active) own.read_only = true;
   if (options.cache) own.cache = *options.cache;
   own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
@@ -120,6 +130,9 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.opened->push_back(added->name());
   if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && image_with_bitmaps(*added))) co_return added;
   const auto tracked = co_await open_tracking(*added).result();
+  const auto is_persistent = [](const auto& bitmap) { return bitmap->persistent(); };
+  const auto& bitmaps = added->bitmaps().all();
+  if (waits_for_writers && std::any_of(bitmaps.begin(), bitmaps.end(), is_persistent)) (void)co_await begin_to_write(*added).result();
   if (tracked) co_return added;
   own.opened->pop_back();
   (void)co_await graph_.remove(*added).result();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/tracking_stores.hpp"
 
 namespace tidemark {
@@ -35,12 +36,13 @@ Task<> end_writing(BlockNode& node) {
   if (tracking) ended = co_await tracking->before_close().result();
   if (ended) ended = co_await node.graph().set_read_only(node, true).result();
   if (ended && tracking) co_await end_tracking(node, *tracking);
-  if (ended) co_return;
+  if (ended) co_return co_await end_unused_writing_of_storage(node);
   if (tracking) co_await resume_tracking(node, *tracking);
   co_await ended.error();
 }
 
 Task<> begin_writing(BlockNode& node) {
+  co_await begin_to_write_storage(node);
   co_await node.graph().set_read_only(node, false);
   const Result<> tracked = co_await open_tracking(node).result();
   if (tracked) co_return;

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
@@ -90,6 +91,7 @@ class Reopening {
 
   Task<> change_mode() {
     if (node_.read_only() == own_.read_only) co_return;
+    if (follows_its_users(node_) && !own_.read_only && options_.auto_read_only.value_or(false)) co_return;
     co_await set_read_only(node_, own_.read_only);
     BlockNode& node = node_;
     undo_.push_back([&node, back = !own_.read_only]() -> Task<> { return set_read_only(node, back); });
@@ -133,6 +135,7 @@ class Reopening {
       co_await Error(Errc::unsupported,
                      fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
     co_await unwrap(check_no_cycle(*file, "file"));
+    if (!own_.read_only) co_await begin_to_write(*file);
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
     co_await edge.flush();                               // what it has written to the present one, which it leaves
     co_await unwrap(edge.retarget(*file));

@@ -7,6 +7,7 @@
 
 #include "base/paths.hpp"
 #include "block/checkpoints.hpp"
+#include "control/auto_read_only.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
 #include "storage/file_driver.hpp"
@@ -209,6 +210,7 @@ Task<> open_tracking(BlockNode& node) {
 }
 
 Task<> ensure_tracking(BlockNode& node) {
+  if (!node.tracking()) co_await begin_to_write(node);
   if (node.tracking()) co_return;
   const auto refuse = [&](std::string_view why) {
     return Error(Errc::unsupported, fmt::format("bitmaps on node '{}' cannot be persistent: {}", node.name(), why));
