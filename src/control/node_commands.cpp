@@ -35,7 +35,12 @@ Task<> remove(Graph& graph, const std::string& name) {
       co_await Error(Errc::busy, fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", name, user->parent()->name()));
   if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
   if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
-  co_await graph.remove(*node);
+  const Result<> closed = co_await graph.remove(*node).result();
+  if (closed) co_return;
+  if (graph.find(name)) co_await closed.error();
+  // It has gone, whatever its closing says: only what it could not store any more is lost.
+  const TrackingReport report{TrackingReport::Kind::failed, "when it was removed: " + closed.error().message()};
+  graph.tell_tracking(name, report);
 }
 
 Task<std::vector<schema::BlockDeviceInfo>> describe_all(Graph& graph, bool flat) {
