@@ -54,6 +54,22 @@ DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
   return DetectZeroes::off;
 }
 
+Result<std::uint64_t> to_unsigned(const char* name, std::int64_t given) {
+  if (given >= 0) return static_cast<std::uint64_t>(given);
+  return Error(Errc::invalid_argument, fmt::format("Parameter '{}' expects a non-negative number below 2^64", name));
+}
+
+Result<RawOptions> to_raw_options(const schema::BlockdevOptionsRaw& given) {
+  RawOptions options;
+  const Result<std::uint64_t> offset = to_unsigned("offset", given.offset.value_or(0));
+  const Result<std::uint64_t> size = to_unsigned("size", given.size.value_or(0));
+  if (!offset) return offset.error();
+  if (!size) return size.error();
+  options.offset = *offset;
+  if (given.size) options.size = *size;
+  return options;
+}
+
 Task<BlockNode*> NodeOpener::add(BlockdevOptions options) {
   if (!options.node_name) co_await Error(Errc::invalid_argument, "'node-name' must be specified for the root node");
   std::vector<std::string> opened;
@@ -217,8 +233,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptio
   }
   const auto& null = std::get<schema::BlockdevOptionsNull>(options.branch);
   NullOptions given;
-  if (null.size && *null.size < 0) co_await Error(Errc::invalid_argument, "null-co: size must not be negative");
-  if (null.size) given.size = static_cast<std::uint64_t>(*null.size);
+  if (null.size) given.size = co_await unwrap(to_unsigned("size", *null.size));
   given.latency_ns = null.latency_ns;
   given.read_zeroes = null.read_zeroes;
   given.aio = options.driver == BlockdevDriver::null_aio;
@@ -226,11 +241,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptio
 }
 
 Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsRaw& raw, const Inherited& own) {
-  RawOptions given;
-  if (raw.offset.value_or(0) < 0 || raw.size.value_or(0) < 0)
-    co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
-  if (raw.offset) given.offset = static_cast<std::uint64_t>(*raw.offset);
-  if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
+  const RawOptions given = co_await unwrap(to_raw_options(raw));
   // Nothing is looked at meanwhile: it needs what its users will.
   BlockNode* storage = co_await resolve(std::move(raw.file), own);
   if (storage->active() && storage->read_only() && !own.read_only)

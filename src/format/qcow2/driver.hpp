@@ -95,6 +95,7 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
+  Result<> check_change(const Qcow2OpenOptions& options) const;      // whether it may
   const Qcow2OpenOptions& options() const noexcept { return options_; }
   // Pieces of tables that no request has used for cache_clean_interval leave memory: called now and then, and by requests.
   void clean_caches() noexcept;
