@@ -17,10 +17,7 @@ void tell(BlockNode& node, const Error& error) {
 Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
   const Result<> ended = co_await tracking.after_close().result();
   if (!ended) tell(node, ended.error());
-  if (const std::unique_ptr<NodeTracking> begun = node.take_tracking()) {
-    (void)co_await begun->before_close().result();
-    (void)co_await begun->after_close().result();
-  }
+  co_await drop_tracking(node);
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();
 }
@@ -44,6 +41,7 @@ Task<> begin_writing(BlockNode& node) {
   co_await node.graph().set_read_only(node, false);
   const Result<> tracked = co_await open_tracking(node).result();
   if (tracked) co_return;
+  co_await drop_tracking(node);
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();
   (void)co_await node.graph().set_read_only(node, true).result();

@@ -47,6 +47,12 @@ std::string stable_id_of(const std::string& device) {
   return names.empty() ? std::string() : *std::min_element(names.begin(), names.end());
 }
 
+// A device says nothing of who has written it, and another host has a store of its own.
+std::string why_distrusted(BlockNode& node, const BlockNode& storage, OpenedAs opened) {
+  if (opened == OpenedAs::added || image_with_bitmaps(node) || storage.driver().name() != "host_device") return {};
+  return "the node was inactive, and a device does not tell whether other programs have written it";
+}
+
 Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   const TrackingOptions& given = node.options().tracking;
   StoreOptions options;
@@ -112,9 +118,10 @@ void show_as_disk(BlockNode& node) {
 }
 
 // What cannot be read is not shown.
-Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
+Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record, OpenedAs opened) {
   if (storage && !is_window(node, *storage)) {
     StoreOptions options = co_await options_of(node, *storage);
+    options.distrusted = why_distrusted(node, *storage, opened);
     const bool there = co_await is_there(node, options.path);
     if (there) {
       auto image = co_await identify_at_open(node.reactor(), *storage, options);
@@ -181,16 +188,17 @@ Task<> begin_tracking_image(BlockNode& node, Qcow2Driver& image, std::unique_ptr
 
 }  // namespace
 
-Task<> open_tracking(BlockNode& node) {
+Task<> open_tracking(BlockNode& node, OpenedAs opened) {
   BlockNode* storage = storage_of(node);
   Qcow2Driver* image = image_with_bitmaps(node);
   if (!storage && !image) co_return;
   ImageRecord record = co_await record_of(node, image);
-  if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record));
+  if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record), opened);
   std::unique_ptr<TrackingStore> store;
   // The store may be of the storage's own bitmaps.
   if (storage && (storage == &node || !storage->tracking())) {
     StoreOptions options = co_await options_of(node, *storage);
+    options.distrusted = why_distrusted(node, *storage, opened);
     store = co_await open_store(node, *storage, std::move(options), record);
   }
   show_bitmaps(node, record);
@@ -206,6 +214,13 @@ Task<> open_tracking(BlockNode& node) {
   }
   if (image && image->tracked()) co_await image->set_tracked(false);
   node.set_tracking(std::move(store));
+}
+
+Task<> drop_tracking(BlockNode& node) {
+  const std::unique_ptr<NodeTracking> begun = node.take_tracking();
+  if (!begun) co_return;
+  (void)co_await begun->before_close().result();
+  (void)co_await begun->after_close().result();
 }
 
 Task<> ensure_tracking(BlockNode& node) {

@@ -28,6 +28,7 @@ struct StoreOptions {
   bool named = false;                     // by the user: may be somebody else's file
   std::string image;                      // the file or device that it is about
   std::string stable_id;                  // of a device
+  std::string distrusted;                 // why no bitmap that it has can be believed; empty: nothing is known
   Mode mode = Mode::power;
   std::uint64_t suspect_budget = 0;       // bytes beyond what was written; 0: no bound of its own
   std::uint64_t log_bytes = 4 * MiB;      // of each half, of a new store

@@ -105,6 +105,9 @@ Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
   for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
   const bool first = node_.bitmaps().empty();            // the names of a catalogue differ
   for (auto& bitmap : bitmaps) {
+    // One that was shown, when nothing could be written, as one that cannot be believed.
+    const NodeBitmap* shown = first || record.can_mark ? nullptr : node_.bitmaps().find(bitmap->name());
+    if (shown && shown->inconsistent() && !bitmap->inconsistent()) say_inconsistent(*bitmap, shown->inconsistent_reason());
     if (first) node_.bitmaps().insert(std::move(bitmap));
     else node_.bitmaps().bring_back(std::move(bitmap));
   }
@@ -164,6 +167,7 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
 
 // Why the bitmaps cannot be believed.
 Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image, const ImageRecord& record) {
+  if (!options_.distrusted.empty()) co_return options_.distrusted;
   if (auto why = difference(root.image, image, root.clean)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";

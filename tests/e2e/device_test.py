@@ -27,6 +27,13 @@ class Device(Bed):
     def stop(self):
         self.assertEqual(self.lab.stop(self.daemon), DONE)
 
+    def kill(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        self.lab.ended(self.daemon)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+
     def is_inconsistent(self):
         node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
         return node["dirty-bitmaps"][0].get("inconsistent", False)
@@ -75,6 +82,22 @@ class Device(Bed):
             self.start()
             self.assertTrue(self.is_inconsistent())
             self.stop()
+
+    def test_distrust_after_inactivity_outlives_a_kill(self):
+        """Another host writes to the device while the node is inactive."""
+        for end in (self.kill, self.stop):
+            with self.subTest(end.__name__):
+                self.start()
+                self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+                self.client.execute("blockdev-set-active", node_name="disk", active=False)
+                self.lab.run("qemu-io", "-f", "raw", "-c", "write -P 7 32M 64k", "disk.img")
+                self.client.execute("blockdev-set-active", node_name="disk", active=True)
+                self.assertTrue(self.is_inconsistent())
+                end()
+                self.start()
+                self.assertTrue(self.is_inconsistent())
+                self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
+                self.stop()
 
 
 if __name__ == "__main__":
