@@ -12,11 +12,10 @@ void tell(BlockNode& node, const Error& error) {
   node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
 }
 
-// They are on the disk, as it is now.  The error is told, and nothing else can be done about it: the image is read-only then,
+// They are on the disk, as it is now.  An error was told, and nothing else can be done about it: the image is read-only then,
 // and its bitmaps are as they were when they were stored last.
 Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
-  const Result<> ended = co_await tracking.after_close().result();
-  if (!ended) tell(node, ended.error());
+  (void)co_await tracking.after_close().result();
   co_await drop_tracking(node);
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();

@@ -62,7 +62,6 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.named = !given.store.empty();
   options.log_bytes = node.graph().workings().tracking_log_bytes;
   options.broken = node.graph().workings().broken;
-  options.report = [&node](const TrackingReport& report) { node.graph().tell(&Graph::Listeners::tracking, node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
   options.image = real_path(name);
   if (storage.driver().name() == "host_device") {

@@ -9,9 +9,7 @@
 // is durable and is not written over before another root counts.
 #pragma once
 
-#include <functional>
-
-#include "block/node.hpp"
+#include "block/graph.hpp"
 #include "io/home.hpp"
 #include "tracking/image_record.hpp"
 #include "tracking/log.hpp"
@@ -32,7 +30,6 @@ struct StoreOptions {
   Mode mode = Mode::power;
   std::uint64_t suspect_budget = 0;       // bytes beyond what was written; 0: no bound of its own
   std::uint64_t log_bytes = 4 * MiB;      // of each half, of a new store
-  std::function<void(const StoreReport&)> report;
   Rule broken = Rule::none;               // in tests
 };
 
@@ -102,6 +99,10 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> stop();
   Task<> attend();                        // checkpoints, beside the requests
   void request_checkpoint() noexcept;
+  Task<> end();
+  Task<> close_root(ImageIdentity image);
+  Task<> outlast(ImageIdentity image);
+  void tell_end(const Result<>& ended) const;
 
   // store_open.cpp
   Task<> make();
@@ -136,6 +137,11 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> renew();
 
   BlockNode& node_;
+  struct Known {
+    const Graph* graph = nullptr;
+    std::string name;
+  };
+  Known told_as_;                         // the node, when it is gone
   StoreOptions options_;
   Home home_;
   StoreFile file_;
@@ -165,7 +171,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Instant retry_at_{0};
 
   Event work_;
-  bool wanted_ = false, stopping_ = false, closing_ = false, saved_ = false;
+  bool wanted_ = false, stopping_ = false, closing_ = false;
+  Result<> saved_ = Error(Errc::io, "it was not closed");      // at last
   Background attendant_;
 };
 

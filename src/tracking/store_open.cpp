@@ -168,7 +168,7 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
 // Why the bitmaps cannot be believed.
 Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image, const ImageRecord& record) {
   if (!options_.distrusted.empty()) co_return options_.distrusted;
-  if (auto why = difference(root.image, image, root.clean)) co_return why;
+  if (auto why = difference(root.image, image, root.clean || root.closed)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";
   if (root.clean) co_return std::nullopt;

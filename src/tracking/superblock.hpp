@@ -25,6 +25,7 @@ struct Superblock {
   std::uint64_t generation = 0;           // of the snapshot
   Mode mode = Mode::power;
   bool clean = false;                     // closed well: the log says nothing
+  bool closed = false;                    // nobody was to write since, whether or not the log says anything
   bool lost = false;                      // marks are missing: every recording bitmap is wholly dirty
   bool marked = false;                    // it counts, not being clean, only while the image carries the mark
   std::uint64_t log_bytes = 0;            // of each half
