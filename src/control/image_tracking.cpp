@@ -8,10 +8,7 @@
 namespace tidemark {
 
 Task<> ImageTracking::take_over() {
-  if (store_) {
-    co_await image_.set_tracked(true);
-    store_->rely_on_mark();
-  }
+  if (store_) co_await image_.set_tracked(true);
   co_await image_.use_bitmaps();
 }
 

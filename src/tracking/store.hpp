@@ -65,8 +65,6 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle_group(std::uint64_t group) override;
   void forget_group(std::uint64_t group) noexcept override;
 
-  // The image carries the mark from here on.
-  void rely_on_mark() noexcept { marked_ = true; }
   // Before after_close(): what the image holds by itself.
   void closed_with(std::uint64_t digest) noexcept { digest_ = digest; }
 

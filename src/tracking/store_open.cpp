@@ -121,8 +121,9 @@ Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity im
   const std::uint64_t loaded = why ? 0 : node_.size();
   LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, counts, loaded, options_.broken, as_stored_);
   as_stored_ = as_stored_ && root.clean && !catalogue_.intent;
-  // What the image holds says the same where this root comes to count before the mark is there.
-  marked_ = record.can_mark && (why || (root.clean ? root.digest != 0 : root.marked));
+  // The mark comes before anything is written.  A crash before it finds that what the image holds says the same, or that nobody
+  // can tell.
+  marked_ = record.can_mark;
   if (why) co_return give_way(std::move(bitmaps), root, *why, record);
   record.bitmaps.clear();
   if (!root.clean) {
