@@ -152,6 +152,7 @@ Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
   ImageRecord none;
   none.can_mark = true;
   none.marked = image->tracked();
+  none.marked_by = image->tracked_by();
   none.dead = true;
   co_return std::move(none);
 }
@@ -211,7 +212,7 @@ Task<> open_tracking(BlockNode& node, OpenedAs opened) {
     node.set_tracking(std::move(owned));
     co_return co_await tracking.take_over();
   }
-  if (image && image->tracked()) co_await image->set_tracked(false);
+  if (image && image->tracked()) co_await image->set_untracked();
   node.set_tracking(std::move(store));
 }
 

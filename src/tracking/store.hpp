@@ -65,6 +65,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle_group(std::uint64_t group) override;
   void forget_group(std::uint64_t group) noexcept override;
 
+  // The number that the image's mark is to have.
+  std::uint32_t mark() const noexcept { return root_.mark; }
   // Before after_close(): what the image holds by itself.
   void closed_with(std::uint64_t digest) noexcept { digest_ = digest; }
 

@@ -1,7 +1,15 @@
 // Making a store, and opening one after a clean close or a crash.
 #include "tracking/store.hpp"
 
+#include <algorithm>
+
 namespace tidemark::tracking {
+namespace {
+
+// Not that of another store of the image.
+std::uint32_t mark_of(std::uint64_t store_id) { return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(store_id) >> 1); }
+
+}  // namespace
 
 Task<std::unique_ptr<TrackingStore>> TrackingStore::create(BlockNode& node, StoreOptions options, bool marks) {
   auto store = std::make_unique<TrackingStore>(node, std::move(options));
@@ -24,6 +32,7 @@ Task<> TrackingStore::make() {
   Superblock root;
   root.store_id = home_.reactor().backend().random();
   root.log_bytes = options_.log_bytes;
+  root.mark = root_.mark != 0 ? root_.mark : mark_of(root.store_id);
   root.layer = node_.driver().name();
   root.boot_id = co_await boot_id(home_.reactor());
   if (root_.generation == 0) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
@@ -91,6 +100,8 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
   epoch_last_ = root_.log_epoch + 1;
   co_await bring_back(image, record);
   root_.image = std::move(image);
+  // A root of an older program's; what it says of a mark that is there is to stay true.
+  if (root_.mark == 0 && !record.marked) root_.mark = mark_of(root_.store_id);
   root_.boot_id = co_await boot_id(home_.reactor());
   free_unused();
   start();
@@ -173,7 +184,8 @@ Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, Im
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";
   if (root.clean) co_return std::nullopt;
-  const bool visited = root.marked ? !record.marked : record.closed();
+  const bool ours = record.marked && (root.mark == 0 || root.mark == record.marked_by);
+  const bool visited = root.marked ? !ours : record.closed();
   if (visited && keeps(Rule::mark_image)) co_return "another program has opened the image for writing since";
   if (root.mode == Mode::power) co_return std::nullopt;
   if (root.mode == Mode::off) co_return "the image was not closed, and its tracking was off";
