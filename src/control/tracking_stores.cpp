@@ -35,8 +35,8 @@ bool is_window(const BlockNode& node, const BlockNode& storage) {
   return node.driver().name() == "raw" && node.size() != storage.size();
 }
 
-// A name of the device that stays with it from boot to boot.
-std::string stable_id_of(const std::string& device) {
+// Names of the device that stay with it from boot to boot.
+std::vector<std::string> stable_names_of(const std::string& device) {
   std::error_code error;
   const files::path real = files::canonical(device, error);
   std::vector<std::string> names;
@@ -44,7 +44,8 @@ std::string stable_id_of(const std::string& device) {
     std::error_code broken;
     if (files::canonical(at->path(), broken) == real && !broken) names.push_back(at->path().filename().string());
   }
-  return names.empty() ? std::string() : *std::min_element(names.begin(), names.end());
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 // A device says nothing of who has written it, and another host has a store of its own.
@@ -65,8 +66,9 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   const std::string name = (co_await storage.driver().info()).filename;
   options.image = real_path(name);
   if (storage.driver().name() == "host_device") {
-    options.stable_id = stable_id_of(options.image);
-    if (options.path.empty() && !options.stable_id.empty()) options.path = fmt::format("{}/{}", device_stores, options.stable_id);
+    const std::vector<std::string> names = stable_names_of(options.image);
+    options.stable_id = tracking::best_stable_id(names);
+    if (options.path.empty() && !names.empty()) options.path = fmt::format("{}/{}", device_stores, names.front());
   } else if (options.path.empty()) {
     options.path = store_beside(options.image);
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <initializer_list>
+#include <utility>
 
 #include "io/aligned.hpp"
 #include "tracking/checksum.hpp"
@@ -53,11 +55,65 @@ Task<DeviceWrites> written_to(Reactor& reactor, std::string device) {
   const std::string of_disk = co_await first_line(reactor, device + "/diskseq");
   const std::string of_partition = co_await first_line(reactor, device + "/../diskseq");
   const auto counts = numbers(co_await first_line(reactor, device + "/stat"));
-  if (boot.empty() || counts.size() <= sectors_discarded) co_return DeviceWrites();
-  co_return DeviceWrites{boot + ' ' + of_disk + of_partition, counts[sectors_written] + counts[sectors_discarded]};
+  DeviceWrites writes;
+  if (!boot.empty()) writes.since = boot + ' ' + of_disk + of_partition;
+  if (counts.size() > sectors_discarded) writes.sectors = counts[sectors_written] + counts[sectors_discarded];
+  co_return std::move(writes);
+}
+
+// Numbers of files that are gone are given to new ones, and those of file systems are given anew.
+bool is_other_file(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
+  const bool born_known = before.birth_time_ns != 0 && now.birth_time_ns != 0;
+  if (before.inode != now.inode) return true;
+  if (born_known && before.birth_time_ns != now.birth_time_ns) return true;
+  const bool known_otherwise = born_known || clean;      // by its change time
+  return before.device != now.device && (mounted || !known_otherwise);
+}
+
+enum class Telling : std::uint8_t { made, identified, named, nothing };
+
+// Of names in /dev/disk/by-id.
+Telling telling_of(std::string_view id) {
+  const auto begins = [&](std::initializer_list<std::string_view> with) {
+    return std::any_of(with.begin(), with.end(), [&](std::string_view start) { return id.starts_with(start); });
+  };
+  if (id.empty()) return Telling::nothing;
+  if (begins({"dm-uuid-", "md-uuid-", "wwn-", "nvme-eui.", "nvme-uuid."})) return Telling::made;
+  // What anybody may name so, and what is written on it.
+  if (begins({"dm-name-", "md-name-", "lvm-pv-uuid-"})) return Telling::named;
+  return Telling::identified;                            // a model and a serial number
+}
+
+struct Since {
+  std::string_view boot, disk;
+};
+
+Since since_of(const DeviceWrites& writes) {
+  const std::string_view all = writes.since;
+  const std::size_t blank = all.rfind(' ');
+  if (blank == std::string_view::npos) return {all, {}};
+  return {all.substr(0, blank), all.substr(blank + 1)};
+}
+
+std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+  const bool both_have = !before.stable_id.empty() && !now.stable_id.empty();
+  if (both_have && before.stable_id != now.stable_id) return "the image is another device than the store's";
+  if (both_have && telling_of(now.stable_id) < Telling::named) return std::nullopt;
+  const Since was = since_of(before.writes), is = since_of(now.writes);
+  if (was.boot.empty() || is.boot.empty()) return std::nullopt;
+  if (was.boot == is.boot && was.disk != is.disk) return "the image is another device than the store's, or was taken away meanwhile";
+  if (was.boot != is.boot && !clean && !both_have) return "the host went down, and the device has no name that tells it from others";
+  return std::nullopt;
 }
 
 }  // namespace
+
+std::string best_stable_id(const std::vector<std::string>& names) {
+  const auto surer = [](const std::string& a, const std::string& b) {
+    return std::pair(telling_of(a), std::string_view(a)) < std::pair(telling_of(b), std::string_view(b));
+  };
+  return names.empty() ? std::string() : *std::min_element(names.begin(), names.end(), surer);
+}
 
 void ImageIdentity::encode(Encoder& to) const {
   to.put(std::uint8_t{is_device}).put(device).put(inode).put(size);
@@ -119,15 +175,13 @@ Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::s
   co_return co_await identify(reactor, std::move(image), std::move(stable_id));
 }
 
-std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
-  // Numbers of files that are gone are given to new ones.
-  const bool born_known = before.birth_time_ns != 0 && now.birth_time_ns != 0;
-  const bool reborn = born_known && before.birth_time_ns != now.birth_time_ns;
-  if (before.device != now.device || before.inode != now.inode || reborn)
+  if (before.is_device) {
+    if (auto why = other_device(before, now, clean)) return why;
+  } else if (is_other_file(before, now, clean, mounted)) {
     return "the image is another file than the store's";
-  if (!before.stable_id.empty() && !now.stable_id.empty() && before.stable_id != now.stable_id)
-    return "the image is another device than the store's";
+  }
   if (!clean) return std::nullopt;
   if (before.size != now.size) return "the image's size changed while the store was closed";
   if (before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";

@@ -1,7 +1,7 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: device, inode, time of birth, size and change time.  A device: a stable number of the device, its size,
-// the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which says something as
+// A file: inode, time of birth, size and change time, and its file system's number, which changes when the host is started
+// anew, and where it is mounted elsewhere.  A device: a stable name of the device, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which says something as
 // long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
 // the guest's own writes cannot have changed.
 #pragma once
@@ -53,8 +53,12 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
 // The same, of what a power cut cannot take back: what closing the image did to its size is durable first.
 Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {});
 
-// Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.
-std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean);
+// Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.  `mounted`: the file
+// system has been there since, and has its number.
+std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted = false);
+
+// Of names in /dev/disk/by-id: that which tells most surely that a device is not one made anew under its name, or nothing.
+std::string best_stable_id(const std::vector<std::string>& names);
 
 // The host's boot, or nothing where it cannot be told.
 Task<std::string> boot_id(Reactor& reactor);

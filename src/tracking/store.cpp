@@ -131,7 +131,7 @@ Task<> TrackingStore::end() {
   Result<> ended;
   std::optional<Error> unknown;
   if (!image) unknown = image.error();
-  else if (auto other = difference(root_.image, *image, false)) unknown = Error(Errc::not_found, "'" + options_.image + "': " + *other);
+  else if (auto other = difference(root_.image, *image, false, true)) unknown = Error(Errc::not_found, "'" + options_.image + "': " + *other);
   if (!unknown) ended = co_await close_root(*std::move(image)).result();
   if (!ended) unknown = ended.error();
   if (unknown) {

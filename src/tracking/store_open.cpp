@@ -180,7 +180,13 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
 // Why the bitmaps cannot be believed.
 Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image, const ImageRecord& record) {
   if (!options_.distrusted.empty()) co_return options_.distrusted;
-  if (auto why = difference(root.image, image, root.clean || root.closed)) co_return why;
+  const bool closed = root.clean || root.closed;
+  const std::string boot = co_await boot_id(home_.reactor());
+  const bool same_boot = !boot.empty() && boot == root.boot_id;
+  // A store in the same file system goes back in time with the image.
+  const FileInfo store = co_await file_.file().stat();
+  const bool mounted = same_boot && !closed && store.device != image.device;
+  if (auto why = difference(root.image, image, closed, mounted)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";
   if (root.clean) co_return std::nullopt;
@@ -189,8 +195,7 @@ Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, Im
   if (visited && keeps(Rule::mark_image)) co_return "another program has opened the image for writing since";
   if (root.mode == Mode::power) co_return std::nullopt;
   if (root.mode == Mode::off) co_return "the image was not closed, and its tracking was off";
-  const std::string boot = co_await boot_id(home_.reactor());
-  if (boot.empty() || boot != root.boot_id) co_return "the host went down, and tracking was to survive the daemon's death only";
+  if (!same_boot) co_return "the host went down, and tracking was to survive the daemon's death only";
   co_return std::nullopt;
 }
 
