@@ -15,17 +15,17 @@ constexpr std::size_t text_max = 256;
 
 std::string shortened(const std::string& text) { return text.substr(0, text_max); }
 
-Task<> read_canaries(File& file, ImageIdentity& identity) {
-  const std::uint64_t blocks = identity.size / ImageIdentity::canary_bytes;
-  const std::uint64_t count = std::min<std::uint64_t>(blocks, ImageIdentity::canaries_max);
+Task<std::vector<Canary>> read_canaries(File& file, std::uint64_t size, std::vector<std::uint64_t> places) {
+  std::vector<Canary> canaries;
   AlignedBuffer buffer(ImageIdentity::canary_bytes);
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const std::uint64_t block = count == 1 ? 0 : (blocks - 1) / (count - 1) * i;
-    Canary canary{block * ImageIdentity::canary_bytes, 0};
+  for (const std::uint64_t place : places) {
+    if (!fits(place, ImageIdentity::canary_bytes, size)) continue;
+    Canary canary{place, 0};
     co_await file.read(canary.offset, buffer.bytes());
     canary.sum = checksum(buffer.bytes(), 0);
-    identity.canaries.push_back(canary);
+    canaries.push_back(canary);
   }
+  co_return std::move(canaries);
 }
 
 // Of a file of sysfs or procfs; empty: not there.
@@ -142,7 +142,50 @@ ImageIdentity ImageIdentity::decode(Decoder& from) {
   return identity;
 }
 
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id) {
+std::vector<std::uint64_t> places_over(std::uint64_t size) {
+  const std::uint64_t blocks = size / ImageIdentity::canary_bytes;
+  const std::uint64_t count = std::min<std::uint64_t>(blocks, ImageIdentity::canaries_max);
+  std::vector<std::uint64_t> places;
+  for (std::uint64_t i = 0; i < count; ++i)
+    places.push_back((count == 1 ? 0 : (blocks - 1) / (count - 1) * i) * ImageIdentity::canary_bytes);
+  return places;
+}
+
+// The bitmap with the least tells of the latest; where all of its granules are too many, some over the disk.
+std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps) {
+  const DirtyBitmap* latest = nullptr;
+  for (const auto& bitmap : bitmaps.all()) {
+    const DirtyBitmap& bits = bitmap->bits();
+    if (bitmap->inconsistent() || bits.empty()) continue;
+    if (!latest || bits.count() * bits.granularity() < latest->count() * latest->granularity()) latest = &bits;
+  }
+  std::vector<std::uint64_t> places;
+  if (!latest) return places;
+  // Each granule at some places of it, or some granules over the disk.
+  const std::uint64_t grain = latest->granularity(), each = std::max<std::uint64_t>(1, ImageIdentity::canaries_max / latest->count());
+  const std::uint64_t apart = std::max(grain / each, ImageIdentity::canary_bytes);
+  const std::uint64_t step = latest->count() > ImageIdentity::canaries_max ? latest->size() / ImageIdentity::canaries_max : apart;
+  std::optional<std::uint64_t> at = latest->next_dirty(0);
+  while (at && places.size() < ImageIdentity::canaries_max) {
+    places.push_back(align_down(*at, ImageIdentity::canary_bytes));
+    const std::uint64_t next = (*at / step + 1) * step;
+    at = next < latest->size() ? latest->next_dirty(next) : std::nullopt;
+  }
+  return places;
+}
+
+Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before) {
+  const FileInfo info = co_await fs::stat(reactor, device);
+  std::vector<std::uint64_t> places;
+  for (const Canary& canary : before) places.push_back(canary.offset);
+  const OpenFlags reading;
+  File file = co_await File::open(reactor, std::move(device), reading);
+  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
+  co_await file.close();
+  co_return co_await unwrap(std::move(read));
+}
+
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
   const FileInfo info = co_await fs::stat(reactor, image);
   ImageIdentity identity;
   identity.is_device = info.type == FileInfo::Type::block_device;
@@ -158,21 +201,22 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
   identity.stable_id = shortened(stable_id);
   const OpenFlags reading;
   File file = co_await File::open(reactor, std::move(image), reading);
-  const Result<> read = co_await read_canaries(file, identity).result();
+  if (places.empty()) places = places_over(info.size);
+  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
   co_await file.close();
-  co_await unwrap(read);
+  identity.canaries = co_await unwrap(std::move(read));
   std::string device = "/sys/dev/block/" + std::to_string(info.device_major) + ':' + std::to_string(info.device_minor);
   identity.writes = co_await written_to(reactor, std::move(device));
   co_return identity;
 }
 
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id) {
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
   const OpenFlags reading;
   File file = co_await File::open(reactor, image, reading);
   const Result<> synced = co_await file.sync().result();
   co_await file.close();
   co_await unwrap(synced);
-  co_return co_await identify(reactor, std::move(image), std::move(stable_id));
+  co_return co_await identify(reactor, std::move(image), std::move(stable_id), std::move(places));
 }
 
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "block/node_bitmap.hpp"
 #include "io/file.hpp"
 #include "tracking/codec.hpp"
 
@@ -31,7 +32,7 @@ struct DeviceWrites {
 
 struct ImageIdentity {
   static constexpr std::uint64_t canary_bytes = 4096;
-  static constexpr std::size_t canaries_max = 32;
+  static constexpr std::size_t canaries_max = 32;      // that are spread evenly, and as many of places that were written
 
   bool is_device = false;
   std::uint64_t device = 0, inode = 0, size = 0;
@@ -47,11 +48,19 @@ struct ImageIdentity {
   static ImageIdentity decode(Decoder& from);
 };
 
-// Of an image that nobody writes.  Canaries are spread evenly over a device.
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {});
+// Of an image that nobody writes.  Canaries are spread evenly over a device, or where `places` are.
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {}, std::vector<std::uint64_t> places = {});
 
 // The same, of what a power cut cannot take back: what closing the image did to its size is durable first.
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {});
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {},
+                                     std::vector<std::uint64_t> places = {});
+
+// Evenly over a device of that size.
+std::vector<std::uint64_t> places_over(std::uint64_t size);
+// Where a disk was written, as far as its bitmaps tell: who goes on with it elsewhere writes there, too.
+std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps);
+// What is at the places of these now, on a device as large as that which they are of.
+Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before);
 
 // Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.  `mounted`: the file
 // system has been there since, and has its number.

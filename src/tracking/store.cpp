@@ -111,6 +111,11 @@ Task<> TrackingStore::before_close() {
   co_await stop();
   closing_ = true;
   saved_ = co_await checkpoint(Depth::lasting).result();
+  if (root_.image.is_device) {
+    places_ = places_over(node_.size());
+    const auto written = places_written(node_.bitmaps());
+    places_.insert(places_.end(), written.begin(), written.end());
+  }
   told_as_ = {&node_.graph(), node_.name()};
 }
 
@@ -127,7 +132,7 @@ Task<> TrackingStore::after_close() {
 // such writes are lost.
 Task<> TrackingStore::end() {
   if (failed()) co_return;                               // which says so already
-  auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id).result();
+  auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id, places_).result();
   Result<> ended;
   std::optional<Error> unknown;
   if (!image) unknown = image.error();

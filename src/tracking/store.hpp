@@ -141,6 +141,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
     const Graph* graph = nullptr;
     std::string name;
   };
+  std::vector<std::uint64_t> places_;     // of a device, that tell best who has written it
   Known told_as_;                         // the node, when it is gone
   StoreOptions options_;
   Home home_;

@@ -186,6 +186,9 @@ Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, Im
   // A store in the same file system goes back in time with the image.
   const FileInfo store = co_await file_.file().stat();
   const bool mounted = same_boot && !closed && store.device != image.device;
+  // Of a device: its samples are where the last session has written.
+  if (closed && image.is_device && image.size == root.image.size)
+    image.canaries = co_await canaries_now(home_.reactor(), options_.image, root.image.canaries);
   if (auto why = difference(root.image, image, closed, mounted)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";

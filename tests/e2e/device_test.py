@@ -89,6 +89,7 @@ class Device(Bed):
             with self.subTest(end.__name__):
                 self.start()
                 self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+                self.client.execute("block-export-del", id="disk")
                 self.client.execute("blockdev-set-active", node_name="disk", active=False)
                 self.lab.run("qemu-io", "-f", "raw", "-c", "write -P 7 32M 64k", "disk.img")
                 self.client.execute("blockdev-set-active", node_name="disk", active=True)
