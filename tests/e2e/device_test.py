@@ -72,6 +72,20 @@ class Device(Bed):
                 self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
                 self.stop()
 
+    def test_written_by_another_host_where_the_guest_was(self):
+        self.start()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.guest_writes(40 * MiB)
+        self.stop()
+        self.start()
+        self.assertFalse(self.is_inconsistent())
+        self.stop()
+        # The kernel of this host hears nothing of it.
+        self.lab.run("qemu-io", "-f", "raw", "-c", "write -P 7 40M 64k", "disk.img")
+        self.start()
+        self.assertTrue(self.is_inconsistent())
+        self.stop()
+
     def test_written_and_not_synced_while_another_has_it_open(self):
         """The kernel counts what reaches the device."""
         self.start()
