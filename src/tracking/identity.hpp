@@ -1,8 +1,8 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: inode, time of birth, size and change time, and its file system's number, which changes when the host is started
-// anew, and where it is mounted elsewhere.  A device: a stable name of the device, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which says something as
-// long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
+// A file: inode, time of birth, size and change time; and its file system's number, which another mount may change.  A device: a
+// stable name, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which
+// says something as long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
 // the guest's own writes cannot have changed.
 #pragma once
 

@@ -136,7 +136,7 @@ Task<> TrackingStore::end() {
   Result<> ended;
   std::optional<Error> unknown;
   if (!image) unknown = image.error();
-  else if (auto other = difference(root_.image, *image, false, true)) unknown = Error(Errc::not_found, "'" + options_.image + "': " + *other);
+  else if (auto why = difference(root_.image, *image, false, true)) unknown = Error(Errc::not_found, options_.image + ": " + *why);
   if (!unknown) ended = co_await close_root(*std::move(image)).result();
   if (!ended) unknown = ended.error();
   if (unknown) {
@@ -168,7 +168,7 @@ Task<> TrackingStore::outlast(ImageIdentity image) {
 
 void TrackingStore::tell_end(const Result<>& ended) const {
   if (saved_ || !ended) return;                          // what has failed in the end was told
-  const std::string_view then = failed() ? ": its bitmaps are gone or wholly dirty at the next start" : ": its log counts at the next start";
+  const std::string_view then = failed() ? ": its bitmaps will be gone, or wholly dirty" : ": its log counts at the next start";
   report(StoreReport::Kind::failed, "tracking store '" + options_.path + "' was not brought up to date at the end: " +
                                         saved_.error().message() + std::string(then));
 }

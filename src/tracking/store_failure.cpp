@@ -42,7 +42,8 @@ Task<> TrackingStore::say_lost(const Error& error) {
   }
   anew_ = told_failed_ = true;
   let_pass(why);
-  report(StoreReport::Kind::failed, why.message() + ": its bitmaps will be wholly dirty " + (told_as_.graph ? "at the next start" : "after a crash"));
+  const std::string when = told_as_.graph ? "at the next start" : "after a crash";
+  report(StoreReport::Kind::failed, why.message() + ": its bitmaps will be wholly dirty " + when);
 }
 
 // Another file in place of one that was removed.
