@@ -139,7 +139,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> drop_bitmaps();
   // Nobody but who has the image's tracking store has opened it for writing since that was said.
   bool tracked() const noexcept { return header_.has(qcow2::Autoclear::tracked); }
-  Task<> set_tracked(bool tracked);
+  std::uint32_t tracked_by() const noexcept;             // the store's number, of 31 bits
+  Task<> set_tracked(std::uint32_t store);
+  Task<> set_untracked();
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }
