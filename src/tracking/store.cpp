@@ -137,6 +137,11 @@ Task<> TrackingStore::settle() {
   for (int turn = 0; turn < 4; ++turn) co_await home_.reactor().yield();
 }
 
+// A checkpoint that was asked for begins by itself once another has ended, or the log has.
+bool TrackingStore::settled() const noexcept {
+  return !wanted_ && !checkpoints_.locked() && !roots_.locked() && log_.idle();
+}
+
 void TrackingStore::leave() noexcept { file_.file().leave(); }
 
 void TrackingStore::arrive(Reactor& reactor) noexcept {

@@ -25,7 +25,7 @@ using StoreReport = TrackingReport;
 
 struct StoreOptions {
   std::string path;                       // of the store
-  bool named = false;                     // by the user: may be somebody else's file
+  bool named = false;                     // by the user: may be a symbolic link
   std::string image;                      // the file or device that it is about
   std::string stable_id;                  // of a device
   Mode mode = Mode::power;
@@ -58,6 +58,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> before_close() override;
   Task<> after_close() override;
   Task<> settle() override;
+  bool settled() const noexcept override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
   Task<GroupKeeper> keeper() override;
@@ -105,6 +106,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_open.cpp
   Task<> make();
   Task<bool> find(StoreFile::Use use);
+  StoreFile::Links links() const noexcept { return options_.named ? StoreFile::Links::follow : StoreFile::Links::refuse; }
   Task<bool> recover(ImageIdentity image, ImageRecord& record);
   Task<> bring_back(ImageIdentity image, ImageRecord& record);
   Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image, const ImageRecord& record);
