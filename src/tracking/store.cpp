@@ -8,7 +8,7 @@ namespace tidemark::tracking {
 
 TrackingStore::TrackingStore(BlockNode& node, StoreOptions options)
     : node_(node), options_(std::move(options)), home_(node.reactor()), log_(home_, file_.file(), *this),
-      zones_(options_.suspect_budget), checkpoints_(home_), roots_(home_), space_(0),
+      zones_(options_.suspect_budget), saves_(home_), checkpoints_(home_), roots_(home_), space_(0),
       covered_(node.size(), 64 * KiB), fresh_(node.size(), 64 * KiB), work_(home_), attendant_(home_) {
   covered_.set_all();
 }
@@ -131,6 +131,7 @@ Task<> TrackingStore::after_close() {
 }
 
 Task<> TrackingStore::settle() {
+  { const auto guard = co_await saves_.lock(); }
   { const auto guard = co_await checkpoints_.lock(); }
   co_await log_.wait_idle();
   // What was woken meanwhile finds nothing to do and waits again.
@@ -139,7 +140,7 @@ Task<> TrackingStore::settle() {
 
 // A checkpoint that was asked for begins by itself once another has ended, or the log has.
 bool TrackingStore::settled() const noexcept {
-  return !wanted_ && !checkpoints_.locked() && !roots_.locked() && log_.idle();
+  return !wanted_ && !saves_.locked() && !checkpoints_.locked() && !roots_.locked() && log_.idle();
 }
 
 void TrackingStore::leave() noexcept { file_.file().leave(); }

@@ -118,7 +118,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_checkpoint.cpp
   Task<> resume();
   Task<> checkpoint(Depth depth, const GroupStep* step = nullptr);
-  Task<> checkpoint_locked(Depth depth, const GroupStep* step);
+  Task<> checkpoint_without(Losses losses, const GroupStep* step);
+  Task<> checkpoint_locked(Losses losses, const GroupStep* step);
   Task<> check_asked(const GroupStep* step) const;
   void complete(Catalogue& catalogue, const GroupStep* step) const;
   Task<> rotate();
@@ -142,6 +143,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   StoreFile file_;
   Log log_;
   Zones zones_;
+  Mutex saves_;                           // one lasting checkpoint, with the flush before it
   Mutex checkpoints_, roots_;             // one checkpoint, one write of a root at a time
 
   Superblock root_;                       // that counts on disk
