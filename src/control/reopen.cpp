@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/content_change.hpp"
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
@@ -67,6 +68,8 @@ class Reopening {
     if (own_.read_only) co_await change_mode();
     co_await change_children();
     if (!own_.read_only) co_await change_mode();
+    // A bitmap that was only shown so far came back as it had been stored.
+    if (other_backing_) co_await mark_what_is_below(node_);
     co_await change_driver();
     change_requests();
   }
@@ -134,11 +137,13 @@ class Reopening {
                      fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
     co_await unwrap(check_no_cycle(*file, "file"));
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+    co_await mark_above(node_);
     co_await edge.flush();                               // what it has written to the present one, which it leaves
+    co_await mark_above(node_);                          // what was cleared meanwhile
     co_await unwrap(edge.retarget(*file));
-    undo_.push_back([&edge, &before]() -> Task<> {
+    undo_.push_back([&edge, &before, &node = node_]() -> Task<> {
+      co_await mark_above(node);
       (void)edge.retarget(before);
-      co_return;
     });
   }
 
@@ -167,11 +172,13 @@ class Reopening {
     if (before && !before->options().monitor_owned && before->parents().size() == 1)
       co_await Error(Errc::unsupported,
                      fmt::format("Cannot change the backing node of '{}': nobody else would have the present one", node_.name()));
+    co_await mark_what_is_below(node_);
     co_await unwrap(node_.graph().set_backing(node_, backing));
+    other_backing_ = true;
     BlockNode& node = node_;
     undo_.push_back([&node, before]() -> Task<> {
+      co_await mark_what_is_below(node);
       (void)node.graph().set_backing(node, before);
-      co_return;
     });
   }
 
@@ -200,10 +207,11 @@ class Reopening {
     if (!node_.bitmaps().empty() || node_.tracking())
       co_await Error(Errc::busy, fmt::format("Cannot change what node '{}', which has bitmaps, shows of its file", node_.name()));
     co_await unwrap(check_no_bitmaps_above(node_));
+    co_await mark_above(node_);
     co_await unwrap(driver.show(wanted));
-    undo_.push_back([&driver, before]() -> Task<> {
+    undo_.push_back([&driver, before, &node = node_]() -> Task<> {
+      co_await mark_above(node);
       (void)driver.show(before);
-      co_return;
     });
   }
 
@@ -240,6 +248,7 @@ class Reopening {
   const Json given_;
   Inherited own_;
   UndoSteps& undo_;
+  bool other_backing_ = false;
 };
 
 // The child stays; one that was described inline may have changed options.
