@@ -10,6 +10,20 @@ DirtyBitmap::DirtyBitmap(std::uint64_t size, std::uint64_t granularity) noexcept
   bits_ = BitTree(granules_of(size));
 }
 
+DirtyBitmap::DirtyBitmap(DirtyBitmap&& from) noexcept
+    : size_(from.size_), shift_(from.shift_), bits_(std::move(from.bits_)), changes_(from.changes_) {
+  ++from.changes_;
+}
+
+DirtyBitmap& DirtyBitmap::operator=(DirtyBitmap&& from) noexcept {
+  size_ = from.size_;
+  shift_ = from.shift_;
+  bits_ = std::move(from.bits_);
+  changes_ = std::max(changes_, from.changes_) + 1;
+  ++from.changes_;
+  return *this;
+}
+
 DirtyBitmap DirtyBitmap::clone() const noexcept { return {size_, shift_, bits_.clone()}; }
 
 std::uint64_t DirtyBitmap::dirty_bytes() const noexcept {
@@ -48,29 +62,33 @@ std::optional<Range> DirtyBitmap::next_dirty_area(std::uint64_t from, std::uint6
 std::uint64_t DirtyBitmap::set(Range range) noexcept {
   TM_ASSERT(fits(range.offset, range.length, size_));
   if (range.empty()) return 0;
-  return bits_.assign(range.offset >> shift_, granules_of(range.end()), true);
+  const std::uint64_t grown = bits_.assign(range.offset >> shift_, granules_of(range.end()), true);
+  if (grown != 0) ++changes_;
+  return grown;
 }
 
 std::uint64_t DirtyBitmap::clear(Range range) noexcept {
   TM_ASSERT(fits(range.offset, range.length, size_));
   const std::uint64_t first = granules_of(range.offset);
   const std::uint64_t last = range.end() == size_ ? granules() : range.end() >> shift_;
-  return first < last ? bits_.assign(first, last, false) : 0;
+  return first < last ? changed().assign(first, last, false) : 0;
 }
 
 void DirtyBitmap::truncate(std::uint64_t new_size) noexcept {
   TM_ASSERT(new_size <= max_disk_size);
-  bits_.resize(granules_of(new_size));
+  changed().resize(granules_of(new_size));
   size_ = new_size;
 }
 
 void DirtyBitmap::merge(const DirtyBitmap& other) noexcept {
+  const std::uint64_t before = count();
   if (other.shift_ == shift_)
     bits_.merge(other.bits_);
   else if (other.shift_ < shift_)
     merge_finer(other);
   else
     merge_coarser(other);
+  if (count() != before) ++changes_;
 }
 
 }  // namespace tidemark

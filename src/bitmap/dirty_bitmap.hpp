@@ -29,8 +29,8 @@ class DirtyBitmap {
 
   // All clean.  `size` is at most max_disk_size, the granularity valid.
   DirtyBitmap(std::uint64_t size, std::uint64_t granularity) noexcept;
-  DirtyBitmap(DirtyBitmap&&) noexcept = default;  // leaves a clean bitmap of that size
-  DirtyBitmap& operator=(DirtyBitmap&&) noexcept = default;
+  DirtyBitmap(DirtyBitmap&& from) noexcept;  // leaves a clean bitmap of that size
+  DirtyBitmap& operator=(DirtyBitmap&& from) noexcept;
   DirtyBitmap clone() const noexcept;
 
   std::uint64_t size() const noexcept { return size_; }  // of the disk, in bytes
@@ -43,6 +43,8 @@ class DirtyBitmap {
   std::uint64_t count() const noexcept { return bits_.count(); }
   std::uint64_t dirty_bytes() const noexcept;
   bool empty() const noexcept { return count() == 0; }
+  // Another one than ever before whenever this bitmap's granules may have changed; not what a write sets that is set.
+  std::uint64_t changes() const noexcept { return changes_; }
 
   bool test(std::uint64_t offset) const noexcept;
   // The first dirty (clean) byte at or after `from`; none from the end on.
@@ -57,9 +59,9 @@ class DirtyBitmap {
   // Unmarks the granules that lie wholly in the range, so that a mark is never lost to a neighbour;
   // the last granule of the disk is whole up to the end.  Answers how many were dirty before.
   std::uint64_t clear(Range range) noexcept;
-  void set_all() noexcept { bits_.assign_all(true); }
-  void clear_all() noexcept { bits_.assign_all(false); }
-  void invert() noexcept { bits_.invert(); }
+  void set_all() noexcept { changed().assign_all(true); }
+  void clear_all() noexcept { changed().assign_all(false); }
+  void invert() noexcept { changed().invert(); }
 
   // Adds what is dirty in the other, up to this size.  Between granularities, a granule becomes
   // dirty when a dirty one of the other touches it.
@@ -102,12 +104,18 @@ class DirtyBitmap {
   }
 
   // The same disk, the same granules, the same marks.
-  friend bool operator==(const DirtyBitmap&, const DirtyBitmap&) noexcept = default;
+  friend bool operator==(const DirtyBitmap& a, const DirtyBitmap& b) noexcept {
+    return a.size_ == b.size_ && a.shift_ == b.shift_ && a.bits_ == b.bits_;
+  }
 
  private:
   DirtyBitmap(std::uint64_t size, unsigned shift, BitTree bits) noexcept
       : size_(size), shift_(shift), bits_(std::move(bits)) {}
 
+  BitTree& changed() noexcept {
+    ++changes_;
+    return bits_;
+  }
   std::uint64_t granules_of(std::uint64_t bytes) const noexcept {
     return div_up(bytes, granularity());
   }
@@ -120,6 +128,7 @@ class DirtyBitmap {
   std::uint64_t size_;
   unsigned shift_;  // log2 of the granularity
   BitTree bits_;    // one a granule
+  std::uint64_t changes_ = 0;
 };
 
 // The dirty areas of a range, in order, for loops that copy: each lies within one granule-aligned

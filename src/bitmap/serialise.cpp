@@ -63,7 +63,7 @@ bool DirtyBitmap::load_chunk(std::uint64_t first_granule, Bytes chunk) noexcept 
     load_words(words, part);
     const auto n = static_cast<unsigned>(div_up(part.size(), sizeof(Word)));
     const bool beyond = cut_words(words, n, granules() - at);
-    bits_.put(at, words, n);
+    changed().put(at, words, n);
     if (beyond) return false;
     chunk = chunk.subspan(part.size());
     at += part.size() * 8;
@@ -81,7 +81,7 @@ bool DirtyBitmap::set_few(std::uint64_t first_granule, std::span<const std::uint
   TM_ASSERT(first_granule % stretch_granules == 0);
   for (const std::uint16_t number : numbers)
     if (number >= stretch_granules || first_granule + number >= granules()) return false;
-  bits_.add(first_granule, numbers);
+  changed().add(first_granule, numbers);
   return true;
 }
 

@@ -14,6 +14,10 @@ void collect(BlockNode& node, std::vector<BlockNode*>& found) {
     if (user->parent()) collect(*user->parent(), found);
 }
 
+bool settled(const std::vector<BlockNode*>& nodes) {
+  return std::all_of(nodes.begin(), nodes.end(), [](const BlockNode* n) { return !n->tracking() || n->tracking()->settled(); });
+}
+
 }  // namespace
 
 std::vector<BlockNode*> Graph::connected(BlockNode& node) const {
@@ -44,8 +48,10 @@ Task<NodeList> Graph::take_out(BlockNode& node) {
   std::vector<DrainGuard> idle;
   for (BlockNode* member : connected(node)) idle.push_back(co_await drain(*member));
   idle.clear();
-  for (BlockNode* member : connected(node))
-    if (member->tracking_) co_await member->tracking_->settle();
+  do {
+    for (BlockNode* member : connected(node))
+      if (member->tracking_) co_await member->tracking_->settle();
+  } while (!settled(connected(node)));
   co_await unwrap(check_movable(node));                  // not by whom came meanwhile, either
   const std::vector<BlockNode*> members = connected(node);
   NodeList taken;

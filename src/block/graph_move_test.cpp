@@ -58,6 +58,17 @@ class MoveTest : public BlockTest {
   Graph other{elsewhere->reactor(), graph};
 };
 
+// What its store does may begin again by itself.
+TEST_F(MoveTest, NotBeforeItsTrackingHasSettled) {
+  add_owned("disk");
+  auto tracking = std::make_unique<TestTracking>(reactor);
+  TestTracking& restless = *tracking;
+  restless.settles_after = 3;
+  node("disk").set_tracking(std::move(tracking));
+  move("disk");
+  EXPECT_EQ(restless.settlings, 3);
+}
+
 TEST_F(MoveTest, AllThatIsConnectedGoesAlong) {
   add_owned("file");
   add_owned("alone");

@@ -14,6 +14,7 @@ std::uint64_t NodeBitmap::dirty_bytes() const noexcept {
 void NodeBitmap::freeze() {
   TM_ASSERT(!successor_);
   busy_ = true;
+  ++remade_;
   if (enabled_) successor_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
 }
 
@@ -25,6 +26,7 @@ void NodeBitmap::refreeze() {
 void NodeBitmap::abdicate() {
   drops_with_ = 0;
   busy_ = false;
+  ++remade_;
   if (std::exchange(dropped_, false)) return;
   keep(bits_);
   suspected_.reset();
@@ -34,6 +36,7 @@ void NodeBitmap::abdicate() {
 }
 
 void NodeBitmap::reclaim() {
+  ++remade_;
   if (successor_) bits_.merge(*successor_);
   successor_.reset();
   drops_with_ = 0;
@@ -41,6 +44,7 @@ void NodeBitmap::reclaim() {
 }
 
 DirtyBitmap NodeBitmap::clear() {
+  ++remade_;
   keep(bits_);
   suspected_.reset();
   return bits_.take();
@@ -56,6 +60,7 @@ void NodeBitmap::truncate(std::uint64_t disk_size) {
 
 void NodeBitmap::hold_for_group(std::uint64_t group, bool was_recording) {
   ++group_holds_;
+  ++remade_;
   group_ = group;
   if (was_recording && !recorder_) recorder_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
 }
@@ -63,6 +68,7 @@ void NodeBitmap::hold_for_group(std::uint64_t group, bool was_recording) {
 void NodeBitmap::end_group() noexcept {
   TM_ASSERT(group_holds_ > 0);
   if (--group_holds_ != 0) return;
+  ++remade_;
   recorder_.reset();
   group_ = 0;
   in_group_ = false;
@@ -70,6 +76,7 @@ void NodeBitmap::end_group() noexcept {
 
 void NodeBitmap::group_decided(std::uint64_t group) {
   if (!persistent_ || !concerns(group)) return;
+  ++remade_;
   kept_.reset();
   recorder_.reset();
   if (!drops_with(group)) return;
@@ -81,6 +88,7 @@ void NodeBitmap::group_decided(std::uint64_t group) {
 }
 
 void NodeBitmap::come_back(NodeBitmap stored) {
+  ++remade_;
   const bool fits = stored.bits_.size() == bits_.size() && stored.granularity() == granularity();
   if (!read_only_ && fits) stored.bits_.merge(bits_);
   bits_ = std::move(stored.bits_);
@@ -95,6 +103,7 @@ void NodeBitmap::come_back(NodeBitmap stored) {
 void NodeBitmap::become(const NodeBitmap& other) {
   TM_ASSERT(!successor_);
   keep(bits_);
+  ++remade_;
   DirtyBitmap bits(bits_.size(), bits_.granularity());
   bits.merge(other.bits_);
   if (other.successor_) bits.merge(*other.successor_);
@@ -111,6 +120,7 @@ void NodeBitmap::become(const NodeBitmap& other) {
 
 void NodeBitmap::keep(const DirtyBitmap& bits) {
   if (!persistent_ || bits.empty()) return;
+  ++remade_;
   if (!kept_) kept_ = std::make_unique<Kept>(Kept{DirtyBitmap(bits_.size(), bits_.granularity())});
   kept_->bits.merge(bits);
   kept_->version = ++kept_version_;
@@ -128,11 +138,14 @@ void NodeBitmap::release_kept() noexcept {
 }
 
 void NodeBitmap::forget_kept(std::uint64_t version) noexcept {
-  if (kept_ && kept_->version == version) kept_.reset();
+  if (!kept_ || kept_->version != version) return;
+  ++remade_;
+  kept_.reset();
 }
 
 void NodeBitmap::suspect(const DirtyBitmap& granules) {
   if (granules.empty()) return;
+  ++remade_;
   if (!suspected_) suspected_ = std::make_unique<DirtyBitmap>(bits_.size(), bits_.granularity());
   suspected_->merge(granules);
 }
@@ -140,7 +153,9 @@ void NodeBitmap::suspect(const DirtyBitmap& granules) {
 void NodeBitmap::trust(Range range) noexcept {
   const Range whole = range.widened(suspected_->granularity());
   suspected_->clear(whole.intersect({0, suspected_->size()}));
-  if (suspected_->empty()) suspected_.reset();
+  if (!suspected_->empty()) return;
+  ++remade_;
+  suspected_.reset();
 }
 
 void NodeBitmap::acquit(Range range) {
@@ -158,7 +173,9 @@ void NodeBitmap::acquit(Range range) {
     bits_.clear(*area);
     suspected_->clear(*area);
   }
-  if (suspected_->empty()) suspected_.reset();
+  if (!suspected_->empty()) return;
+  ++remade_;
+  suspected_.reset();
 }
 
 Result<> check_bitmap(const NodeBitmap& bitmap, BitmapUse use) {

@@ -59,6 +59,15 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
     if (suspected_) trust(range);
   }
 
+  // Of bits that a store keeps: as long as it is the same, so are they.  Kept bits are among the first, a group's recorder too.
+  struct Stamp {
+    std::uint64_t remade = 0, changes = 0, recorded = 0;
+    friend bool operator==(const Stamp&, const Stamp&) = default;
+  };
+  Stamp stamp() const noexcept { return {remade_, bits_.changes(), recorder_ ? recorder_->changes() : 0}; }
+  Stamp successor_stamp() const noexcept { return {remade_, successor_ ? successor_->changes() : 0}; }
+  Stamp suspected_stamp() const noexcept { return {remade_, suspected_ ? suspected_->changes() : 0}; }
+
   // A job takes the bits of this moment: they stay as they are, later writes go to a successor.
   // The bitmap is busy until abdicate() or reclaim().
   void freeze();
@@ -132,6 +141,7 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
   std::uint64_t kept_version_ = 0;
   std::unique_ptr<DirtyBitmap> suspected_;
   std::string inconsistent_;                     // why
+  std::uint64_t remade_ = 0;                     // one more whenever bits beside these come or go, or the kept ones change
   bool enabled_ = true, busy_ = false, persistent_ = false, read_only_ = false, leaving_ = false,
        follows_ = false, carried_ = false, in_group_ = false, dropped_ = false;
 };

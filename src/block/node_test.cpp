@@ -321,36 +321,10 @@ TEST_F(NodeTest, WritesThatChangeNothingMarkNothing) {
   EXPECT_EQ(bitmap.dirty_bytes(), 0u);
 }
 
-class Tracking final : public NodeTracking {
- public:
-  explicit Tracking(Executor& executor) : open(executor) {}
-  bool admitted(Range) noexcept override { return open.is_set(); }
-  Task<> admit(Range range) override {
-    asked.push_back(range);
-    co_await open.wait();
-  }
-  void resized(std::uint64_t size) noexcept override { size_seen = size; }
-  Task<> save() override { co_return; }
-  Task<> before_close() override { co_return; }
-  Task<> after_close() override { co_return; }
-  Task<> settle() override { co_return; }
-  Task<GroupKeeper> keeper() override { co_return GroupKeeper(); }
-  Task<> intend(std::uint64_t, const GroupKeeper&) override { co_return; }
-  void withdraw(std::uint64_t) noexcept override {}
-  Task<> decide(std::uint64_t, std::uint64_t) override { co_return; }
-  Task<> settle_group(std::uint64_t) override { co_return; }
-  void forget_group(std::uint64_t) noexcept override {}
-  void leave() noexcept override {}
-  void arrive(Reactor&) noexcept override {}
-  Event open;
-  std::vector<Range> asked;
-  std::uint64_t size_seen = 0;
-};
-
 TEST_F(NodeTest, WritesWaitForAdmission) {
   make({});
-  auto tracking = std::make_unique<Tracking>(reactor);
-  Tracking& admission = *tracking;
+  auto tracking = std::make_unique<TestTracking>(reactor);
+  TestTracking& admission = *tracking;
   node("disk").set_tracking(std::move(tracking));
   const auto data = bytes_of(512, 3);
   Background writing = start(edge->write(512, Buffers::of_const(data)));
@@ -370,8 +344,8 @@ TEST_F(NodeTest, WritesWaitForAdmission) {
 // It was made while the disk was resized.
 TEST_F(NodeTest, TrackingThatComesLateHearsTheSize) {
   make({});
-  auto tracking = std::make_unique<Tracking>(reactor);
-  Tracking& admission = *tracking;
+  auto tracking = std::make_unique<TestTracking>(reactor);
+  TestTracking& admission = *tracking;
   Edge& resizer = attach(node("disk"), {P::resize, P::all});
   ASSERT_TRUE(reactor.run(resizer.truncate(32 * KiB)).ok());
   node("disk").set_tracking(std::move(tracking));
@@ -380,8 +354,8 @@ TEST_F(NodeTest, TrackingThatComesLateHearsTheSize) {
 
 TEST_F(NodeTest, WhatIsCutOffOrRegrownIsAdmittedToo) {
   make({});
-  auto tracking = std::make_unique<Tracking>(reactor);
-  Tracking& admission = *tracking;
+  auto tracking = std::make_unique<TestTracking>(reactor);
+  TestTracking& admission = *tracking;
   node("disk").set_tracking(std::move(tracking));
   NodeBitmap& bitmap = **node("disk").bitmaps().add("b", 64 * KiB, 4096);
   Edge& resizer = attach(node("disk"), {P::resize, P::all});

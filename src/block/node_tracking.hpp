@@ -73,8 +73,10 @@ class NodeTracking {
   virtual Task<> before_close() = 0;
   virtual Task<> after_close() = 0;
 
-  // To another thread, while the node has no users: nothing is in flight when settle() has ended.
+  // To another thread, while the node has no users: nothing is in flight, nor about to be, while it is settled; settle() waits
+  // for that, and something may have begun again when its caller goes on.
   virtual Task<> settle() = 0;
+  virtual bool settled() const noexcept = 0;
   virtual void leave() noexcept = 0;
   virtual void arrive(Reactor& reactor) noexcept = 0;
 };

@@ -175,6 +175,39 @@ class TestParent : public TestDriver {
 };
 
 
+// Lets writes pass once it is open.
+class TestTracking final : public NodeTracking {
+ public:
+  explicit TestTracking(Executor& executor) : open(executor) {}
+  bool admitted(Range) noexcept override { return open.is_set(); }
+  Task<> admit(Range range) override {
+    asked.push_back(range);
+    co_await open.wait();
+  }
+  void resized(std::uint64_t size) noexcept override { size_seen = size; }
+  Task<> save() override { co_return; }
+  Task<> before_close() override { co_return; }
+  Task<> after_close() override { co_return; }
+  Task<> settle() override {
+    ++settlings;
+    co_return;
+  }
+  bool settled() const noexcept override { return settlings >= settles_after; }
+  Task<GroupKeeper> keeper() override { co_return GroupKeeper(); }
+  Task<> intend(std::uint64_t, const GroupKeeper&) override { co_return; }
+  void withdraw(std::uint64_t) noexcept override {}
+  Task<> decide(std::uint64_t, std::uint64_t) override { co_return; }
+  Task<> settle_group(std::uint64_t) override { co_return; }
+  void forget_group(std::uint64_t) noexcept override {}
+  void leave() noexcept override {}
+  void arrive(Reactor&) noexcept override {}
+  Event open;
+  std::vector<Range> asked;
+  std::uint64_t size_seen = 0;
+  int settlings = 0, settles_after = 0;
+};
+
+
 class BlockTest : public testing::Test {
  protected:
   using P = Permissions;

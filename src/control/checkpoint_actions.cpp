@@ -96,6 +96,9 @@ Task<> create_checkpoint(BlockNode& image, const schema::CheckpointCreate& argum
                          BitmapChange& change) {
   co_await unwrap(check_checkpoint_name(arguments.name));
   const auto before = checkpoints_in(image.bitmaps());
+  if (!checkpoint_of(CheckpointName{taken, arguments.name}.bitmap()))
+    co_await Error(Errc::out_of_range, fmt::format("Checkpoint '{}' cannot be taken: a disk has one already whose bitmap says that it "
+                                                   "was taken at the latest time there is", arguments.name));
   if (find_checkpoint(before, arguments.name) != before.end())
     co_await Error(Errc::exists, fmt::format("Checkpoint '{}' of node '{}' already exists", arguments.name, image.name()));
   // It takes over recording, and is forgotten first.

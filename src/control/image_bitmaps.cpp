@@ -6,6 +6,7 @@
 
 #include "base/bytes.hpp"
 #include "block/checkpoints.hpp"
+#include "tracking/catalogue.hpp"
 #include "tracking/checksum.hpp"
 
 namespace tidemark {
@@ -132,18 +133,20 @@ Task<std::uint64_t> store_image_bitmaps(BlockNode& node, Qcow2Driver& image) {
 }
 
 Result<> check_storable(BlockNode& node, const std::string& name, std::uint64_t granularity) {
-  Qcow2Driver* image = image_with_bitmaps(node);
-  if (!image || !is_power_of_two(granularity)) return {};
+  const Qcow2Driver* image = image_with_bitmaps(node);
   const auto refuse = [&](std::string_view why) {
     return Error(Errc::invalid_argument, fmt::format("Can't make bitmap '{}' persistent in '{}': {}", name, node.name(), why));
   };
+  const auto is_held = [](const auto& bitmap) { return bitmap->persistent(); };
+  const auto held = static_cast<std::uint64_t>(std::ranges::count_if(node.bitmaps().all(), is_held));
+  const auto leaving = static_cast<std::uint64_t>(std::ranges::count_if(node.bitmaps().retired(), is_held));
+  const bool full = held + leaving >= tracking::Catalogue::bitmaps_max || (image && held >= qcow2::bitmaps_max);
+  if (full) return refuse("Maximum number of persistent bitmaps is already reached");
+  if (!image || !is_power_of_two(granularity)) return {};
   BitmapEntry entry;
   entry.name = name;
   entry.granularity_bits = log2_of(granularity);
   if (auto ok = qcow2::check_bitmap_entry(entry, node.size()); !ok) return refuse(ok.error().message());
-  const auto& all = node.bitmaps().all();
-  const auto held = std::count_if(all.begin(), all.end(), [](const auto& bitmap) { return bitmap->persistent(); });
-  if (static_cast<std::uint64_t>(held) >= qcow2::bitmaps_max) return refuse("Maximum number of persistent bitmaps is already reached");
   return {};
 }
 

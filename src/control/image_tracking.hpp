@@ -28,6 +28,7 @@ class ImageTracking final : public NodeTracking {
   Task<> before_close() override;
   Task<> after_close() override;
   Task<> settle() override;
+  bool settled() const noexcept override { return !store_ || store_->settled(); }
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
   Task<GroupKeeper> keeper() override;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "control/auto_read_only.hpp"
+#include "control/content_change.hpp"
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
@@ -90,6 +91,8 @@ class Reopening {
     if (own_.read_only) co_await change_mode();
     co_await change_children();
     if (!own_.read_only) co_await change_mode();
+    // A bitmap that was only shown so far came back as it had been stored.
+    if (other_backing_) co_await mark_what_is_below(node_);
     co_await change_driver();
     change_requests();
   }
@@ -170,11 +173,13 @@ class Reopening {
     BlockNode& before = edge.node();
     if (!own_.read_only) co_await begin_to_write(*file);
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
+    co_await mark_above(node_);
     co_await edge.flush();                               // what it has written to the present one, which it leaves
+    co_await mark_above(node_);                          // what was cleared meanwhile
     co_await unwrap(edge.retarget(*file));
-    undo_.push_back([&edge, &before]() -> Task<> {
+    undo_.push_back([&edge, &before, &node = node_]() -> Task<> {
+      co_await mark_above(node);
       (void)edge.retarget(before);
-      co_return;
     });
   }
 
@@ -227,11 +232,13 @@ class Reopening {
     BlockNode* backing = nullptr;
     if (const auto* name = std::get_if<std::string>(&wanted->value)) backing = co_await unwrap(find(*name));
     if (backing == before) co_return;
+    co_await mark_what_is_below(node_);
     co_await unwrap(node_.graph().set_backing(node_, backing));
+    other_backing_ = true;
     BlockNode& node = node_;
     undo_.push_back([&node, before]() -> Task<> {
+      co_await mark_what_is_below(node);
       (void)node.graph().set_backing(node, before);
-      co_return;
     });
   }
 
@@ -264,10 +271,11 @@ class Reopening {
     const RawOptions wanted = co_await unwrap(to_raw_options(raw));
     const RawOptions before = driver.options();
     if (wanted.offset == before.offset && wanted.size == before.size) co_return;
+    co_await mark_above(node_);
     co_await unwrap(driver.show(wanted));
-    undo_.push_back([&driver, before]() -> Task<> {
+    undo_.push_back([&driver, before, &node = node_]() -> Task<> {
+      co_await mark_above(node);
       (void)driver.show(before);
-      co_return;
     });
   }
 
@@ -304,6 +312,7 @@ class Reopening {
   const Json given_;
   Inherited own_;
   UndoSteps& undo_;
+  bool other_backing_ = false;
 };
 
 Result<> check_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, Alone alone, UndoSteps& undo) {

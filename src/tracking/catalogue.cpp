@@ -6,7 +6,6 @@ namespace tidemark::tracking {
 namespace {
 
 constexpr std::uint8_t flag_enabled = 1, flag_frozen = 2, flag_follows = 4, flag_carried = 8;
-constexpr std::uint32_t bitmaps_max = 65536;
 
 Result<CatalogueEntry> decode_entry(Decoder& from, Range data) {
   CatalogueEntry entry;
@@ -53,7 +52,7 @@ std::uint64_t stored_bytes(const CatalogueEntry& entry) noexcept {
 
 Result<std::vector<CatalogueEntry>> decode_entries(Decoder& from, Range data) {
   const auto count = from.get<std::uint32_t>();
-  if (count > bitmaps_max) return Error(Errc::corrupt, "catalogue has too many bitmaps");
+  if (count > Catalogue::bitmaps_max) return Error(Errc::corrupt, "catalogue has too many bitmaps");
   std::vector<CatalogueEntry> entries;
   std::set<std::string> names;
   std::uint64_t stored = 0;

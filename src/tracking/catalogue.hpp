@@ -2,9 +2,11 @@
 // names; the root names the catalogue.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "block/node_bitmap.hpp"
 #include "block/node_tracking.hpp"
 #include "tracking/segments.hpp"
 
@@ -24,6 +26,9 @@ struct CatalogueEntry {
   bool carried = false;                   // an overlay has it, too
   std::string inconsistent;               // why it cannot be used; empty when it can
   SegmentTable tables[parts];
+  // Of which bitmap it was made, and how that was then; not stored, and nothing of one that was read.
+  std::weak_ptr<const NodeBitmap> made_of;
+  NodeBitmap::Stamp made_at[parts];
 
   bool recording() const noexcept { return enabled && inconsistent.empty(); }
 };
@@ -37,6 +42,7 @@ struct Intent {
 
 struct Catalogue {
   static constexpr std::size_t records_max = 64;
+  static constexpr std::uint32_t bitmaps_max = 65536;
 
   std::vector<CatalogueEntry> entries;
   std::vector<std::uint64_t> records;     // groups that have ended well, about which other stores may ask; the oldest first

@@ -50,6 +50,7 @@ class Log {
   std::uint64_t epoch() const noexcept { return epoch_; }
   void rotate(std::uint64_t epoch) noexcept;
   Task<> wait_older();                                   // until no write of an older epoch is under way
+  bool idle() const noexcept { return batches_.empty(); }
   Task<> wait_idle();                                    // until nothing waits or is under way
   // Everything that waits and is appended fails with this, until rotate().
   void refuse(Error error) noexcept;

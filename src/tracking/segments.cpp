@@ -98,35 +98,33 @@ Range range_of(const DirtyBitmap& bitmap, const Segment& segment) noexcept {
   return {from, to - from};
 }
 
-SegmentTable store_segments(const DirtyBitmap& bitmap, const SegmentTable& before, std::uint64_t store_id,
-                            const std::function<std::uint64_t(Bytes)>& place) {
-  SegmentTable table;
-  const std::uint64_t segment_size = segment_granules * bitmap.granularity();     // at most 2^46
-  auto old = before.begin();
-  std::uint64_t index = 0;
-  for (auto at = bitmap.next_dirty(0); at; ) {
-    index = std::max(index, *at / segment_size);
-    Segment s;
-    s.index = index;
-    if (bitmap.chunk_fill(index * segment_granules, segment_granules) == DirtyBitmap::Fill::dirty) {
-      const auto clean = bitmap.next_clean(index * segment_size);
-      s.count = (clean ? *clean / segment_size : segments_of(bitmap)) - index;
-    } else {
-      const Content content = content_of(bitmap, index);
-      s.kind = content.kind;
-      s.length = static_cast<std::uint32_t>(content.length);
-      s.sum = checksum(content.view(), store_id);
-      while (old != before.end() && old->index < index) ++old;
-      const bool same = old != before.end() && old->index == index && old->kind == s.kind &&
-                        old->length == s.length && old->sum == s.sum;
-      s.position = same ? old->position : place(content.view());
-    }
-    table.push_back(s);
-    index += s.count;
-    if (index >= segments_of(bitmap)) break;
-    at = bitmap.next_dirty(index * segment_size);
+bool SegmentWriter::step() {
+  if (next_ >= segments_of(bitmap_)) return false;
+  const std::uint64_t segment_size = segment_granules * bitmap_.granularity();     // at most 2^46
+  const auto at = bitmap_.next_dirty(next_ * segment_size);
+  if (!at) return false;
+  Segment segment;
+  segment.index = *at / segment_size;
+  if (bitmap_.chunk_fill(segment.index * segment_granules, segment_granules) == DirtyBitmap::Fill::dirty) {
+    const auto clean = bitmap_.next_clean(segment.index * segment_size);
+    segment.count = (clean ? *clean / segment_size : segments_of(bitmap_)) - segment.index;
+  } else {
+    add_mixed(segment);
   }
-  return table;
+  table.push_back(segment);
+  next_ = segment.index + segment.count;
+  return true;
+}
+
+void SegmentWriter::add_mixed(Segment& segment) {
+  const Content content = content_of(bitmap_, segment.index);
+  segment.kind = content.kind;
+  segment.length = static_cast<std::uint32_t>(content.length);
+  segment.sum = checksum(content.view(), store_id_);
+  while (old_ != before_.end() && old_->index < segment.index) ++old_;
+  const bool same = old_ != before_.end() && old_->index == segment.index && old_->kind == segment.kind &&
+                    old_->length == segment.length && old_->sum == segment.sum;
+  segment.position = same ? old_->position : place_(content.view());
 }
 
 bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std::uint64_t store_id) {

@@ -33,10 +33,27 @@ void encode_table(Encoder& to, const SegmentTable& table);
 // Checks what a reader relies on: order, lengths, places below `file_end`.
 Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range data);
 
-// The table of a bitmap.  A segment that is as it was in `before` keeps its bytes; for others
-// place(bytes) answers their new position.
-SegmentTable store_segments(const DirtyBitmap& bitmap, const SegmentTable& before, std::uint64_t store_id,
-                            const std::function<std::uint64_t(Bytes)>& place);
+// The table of a bitmap, which stays as it is meanwhile, entry by entry.  A segment that is as it was in `before` keeps its
+// bytes; for others place(bytes) answers their new position.
+class SegmentWriter {
+ public:
+  using Place = std::function<std::uint64_t(Bytes)>;
+  SegmentWriter(const DirtyBitmap& bitmap, const SegmentTable& before, std::uint64_t store_id, Place place)
+      : bitmap_(bitmap), before_(before), old_(before.begin()), store_id_(store_id), place_(std::move(place)) {}
+
+  bool step();                            // false: there is no more
+  SegmentTable table;
+
+ private:
+  void add_mixed(Segment& segment);
+
+  const DirtyBitmap& bitmap_;
+  const SegmentTable& before_;
+  SegmentTable::const_iterator old_;
+  const std::uint64_t store_id_;
+  const Place place_;
+  std::uint64_t next_ = 0;
+};
 
 // Adds a segment to a bitmap: `bytes` are its stored ones.  False when they are not what the entry
 // says; the segment is then to be dirtied whole.

@@ -17,10 +17,12 @@ struct Stored {
   std::map<std::uint64_t, std::vector<std::byte>> at;
   std::uint64_t next = 4096;
   SegmentTable store(const DirtyBitmap& bitmap, const SegmentTable& before = {}) {
-    return store_segments(bitmap, before, id, [&](Bytes bytes) {
+    SegmentWriter writer(bitmap, before, id, [&](Bytes bytes) {
       at[next].assign(bytes.begin(), bytes.end());
       return std::exchange(next, next + bytes.size());
     });
+    while (writer.step()) {}
+    return std::move(writer.table);
   }
   DirtyBitmap load(const SegmentTable& table, const DirtyBitmap& like) {
     DirtyBitmap bitmap(like.size(), like.granularity());

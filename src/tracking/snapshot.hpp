@@ -1,6 +1,9 @@
-// Snapshot: what a checkpoint takes of all bitmaps at one moment, encoded, and not yet written.
+// Snapshot: what a checkpoint takes of all bitmaps at one moment, and then encodes, and has not written yet.
+//
+// At the moment itself only what has changed is copied, for all requests wait; encoding lets others go on.
 #pragma once
 
+#include <deque>
 #include <unordered_map>
 
 #include "block/node_bitmap.hpp"
@@ -13,7 +16,7 @@ namespace tidemark::tracking {
 
 // What a checkpoint forgets when its root counts: bits that a bitmap keeps, or all of a retired bitmap.
 struct Loss {
-  NodeBitmap* bitmap;
+  std::shared_ptr<NodeBitmap> bitmap;
   std::uint64_t version = 0;              // of what it keeps
   bool all = false;
 };
@@ -30,7 +33,7 @@ struct SnapshotPlan {
   std::uint64_t store_id = 0;
   std::uint64_t size_largest = 0;
   const Losses& losses;
-  const Catalogue& before;                // segments that are as they were there are not written again
+  const Catalogue& before;                // segments that are as they were there are not written again; until all is encoded
   bool uncover_losses = true;             // Rule
   std::uint64_t ended = 0;                // a group that has ended well: bitmaps as they are then
   std::uint64_t intended = 0;             // one that may: both
@@ -43,6 +46,9 @@ class Snapshot {
     AlignedBuffer bytes;
   };
   Snapshot(const NodeBitmaps& bitmaps, const SnapshotPlan& plan, Space& space);
+  Snapshot(const Snapshot&) = delete;
+  // Makes the tables and the pieces.
+  Task<> encode(Reactor& reactor);
 
   Catalogue catalogue;
   std::vector<Piece> pieces;              // segments, to be written in any order
@@ -50,14 +56,25 @@ class Snapshot {
   std::optional<DirtyBitmap> common;
 
  private:
-  CatalogueEntry entry_of(const NodeBitmap& bitmap, const SnapshotPlan& plan, std::uint64_t ended);
+  // The bits of an entry at the moment.
+  struct Pending {
+    CatalogueEntry& entry;
+    CatalogueEntry::Part part;
+    DirtyBitmap bits;
+  };
+  void add(std::vector<CatalogueEntry>& entries, const NodeBitmap& bitmap, const SnapshotPlan& plan, std::uint64_t ended);
   void describe(CatalogueEntry& entry, const NodeBitmap& bitmap, const SnapshotPlan& plan);
-  void describe_ended(CatalogueEntry& entry, const NodeBitmap& bitmap, bool drops, const SnapshotPlan& plan);
-  void store(CatalogueEntry& entry, CatalogueEntry::Part part, const DirtyBitmap& bits, const SnapshotPlan& plan);
+  void describe_ended(CatalogueEntry& entry, const NodeBitmap& bitmap, bool drops);
+  bool is_unchanged(CatalogueEntry& entry, CatalogueEntry::Part part);
+  void store(CatalogueEntry& entry, CatalogueEntry::Part part, DirtyBitmap bits);
+  const CatalogueEntry* before(const CatalogueEntry& entry) const;
   std::uint64_t place(Bytes segment);
+  void end_piece();
 
   Space& space_;
+  const std::uint64_t store_id_;
   std::unordered_map<std::string_view, const CatalogueEntry*> before_;
+  std::deque<Pending> pending_;
   std::size_t room_ = 0, used_ = 0;       // of the last piece
   std::uint64_t grain_ = DirtyBitmap::granularity_max;
 };

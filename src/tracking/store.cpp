@@ -10,7 +10,7 @@ namespace tidemark::tracking {
 
 TrackingStore::TrackingStore(BlockNode& node, StoreOptions options)
     : node_(node), options_(std::move(options)), home_(node.reactor()), log_(home_, file_.file(), *this),
-      zones_(options_.suspect_budget), checkpoints_(home_), roots_(home_), space_(0),
+      zones_(options_.suspect_budget), saves_(home_), checkpoints_(home_), roots_(home_), space_(0),
       covered_(node.size(), 64 * KiB), fresh_(node.size(), 64 * KiB), work_(home_), attendant_(home_) {
   covered_.set_all();
 }
@@ -174,10 +174,16 @@ void TrackingStore::tell_end(const Result<>& ended) const {
 }
 
 Task<> TrackingStore::settle() {
+  { const auto guard = co_await saves_.lock(); }
   { const auto guard = co_await checkpoints_.lock(); }
   co_await log_.wait_idle();
   // What was woken meanwhile finds nothing to do and waits again.
   for (int turn = 0; turn < 4; ++turn) co_await home_.reactor().yield();
+}
+
+// A checkpoint that was asked for begins by itself once another has ended, or the log has.
+bool TrackingStore::settled() const noexcept {
+  return !wanted_ && !saves_.locked() && !checkpoints_.locked() && !roots_.locked() && log_.idle();
 }
 
 void TrackingStore::leave() noexcept { file_.file().leave(); }

@@ -23,7 +23,7 @@ using StoreReport = TrackingReport;
 
 struct StoreOptions {
   std::string path;                       // of the store
-  bool named = false;                     // by the user: may be somebody else's file
+  bool named = false;                     // by the user: may be a symbolic link
   std::string image;                      // the file or device that it is about
   std::string stable_id;                  // of a device
   std::string distrusted;                 // why no bitmap that it has can be believed; empty: nothing is known
@@ -56,6 +56,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> before_close() override;
   Task<> after_close() override;
   Task<> settle() override;
+  bool settled() const noexcept override;
   void leave() noexcept override;
   void arrive(Reactor& reactor) noexcept override;
   Task<GroupKeeper> keeper() override;
@@ -107,6 +108,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_open.cpp
   Task<> make();
   Task<bool> find(StoreFile::Use use);
+  StoreFile::Links links() const noexcept { return options_.named ? StoreFile::Links::follow : StoreFile::Links::refuse; }
   Task<bool> recover(ImageIdentity image, ImageRecord& record);
   Task<> bring_back(ImageIdentity image, ImageRecord& record);
   Task<std::optional<std::string>> judge(const Superblock& root, ImageIdentity image, const ImageRecord& record);
@@ -118,7 +120,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_checkpoint.cpp
   Task<> resume();
   Task<> checkpoint(Depth depth, const GroupStep* step = nullptr);
-  Task<> checkpoint_locked(Depth depth, const GroupStep* step);
+  Task<> checkpoint_without(Losses losses, const GroupStep* step);
+  Task<> checkpoint_locked(Losses losses, const GroupStep* step);
   Task<> check_asked(const GroupStep* step) const;
   void complete(Catalogue& catalogue, const GroupStep* step) const;
   Task<> rotate();
@@ -148,6 +151,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   StoreFile file_;
   Log log_;
   Zones zones_;
+  Mutex saves_;                           // one lasting checkpoint, with the flush before it
   Mutex checkpoints_, roots_;             // one checkpoint, one write of a root at a time
 
   Superblock root_;                       // that counts on disk

@@ -13,15 +13,25 @@ namespace {
 Losses all_losses(const NodeBitmaps& bitmaps) {
   Losses losses;
   for (const auto& bitmap : bitmaps.all())
-    if (bitmap->kept()) losses.push_back({bitmap.get(), bitmap->kept()->version, false});
+    if (bitmap->kept()) losses.push_back({bitmap, bitmap->kept()->version, false});
   return losses;
 }
 
 }  // namespace
 
+// The disk's flush may take long, and a half of the log be full before it ends: plain checkpoints do not wait for it.
 Task<> TrackingStore::checkpoint(Depth depth, const GroupStep* step) {
+  Losses losses;
+  if (depth == Depth::plain) co_return co_await checkpoint_without(losses, step);
+  const auto guard = co_await saves_.lock();
+  losses = released_losses(node_.bitmaps());                             // (a)
+  if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.make_durable();
+  co_await checkpoint_without(losses, step);
+}
+
+Task<> TrackingStore::checkpoint_without(Losses losses, const GroupStep* step) {
   const auto guard = co_await checkpoints_.lock();
-  const Result<> done = co_await checkpoint_locked(depth, step).result();
+  const Result<> done = co_await checkpoint_locked(std::move(losses), step).result();
   free_unused();
   if (!done && failed()) let_pass(done.error());
   if (done && std::exchange(told_failed_, false))
@@ -29,14 +39,9 @@ Task<> TrackingStore::checkpoint(Depth depth, const GroupStep* step) {
   co_await unwrap(done);
 }
 
-Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
+Task<> TrackingStore::checkpoint_locked(Losses losses, const GroupStep* step) {
   if (gone_) co_await renew();
   co_await check_asked(step);
-  Losses losses;                                                         // (a)
-  if (depth == Depth::lasting) {
-    losses = released_losses(node_.bitmaps());
-    if (closing_ || keeps(Rule::flush_before_loss)) co_await node_.make_durable();
-  }
   if (!keeps(Rule::keep_until_released)) losses = all_losses(node_.bitmaps());
   if (step && !step->decides) {
     intended_ = step->group;
@@ -49,6 +54,8 @@ Task<> TrackingStore::checkpoint_locked(Depth depth, const GroupStep* step) {
   Snapshot snapshot(node_.bitmaps(), plan, space_);
   complete(snapshot.catalogue, step);
   close_zones(snapshot.common);
+  if (snapshot.catalogue.entries.size() > Catalogue::bitmaps_max)
+    co_await Error(Errc::no_space, "tracking store '" + options_.path + "' has no room for so many bitmaps");
   Superblock root = root_;
   co_await write(snapshot, root);                                        // (d)
   co_await turn(std::move(root), failures);
@@ -140,6 +147,7 @@ void TrackingStore::set_grain(std::uint64_t grain) {
 
 Task<> TrackingStore::write(Snapshot& snapshot, Superblock& root) {
   begin(root);
+  co_await snapshot.encode(home_.reactor());
   const std::vector<std::byte> encoded = snapshot.catalogue.encode();
   root.about_groups = snapshot.catalogue.about_groups();
   root.catalogue_bytes = encoded.size();

@@ -36,11 +36,12 @@ Task<FileInfo> StoreFile::check_regular(Task<FileInfo> stat) {
   co_return info;
 }
 
-Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
+Task<> StoreFile::open(Reactor& reactor, std::string path, Use use, Links links) {
   path_ = std::move(path);
-  if (use == Use::look) (void)co_await check_regular(fs::stat(reactor, path_));
+  const auto there = co_await check_regular(fs::stat(reactor, path_)).result();
+  if (!there && (use != Use::make || there.error().code() != Errc::not_found)) co_await there.error();
   for (;;) {
-    co_await open_locked(reactor, use);
+    co_await open_locked(reactor, use, links);
     // The one who had the lock before may have removed the file meanwhile.
     const bool current = co_await named(reactor);
     if (current) co_return;
@@ -48,9 +49,10 @@ Task<> StoreFile::open(Reactor& reactor, std::string path, Use use) {
   }
 }
 
-Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
+Task<> StoreFile::open_locked(Reactor& reactor, Use use, Links links) {
   OpenFlags flags;
   flags.direct = true;
+  flags.no_follow = links == Links::refuse;
   flags.write = use == Use::write || use == Use::make;
   flags.create = use == Use::make;
   Result<File> opened = co_await File::open(reactor, path_, flags).result();
@@ -58,15 +60,13 @@ Task<> StoreFile::open_locked(Reactor& reactor, Use use) {
     flags.direct = false;
     opened = co_await File::open(reactor, path_, flags).result();
   }
+  if (!opened && opened.error().os_errno() == ELOOP && links == Links::refuse)
+    co_await Error(Errc::permission, "'" + path_ + "' is a symbolic link: name the 'store' that it leads to", ELOOP);
   if (!opened) co_await opened.error();
   file_ = *std::move(opened);
-  Result<> fit;
-  if (use != Use::look) {
-    fit = co_await lock(file_, use == Use::read).result();
-  } else {
-    const auto regular = co_await check_regular(file_.stat()).result();
-    if (!regular) fit = regular.error();
-  }
+  const auto regular = co_await check_regular(file_.stat()).result();
+  Result<> fit = regular ? Result<>() : Result<>(regular.error());
+  if (fit && use != Use::look) fit = co_await lock(file_, use == Use::read).result();
   if (fit) co_return;
   co_await close();
   co_await fit.error();
@@ -114,15 +114,15 @@ Task<bool> StoreFile::looks_ours(std::uint64_t size, std::uint64_t formatted) {
   co_return true;
 }
 
-Task<> StoreFile::check_ours(const Superblock& to_be, bool may_be_others) {
+Task<> StoreFile::check_ours(const Superblock& to_be) {
   const ImageIdentity& image = to_be.image;
   const FileInfo info = co_await check_regular(file_.stat());
   const bool is_image = !image.is_device && info.device == image.device && info.inode == image.inode;
   bool ours = !is_image;
-  if (ours && may_be_others && info.size != 0) ours = co_await looks_ours(info.size, to_be.data_start());
+  if (ours && info.size != 0) ours = co_await looks_ours(info.size, to_be.data_start());
   if (ours) co_return;
-  const std::string why = is_image ? "is the image itself" : "exists and is no tracking store";
-  co_await Error(Errc::exists, "'" + path_ + "' " + why + ": name another 'store'");
+  const std::string why = is_image ? "is the image itself: name" : "exists and is no tracking store: remove it, or name";
+  co_await Error(Errc::exists, "'" + path_ + "' " + why + " another 'store'");
 }
 
 Task<std::optional<Superblock>> StoreFile::read_root() {

@@ -20,17 +20,17 @@ class StoreFile {
   StoreFile() = default;
   // Locked; shared with other readers to be read, and then not waited for.  Errc::not_found when there is none, unless
   // it is to be made.  Errc::busy when another has it.
-  enum class Use : std::uint8_t { look, read, write, make };      // look: whoever has it; a regular file only
-  Task<> open(Reactor& reactor, std::string path, Use use);
+  enum class Use : std::uint8_t { look, read, write, make };      // look: whoever has it
+  enum class Links : std::uint8_t { follow, refuse };             // symbolic ones, of a name that no user has given
+  Task<> open(Reactor& reactor, std::string path, Use use, Links links = Links::follow);
   // Of one that is looked at: nobody writes to it from here on.  False: somebody has it.
   Task<bool> try_share();
   Task<> close();
   File& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
 
-  // Of one that is to be made: Errc::exists for the image, and if others' names are possible for anything but a store, or what is
-  // left of one.
-  Task<> check_ours(const Superblock& to_be, bool may_be_others);
+  // Of one that is to be made: Errc::exists for the image, and for anything but a store, or what is left of one.
+  Task<> check_ours(const Superblock& to_be);
 
   // The root that counts; nothing where neither copy is one.
   Task<std::optional<Superblock>> read_root();
@@ -44,7 +44,7 @@ class StoreFile {
   Task<> unlink();
 
  private:
-  Task<> open_locked(Reactor& reactor, Use use);
+  Task<> open_locked(Reactor& reactor, Use use, Links links);
   Task<FileInfo> check_regular(Task<FileInfo> stat);
   Task<bool> named(Reactor& reactor);
   Task<bool> looks_ours(std::uint64_t size, std::uint64_t formatted);

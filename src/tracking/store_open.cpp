@@ -38,8 +38,8 @@ Task<> TrackingStore::make() {
   if (root_.generation == 0) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
   else root.image = root_.image;                         // another one may have the name by now
   root.lost = true;
-  co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make);
-  co_await file_.check_ours(root, options_.named);
+  co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make, links());
+  co_await file_.check_ours(root);
   const auto there = co_await file_.read_root();
   if (there && there->layer != root.layer)
     co_await Error(Errc::busy, "tracking store '" + options_.path + "' belongs to the '" + there->layer + "' node of the image");
@@ -76,7 +76,7 @@ Task<bool> TrackingStore::show(BlockNode& node, StoreOptions options, ImageIdent
 
 // False: there is no store of this node that could be read.
 Task<bool> TrackingStore::find(StoreFile::Use use) {
-  const Result<> opened = co_await file_.open(home_.reactor(), options_.path, use).result();
+  const Result<> opened = co_await file_.open(home_.reactor(), options_.path, use, links()).result();
   if (!opened && opened.error().code() == Errc::not_found) co_return false;
   co_await unwrap(opened);
   std::optional<Superblock> root = co_await file_.read_root();

@@ -380,6 +380,20 @@ class Checkpoints(Bed):
         machine.client.execute("checkpoint-create", name="b", disks=["t"], persistent=False)
         machine.end(kill=False)
 
+    def test_after_the_latest_time_that_there_is_there_is_no_other(self):
+        """An image made elsewhere may say so; the one that follows could not be told for a checkpoint's."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "far.qcow2", "8M")
+        self.lab.run("qemu-img", "bitmap", "--add", "far.qcow2", f"checkpoint:{1 << 62}:x")
+        machine = self.machine(10)
+        machine.client.execute("blockdev-add", driver="qcow2", file={"driver": "file", "filename": "far.qcow2"}, **{"node-name": "far"})
+        with self.assertRaisesRegex(QmpError, "Checkpoint 'c' cannot be taken"):
+            machine.client.execute("checkpoint-create", name="c", disks=["n0", "far"])
+        self.assertEqual([found["name"] for found in machine.client.execute("query-checkpoints")], ["x"])
+        bitmaps = next(node for node in machine.client.execute("query-named-block-nodes") if node["node-name"] == "far")["dirty-bitmaps"]
+        self.assertEqual([bitmap["recording"] for bitmap in bitmaps], [True])
+        machine.client.execute("checkpoint-create", name="c", disks=["n0"])
+        machine.end(kill=False)
+
     def test_they_go_along_when_the_image_below_a_filter_is_mirrored(self):
         machine = self.machine(13)
         execute = machine.client.execute

@@ -267,6 +267,57 @@ class Reopen(Bed):
         self.client.wait_event("TRACKING_STORE_STATUS", node="faulty")
         self.assertIn("Input/output error", self.client.events[-1]["data"]["message"])
 
+    def test_what_another_backing_node_shows_is_marked(self):
+        """As if it had been written: where the image has nothing of its own, and in all that stand on it."""
+        for name, byte in (("a", 0x11), ("b", 0x22)):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", str(DISK))
+            self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -P {byte} 0 {DISK}", f"{name}.qcow2")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK))
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "top.qcow2", str(DISK))
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -P 7 1M 1M", "-c", "write -z 2M 1M", "disk.qcow2")
+        self.start("qcow2")
+        self.client.execute("blockdev-del", **{"node-name": "disk"})
+        backings = [{"driver": "qcow2", "node-name": name, "read-only": True, "file": {"driver": "file", "filename": f"{name}.qcow2"}}
+                    for name in "ab"]
+        disk = {**self.options, "backing": "a"}
+        top = {"driver": "qcow2", "node-name": "top", "file": {"driver": "file", "filename": "top.qcow2"}, "backing": "disk"}
+        for options in (*backings, disk, top):
+            self.client.execute("blockdev-add", **options)
+        for node in ("disk", "top"):
+            self.client.execute("block-dirty-bitmap-add", node=node, name="since", persistent=True)
+        def counts():
+            nodes = self.client.execute("query-named-block-nodes")
+            return [next(n for n in nodes if n["node-name"] == name)["dirty-bitmaps"][0]["count"] for name in ("disk", "top")]
+        self.client.execute("blockdev-reopen", options=[disk])
+        self.assertEqual(counts(), [0, 0])
+        self.client.execute("blockdev-reopen", options=[{**disk, "backing": "b"}])
+        self.assertEqual(counts(), [DISK - 2 * MiB, DISK])
+        self.kill()
+        self.start("qcow2")                                       # "disk" with nothing below it
+        self.assertGreaterEqual(self.bitmap()["count"], DISK - 2 * MiB)
+
+    def test_what_stands_on_a_window_that_moves_is_marked(self):
+        self.raw("below.img", 2 * DISK)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK))
+        self.start("qcow2")
+        self.client.execute("blockdev-del", **{"node-name": "disk"})
+        window = {"driver": "raw", "node-name": "window", "file": {"driver": "file", "filename": "below.img"}, "size": DISK, "read-only": True}
+        self.client.execute("blockdev-add", **window)
+        self.client.execute("blockdev-add", **{**self.options, "backing": "window"})
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.client.execute("blockdev-reopen", options=[{**window, "offset": DISK}])
+        self.assertEqual(self.bitmap()["count"], DISK)
+
+    def test_another_backing_node_of_an_image_that_is_written_again(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK))
+        self.start("qcow2")
+        self.client.execute("blockdev-add", driver="memory", size=DISK, **{"node-name": "below"})
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.read_only(True)
+        self.assertEqual(self.bitmap()["count"], 0)
+        self.client.execute("blockdev-reopen", options=[{**self.options, "backing": "below"}])
+        self.assertEqual(self.bitmap()["count"], DISK)
+
     def test_an_image_that_was_not_closed_is_repaired_before_it_is_written(self):
         """A base that a commit was writing to when the daemon was killed: below its disk it is only read again, until the next commit."""
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", str(DISK))

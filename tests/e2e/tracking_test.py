@@ -2,6 +2,7 @@
 that goes on from the last point restores the disk."""
 import ctypes
 import json
+import os
 import random
 import subprocess
 import threading
@@ -253,6 +254,24 @@ class Tracking(Bed):
             self.client.execute("blockdev-del", node_name=name)
         for name, content in before.items():
             self.assertEqual((self.path / name).read_bytes(), content)
+
+    def test_what_has_the_stores_own_name_is_left_alone(self):
+        """A link that leads elsewhere, another file, and what is no file at all and would be waited for."""
+        self.raw("disk.img", DISK)
+        self.raw("other.img", DISK, seed=5)
+        store, other = self.path / "disk.img.tidemark", self.path / "other.img"
+        before = other.read_bytes()
+        for reason, make in (("is a symbolic link", lambda: store.symlink_to(other)),
+                             ("is no tracking store: remove it", lambda: store.write_bytes(b"mine" * 999)),
+                             ("is no tracking store", lambda: os.mkfifo(store))):
+            with self.subTest(reason):
+                self.start("raw")
+                make()
+                with self.assertRaisesRegex(QmpError, reason):
+                    self.add_bitmap("b")
+                self.kill()
+                self.assertEqual(other.read_bytes(), before)
+                store.unlink()
 
     def test_the_name_of_a_bitmap_that_a_group_has_removed_is_taken(self):
         self.raw("disk.img", DISK)

@@ -145,6 +145,30 @@ TEST_F(TrackingStoreTest, WhatIsMarkedAlreadyCostsNothing) {
   EXPECT_TRUE(session(use).ok());
 }
 
+// Each of the writes needs a record of its own, and they are more than a half of the log holds.
+TEST_F(TrackingStoreTest, AFlushThatTakesLongKeepsNoWriteWaiting) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    co_await write(node, 0);                         // or there is nothing to flush
+    SimFault slow;
+    slow.action = SimFault::Action::delay;
+    slow.kind = IoOp::Kind::sync;
+    slow.path = image;                               // the next one, for the store's name begins so, too
+    slow.delay = std::chrono::seconds(10);
+    world.faults().add(slow);
+    const Instant began = world.now();
+    tracking::Background saving(node.graph().reactor());
+    saving.start(node.store()->save());
+    for (std::uint64_t granule = 62; granule > 2; granule -= 3) co_await write(node, granule * 4096);
+    EXPECT_LT(world.now() - began, std::chrono::seconds(5));
+    co_await saving.join();
+    EXPECT_GE(world.now() - began, std::chrono::seconds(10));
+    world.faults().clear();
+  };
+  EXPECT_TRUE(session(use, true).ok());
+  EXPECT_EQ(look().dirty, 21 * 4096u);
+}
+
 TEST_F(TrackingStoreTest, WithoutBitmapsItIsRemoved) {
   make();
   EXPECT_TRUE(world.disk().exists(store));
