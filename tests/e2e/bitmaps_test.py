@@ -313,6 +313,7 @@ class ToQemu(Bitmaps):
     def test_a_mark_that_stayed_counts_for_the_next_session(self):
         self.end_on_a_full_disk()
         self.start(tracking="store")
+        self.assertNotIn("inconsistent", self.bitmaps()["a"])
         self.kill()
         self.io("write 5M 4k")
         self.start(tracking="store")
@@ -333,6 +334,7 @@ class Killed(Bitmaps):
                 self.add("a")
                 self.stop()
                 self.start(tracking="mounted/store")
+                self.assertNotIn("inconsistent", self.bitmaps()["a"])
                 self.kill()
                 there.rename(away)
                 self.start(tracking="mounted/store" if other == "none" else None)
