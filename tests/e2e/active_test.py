@@ -102,6 +102,16 @@ class Active(Bed):
         self.assertFalse(self.node(client)["ro"])
         self.export(client)
 
+    def test_what_a_server_only_shows_is_not_written_below_a_format(self):
+        """As of one that is opened active."""
+        self.add(self.here, "raw", **{"read-only": True})
+        self.here.execute("block-export-add", type="nbd", id="e", **{"node-name": "disk", "name": "disk"})
+        client = self.daemon_of("there")
+        file = {"driver": "nbd", "export": "disk", "server": {"type": "unix", "path": "here.nbd"}}
+        client.execute("blockdev-add", driver="raw", active=False, file=file, **{"node-name": "disk", "auto-read-only": True})
+        self.refused("read-only", self.set, client, True)
+        self.assertFalse(self.node(client)["active"])
+
     def test_an_export_that_comes_to_nothing_leaves_it_inactive(self):
         self.add(self.here, "raw", active=False)
         self.here.execute("blockdev-add", driver="qcow2", node_name="other", file={"driver": "file", "filename": "disk.qcow2"})
