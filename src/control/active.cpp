@@ -209,6 +209,8 @@ Task<> inactivate(BlockNode& node) {
 Task<> activate(BlockNode& node) {
   Nodes changed;
   const Nodes wanted = activated_with(node);
+  std::vector<bool> writes;                      // when they are active; those that cannot be written now may be later
+  for (const BlockNode* one : wanted) writes.push_back(one->writes_when_active());
   for (auto each = wanted.rbegin(); each != wanted.rend(); ++each) {
     const Result<> done = co_await activate_one(**each).result();
     if (done) {
@@ -216,6 +218,8 @@ Task<> activate(BlockNode& node) {
       continue;
     }
     if (!changed.empty()) (void)co_await inactivate(changed).result();
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      if (!wanted[i]->active()) wanted[i]->set_writes_when_active(writes[i]);
     co_await done.error();
   }
   for (BlockNode* one : changed) one->set_writes_when_active(false);

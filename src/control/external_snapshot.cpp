@@ -1,5 +1,7 @@
 #include "control/external_snapshot.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "control/bitmap_following.hpp"
@@ -8,9 +10,13 @@
 #include "control/overlay_nodes.hpp"
 #include "control/read_only.hpp"
 #include "control/tracking_stores.hpp"
+#include "job/disk_use.hpp"
 
 namespace tidemark {
 namespace {
+
+constexpr Duration still_max = std::chrono::milliseconds(500);    // that guests wait for an overlay that is in use
+constexpr Duration look_again = std::chrono::milliseconds(5);
 
 // On the nodes' thread.
 
@@ -81,13 +87,13 @@ class ExternalSnapshot : public TransactionAction {
   std::vector<Edge*> moved_;
 };
 
+// The overlay may be a mirror's target: the copy is paused before guests have to wait for anything, and then they wait for what they
+// write to both themselves at most.
 class NodeSnapshot final : public ExternalSnapshot {
  public:
   NodeSnapshot(Homes& homes, JobManager& jobs, schema::BlockdevSnapshot arguments)
       : ExternalSnapshot(homes, jobs, std::move(arguments.node)), overlay_name_(std::move(arguments.overlay)) {}
 
-  // The overlay, too: a mirror may be writing to it.
-  std::vector<std::string> nodes() const override { return {name_, overlay_name_}; }
   Task<> gather() override {
     std::vector<std::string> names{name_, overlay_name_};
     const auto gathered = co_await homes_.gather(std::move(names)).result();
@@ -95,7 +101,9 @@ class NodeSnapshot final : public ExternalSnapshot {
     else together_ = *gathered;
   }
   Task<> ahead(OpenedAhead&) override {
-    if (together_) (void)co_await homes_.at(*together_, make_ready(together_->graph)).result();
+    if (!together_) co_return;
+    const Result<> legal = co_await homes_.at(*together_, make_ready(together_->graph)).result();
+    if (legal) (void)co_await pause_copies().result();
   }
   Task<> prepare() override {
     co_await find_disk();
@@ -103,20 +111,63 @@ class NodeSnapshot final : public ExternalSnapshot {
     const Place* place = co_await homes_.lookup(overlay_name_);
     if (place != place_ && apart_) co_await *apart_;
     overlay_ = co_await homes_.at(*place_, find_node(place_->graph, overlay_name_));
+    if (!at_work(paused_)) co_await homes_.at(*place_, bring_overlay_to_rest());
+    else co_await does_not_rest();
     co_await put();
+  }
+  Task<> begin() override {
+    co_await ExternalSnapshot::begin();
+    co_await homes_.at(*place_, let_overlay_go_on());
+  }
+  Task<> abort() override {
+    co_await ExternalSnapshot::abort();
+    if (overlay_) co_await homes_.at(*place_, let_overlay_go_on());
+  }
+  Task<> clean() override {
+    for (const auto& job : paused_) job->resume();
+    paused_.clear();
+    co_return;
   }
 
  private:
+  using Jobs = std::vector<std::shared_ptr<ManagedJob>>;
+
+  static bool at_work(const Jobs& jobs) {
+    const auto works = [](const auto& job) { return job->status() == JobStatus::running || job->status() == JobStatus::ready; };
+    return std::any_of(jobs.begin(), jobs.end(), works);
+  }
+  Task<> pause_copies() {
+    const BlockNode* overlay = co_await homes_.at(*together_, find_node(together_->graph, overlay_name_));
+    paused_ = co_await jobs_that_use(jobs_, *overlay, together_->reactor);
+    for (const auto& job : paused_) job->pause();
+    Reactor& here = jobs_.reactor();
+    for (const Instant end = here.now() + Graph::drain_max; at_work(paused_) && here.now() < end;) co_await here.sleep(look_again);
+  }
+  Task<> bring_overlay_to_rest() {
+    auto drained = co_await overlay_->graph().drain_within(*overlay_, still_max).result();
+    if (!drained && drained.error().code() == Errc::timed_out) co_await does_not_rest();
+    at_rest_.emplace(co_await unwrap(std::move(drained)));
+  }
+  Task<> let_overlay_go_on() {
+    at_rest_.reset();
+    co_return;
+  }
+  Task<> does_not_rest() const {
+    co_await Error(Errc::timed_out, fmt::format("Node '{}' does not come to rest, and guests would wait for it: nothing has changed",
+                                                overlay_name_));
+  }
   Task<> make_ready(Graph& graph) {
     BlockNode* node = co_await find_node(graph, name_);
     BlockNode* overlay = co_await find_node(graph, overlay_name_);
-    const Result<> legal = check_overlay(*overlay);
-    if (legal) co_await prepare_to_follow(*node, *overlay);
+    co_await unwrap(check_overlay(*overlay));
+    co_await prepare_to_follow(*node, *overlay);
   }
 
   const std::string overlay_name_;
   Place* together_ = nullptr;
   std::optional<Error> apart_;                     // why they are not on one thread
+  Jobs paused_;                                    // that write to the overlay
+  std::optional<Graph::DrainGuard> at_rest_;       // the overlay
 };
 
 // What makes the file, and opens it, is the same ahead and at rest.

@@ -7,6 +7,7 @@
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
+#include "job/disk_use.hpp"
 #include "storage/file.hpp"
 
 namespace tidemark {
@@ -124,7 +125,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   if (arguments.node_name) names.push_back(node_name);
   co_await homes.check_free_elsewhere(std::move(names), *place);
   co_await unwrap(jobs.check_id(options.job.id));
-  co_await jobs.check_unused(*source, place->reactor);
+  co_await check_disk_unused(jobs, *source, place->reactor);
   co_await homes.at(*place, rehearse(place->graph, options, format, node_name));
   const bool existing = arguments.mode == schema::NewImageMode::existing;
   const Backing backing = existing && options.sync != SyncMode::full ? Backing::followed : Backing::left_out;

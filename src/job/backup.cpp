@@ -4,6 +4,7 @@
 
 #include "block/status.hpp"
 #include "io/visit.hpp"
+#include "job/disk_use.hpp"
 #include "job/patient_drain.hpp"
 
 namespace tidemark {
@@ -34,6 +35,7 @@ Task<ManagedJob*> BackupJob::create(JobManager& jobs, BackupOptions options) {
   std::shared_ptr<NodeBitmap> bitmap = co_await visit(here, home, check(options));
   co_await unwrap(jobs.check_id(options.job.id));
   co_await jobs.check_unused(*options.source, home);
+  co_await check_disk_unused(jobs, *options.source, home, JobType::backup);
   co_await jobs.check_unused(*options.target, home);
   for (const BlockNode* layer : options.layers) co_await jobs.check_unused(*layer, home);
   JobOptions job_options = options.job;

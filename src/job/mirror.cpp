@@ -2,6 +2,7 @@
 
 #include "block/status.hpp"
 #include "job/create_attached.hpp"
+#include "job/disk_use.hpp"
 
 namespace tidemark {
 namespace {
@@ -26,7 +27,7 @@ Task<ManagedJob*> MirrorJob::create(JobManager& jobs, MirrorOptions options) {
   if (!options.commit) {                         // QEMU's order
     co_await jobs.check_unused(*options.target, home);
     bitmap = co_await visit(jobs.reactor(), home, check(options));
-    co_await jobs.check_unused(*options.source, home);
+    co_await check_disk_unused(jobs, *options.source, home);
   }
   JobOptions job_options = options.job;
   auto made = std::make_unique<MirrorJob>(std::move(options), bitmap);
@@ -42,8 +43,10 @@ Task<> MirrorJob::attach() {
   losses_before_ = options_.source->losses();
   MirrorCopyOptions how;
   how.buffers = static_cast<std::uint64_t>(options_.buf_size);
-  const bool top_layer = options_.sync == SyncMode::top && skip_filters(*options_.source).backing();
-  how.copied = commit_ ? Copied::above_target : top_layer ? Copied::top_layer : Copied::all;
+  how.base = options_.sync == SyncMode::top ? skip_filters(*options_.source).backing() : nullptr;
+  how.copied = commit_ ? Copied::above_target : how.base ? Copied::top_layer : Copied::all;
+  const Permissions nothing{P::none, P::all};
+  if (how.base) base_ = co_await unwrap(Edge::attach(*how.base, Role::filtered, nothing, user()));
   how.target_is_zero = options_.target_is_zero && !top().backing_later();
   copy_.emplace(options_.source->reactor(), top(), *edge_, how);
   if (bitmap_) bitmap_->freeze();
@@ -94,7 +97,11 @@ Task<> MirrorJob::expect_backing(MirrorTopOptions& above) {
 
 bool MirrorJob::uses(const BlockNode& node) const noexcept {
   if (commit_ && (commit_->holds(node) || commit_->uses(node))) return true;
-  return filter_node_ && (&node == filter_node_ || &node == options_.source || &node == options_.target);
+  if (!filter_node_) return false;
+  if (&node == filter_node_ || &node == options_.target) return true;
+  for (const BlockNode* shown = options_.source; shown; shown = shown->filtered())
+    if (&node == shown) return true;
+  return false;
 }
 
 void MirrorJob::start() noexcept {

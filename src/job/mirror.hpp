@@ -99,6 +99,7 @@ class MirrorJob final : public Job {
   Task<> forget_bitmaps(BlockNode& from, std::optional<Graph::DrainGuard>& still);
   Task<> stay_on_top();
   Task<> take_out_filter();
+  static Task<> let_go(std::unique_ptr<Edge>& held);
   Task<> press_target(CancelToken token);
   Task<> give_up_target(CancelToken token);
   Task<> save_unfinished();
@@ -113,6 +114,7 @@ class MirrorJob final : public Job {
   BlockNode* filter_node_ = nullptr;
   MirrorTop* filter_ = nullptr;            // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
+  std::unique_ptr<Edge> base_;             // on what the top layer stands on; carries no requests
   std::unique_ptr<Edge> replaced_;         // on what was below the source until the pivot
   std::optional<MirrorCopy> copy_;
   Event given_up_;                         // cancelled by force

@@ -262,7 +262,7 @@ Task<MirrorCopy::Stretch> MirrorCopy::look_at(Range range, std::uint64_t data_ma
   // What is not above a target that is below the source, it shows itself.
   const bool above_target = options_.copied == Copied::above_target;
   const bool top_only = above_target || (options_.copied == Copied::top_layer && !touched);
-  BlockNode* const below = above_target ? &top_.target().node() : top_only ? layer.backing() : nullptr;
+  BlockNode* const below = above_target ? &top_.target().node() : top_only ? options_.base : nullptr;
   const BlockStatus status = co_await block_status_above(layer, below, range);
   const std::uint64_t alike =
       status.range.length == range.length ? range.length : align_down(status.range.length, granule());

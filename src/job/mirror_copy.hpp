@@ -26,6 +26,7 @@ enum class Copied : std::uint8_t { all, top_layer, above_target };
 struct MirrorCopyOptions {
   std::uint64_t buffers = 0;       // bytes in flight, at most; 0: its own choice
   Copied copied = Copied::all;
+  BlockNode* base = nullptr;       // of top_layer: what that stands on at first, which is held by who gives it
   bool target_is_zero = false;     // what was not written in it
 };
 

@@ -86,10 +86,11 @@ Task<> MirrorJob::prepare() {
 }
 
 Task<> MirrorJob::pivot() {
-  BlockNode& source = *options_.source;
+  BlockNode& source = top().file().node();
   BlockNode& target = *options_.target;
   std::optional<Graph::DrainGuard> target_still(co_await graph().drain_within(target, still_max));      // others may use it
-  BlockNode* replaced = co_await unwrap(find_replaced(options_));
+  BlockNode* replaced = &source;
+  if (options_.replaces) replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
   if (brings_bitmaps()) co_await options_.access->bring_bitmaps(*replaced, target);
   edge_.reset();
@@ -185,14 +186,15 @@ Task<> MirrorJob::take_out_filter() {
   if (commit_ && filter_node_->parents().empty()) commit_->let_go_of_layers();
   if (filter_node_->parents().empty()) co_return;
   top().retire();
+  BlockNode& below = top().file().node();
   const auto held = hold_filter(*filter_node_);
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
     if (!commit_) group.spawn(press_target(group.token()));
-    still_.emplace(co_await patient_drain(*options_.source));
+    still_.emplace(co_await patient_drain(below));
   };
   if (!still_) co_await with_group(options_.source->reactor(), come_to_rest);
   if (commit_) commit_->let_go_of_layers();
-  const Result<> removed = graph().replace(*filter_node_, *options_.source);
+  const Result<> removed = graph().replace(*filter_node_, below);
   TM_ASSERT(removed.ok());                       // its users fit where they came from
 }
 
@@ -214,10 +216,15 @@ Task<> MirrorJob::clean() {
   filter_ = nullptr;
   if (BlockNode* filter = std::exchange(filter_node_, nullptr)) (void)co_await filter->graph().release(*filter).result();
   if (commit_) co_await commit_->close_base();
-  if (!replaced_) co_return;
-  BlockNode& replaced = replaced_->node();
-  replaced_.reset();
-  (void)co_await replaced.graph().release(replaced).result();
+  co_await let_go(base_);
+  co_await let_go(replaced_);
+}
+
+Task<> MirrorJob::let_go(std::unique_ptr<Edge>& held) {
+  if (!held) co_return;
+  BlockNode& node = held->node();
+  held.reset();
+  (void)co_await node.graph().release(node).result();
 }
 
 }  // namespace tidemark

@@ -122,8 +122,10 @@ class NbdDriver final : public BlockDriver {
     co_return info;
   }
 
-  // An inactive node is read-only, too.
+  // An inactive node is read-only, too.  One that was opened for reading need not be at an export that can be written.
   Task<> set_read_only(bool read_only) override {
+    if (!read_only && offers(export_flag::read_only))
+      co_await Error(Errc::permission, session_.describe() + ": request on denied for read-only export", EACCES);
     if (read_only) co_await visit(home().reactor(), session_.reactor(), session_.end_writing());
   }
   void writers_gone() noexcept override {

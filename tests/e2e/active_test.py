@@ -85,6 +85,33 @@ class Active(Bed):
         self.assertTrue(self.node(client)["ro"])
         self.refused("read-only", self.export, client)
 
+    def test_what_could_not_be_written_at_first_can_be_written_later(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "image.qcow2", "16M")
+        (self.path / "image.qcow2").chmod(0o444)
+        self.bound = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
+        client = self.daemon_of("bound")
+        # Who writes to a file that has tracking does not make it writable.
+        client.execute("blockdev-add", driver="file", filename="image.qcow2", active=False, tracking={"mode": "process"},
+                       **{"node-name": "s", "auto-read-only": True})
+        client.execute("blockdev-add", driver="qcow2", active=False, file="s", **{"node-name": "disk"})
+        for _ in range(2):
+            self.refused("read-only|Permission denied", self.set, client, True)
+            self.assertFalse(self.node(client)["active"])
+        (self.path / "image.qcow2").chmod(0o666)
+        self.set(client, True)
+        self.assertFalse(self.node(client)["ro"])
+        self.export(client)
+
+    def test_what_a_server_only_shows_is_not_written_below_a_format(self):
+        """As of one that is opened active."""
+        self.add(self.here, "raw", **{"read-only": True})
+        self.here.execute("block-export-add", type="nbd", id="e", **{"node-name": "disk", "name": "disk"})
+        client = self.daemon_of("there")
+        file = {"driver": "nbd", "export": "disk", "server": {"type": "unix", "path": "here.nbd"}}
+        client.execute("blockdev-add", driver="raw", active=False, file=file, **{"node-name": "disk", "auto-read-only": True})
+        self.refused("read-only", self.set, client, True)
+        self.assertFalse(self.node(client)["active"])
+
     def test_an_export_that_comes_to_nothing_leaves_it_inactive(self):
         self.add(self.here, "raw", active=False)
         self.here.execute("blockdev-add", driver="qcow2", node_name="other", file={"driver": "file", "filename": "disk.qcow2"})

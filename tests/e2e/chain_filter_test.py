@@ -1,6 +1,8 @@
 """Disks that are shown through filters: jobs on the images below them, after which the filters are above what is the disk then."""
 import json
 import os
+import signal
+import subprocess
 import time
 import unittest
 
@@ -83,6 +85,25 @@ class Throttled(SnapshotBed):
         self.run_tidemark("job", "complete", told["job"])
         self.until(lambda: self.client.execute("query-jobs") == [], "the disk has gone over")
         self.assert_disk("new.qcow2", "vda.a.qcow2", "vda.qcow2")
+
+    def test_a_copy_that_another_ends(self):
+        """Guests see the disk that was to go over through a filter."""
+        self.begin("copy-on-read")
+        process = self.lab.start(self.tidemark, "chain", "copy", "vda", "new.qcow2", "--pivot", "--speed", "64K",
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.until(lambda: self.client.execute("query-jobs"), "a job")
+        process.send_signal(signal.SIGSTOP)
+        job = self.client.execute("query-jobs")[0]["id"]
+        self.client.execute("block-job-set-speed", device=job, speed=0)
+        self.client.wait_event("BLOCK_JOB_READY", device=job)
+        self.client.execute("block-job-cancel", device=job)
+        self.until(lambda: all(one["status"] in ("concluded", "null") for one in self.client.execute("query-jobs")), "the end of the job")
+        process.send_signal(signal.SIGCONT)
+        err = process.communicate(timeout=30)[1]
+        self.assertNotEqual(process.returncode, 0)
+        self.assertIn("somebody else has ended the copy", err)
+        self.assertFalse((self.path / "new.qcow2").exists())
+        self.assert_disk("vda.b.qcow2", "vda.a.qcow2", "vda.qcow2")
 
     def test_a_copy_of_the_file(self):
         self.begin("copy-on-read")

@@ -228,5 +228,103 @@ class CopiedOnRead(Filtered):
         self.assertIsNone(first_difference(self.content("disk"), self.merged(self.before, writer)))
 
 
+class JobsSideBySide(Filtered):
+    """base <- disk, seen through th: what a job does to the disk concerns one that works through the filter, and the other way round."""
+
+    def begin(self):
+        self.raw("base.img", DISK)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", "disk.img")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 5 1M 3M", "-c", "write -q -z 8M 4M", "disk.img")
+        super().begin(("th", "throttle"), image=("driver=qcow2,node-name=disk,file.driver=file,file.filename=disk.img",))
+        self.export_as("disk", self.top)
+        for name in ("other", "third"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", f"{name}.qcow2")
+            self.client.execute("blockdev-add", driver="qcow2", node_name=name, backing=None,
+                                file={"driver": "file", "filename": f"{name}.qcow2"})
+
+    def mirrors(self, job, device, target, **options):
+        self.client.execute("blockdev-mirror", job_id=job, device=device, target=target, **{"sync": "full", **options})
+
+    def refused(self, command, why="is busy: block device is in use by block job", **arguments):
+        with self.assertRaisesRegex(QmpError, why):
+            self.client.execute(command, **arguments)
+
+    def test_nothing_begins_on_the_filter_above_a_mirror(self):
+        self.begin()
+        self.mirrors("j", "disk", "target")
+        self.until_ready()
+        self.refused("blockdev-mirror", job_id="k", device="th", target="other", sync="top")
+        self.refused("blockdev-mirror", job_id="k", device="th", target="other", sync="full", replaces="disk")
+        self.refused("drive-mirror", job_id="k", device="th", target="new.qcow2", sync="full")
+        self.assertFalse((self.path / "new.qcow2").exists())
+        self.refused("blockdev-backup", job_id="k", device="th", target="other", sync="top")
+        self.refused("block-stream", job_id="k", device="th")
+        self.refused("block-commit", job_id="k", device="th")
+
+    def test_nothing_begins_below_the_filter_that_is_mirrored(self):
+        self.begin()
+        self.mirrors("j", "th", "target", sync="top")
+        self.refused("blockdev-mirror", job_id="k", device="disk", target="other", sync="full", why="block job|Need a root block node")
+        self.refused("blockdev-backup", job_id="k", device="disk", target="other", sync="full")
+        self.refused("block-stream", job_id="k", device="disk")
+        self.refused("block-commit", job_id="k", device="disk", why="block job|Need a root block node")
+        self.refused("blockdev-snapshot-sync", node_name="disk", snapshot_file="over.qcow2", snapshot_node_name="over")
+        self.refused("blockdev-snapshot", node="disk", overlay="third")
+
+    def test_no_mirror_begins_where_the_image_is_filled_or_backed_up(self):
+        self.begin()
+        for command, options in (("block-stream", {}), ("blockdev-backup", {"target": "other", "sync": "top"})):
+            for below in ("disk", "th"):
+                with self.subTest(command=command, below=below):
+                    self.client.execute(command, job_id="j", device=below, speed=1, **options)
+                    for more in ({}, {"replaces": "disk"}):
+                        self.refused("blockdev-mirror", job_id="k", device="th", target="target", sync="full",
+                                     why="block job|Need a root block node", **more)
+                    self.client.execute("job-cancel", id="j")
+                    self.until_gone("j")
+
+    def test_backups_through_the_filter_and_below_it(self):
+        """As two of one node."""
+        self.begin()
+        before = self.content("disk")
+        for job, device, target in (("j", "disk", "other"), ("k", "th", "third")):
+            self.client.execute("blockdev-backup", job_id=job, device=device, target=target, sync="top", speed=MiB)
+        guest = self.disk()
+        guest.pwrite(b"x" * MiB, MiB)
+        guest.shutdown()
+        for job in ("j", "k"):
+            self.client.execute("block-job-set-speed", device=job, speed=0)
+            self.until_gone(job)
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        for name in ("other", "third"):
+            self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", f"{name}.qcow2", "copy.img")
+            self.assertIsNone(first_difference((self.path / "copy.img").read_bytes(), before))
+
+    def test_what_is_below_the_top_layer_may_go_meanwhile(self):
+        """base <- mid <- disk: mid is committed, and what the top layer stands on is another one then."""
+        self.raw("base.img", DISK)
+        for name, below, kind in (("mid.img", "base.img", "raw"), ("disk.img", "mid.img", "qcow2")):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", kind, name)
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 4 5M 3M", "mid.img")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 5 1M 3M", "-c", "write -q -z 8M 4M", "disk.img")
+        super().begin(("th", "throttle"), image=("driver=qcow2,node-name=disk,file.driver=file,file.filename=disk.img,"
+                                                 "backing.node-name=mid,backing.driver=qcow2,backing.file.driver=file,"
+                                                 "backing.file.filename=mid.img",))
+        self.export_as("disk", "th")
+        before = self.content("disk")
+        self.client.execute("drive-mirror", job_id="j", device="disk", target="new.qcow2", sync="top", node_name="new", speed=64 * KiB)
+        try:
+            self.client.execute("block-commit", job_id="c", device="disk", top_node="mid")
+            self.until_gone("c")
+        except QmpError as error:
+            self.assertRegex(str(error), "busy|in use|conflict|root block node")
+        self.client.execute("block-job-set-speed", device="j", speed=0)
+        self.until_ready()
+        self.complete()
+        self.assertIsNone(first_difference(self.content("disk"), before))
+
+
 if __name__ == "__main__":
     unittest.main()

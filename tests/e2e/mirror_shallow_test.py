@@ -1,9 +1,13 @@
 """A mirror of a disk's top layer alone, to an image that is put on its backing file when the copy is ready: libvirt's shallow copy with
 --reuse-external, where the rest of the chain is copied by other means meanwhile."""
+import itertools
+import threading
+import time
 import unittest
 
 from bed import KiB, MiB, first_difference
-from lab.qmp import QmpError
+from lab import processes
+from lab.qmp import Qmp, QmpError
 from mirror_bed import DISK, MirrorBed
 
 
@@ -123,6 +127,92 @@ class Shallow(MirrorBed):
             if now[at:at + 4 * KiB] != expected[at:at + 4 * KiB]:
                 return at
         return None
+
+    def slow(self, bytes_per_s, copy_mode="background"):
+        """base <- disk, and copy at a server that lets all pass until the mirror is ready."""
+        self.begin()
+        self.client.execute("blockdev-del", node_name="copy")
+        with open(self.path / "copy.qcow2", "r+b") as file:
+            file.truncate(3 * DISK)
+        server = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=there.sock,server=on,wait=off", "--monitor", "chardev=c",
+                                "--nbd-server", "addr.type=unix,addr.path=there.nbd", "--object", "throttle-group,id=g",
+                                "--blockdev", "driver=file,node-name=file,filename=copy.qcow2",
+                                "--blockdev", "driver=throttle,node-name=slow,throttle-group=g,file=file",
+                                "--export", "type=nbd,id=e,node-name=slow,name=copy,writable=on")
+        for name in ("there.sock", "there.nbd"):
+            processes.wait_for_socket(self.path / name, server)
+        self.there = Qmp(self.path / "there.sock")
+        self.addCleanup(self.there.close)
+        self.client.execute("blockdev-add", driver="qcow2", node_name="copy", backing=None, discard="unmap",
+                            file={"driver": "nbd", "export": "copy", "server": {"type": "unix", "path": "there.nbd"}})
+        self.mirror(target="copy", sync="top", copy_mode=copy_mode)
+        self.until_ready()
+        self.add_below()
+        self.limit(bytes_per_s)
+
+    def limit(self, bytes_per_s):
+        self.there.execute("qom-set", path="g", property="limits", value={"bps-write": bytes_per_s})
+
+    def goes_on(self):
+        """At full speed, to the end."""
+        self.limit(0)
+        self.client.execute("job-complete", id="j")
+        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
+        now = self.content("disk")
+        self.client.execute("quit")
+        self.daemon.wait(20)
+        self.lab.ended(self.daemon)
+        self.there.execute("quit")
+        self.lab.run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "below.img", "-F", "raw", "copy.qcow2")
+        self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "copy.qcow2", "after.img")
+        self.assertIsNone(first_difference((self.path / "after.img").read_bytes(), now))
+
+    def longest_wait(self, seconds, attach):
+        """Of a guest that writes all the time, while the target is put on its backing file."""
+        guest, longest, ended = self.disk(), [], threading.Event()
+
+        def write():
+            for i in itertools.count():
+                if ended.is_set():
+                    break
+                begun = time.monotonic()
+                guest.pwrite(bytes([i % 255 + 1]) * 64 * KiB, i * 7919 % 400 * 64 * KiB)
+                longest.append(time.monotonic() - begun)
+                time.sleep(0.01)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(seconds)
+        try:
+            attach()
+        finally:
+            ended.set()
+            thread.join()
+            guest.shutdown()
+        return max(longest)
+
+    def test_guests_do_not_wait_for_a_slow_target(self):
+        self.slow(100 * KiB)
+        self.assertLess(self.longest_wait(2, self.attach), 2)
+        self.goes_on()
+
+    def test_a_target_that_does_not_come_to_rest(self):
+        """Guests write to both, and wait for it themselves; not for more than what they write."""
+        self.slow(KiB, copy_mode="write-blocking")
+        guest = self.disk()
+        guest.pwrite(b"x" * 512, MiB)
+        written = threading.Thread(target=lambda: guest.pwrite(b"x" * 64 * KiB, 0))
+        written.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        with self.assertRaisesRegex(QmpError, "Node 'copy' does not come to rest, and guests would wait for it: nothing has changed"):
+            self.attach()
+        self.assertLess(time.monotonic() - begun, 5)
+        self.limit(0)
+        written.join()
+        guest.shutdown()
+        self.attach()
+        self.goes_on()
 
     def test_a_target_that_is_said_to_be_zero(self):
         self.begin()

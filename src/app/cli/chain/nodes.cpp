@@ -37,12 +37,12 @@ std::string filtered_by(const Json& nodes, const std::string& name) {
   return filters ? file_below(nodes, name) : "";
 }
 
+}  // namespace
+
 bool has_child(const Json& node, const std::string& name) {
   const Json* children = node.find("children");
   return children && find_by(*children, "node-name", name);
 }
-
-}  // namespace
 
 Task<std::string> node_of_disk(QmpClient& client, std::string name) {
   const Json exports = co_await client.execute("query-block-exports");

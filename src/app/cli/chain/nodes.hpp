@@ -18,6 +18,8 @@ Result<Json> node_in(const Json& nodes, const std::string& name);
 // The image that what is exported shows: an overlay goes below filters.
 std::string image_below_filters(const Json& nodes, std::string name);
 
+bool has_child(const Json& node, const std::string& name);
+
 // What stands on a node, or on filters that show it.
 std::vector<std::string> nodes_on(const Json& nodes, const std::string& image);
 
