@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include "app/cli/image/apart.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/data_file.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
@@ -46,7 +45,6 @@ class Convert {
       sources_.push_back({disk, size_});
       size_ += disk->size();
     }
-    apart_.emplace(context_, session_);
   }
   std::uint64_t size() const noexcept { return size_; }
   const CopyReport& report() const noexcept { return report_; }
@@ -77,18 +75,16 @@ class Convert {
     }
   }
 
-  // The same for what is no file: a header is written to it before anything else.
-  Task<> write_header(std::string target, FormatOptions format) {
+  // The same for what is no file: a header would be written to it before anything else.
+  Task<> check_other(std::string target) {
     ImageAccess access;
     access.write = true;
-    ImageName raw{target, "raw"};
+    ImageName raw{std::move(target), "raw"};
     Edge* there = co_await session_.open(std::move(raw), access);
     const Range start{0, align_down(std::min({start_bytes, size_, there->size()}), sector_size)};
-    const bool equal = co_await make_way(*there, start);
-    if (equal) co_await is_source(options_.sources[0]);
+    if (!start.empty()) co_await clear_start(*there, start);
     co_await session_.release(there);
     begun_ = true;
-    co_await make_image_on(session_.reactor(), std::move(target), options_.target_format, std::move(format));
   }
 
   struct Target {
@@ -135,50 +131,25 @@ class Convert {
 
   Task<> copy_in_place(Edge& target, bool is_zero) {
     const Range start{0, std::min(start_bytes, size_)};
-    bool equal = false;
-    if (!is_zero) equal = co_await make_way(target, start);
-    if (equal) co_return;
+    if (!is_zero) co_await clear_start(target, start);
     const Range rest{start.end(), size_ - start.end()};
     co_await copy(target, rest, is_zero);
     co_await target.flush();
-    finishing_ = true;
     co_await copy(target, start, true);
   }
 
-  // Clears the start of what is not a source by another name.  True: the target is one, or a copy that needs no more, and is as it was.
-  Task<bool> make_way(Edge& target, Range start) {
-    const std::string same = co_await apart_->find_same_export();
-    if (!same.empty()) co_await is_source(same);
-    const Writers writers = co_await apart_->writers();
-    if (writers == Writers::none) {
-      co_await clear(target, start);
-      co_return false;
-    }
-    BlockNode* alike = co_await apart_->find_alike(target);
-    if (alike) {
-      const bool whole = sources_.size() == 1 && alike == &sources_[0].disk->node();
-      const ImageInfo info = co_await alike->driver().info();
-      if (!whole || writers == Writers::some) co_await is_source(info.filename);
-      co_return true;
-    }
-    if (!start.empty()) co_await clear_and_look(target, start);
-    co_return false;
-  }
-
-  Task<> clear(Edge& target, Range start) {
-    if (start.empty()) co_return;
-    begun_ = true;
-    co_await target.write_zeroes(start);
-    co_await target.flush();
-  }
-
-  // Servers and mappings do not say what they show, and may show another part of the source: whether it loses what the target does, and
-  // gets it back, is looked at.  Others may write to the source meanwhile.
-  Task<> clear_and_look(Edge& target, Range start) {
+  // Servers and mappings do not say what they show: whether the source loses what the target does, and gets it back, is looked at.
+  // Others may write to the source meanwhile.
+  Task<> clear_start(Edge& target, Range start) {
     AlignedBuffer before(start.length), source(start.length), after(start.length), back(start.length);
     co_await target.read(0, before.bytes());
     co_await read_sources(source.bytes());
-    auto cleared = co_await clear(target, start).result();
+    const auto clear = [&]() -> Task<> {
+      begun_ = true;
+      co_await target.write_zeroes(start);
+      co_await target.flush();
+    };
+    auto cleared = co_await clear().result();
     if (cleared) cleared = co_await read_sources(after.bytes()).result();
     if (cleared && !loses(source.bytes(), after.bytes(), source.bytes())) co_return;
     co_await target.write(0, before.bytes());
@@ -187,7 +158,7 @@ class Convert {
     co_await unwrap(cleared);
     co_await read_sources(back.bytes());
     if (loses(source.bytes(), after.bytes(), back.bytes())) co_await is_source(options_.sources[0]);
-    co_await clear(target, start);
+    co_await clear();
   }
   // A sector that was zeroes for a while.
   static bool loses(Bytes before, Bytes after, Bytes back) {
@@ -212,7 +183,7 @@ class Convert {
       const Range part = area.intersect({source.at, source.disk->size()});
       if (part.empty()) continue;
       CopyOptions copy;
-      if (!finishing_) copy.course.interrupted = context_.interrupted;
+      copy.course.interrupted = context_.interrupted;
       copy.course.speed = options_.speed;
       if (options_.workers != 0) copy.course.workers = options_.workers;
       const std::uint64_t before = done_;
@@ -239,9 +210,7 @@ class Convert {
   std::uint64_t size_ = 0, done_ = 0;
   BlockNode* base_ = nullptr;
   CopyReport report_;
-  std::optional<Apart> apart_;
   bool& begun_;
-  bool finishing_ = false;                               // the rest takes a moment
 };
 
 // What becomes of bitmaps: the target's own, and the source's, which it is to have, too.  Null: none do.
@@ -264,8 +233,8 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
     if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
-    if (options.target_format != "raw") co_await convert.write_header(options.target, format);
-    else co_await make_image_on(reactor, options.target, options.target_format, format);
+    if (options.target_format != "raw") co_await convert.check_other(options.target);
+    co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
     co_return co_await copy_bitmaps(context, options, bitmaps, options.target);
