@@ -146,6 +146,7 @@ class BlockNode final {
   void tell_threshold(std::uint64_t end) noexcept;
   void listen_to_driver();
   void tell_lost(const Error& why) noexcept;
+  bool flush_under_way() const noexcept;                // of this node, or of what its flush goes to
   Task<> put(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> put_durably(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> wait_admitted(Range range);
@@ -169,7 +170,7 @@ class BlockNode final {
   NodeBitmaps bitmaps_;
   std::unique_ptr<NodeTracking> tracking_;
   std::vector<Edge*> parents_;
-  std::uint64_t in_flight_ = 0, losses_ = 0;
+  std::uint64_t in_flight_ = 0, losses_ = 0, flushing_ = 0;
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;

@@ -170,12 +170,14 @@ Task<> BlockNode::flush(Edge& via, std::uint64_t& told) {
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.flush, 0);
   const std::uint64_t changes = via.changes_, told_before = told;
+  // One that began before may yet fail, with what this one takes for durable.
+  const bool alone = !node.flush_under_way();
   node.unflushed_ = false;                               // who is told that it failed knows what that means
   const Result<> flushed = co_await node.make_durable().result();
   told = std::max(told, via.losses_);
   co_await unwrap(flushed);
   if (via.losses_ != told_before) co_await via.lost_->with_context("what was written before may be lost");
-  via.flushed_ = std::max(via.flushed_, changes);
+  if (alone) via.flushed_ = std::max(via.flushed_, changes);
   timed.done();
 }
 
@@ -183,7 +185,9 @@ Task<> BlockNode::flush(Edge& via, std::uint64_t& told) {
 // succeed: who did not ask for this one must not take that for a promise.
 Task<> BlockNode::make_durable() {
   if (ignores_flush_) co_return;
+  ++flushing_;
   const Result<> flushed = co_await driver_->flush().result();
+  --flushing_;
   if (!flushed && driver_->lost_by(flushed.error())) tell_lost(flushed.error());
   co_await unwrap(flushed);
 }
@@ -198,6 +202,12 @@ Task<> BlockNode::put_durably(std::uint64_t offset, Buffers from, WriteFlags fla
   const Result<> done = co_await put(offset, from, flags).result();
   if (!done && done.error().code() != Errc::no_space && driver_->lost_by(done.error())) tell_lost(done.error());
   co_await unwrap(done);
+}
+
+bool BlockNode::flush_under_way() const noexcept {
+  if (flushing_ != 0) return true;
+  const std::vector<Edge*> edges = driver_->edges();
+  return std::any_of(edges.begin(), edges.end(), [](const Edge* e) { return keeps_content(e->role()) && e->node().flush_under_way(); });
 }
 
 void BlockNode::tell_lost(const Error& why) noexcept {

@@ -5,6 +5,7 @@
 #include "block/status.hpp"
 #include "io/visit.hpp"
 #include "job/disk_use.hpp"
+#include "job/losses.hpp"
 #include "job/patient_drain.hpp"
 
 namespace tidemark {
@@ -93,7 +94,6 @@ Task<> BackupJob::attach() {
                            "block job '" + options_.job.id + "'");
   if (!edge) co_await edge.error();
   edge_ = *std::move(edge);
-  losses_before_ = source.losses();
   // Without a layer below, all that is there is the top.
   BlockNode* const below = options_.sync == SyncMode::top ? skip_filters(source).backing() : nullptr;
   const Permissions nothing{P::none, P::all};
@@ -269,9 +269,7 @@ Task<> BackupJob::flush() {
   if (filter_node_->graph().keeps(Rule::flush_target)) co_await filter_->target().flush();
   const InFlight in_flight = co_await edge_->enter();
   co_await filter_->file().flush();
-  // A flush that another has asked for, and was told of; what was read may not be there any more.
-  if (options_.source->losses() != losses_before_)
-    co_await Error(Errc::io, "node '" + options_.source->name() + "' has lost what was written to it, by a flush that failed", EIO);
+  co_await unwrap(check_nothing_lost(*filter_node_));
 }
 
 bool BackupJob::loses_bits(bool succeeded) const noexcept {

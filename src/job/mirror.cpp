@@ -40,7 +40,6 @@ Task<> MirrorJob::attach() {
   co_await insert_filter();
   auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, user());
   edge_ = co_await unwrap(std::move(edge));
-  losses_before_ = options_.source->losses();
   MirrorCopyOptions how;
   how.buffers = static_cast<std::uint64_t>(options_.buf_size);
   how.base = options_.sync == SyncMode::top ? skip_filters(*options_.source).backing() : nullptr;

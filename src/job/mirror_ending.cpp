@@ -1,6 +1,7 @@
 // How a mirror ends: the disk held still, the pivot, what becomes of the filter and of the bitmap.
 #include "job/mirror.hpp"
 
+#include "job/losses.hpp"
 #include "job/patient_drain.hpp"
 
 namespace tidemark {
@@ -82,7 +83,7 @@ Task<> MirrorJob::prepare() {
   if (!loses_bits()) co_return;
   const InFlight under_way(*options_.source);
   const Result<> flushed = co_await top().file().flush().result();
-  drops_ = flushed.ok() && source_kept();                // else the bitmap keeps more than it needs to
+  drops_ = flushed && check_nothing_lost(*filter_node_);                // else the bitmap keeps more than it needs to
 }
 
 Task<> MirrorJob::pivot() {
@@ -178,7 +179,7 @@ Task<> MirrorJob::save_unfinished() {
   const Result<bool> target = co_await top().flush_target().result();
   const InFlight under_way(*options_.source);
   const Result<> source = co_await top().file().flush().result();
-  if (target && *target && source && source_kept()) unfinished_ = std::move(unfinished);
+  if (target && *target && source && check_nothing_lost(*filter_node_)) unfinished_ = std::move(unfinished);
 }
 
 Task<> MirrorJob::take_out_filter() {

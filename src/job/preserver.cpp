@@ -4,6 +4,7 @@
 
 #include "block/status.hpp"
 #include "job/chain_names.hpp"
+#include "job/losses.hpp"
 #include "job/patient_drain.hpp"
 
 namespace tidemark {
@@ -129,6 +130,7 @@ Task<PieceSource::Outcome> Preserver::Child::copy(Range piece, Kind, MutableByte
 Task<> Preserver::Child::pull(JobContext& context, OnError policy) {
   co_await pieces_->finish(context, policy);
   if (image_.graph().keeps(Rule::flush_preserved)) co_await edge_->flush();
+  co_await unwrap(check_nothing_lost(*filter_node_));
 }
 
 // What it is to stand on.
@@ -138,6 +140,7 @@ Task<BackingName> Preserver::Child::name_below() {
 }
 
 Task<> Preserver::Child::rename() {
+  if (filter_node_) co_await unwrap(check_nothing_lost(*filter_node_));
   BackingName name = co_await name_below();
   const ImageInfo info = co_await image_.driver().info();
   before_ = {info.backing_filename, info.backing_format};

@@ -3,6 +3,7 @@
 #include "block/status.hpp"
 #include "job/create_attached.hpp"
 #include "job/chain_names.hpp"
+#include "job/losses.hpp"
 #include "job/patient_drain.hpp"
 
 namespace tidemark {
@@ -106,6 +107,7 @@ Task<> StreamJob::prepare() {
   BlockNode* const base = options_.bottom->backing();
   BackingName name = co_await backing_name(image_, base, options_.backing_file, options_.mask_protocol);
   co_await edge_->flush();
+  co_await unwrap(check_nothing_lost(*filter_node_));
   const ImageInfo before = co_await image_.driver().info();
   co_await image_.driver().write_backing_name(std::move(name.name), std::move(name.format));
   const Result<> changed = co_await shorten_chain(base).result();

@@ -111,7 +111,7 @@ Task<> TrackingStore::before_close() {
   co_await stop();
   closing_ = true;
   saved_ = co_await checkpoint(Depth::lasting).result();
-  if (root_.image.is_device) {
+  if (root_.image.is_device && node_.driver().name() != "qcow2") {       // a disk's places are the device's
     places_ = places_over(node_.size());
     const auto written = places_written(node_.bitmaps());
     places_.insert(places_.end(), written.begin(), written.end());
@@ -119,7 +119,9 @@ Task<> TrackingStore::before_close() {
   told_as_ = {&node_.graph(), node_.name()};
 }
 
+// Once more, by who could not go on after the first time: it has ended, and its name may be another's by now.
 Task<> TrackingStore::after_close() {
+  if (!file_.file().is_open()) co_return;
   const bool of_no_use = saved_ && catalogue_.entries.empty() && catalogue_.records.empty();
   Task<> last = of_no_use ? file_.unlink() : end();
   const Result<> ended = co_await std::move(last).result();
