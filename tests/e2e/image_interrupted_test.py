@@ -7,11 +7,12 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 import unittest
 
-from bed import DONE, FAILED, INTERRUPTED, MiB, processes
+from bed import DONE, FAILED, INTERRUPTED, KiB, MiB, processes
 from image_bed import ImageBed
 
 
@@ -117,6 +118,30 @@ class Killed(ImageBed):
         status, _, err = self.end_of(process)
         self.assertEqual((status, err), (INTERRUPTED, "tidemark: interrupted; nothing was left behind\n"))
         self.assertEqual(self.names(), ["a.raw"])
+
+    def test_ctrl_c_while_tables_are_in_memory(self):
+        """All of a large disk leads to one table, whose every second cluster is data: there is no wait for a file."""
+        with open(self.path / "a.qcow2", "wb") as file:
+            entries, at = 4 << 20, 64 * KiB
+            l1 = 4 * at
+            header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 0, 0, 16, entries << 29, 0, entries, l1, at, 1, 0, 0)
+            file.write(header)
+            file.seek(at)
+            file.write(struct.pack(">Q", 2 * at))
+            file.seek(3 * at)
+            file.write(struct.pack(">QQ", 0x80 * at | 1 << 63, 0) * (at // 16))
+            file.seek(l1)
+            for n in range(32):
+                file.write(struct.pack(">Q", 3 * at) * (entries // 32))
+            file.truncate(l1 + entries * 8 + 0x80 * at)
+        for words in (["measure", "-O", "raw", "a.qcow2"], ["map", "a.qcow2"]):
+            process = self.lab.start(self.tidemark, "image", *words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self.until(lambda: self.catches(process, signal.SIGTERM), "it to begin")
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            begun = time.monotonic()
+            self.assertEqual(self.end_of(process, patience=30)[0], INTERRUPTED, words)
+            self.assertLess(time.monotonic() - begun, 10, words)
 
     def test_ctrl_c_that_comes_too_late(self):
         """What was done by then is done: its last flush takes longer than is waited for."""
