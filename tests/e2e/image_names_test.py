@@ -147,6 +147,34 @@ class JsonNames(ImageBed):
         self.image("compare", "o.qcow2", "want.raw")
         self.run_tidemark("chain", "show", "o.qcow2")
 
+    def test_a_base_that_reads_otherwise_there(self):
+        """convert -B leaves out what the layer reads in the source's chain, which is what the name alone reads, or it is refused."""
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "m.qcow2")
+        self.qemu_io("m.qcow2", "write -P 7 1M 4k")
+        words = ["image", "convert", "-O", "qcow2", "-B", "m.qcow2", "-F", "qcow2", "o.qcow2", "n.qcow2"]
+        for described in ({"driver": "qcow2", "file": self.at("m.qcow2"), "backing": None}, {"driver": "raw", "file": self.at("m.qcow2")}):
+            self.overlay(described, described["driver"])
+            self.qemu_io("o.qcow2", "write -P 1 64k 4k")
+            before = self.state()
+            self.assertIn("does not read as it does there", self.fails(*words))
+            self.assertEqual(self.state(), before)
+        self.overlay({"driver": "qcow2", "file": self.at("m.qcow2")}, "qcow2")
+        self.qemu_io("o.qcow2", "write -P 1 64k 4k")
+        self.assertIn("does not read as it does there", self.fails(*words[:7], "raw", *words[8:]))
+        self.run_tidemark(*words)
+        self.assertIn("identical", self.qemu_img("compare", "o.qcow2", "n.qcow2").stdout)
+        (self.path / "n.qcow2").unlink()
+        cut = {"driver": "qcow2", "file": self.at("o.qcow2"), "backing": {"driver": "qcow2", "file": self.at("m.qcow2"), "backing": None}}
+        other = {**cut, "backing": {"driver": "qcow2", "file": self.at("m.qcow2"), "backing": {"driver": "raw", "offset": MiB, "file": self.at("b.raw")}}}
+        for source in (cut, other):
+            self.assertIn("does not read as it does there", self.fails(*words[:8], "json:" + json.dumps(source), "n.qcow2"))
+
+    def test_an_image_over_itself_is_told(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "j.qcow2", "1M")
+        name = "json:" + json.dumps({"driver": "qcow2", "file": self.at("j.qcow2"), "backing": None})
+        self.qemu_img("rebase", "-u", "-b", name, "-F", "qcow2", "j.qcow2")
+        self.assertIn("infinite loop", self.fails("image", "info", "--backing-chain", "j.qcow2"))
+
     def test_an_end_that_is_said_twice(self):
         """An image without anything below it: the name says so, too."""
         self.qemu_img("convert", "-O", "qcow2", "-f", "raw", "b.raw", "m.qcow2")

@@ -19,14 +19,20 @@ Task<Header> header_of(Edge& file) {
   co_return co_await unwrap(parse_header(cluster.bytes(), file.size()));
 }
 
+// Counts that are not raised would not make an image right whose counts are too low.
+bool may_repair(const CheckOptions& options, const CheckReport& report) {
+  if (report.corruptions == 0 && report.leaks == 0) return false;
+  if (!options.leaves_damage) return true;
+  return report.sees_all() && (options.repair == Repair::all || report.corruptions == 0);
+}
+
 Task<CheckReport> pass(Edge& file, CheckOptions& options, bool repair) {
   CheckReport report;
   Header header = co_await header_of(file);
   Checker checker(file, std::move(header), options, report);
   co_await checker.run();
-  const bool wrong = report.corruptions != 0 || report.leaks != 0;
-  if (repair && wrong) {
-    CheckRepair repairing(checker);
+  if (repair && may_repair(options, report)) {
+    CheckRepair repairing(checker, report.corruptions == 0);
     co_await repairing.run();
   }
   co_return std::move(report);
@@ -47,7 +53,7 @@ Task<CheckReport> check_image(Edge& file, CheckOptions options) {
   CheckReport first = co_await pass(file, options, repair);
   if (!repair) co_return std::move(first);
   CheckReport report;
-  if (first.corruptions != 0 || first.leaks != 0) {
+  if (may_repair(options, first)) {
     report = co_await pass(file, options, false);
     report.corruptions_fixed = less(first.corruptions, report.corruptions);
     report.leaks_fixed = less(first.leaks, report.leaks);

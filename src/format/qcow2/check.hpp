@@ -25,6 +25,8 @@ enum class Repair : std::uint8_t { nothing, leaks, all };
 
 struct CheckOptions {
   Repair repair = Repair::nothing;
+  // Nobody asked for the repair: what is damaged stays as it is, since what lies behind an entry that cannot be followed looks leaked.
+  bool leaves_damage = false;
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;     // bytes of tables
   CancelToken interrupted;
 };
@@ -34,6 +36,7 @@ struct CheckReport {
 
   // What is there now, that is after the repair; and what there was before it.
   std::uint64_t corruptions = 0, leaks = 0, check_errors = 0;
+  std::uint64_t not_followed = 0;          // of the corruptions those that are no wrong count, nor a flag for one
   std::uint64_t corruptions_fixed = 0, leaks_fixed = 0;
   std::uint64_t total_clusters = 0, allocated_clusters = 0, fragmented_clusters = 0, compressed_clusters = 0;
   std::uint64_t image_end = 0;
@@ -41,6 +44,7 @@ struct CheckReport {
   std::uint64_t messages_left_out = 0;
 
   bool clean() const noexcept { return corruptions == 0 && leaks == 0 && check_errors == 0; }
+  bool sees_all() const noexcept { return not_followed == 0 && check_errors == 0; }
 };
 
 Task<CheckReport> check_image(Edge& file, CheckOptions options);

@@ -79,7 +79,7 @@ Task<> CheckRepair::write_blocks(const Structure& structure) {
   AlignedBuffer block(geometry_.cluster_size());
   std::uint64_t at = (structure.first + structure.table_clusters) << geometry_.cluster_bits;
   for (const std::uint64_t index : structure.blocks) {
-    co_await unwrap(checker_.going_on());
+    co_await checker_.go_on();
     for (std::uint64_t i = 0; i < geometry_.block_entries(); ++i) {
       const std::uint64_t count = count_in(structure, index * geometry_.block_entries() + i);
       set_refcount_entry(block.data(), i, geometry_.refcount_order, std::min(count, geometry_.refcount_max()));

@@ -14,7 +14,7 @@ Task<> CheckRepair::run() {
   if (all && checker_.refcounts_need_rebuild()) co_await rebuild();
   else co_await fix_counts();
   co_await file_.flush();
-  if (!all) co_return;
+  if (!all && !leaks_only_) co_return;
   co_await fix_flags();
   co_await file_.flush();
 }
@@ -24,7 +24,7 @@ Task<> CheckRepair::fix_counts() {
   for (std::uint64_t i = 0; i < checker_.refcount_table().size(); ++i) {
     const auto at = checker_.block_at(i);
     if (!at || !is_only_user(*at)) continue;
-    co_await unwrap(checker_.going_on());
+    co_await checker_.go_on();
     co_await checker_.read(*at, block.bytes());
     const bool changed = co_await fix_block(block.bytes(), i * geometry_.block_entries());
     if (changed) co_await file_.write(*at, Buffers(block.bytes()));
@@ -63,7 +63,7 @@ Task<> CheckRepair::fix_flags() {
   AlignedBuffer table(geometry_.cluster_size());
   for (const TableUse& use : checker_.tables()) {
     if (use.active < 0 || !checker_.is_table_only(use.at.value)) continue;
-    co_await unwrap(checker_.going_on());
+    co_await checker_.go_on();
     const Range place{use.at.value, table.size()};
     const Range written = co_await checker_.next_written(place);
     if (written.empty()) continue;

@@ -7,9 +7,11 @@ namespace tidemark::qcow2 {
 
 class CheckRepair {
  public:
-  explicit CheckRepair(Checker& checker) : checker_(checker), file_(checker.file()), geometry_(checker.geometry()) {}
+  // `leaks_only`: nothing else is wrong.
+  CheckRepair(Checker& checker, bool leaks_only)
+      : checker_(checker), file_(checker.file()), geometry_(checker.geometry()), leaks_only_(leaks_only) {}
 
-  // Refcounts, and with Repair::all the flags in the tables.
+  // Refcounts, and with Repair::all the flags in the tables; with Repair::leaks where they were right, and would not be any more.
   Task<> run();
 
  private:
@@ -40,6 +42,7 @@ class CheckRepair {
   Checker& checker_;
   Edge& file_;
   const Geometry geometry_;
+  const bool leaks_only_;
 };
 
 // The incompatible features that the header says from now on.

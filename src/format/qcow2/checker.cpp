@@ -4,6 +4,8 @@
 #include <cinttypes>
 #include <cstdio>
 
+#include "block/node.hpp"
+
 namespace tidemark::qcow2 {
 
 // {} is a decimal number, {x} one in hex.
@@ -29,9 +31,11 @@ Checker::Checker(Edge& file, Header header, CheckOptions& options, CheckReport& 
     : file_(file), header_(std::move(header)), options_(options), report_(report), file_size_(file.size()),
       counts_(std::min(CheckCounts::clusters_max, header_.geometry.clusters_for(file.size()))) {}
 
-Result<> Checker::going_on() const {
-  if (options_.interrupted.requested()) return Error(Errc::cancelled, "interrupted");
-  return {};
+// Tables that are not in the file, or lie in a cache, are gone through without a wait.
+Task<> Checker::go_on() {
+  constexpr unsigned steps_at_once = 16;
+  if (++steps_ % steps_at_once == 0) co_await file_.node().reactor().yield();
+  if (options_.interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
 }
 
 void Checker::advance(std::uint64_t bytes) {
@@ -69,7 +73,7 @@ bool Checker::alone(Range table) {
 Task<Range> Checker::next_written(Range tables) {
   constexpr std::uint64_t piece_max = 1 * MiB;
   while (!tables.empty() && tables.offset < file_.size()) {
-    co_await unwrap(going_on());
+    co_await go_on();
     if (!seen_.range.contains(tables.offset)) {
       const Range rest{tables.offset, file_.size() - tables.offset};
       seen_ = co_await file_.map(rest);

@@ -49,7 +49,8 @@ class Checker {
   bool is_table_only(std::uint64_t offset) const noexcept;
   std::optional<std::uint64_t> block_at(std::uint64_t index) const noexcept;
   Task<> read(std::uint64_t at, MutableBytes into);
-  Result<> going_on() const;
+  // At each step of a long loop: fails where it is interrupted, which is heard of now and then.
+  Task<> go_on();
   // The first piece of tables that the file has anything for, empty when there is none: what says nothing is not read, so
   // that the time is bounded by what the file holds, not by its size.
   Task<Range> next_written(Range tables);
@@ -58,6 +59,8 @@ class Checker {
   // checker.cpp
   template <class... Args>
   void corrupt(const char* format, const Args&... args);
+  template <class... Args>
+  void miscounted(const char* format, const Args&... args);
   template <class... Args>
   void say(const char* format, const Args&... args);
   bool count(std::uint64_t offset, std::uint64_t length, std::uint64_t times = 1);
@@ -107,6 +110,7 @@ class Checker {
   std::map<std::uint64_t, std::uint64_t> long_tables_;         // start and end
   Extent seen_;                            // of the file, where it was last looked at
   bool rebuild_ = false;
+  unsigned steps_ = 0;
 };
 
 // Where a message's words are made; of those that are kept only.
@@ -120,9 +124,15 @@ void Checker::say(const char* format, const Args&... args) {
 }
 
 template <class... Args>
-void Checker::corrupt(const char* format, const Args&... args) {
+void Checker::miscounted(const char* format, const Args&... args) {
   ++report_.corruptions;
   say(format, args...);
+}
+
+template <class... Args>
+void Checker::corrupt(const char* format, const Args&... args) {
+  ++report_.not_followed;
+  miscounted(format, args...);
 }
 
 }  // namespace tidemark::qcow2

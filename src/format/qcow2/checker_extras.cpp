@@ -18,7 +18,7 @@ constexpr std::uint64_t bitmap_table_entries_max = std::uint64_t{1} << 27;
 Task<> Checker::count_snapshots() {
   std::uint64_t at = header_.snapshots_at.value;
   for (std::uint64_t i = 0; i < header_.snapshots; ++i) {
-    co_await unwrap(going_on());
+    co_await go_on();
     const bool readable = co_await count_snapshot(i, at);
     if (!readable) co_return;                            // nobody knows where the next one begins
   }
@@ -68,7 +68,7 @@ Task<> Checker::count_bitmaps(std::uint64_t directory, std::uint64_t length, std
   co_await read(directory, entries);
   std::uint64_t at = 0;
   for (std::uint32_t i = 0; i < bitmaps; ++i) {
-    co_await unwrap(going_on());
+    co_await go_on();
     if (!fits(at, bitmap_entry_bytes, length)) {
       corrupt("ERROR bitmap directory ends before its entry {}", i);
       co_return;

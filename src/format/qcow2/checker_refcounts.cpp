@@ -37,7 +37,7 @@ Task<> Checker::load_refcounts() {
       rebuild_ = true;
       continue;
     }
-    co_await unwrap(going_on());
+    co_await go_on();
     count(at, g.cluster_size());
     co_await read(at, block.bytes());
     note_ones(i, block.data());
@@ -62,7 +62,7 @@ Task<> Checker::compare_refcounts() {
   }
   AlignedBuffer block(g.cluster_size());
   for (std::uint64_t i = 0; i * g.block_entries() < counts_.clusters(); ++i) {
-    co_await unwrap(going_on());
+    co_await go_on();
     const auto at = block_at(i);
     if (at) co_await read(*at, block.bytes());
     else Buffers(block.bytes()).fill_zero();
@@ -86,7 +86,7 @@ void Checker::compare_cluster(std::uint64_t cluster, std::uint64_t refcount) {
     say("Leaked cluster {} refcount={} reference={}", cluster, refcount, references);
     return;
   }
-  corrupt("ERROR cluster {} refcount={} reference={}", cluster, refcount, references);
+  miscounted("ERROR cluster {} refcount={} reference={}", cluster, refcount, references);
   if (!block_at(cluster / geometry().block_entries())) rebuild_ = true;
 }
 

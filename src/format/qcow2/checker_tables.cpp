@@ -51,7 +51,7 @@ void Checker::check_copied(Level level, std::uint64_t raw, HostOffset at) {
       {"ERROR OFLAG_COPIED data cluster: l2_entry={x} refcount is not 1",
        "ERROR OFLAG_COPIED data cluster: l2_entry={x} refcount=1"}};
   const bool one = counts_.is_one(geometry().cluster_of(at).index), flag = raw & CheckEntry::copied_flag;
-  if (one != flag) corrupt(words[level == Level::l2][one], raw);
+  if (one != flag) miscounted(words[level == Level::l2][one], raw);
 }
 
 void Checker::merge_tables() {
@@ -83,7 +83,7 @@ Task<> Checker::count_tables() {
   total_ = std::max<std::uint64_t>(1, tables_.size() * size);
   AlignedBuffer buffer(at_once * size);
   for (std::size_t i = 0; i < tables_.size();) {
-    co_await unwrap(going_on());
+    co_await go_on();
     std::size_t n = 1;
     while (n < at_once && i + n < tables_.size() && tables_[i + n].at.value == tables_[i].at.value + n * size) ++n;
     const Range place{tables_[i].at.value, n * size};

@@ -5,8 +5,10 @@
 // the environment all combinations are tried, which takes long; with full@N-M the Nth to the Mth of them.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <set>
 
 #include "tests/interop/qcow2/random_ops.hpp"
@@ -180,12 +182,43 @@ class Matrix : public ImageTest {
   };
 };
 
+// Which of how many are wanted; nothing where this cannot be understood, or is none of them.
+struct Part {
+  bool full = false;
+  std::uint64_t first = 1, last = ~std::uint64_t{0};
+};
+std::optional<Part> parse_part(const char* wanted, std::uint64_t there) {
+  if (!wanted || *wanted == '\0') return Part{};
+  Part part{true};
+  std::string_view text = wanted;
+  if (!text.starts_with("full")) return {};
+  text.remove_prefix(4);
+  if (text.empty()) return part;
+  const auto number = [&](char before, std::uint64_t& into) {
+    if (!text.starts_with(before)) return false;
+    const auto [end, error] = std::from_chars(text.data() + 1, text.data() + text.size(), into);
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    return error == std::errc();
+  };
+  if (!number('@', part.first) || !number('-', part.last) || !text.empty()) return {};
+  if (part.first == 0 || part.first > part.last || part.first > there) return {};
+  return part;
+}
+
+TEST(MatrixParts, WhatIsNoneIsRefused) {
+  EXPECT_FALSE(parse_part(nullptr, 10)->full);
+  EXPECT_EQ(parse_part("full", 10)->first, 1u);
+  EXPECT_EQ(parse_part("full@3-12", 10)->last, 12u);
+  for (const char* wrong : {"ful", "full@", "full@3", "full@3-", "full@-3", "full@3-2", "full@0-3", "full@11-12", "full@1-2x", "fuller"})
+    EXPECT_FALSE(parse_part(wrong, 10)) << wrong;
+}
+
 TEST_F(Matrix, EveryCombinationInTurns) {
   const char* wanted = std::getenv("TIDEMARK_MATRIX");
-  const bool full = wanted && std::string_view(wanted).starts_with("full");
-  unsigned long first = 1, last = ~0UL;
-  if (full) (void)std::sscanf(wanted, "full@%lu-%lu", &first, &last);
   std::vector<Combination> combinations = all_combinations();
+  const std::optional<Part> part = parse_part(wanted, combinations.size());
+  ASSERT_TRUE(part) << "TIDEMARK_MATRIX is full or full@N-M, of " << combinations.size() << ": " << wanted;
+  const auto [full, first, last] = *part;
   if (!full) combinations = pairs_of(std::move(combinations));
   std::uint64_t seed = 0;
   for (const Combination& c : combinations) {

@@ -39,9 +39,11 @@ Task<> cover_tail(Edge& top, Edge& base, std::uint64_t above) {
   co_await base.write_zeroes(tail, WriteFlags::may_unmap);
 }
 
-Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base, std::uint64_t above) {
+// `begun`: the base is not as it was any more.
+Task<image::CopyReport> copy_down(const Context& context, Edge& top, Edge& base, std::uint64_t above, bool& begun) {
   const bool longer = base.size() < top.size();
   if (longer) co_await base.truncate(top.size());
+  begun = true;
   Progress progress(context, "commit");
   const Range all{0, top.size()};
   image::CopyOptions copy;
@@ -67,7 +69,7 @@ Error broken_off(const Error& error, const std::string& top, const std::string& 
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
                                    std::uint64_t size_above) {
   KeptBitmaps kept = co_await KeptBitmaps::load(context, base);
-  bool begun = false;
+  bool opened = false, begun = false;
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
@@ -75,19 +77,20 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
     access.write = true;
     Edge* below = co_await session.open(base, access);
     kept.attach(below->node());
-    begun = true;
-    auto copied = co_await copy_down(context, *top, *below, size_above).result();
+    opened = true;
+    auto copied = co_await copy_down(context, *top, *below, size_above, begun).result();
     kept.collect(below->node());
     co_return co_await unwrap(std::move(copied));
   };
   auto copied = co_await in_session<image::CopyReport>(context.reactor, body, context.interrupted).result();
   // First what holds nothing goes, which makes room for the bitmaps.
   std::string left;
-  if (!copied && begun) left = co_await tidy_after_failure(context, base);
+  if (!copied && opened) left = co_await tidy_after_failure(context, base);
   auto stored = co_await kept.store().result();
   if (copied) co_await unwrap(stored);
   if (!copied && !stored) left += "; its bitmaps do not count any more";
   if (!copied && begun) co_await broken_off(copied.error(), above[0].name, base.name, left);
+  if (!copied && !left.empty()) co_await Error(copied.error().code(), copied.error().message() + left, copied.error().os_errno());
   co_return co_await unwrap(std::move(copied));
 }
 

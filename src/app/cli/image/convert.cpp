@@ -13,6 +13,7 @@
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
 #include "app/new_file.hpp"
+#include "format/raw/raw.hpp"
 #include "image/copy.hpp"
 #include "io/file.hpp"
 
@@ -28,6 +29,35 @@ struct Source {
   Edge* disk = nullptr;
   std::uint64_t at = 0;                                  // in the target
 };
+
+// All of a file, as it is.
+bool shows_file(const BlockNode& node) {
+  const std::string_view driver = node.driver().name();
+  if (driver == "file" || driver == "host_device") return true;
+  if (driver != "raw") return false;
+  const auto& raw = static_cast<const RawDriver&>(node.driver());
+  return raw.options().offset == 0 && !raw.options().size && shows_file(raw.edges()[0]->node());
+}
+
+Task<bool> holds_file(Reactor& reactor, BlockNode& node, std::string path) {
+  const ImageInfo info = co_await node.driver().info();
+  co_return co_await is_same_file(reactor, info.filename, std::move(path));
+}
+
+// Whether a node reads what these files do: each in its format, the last one with nothing below.
+Task<bool> reads_as(Reactor& reactor, BlockNode* node, std::vector<ImageName> chain) {
+  for (const ImageName& layer : chain) {
+    if (!node) co_return false;
+    const bool is_qcow2 = node->driver().name() == "qcow2";
+    if (is_qcow2 != (layer.format == "qcow2")) co_return false;
+    const Edge* file = node->child(Role::file);
+    if (!shows_file(is_qcow2 ? file->node() : *node)) co_return false;
+    const bool same = co_await holds_file(reactor, *node, layer.name);
+    if (!same) co_return false;
+    node = node->backing();
+  }
+  co_return !node;
+}
 
 class Convert {
  public:
@@ -49,17 +79,24 @@ class Convert {
   std::uint64_t size() const noexcept { return size_; }
   const CopyReport& report() const noexcept { return report_; }
 
-  // The layer of the source that the target will stand on.
-  Task<> find_base(std::string path) {
+  // The layer of the source that the target will stand on.  What is left out of the target is what that layer reads, so that it must be
+  // what the target's backing file will read.
+  Task<> find_base(std::vector<ImageName> chain) {
     if (sources_.size() != 1) co_await Error(Errc::invalid_argument, "Having a backing file for the target makes no sense when "
                                                                      "concatenating multiple input images");
-    const FileInfo wanted = co_await fs::stat(session_.reactor(), path);
-    for (BlockNode* layer = sources_[0].disk->node().backing(); layer; layer = layer->backing()) {
-      const ImageInfo info = co_await layer->driver().info();
-      const auto file = co_await fs::stat(session_.reactor(), info.filename).result();
-      if (file && file->device == wanted.device && file->inode == wanted.inode) base_ = layer;
+    const std::string& path = chain[0].name;
+    bool is_below = false;
+    for (BlockNode* layer = sources_[0].disk->node().backing(); layer && !base_; layer = layer->backing()) {
+      const bool same = co_await holds_file(session_.reactor(), *layer, path);
+      if (!same) continue;
+      is_below = true;
+      const bool alike = co_await reads_as(session_.reactor(), layer, chain);
+      if (alike) base_ = layer;
     }
-    if (!base_) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
+    if (base_) co_return;
+    if (!is_below) co_await Error(Errc::invalid_argument, fmt::format("'{}' is not below '{}'", path, options_.sources[0]));
+    co_await Error(Errc::invalid_argument, fmt::format("'{}' is below '{}' in another format, or over something else, and does not read "
+                                                       "as it does there", path, options_.sources[0]));
   }
 
   // What is written in place loses its start before the source is read.
@@ -268,7 +305,7 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
     const ImageName below = co_await check_backing(context.reactor, image, format.qcow2.backing_file, format.qcow2.backing_format);
     const std::vector<ImageName> chain = co_await chain_of(context.reactor, below);
     co_await unwrap(check_none_alone(chain));            // the source's layers below it would be missing
-    co_await convert.find_base(below.name);
+    co_await convert.find_base(chain);
   }
   co_await into_new(context, options, std::move(format), convert, bitmaps);
 }

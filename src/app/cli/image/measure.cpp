@@ -31,9 +31,13 @@ Task<std::uint64_t> space_of_bitmaps(Qcow2Driver& image, std::uint64_t cluster_s
   co_return space + align_up(qcow2::serialise_bitmap_directory(stored).size(), cluster_size);
 }
 
+constexpr unsigned extents_at_once = 4096;               // what lies in memory is found without a pause, in which Ctrl-C is heard
+
 Task<std::uint64_t> data_in(const Context& context, Edge& image, std::uint64_t cluster_size) {
   std::uint64_t data = 0;
+  unsigned extents = 0;
   for (Range left{0, image.size()}; !left.empty();) {
+    if (++extents % extents_at_once == 0) co_await context.reactor.yield();
     co_await unwrap(context.check_interrupted());
     const BlockStatus status = co_await block_status_above(image.node(), nullptr, left);
     Range found = status.range;

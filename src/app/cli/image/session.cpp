@@ -124,7 +124,7 @@ Task<> Session::give_up_after(CancelToken interrupted, CancelToken done) {
   while (!either.requested()) (void)co_await reactor().sleep(std::chrono::hours(1), either.token()).result();
   if (!done.requested()) (void)co_await reactor().sleep(patience, done).result();
   if (done.requested()) co_return;
-  gave_up_ = true;
+  given_up_.request();
   co_await graph_.cancel_all_in_flight();
 }
 

@@ -34,7 +34,8 @@ class Session {
 
   // An orderly end takes a moment; then nobody waits for servers any more.
   Task<> give_up_after(CancelToken interrupted, CancelToken done);
-  bool gave_up() const noexcept { return gave_up_; }
+  bool gave_up() const noexcept { return given_up_.requested(); }
+  CancelToken given_up() noexcept { return given_up_.token(); }
   bool writes() const noexcept;          // something is open that its closing may change
 
   Reactor& reactor() noexcept { return graph_.reactor(); }
@@ -48,7 +49,8 @@ class Session {
 
   Graph graph_;
   std::vector<std::unique_ptr<Edge>> edges_;
-  bool gave_up_ = false, writes_nodes_ = false;
+  CancelSource given_up_;
+  bool writes_nodes_ = false;
 };
 
 // Runs body(session) and closes.  Interrupted, it ends within seconds, whatever a server does not answer.
