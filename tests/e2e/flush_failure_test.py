@@ -34,6 +34,7 @@ class FlushFailure(Bed):
         self.client = self.qmp()
         self.guest, self.beside = self.disk("disk"), self.disk("beside")
         self.guest.pwrite(b"1" * 4096, 0)
+        self.beside.pwrite(b"1" * 4096, 4096)
 
     def break_next(self):
         (self.path / "broken").touch()
@@ -51,6 +52,25 @@ class FlushFailure(Bed):
         self.break_next()
         self.assert_told(self.beside)
         self.assert_told(self.guest)
+
+    def test_of_clients_that_share_an_export(self):
+        """One that has come since is told nothing."""
+        other = self.disk("disk")
+        other.flush()
+        self.guest.pwrite(b"2" * 4096, 0)
+        self.break_next()
+        self.assert_told(self.guest)
+        late = self.disk("disk")
+        late.flush()
+        self.assert_told(other)
+
+    def test_of_what_is_durable(self):
+        self.guest.flush()
+        self.beside.flush()
+        self.break_next()
+        with self.assertRaises(nbd.Error):
+            self.beside.flush()
+        self.guest.flush()
 
     def test_of_a_snapshot(self):
         self.break_next()
