@@ -71,6 +71,8 @@ class MirrorJob final : public Job {
   Task<> insert_filter();
   Task<> expect_backing(MirrorTopOptions& above);
   MirrorTop& top() const noexcept { return *filter_; }
+  // A commit keeps its source, and what it has above that for itself goes before it ends.
+  BlockNode& below_filter() const noexcept { return commit_ ? *options_.source : top().file().node(); }
   std::string user() const { return "block job '" + options_.job.id + "'"; }
   Graph& graph() const noexcept { return options_.source->graph(); }
   // Neither the user nor other jobs have a say in when it ends.

@@ -87,7 +87,7 @@ Task<> MirrorJob::prepare() {
 }
 
 Task<> MirrorJob::pivot() {
-  BlockNode& source = top().file().node();
+  BlockNode& source = below_filter();
   BlockNode& target = *options_.target;
   std::optional<Graph::DrainGuard> target_still(co_await graph().drain_within(target, still_max));      // others may use it
   BlockNode* replaced = &source;
@@ -187,7 +187,7 @@ Task<> MirrorJob::take_out_filter() {
   if (commit_ && filter_node_->parents().empty()) commit_->let_go_of_layers();
   if (filter_node_->parents().empty()) co_return;
   top().retire();
-  BlockNode& below = top().file().node();
+  BlockNode& below = below_filter();
   const auto held = hold_filter(*filter_node_);
   const auto come_to_rest = [&](TaskGroup& group) -> Task<> {
     if (!commit_) group.spawn(press_target(group.token()));

@@ -16,7 +16,7 @@ SimOptions options_of(Prng& random) {
 void heal(SimWorld& world, Machine& machine) {
   world.faults().clear();
   machine.targets_fail = machine.stores_fail = false;
-  for (MachineDisk& disk : machine.disks) disk.may_fail = false;
+  for (MachineDisk& disk : machine.disks) disk.may_have_failed = std::exchange(disk.may_fail, false);
 }
 
 SimFault fault_of(std::string path, Prng& random) {
