@@ -5,8 +5,10 @@
 // again, later ones fail at once until there is a connection.  Before them goes what was answered
 // since the last flush, which a server that was started anew may have lost: it is kept in memory,
 // and flushed unasked when that is more than 32 MiB.  When its last writer has gone it is flushed if
-// there is a connection, and another one does not get it.  A server that breaks the protocol fails
-// the requests under way, and is connected to again as if it had gone away.
+// there is a connection; another one does not get it, and what is lost so the next flush says once.
+// To become read-only it waits a second at most for the answers to what is being sent again, and
+// fails with Errc::timed_out without them.  A server that breaks the protocol fails the requests
+// under way, and is connected to again as if it had gone away.
 #pragma once
 
 #include <memory>

@@ -11,7 +11,7 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t requests_max = 128;      // in flight
-constexpr Duration handshake_max = std::chrono::seconds(30), silence_max = handshake_max;
+constexpr Duration handshake_max = std::chrono::seconds(30), silence_first = handshake_max;
 constexpr Duration end_of_writing_max = std::chrono::seconds(1);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
@@ -45,7 +45,7 @@ std::string_view verb(nbd::Command command) {
 }  // namespace
 
 NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
-    : reactor_(reactor), options_(std::move(options)), silence_(silence_max), changed_(reactor),
+    : reactor_(reactor), options_(std::move(options)), silence_(silence_first), changed_(reactor),
       slots_(reactor, requests_max), running_(reactor) {}
 
 std::string NbdSession::describe() const {
@@ -187,7 +187,7 @@ Task<bool> NbdSession::repeat_unflushed(std::shared_ptr<NbdLink> link) {
   next_.reset();
   changed_.notify_all();
   const bool ready = !closing_ && link->takes_requests();
-  if (ready) silence_ = silence_max;
+  if (ready) silence_ = silence_first;
   co_return ready;
 }
 

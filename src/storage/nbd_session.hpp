@@ -2,7 +2,7 @@
 //
 // Keeps a link, and makes a new one in the background when it ends.  Requests that a link did not
 // answer are given to the next one, for as long as the reconnect delay lets them wait.  Before them it gets what the server has
-// answered since the last flush: who was told that it is written is told by the next flush that it is durable.
+// answered since the last flush: who was told that it is written is told by the next flush that it is durable, or that it is lost.
 //
 // A new link must offer what the first one did: the export has not shrunk, has not become read-only
 // and can do all that this client came to rely on.
@@ -33,10 +33,11 @@ class NbdSession {
   Task<> perform(NbdExchange exchange, std::optional<nbd::Extent>* extent = nullptr);
   // What has not been answered ends with Errc::cancelled, for which the connection is given up.
   Task<> cancel_in_flight();
-  // Nobody writes any more, and who did has flushed or does not ask: another connection does not get what is not durable, for the
-  // export may be somebody else's by then.
+  // Nobody writes any more: what is not durable is flushed, if there is a connection.  Another one does not get it, for the export
+  // may be somebody else's by then; what is lost so the next flush says once, for who wrote it may still ask.
   void writers_gone() noexcept;
-  // The same; and what is being sent again has reached the server, or the connection is given up.
+  // The same; and what is being sent again has been answered.  Errc::timed_out when it is not within a second: the connection is
+  // given up, and the server may still write what it was sent.
   Task<> end_writing();
   Task<> close();
 
@@ -83,13 +84,13 @@ class NbdSession {
   bool patient_ = true;                    // requests may wait for a link
   std::optional<Error> lost_;              // why there is no link
   UnflushedWrites unflushed_;
-  std::uint64_t ownerless_ = 0;            // those of them up to this number are not sent again
+  std::uint64_t ownerless_ = 0;            // up to this number those who wrote them have gone: flushed, not sent again
   std::uint64_t repeated_ = 0;             // answers to what was sent again
-  bool flushing_early_ = false;            // because they are many
+  bool flushing_early_ = false;            // unasked: they are many, or their writers have gone
   unsigned flushes_ = 0;                   // asked for by others, and not answered
   std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on
   std::optional<Error> lost_ownerless_;    // likewise, but who wrote it has gone: the next flush says so
-  Duration silence_;                       // that a server may keep while it is sent again what it has lost
+  Duration silence_;                       // that a server may keep while it is sent again what it has lost; twice that the next time
   Event changed_;                          // any of these has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
   Semaphore slots_;                        // for requests
