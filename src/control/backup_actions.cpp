@@ -88,8 +88,10 @@ Task<> open_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
 Task<> give_target(Graph& graph, BackupJob& job, const ImageWanted& wanted) {
   CreatedFile created = co_await create_overlay_file(graph, wanted.path, wanted.format, wanted.size, wanted.below);
   const Result<> opened = co_await open_target(graph, job, wanted).result();
-  if (!opened) (void)co_await undo_create_file(graph.reactor(), std::move(created), opened.error()).result();
-  co_await unwrap(opened);
+  if (opened) co_return;
+  leave_if_taken(created, opened.error());
+  (void)co_await undo_create_file(graph.reactor(), std::move(created)).result();
+  co_await opened.error();
 }
 
 Task<ManagedJob*> create_job(Homes& homes, JobManager& jobs, const Place& place, BackupOptions options) {

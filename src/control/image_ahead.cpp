@@ -56,7 +56,7 @@ Task<> ImageAhead::open() {
   Place& place = *wanted.place;
   if (wanted.is_new) co_await make_file(wanted);
   const auto tried = co_await homes_.at(place, open_image(wanted)).result();
-  if (!tried && tried.error().code() == Errc::busy) created_.reset();      // another's meanwhile, and stays
+  if (!tried && created_) leave_if_taken(*created_, tried.error());
   BlockNode* opened = co_await unwrap(tried);
   kept_ = co_await homes_.at(place, keep_overlay(*opened));
   node_ = opened;

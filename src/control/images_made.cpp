@@ -238,9 +238,11 @@ Task<CreatedFile> create_overlay_file(Graph& graph, std::string path, std::strin
     options.backing_fmt = schema::parse_enum<schema::BlockdevDriver>(backing.format);
   }
   const auto made = co_await create_qcow2(graph, std::move(options)).result();
-  if (!made) (void)co_await undo_create_file(graph.reactor(), std::move(created), made.error()).result();
-  co_await unwrap(made);
-  co_return std::move(created);
+  if (made) co_return std::move(created);
+  leave_if_taken(created, made.error());
+  (void)co_await undo_create_file(graph.reactor(), std::move(created)).result();
+  co_await made.error();
+  co_return created;
 }
 
 Task<BlockNode*> open_image_file(Graph& graph, std::string path, std::string format, Backing backing,

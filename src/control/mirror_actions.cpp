@@ -134,7 +134,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   auto begin = [&]() -> Task<ManagedJob*> {
     if (!existing) created = co_await make_file(homes, *place, arguments.target, format, source->size(), below);
     const auto target = co_await homes.at(*place, open_target(place->graph, arguments.target, format, backing, now, node_name)).result();
-    if (!target && target.error().code() == Errc::busy) created = CreatedFile();      // another's meanwhile, and stays
+    if (!target) leave_if_taken(created, target.error());
     co_await unwrap(target);
     co_return co_await create_job_to(homes, jobs, *place, **target, std::move(options));
   };

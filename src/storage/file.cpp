@@ -233,8 +233,8 @@ Task<> undo_create_file(Reactor& reactor, CreatedFile created) {
   co_await unwrap(undone);
 }
 
-Task<> undo_create_file(Reactor& reactor, CreatedFile created, Error why) {
-  if (why.code() != Errc::busy) co_await undo_create_file(reactor, std::move(created));
+void leave_if_taken(CreatedFile& created, const Error& why) {
+  if (why.code() == Errc::busy) created = CreatedFile();
 }
 
 }  // namespace tidemark

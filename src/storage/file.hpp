@@ -56,7 +56,9 @@ Task<Replaced> check_overwritable(Reactor& reactor, std::string path);
 
 // Brings back what was replaced, unless it was content, which is gone.  What somebody uses, or has made of the name, stays: busy.
 Task<> undo_create_file(Reactor& reactor, CreatedFile created);
-// The same after `why`; when that says that another has the file, it stays, also when he has let go of it since.
-Task<> undo_create_file(Reactor& reactor, CreatedFile created, Error why);
+
+// After `why`: when that says that another program has taken the file since it was made, nothing of it is to be undone, also when
+// he has let go of it by now.
+void leave_if_taken(CreatedFile& created, const Error& why);
 
 }  // namespace tidemark

@@ -414,6 +414,15 @@ TEST_F(FileTest, WhatAnotherHasMadeOfTheNameStays) {
   EXPECT_EQ(world.disk().export_file("/d/new").size(), 512u);
 }
 
+TEST_F(FileTest, WhatAnotherHasTakenStaysWhenHeHasLetGo) {
+  for (const Errc why : {Errc::io, Errc::busy}) {
+    auto created = run(create_file(reactor, "/d/new", 4096, FilePreallocation::off));
+    leave_if_taken(created, Error(why, "why"));
+    run(undo_create_file(reactor, created));
+    EXPECT_EQ(world.disk().exists("/d/new"), why == Errc::busy);
+  }
+}
+
 TEST_F(FileTest, APartialFileIsNewWhateverWasLeft) {
   put("/d/a", 4096);
   const std::uint64_t left = run(fs::stat(reactor, "/d/a")).inode;
