@@ -200,7 +200,8 @@ class Shallow(MirrorBed):
         """Guests write to both, and wait for it themselves; not for more than what they write."""
         self.slow(KiB, copy_mode="write-blocking")
         guest = self.disk()
-        guest.pwrite(b"x" * 512, MiB)
+        guest.pwrite(b"x" * 512, MiB)                # the job copies its granule, which is let pass; what follows is not
+        self.until(lambda: [job["len"] - job["offset"] for job in self.client.execute("query-block-jobs")] == [0], "the copy of a granule")
         written = threading.Thread(target=lambda: guest.pwrite(b"x" * 64 * KiB, 0))
         written.start()
         time.sleep(0.5)

@@ -63,6 +63,7 @@ class Tracking(Bed):
         for name in ("qmp.sock", "nbd.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         self.client = self.qmp()
+        self.client.execute("query-version")         # it answers once all of the command line is done
 
     def kill(self):
         self.daemon.kill()
@@ -267,11 +268,13 @@ class Tracking(Bed):
             with self.subTest(reason):
                 self.start("raw")
                 make()
-                with self.assertRaisesRegex(QmpError, reason):
-                    self.add_bitmap("b")
-                self.kill()
+                try:
+                    with self.assertRaisesRegex(QmpError, reason):
+                        self.add_bitmap("b")
+                finally:
+                    self.kill()
+                    store.unlink()
                 self.assertEqual(other.read_bytes(), before)
-                store.unlink()
 
     def test_the_name_of_a_bitmap_that_a_group_has_removed_is_taken(self):
         self.raw("disk.img", DISK)
@@ -354,6 +357,9 @@ class Tracking(Bed):
         store.write_bytes(b"x" * 8192 + store.read_bytes()[8192:])
         self.start("raw", stderr=True)
         self.assertIsNone(self.bitmap("b"))
+        with self.assertRaisesRegex(QmpError, "is no tracking store: remove it, or name another 'store'"):
+            self.add_bitmap("b")                     # it may be anybody's
+        store.unlink()
         self.add_bitmap("b")
         self.assertEqual(self.lab.stop(self.daemon), DONE)
         with self.daemon.stderr as said:

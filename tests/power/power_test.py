@@ -33,6 +33,7 @@ DISK, BLOCK, GRANULE = 4 * MiB, 4 * KiB, 16 * KiB
 POINTS = 4
 MARKS = "marks"
 ZERO = bytes(BLOCK)
+BY_ID = pathlib.Path("/dev/disk/by-id")
 
 
 class Wrong(Exception):
@@ -106,6 +107,7 @@ def loops_over(place):
 
 def clear_away(place):
     """A mount that nobody serves any more, and all that stood beside it."""
+    (BY_ID / f"wwn-{place.parent.name}").unlink(missing_ok=True)
     if shutil.which("losetup"):
         for device in loops_over(place):
             subprocess.run(["losetup", "-d", device], check=False)
@@ -120,7 +122,7 @@ class PowerCut(Bed):
         super().setUp()
         for place in dead_mounts():
             clear_away(place)
-        self.loop = None
+        self.loop, self.named = None, BY_ID / f"wwn-{self.path.name}"
         self.journal = self.path / "journal"
         self.file_system = self.serve_files(self.path)
         self.addCleanup(self.lab.stop, self.file_system)
@@ -133,15 +135,20 @@ class PowerCut(Bed):
         return server
 
     def attach(self):
-        """The disk is a loop device over the image; what of it is in the page cache is lost with the power."""
+        """The disk is a loop device over the image; what of it is in the page cache is lost with the power.
+
+        It has a name that is its own, as disks have: by that it is known again."""
         made = subprocess.run(["losetup", "--show", "-f", self.path / "mount" / self.image], capture_output=True, text=True)
         if made.returncode:
             self.skipTest(f"no loop device here: {made.stderr.strip()}")
         self.loop = made.stdout.strip()
         self.addCleanup(self.detach)
+        BY_ID.mkdir(parents=True, exist_ok=True)
+        self.named.symlink_to(self.loop)
 
     def detach(self):
         if self.loop:
+            self.named.unlink(missing_ok=True)
             subprocess.run(["losetup", "-d", self.loop], check=True)
             gone, self.loop = self.loop, None
             self.until(lambda: gone not in loops_over(self.path / "mount"), "the loop device has let go")

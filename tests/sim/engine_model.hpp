@@ -154,7 +154,7 @@ struct MachineDisk {
     return plan.tracking == "power" || (!after_crash && (plan.tracking == "process" || !after_kill));
   }
   bool may_fail = false;                           // reads and writes of it do now and then
-  bool may_have_failed = false;          // in the session before
+  bool may_have_failed = false;                    // in the session before
   bool tracking_ended = false;                     // by what it does not survive, since it was last looked at
   bool store_failed = false;                       // bitmaps may be gone, since an earlier session
   bool store_fails = false;                        // since this one, or is about to: a crash may come before it is told

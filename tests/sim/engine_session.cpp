@@ -84,8 +84,9 @@ Task<> Session::work() {
 Task<> Session::open_disks() {
   for (MachineDisk& disk : machine_.disks) {             // before the first of them can end this session
     disk.store_failed = std::exchange(disk.store_fails, machine_.stores_fail) || disk.store_failed;
-    // It cannot be told what a disk holds that could not be flushed at the end.
-    const bool not_ended_well = disk.store_failed || plan_.after_kill || std::exchange(disk.may_have_failed, false);
+    // It cannot be told what a disk holds that could not be flushed at the end: of an opening that failed, too.
+    const bool failed = std::exchange(disk.may_have_failed, false) || disk.may_fail;
+    const bool not_ended_well = disk.store_failed || plan_.after_kill || failed;
     disk.tracking_ended = disk.tracking_ended || !disk.lasts(plan_.after_crash, not_ended_well);
   }
   for (MachineDisk& disk : machine_.disks) {

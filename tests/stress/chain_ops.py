@@ -189,6 +189,9 @@ def plan_mirror(world, disk):
         disk.top.content = job.point.states
         disk.layers = [target]
         if disk.filters and not replaced:
+            if disk.named != disk.root:              # what is below a raw node does not go along
+                for checkpoint in list(disk.checkpoints):
+                    disk.forget_checkpoint(checkpoint)
             for node, _ in disk.filters:
                 world.drop_filter(node)
             disk.filters = []

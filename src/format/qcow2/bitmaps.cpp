@@ -190,10 +190,11 @@ Task<> Qcow2Driver::write_bitmaps(std::vector<Qcow2Bitmap>& bitmaps, std::vector
   co_await point_at_directory(at, directory.size(), entries.size());
 }
 
-// In place: only flags change, so that each sector says what is true, old or new.
+// In place: only flags change, so that each sector says what is true, old or new.  All are written, though they may be in use already,
+// which an opening whose flush failed may have said in the page cache alone.
 Task<> Qcow2Driver::use_bitmaps() {
   std::vector<BitmapEntry> entries = co_await bitmap_entries();
-  if (std::all_of(entries.begin(), entries.end(), [](const BitmapEntry& entry) { return entry.in_use(); })) co_return;
+  if (entries.empty()) co_return;
   for (BitmapEntry& entry : entries) entry.flags |= BitmapEntry::in_use_flag;
   std::vector<std::byte> directory = serialise_bitmap_directory(entries);
   if (directory.size() > align_up(header_.bitmap_directory_bytes, 8))

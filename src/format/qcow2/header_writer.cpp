@@ -135,11 +135,14 @@ Task<> HeaderWriter::keep_autoclear(std::uint64_t features) {
 
 Task<> HeaderWriter::set_autoclear(std::uint64_t mask, std::uint64_t features) {
   const auto turn = co_await one_.lock();
-  co_await write_features(HeaderField::autoclear, header_.autoclear, (header_.autoclear & ~mask) | features);
+  co_await put_features(HeaderField::autoclear, header_.autoclear, (header_.autoclear & ~mask) | features);
 }
 
 Task<> HeaderWriter::write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next) {
-  if (present == next) co_return;
+  if (present != next) co_await put_features(at, present, next);
+}
+
+Task<> HeaderWriter::put_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next) {
   std::byte bytes[8];
   store_be(bytes, next);
   co_await write_alone(at, bytes);

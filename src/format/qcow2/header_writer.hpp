@@ -28,7 +28,8 @@ class HeaderWriter {
   Task<> set(Autoclear feature, bool on);
   // The others are switched off.
   Task<> keep_autoclear(std::uint64_t features);
-  // Those of the mask become these.
+  // Those of the mask become these.  Written, and durable, even where the header says so already: that may be in the page cache
+  // alone, of an opening whose flush failed.
   Task<> set_autoclear(std::uint64_t mask, std::uint64_t features);
   // The bitmaps extension becomes what this says; without bitmaps it goes.
   Task<> set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps);
@@ -48,6 +49,7 @@ class HeaderWriter {
   Task<> write_alone(std::uint64_t at, MutableBytes bytes);
   Task<> write_u64(std::uint64_t at, std::uint64_t value);
   Task<> write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next);
+  Task<> put_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next);
   Task<> write_edit(HeaderEdit edit);
 
   ImageFile& file_;
