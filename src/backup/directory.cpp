@@ -15,6 +15,7 @@ constexpr std::string_view directory_format = "tidemark-backup-directory";
 constexpr int directory_version = 1;
 constexpr std::string_view marker_file = "/tidemark-backup.json";
 constexpr std::string_view lock_file = "/lock";
+constexpr std::string_view checkpoint_file = "/checkpoint.json";
 constexpr std::string_view new_prefix = ".new-";
 
 Result<std::string> parse_marker(std::string_view text) {
@@ -272,6 +273,28 @@ Task<> BackupDirectory::publish(PointManifest manifest) {
 }
 
 Task<> BackupDirectory::discard(std::string id) { return remove_tree(new_path(id)); }
+
+Task<> BackupDirectory::note_checkpoint(std::string bitmap) {
+  const Json note = Json::object({{"bitmap", std::move(bitmap)}});
+  co_await fs::replace(*reactor_, path_ + std::string(checkpoint_file), to_text(note) + "\n");
+}
+
+// What cannot be read as one says nothing.
+Task<std::string> BackupDirectory::noted_checkpoint() {
+  const auto text = co_await read_file(*reactor_, path_ + std::string(checkpoint_file)).result();
+  const Result<Json> note = text ? parse_json(*text) : Result<Json>(text.error());
+  const Json* bitmap = note ? note->find("bitmap") : nullptr;
+  if (!bitmap || !bitmap->is_string()) co_return std::string();
+  for (const PointManifest& point : points_)
+    for (const DiskManifest& disk : point.disks)
+      if (disk.checkpoint == bitmap->as_string()) co_return std::string();
+  co_return bitmap->as_string();
+}
+
+Task<> BackupDirectory::forget_checkpoint() {
+  const auto gone = co_await fs::unlink(*reactor_, path_ + std::string(checkpoint_file)).result();
+  if (!gone && gone.error().code() != Errc::not_found) co_await gone.error();
+}
 
 Task<> BackupDirectory::sweep() {
   const auto names = co_await fs::list(*reactor_, path_ + "/points");

@@ -4,6 +4,7 @@
 //   DIR/lock                        held exclusively by whoever changes the directory
 //   DIR/points/ID/manifest.json     one point; ID/DISK.qcow2, ID/DISK.sums of each disk
 //   DIR/points/.new-ID/             one being written: litter when nobody holds the lock
+//   DIR/checkpoint.json             the checkpoint that was taken with that one
 //
 // Invariant: a point appears under its name only whole and durable.
 #pragma once
@@ -53,6 +54,12 @@ class BackupDirectory {
   std::int64_t point_time() const;
   Task<> publish(PointManifest manifest);             // whole and durable when it returns
   Task<> discard(std::string id);
+
+  // With the lock held.  The bitmaps' name of the checkpoint that a daemon has taken with the point that is being written: who
+  // dies leaves the checkpoint to the next writer, to whom it is told unless the point was published.  Empty: there is none.
+  Task<> note_checkpoint(std::string bitmap);
+  Task<std::string> noted_checkpoint();
+  Task<> forget_checkpoint();
 
   // After a failure, with the lock held: a backup directory that this object has made goes again, unless it
   // holds points.  A directory that was there before stays, empty as it was.

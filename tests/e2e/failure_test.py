@@ -50,6 +50,56 @@ class Interrupted(Bed):
         self.assertEqual([(checkpoint["name"], [disk["node"] for disk in checkpoint["disks"]]) for checkpoint in left],
                          [("weekly", ["other"])])
 
+    def checkpoints(self):
+        with Qmp(self.path / "qmp.sock") as qmp:
+            return [one["name"] for one in qmp.execute("query-checkpoints")]
+
+    def start_with_checkpoint(self, name):
+        process = self.start_slow_backup("--level", "full", "--checkpoint", name)
+        self.until((self.path / "backups" / "checkpoint.json").exists, "the checkpoint is noted")
+        return process
+
+    def test_the_checkpoint_of_a_backup_that_was_cut_off_does_not_block_the_next(self):
+        """Of one that was killed, and of one whose daemon was."""
+        self.json("backup", "backups", "--checkpoint", "monday")
+        for cut_off in ("run", "daemon"):
+            with self.subTest(cut_off):
+                process = self.start_with_checkpoint("tuesday")
+                (process if cut_off == "run" else self.daemon).kill()
+                self.end_of(process)
+                if cut_off == "daemon":
+                    self.daemon.wait(10)
+                    self.lab.ended(self.daemon)
+                    self.serve("disk.img=disk")
+                self.assertEqual(self.checkpoints(), ["monday", "tuesday"])
+                self.json("backup", "backups", "--checkpoint", "tuesday")
+                self.assertFalse((self.path / "backups" / "checkpoint.json").exists())
+                self.assertEqual(self.checkpoints(), ["monday", "tuesday"])
+                self.json("backup", "backups", "--since", "tuesday")
+                self.run_tidemark("checkpoint", "delete", "tuesday")
+        self.assertIn("disk 'disk' has a checkpoint 'monday' already; give another name, or delete that one first",
+                      self.fails("backup", "backups", "--checkpoint", "monday"))
+
+    def test_a_checkpoint_that_somebody_has_taken_by_that_name_since_stays(self):
+        process = self.start_with_checkpoint("tuesday")
+        process.kill()
+        self.end_of(process)
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("checkpoint-delete", name="tuesday")
+            qmp.execute("checkpoint-create", name="tuesday", disks=["disk"])
+        self.json("backup", "backups")
+        self.assertEqual(self.checkpoints(), ["tuesday"])
+
+    def test_the_checkpoint_of_a_published_point_stays(self):
+        """The run was killed just before it had forgotten its note."""
+        self.json("backup", "backups", "--checkpoint", "monday")
+        with Qmp(self.path / "qmp.sock") as qmp:
+            bitmap = qmp.execute("query-checkpoints")[0]["disks"][0]["bitmap"]
+        (self.path / "backups" / "checkpoint.json").write_text(json.dumps({"bitmap": bitmap}))
+        self.json("backup", "backups")
+        self.assertEqual(self.checkpoints(), ["monday"])
+        self.assertFalse((self.path / "backups" / "checkpoint.json").exists())
+
     def test_what_a_killed_backup_leaves_is_cleared_by_the_next(self):
         process = self.start_slow_backup("--level", "full")
         process.kill()

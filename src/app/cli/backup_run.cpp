@@ -47,6 +47,7 @@ Task<PointManifest> BackupRun::run() {
   co_await unwrap(std::move(taken));
   PointManifest published = co_await publish();
   // The point is there, whatever becomes of these; the next run looks for them again.
+  (void)co_await directory_.forget_checkpoint().result();
   (void)co_await drop_old_bitmaps().result();
   co_return std::move(published);
 }
@@ -75,6 +76,24 @@ Task<> BackupRun::clear_left_behind() {
     if (!name.starts_with(own_prefix())) continue;
     Json arguments = Json::object({{"node-name", name}});
     co_await client_.execute("blockdev-del", std::move(arguments));
+  }
+  const std::string checkpoint = co_await directory_.noted_checkpoint();
+  if (!checkpoint.empty()) co_await delete_checkpoint(checkpoint);
+  co_await directory_.forget_checkpoint();
+}
+
+// By its bitmaps' name, which another one of the same name does not have, wherever it is by now.
+Task<> BackupRun::delete_checkpoint(std::string bitmap) {
+  const auto all = co_await client_.execute("query-checkpoints").result();
+  if (!all) co_return;                                   // this daemon has none
+  for (const Json& checkpoint : items(*all)) {
+    Json nodes = Json::array();
+    if (const Json* disks = checkpoint.find("disks"))
+      for (const Json& disk : items(*disks))
+        if (text(disk, "bitmap") == bitmap) nodes.push_back(text(disk, "node"));
+    if (items(nodes).empty()) continue;
+    Json arguments = Json::object({{"name", text(checkpoint, "name")}, {"disks", std::move(nodes)}});
+    co_await client_.execute("checkpoint-delete", std::move(arguments));
   }
 }
 
@@ -105,7 +124,18 @@ Task<> BackupRun::plan() {
     co_await Error(Errc::unsupported, "the daemon has no checkpoints");
   extended_ = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
   co_await choose_disks();
+  if (!options_.checkpoint.empty()) co_await check_checkpoint();
   for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
+}
+
+Task<> BackupRun::check_checkpoint() {
+  const Json all = co_await client_.execute("query-checkpoints");
+  const Json* there = find_by(all, "name", options_.checkpoint);
+  const Json* on = there ? there->find("disks") : nullptr;
+  for (const RunDisk& disk : disks_)
+    if (on && find_by(*on, "node", disk.choice.node))
+      co_await Error(Errc::exists, fmt::format("disk '{0}' has a checkpoint '{1}' already; give another name, or delete that one first: "
+                                               "tidemark checkpoint delete {1}", disk.choice.name, options_.checkpoint));
 }
 
 Task<> BackupRun::choose_disks() {
@@ -262,6 +292,8 @@ Task<> BackupRun::note_checkpoint() {
     for (RunDisk& disk : disks_)
       if (const Json* entry = find_by(*there, "node", disk.choice.node)) disk.checkpoint = text(*entry, "bitmap");
   }
+  const std::string& taken = disks_.front().checkpoint;  // all of one moment have one name
+  if (!taken.empty()) co_await directory_.note_checkpoint(taken);
 }
 
 // The daemon was told a name: when the checkpoint of the base is there still, that was it.
@@ -283,6 +315,7 @@ Task<> BackupRun::drop_checkpoint() {
   for (const RunDisk& disk : disks_) nodes.push_back(disk.choice.node);
   Json arguments = Json::object({{"name", options_.checkpoint}, {"disks", std::move(nodes)}});
   co_await client_.execute("checkpoint-delete", std::move(arguments));
+  co_await directory_.forget_checkpoint();
 }
 
 // An error when one has gone: whether it went well can no longer be known.

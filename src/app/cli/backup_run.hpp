@@ -56,6 +56,8 @@ class BackupRun {
   Task<> check_since();
   Task<> drop_checkpoint();
   Task<> note_checkpoint();
+  Task<> check_checkpoint();
+  Task<> delete_checkpoint(std::string bitmap);
   Task<> plan_one(RunDisk& disk, const Json& nodes);
   Task<> check_base(RunDisk& disk);
   bool knows(std::string_view disk) const;
