@@ -30,9 +30,9 @@ Permissions BlockDriver::child_permissions(const Edge& child, Permissions node, 
   return node;
 }
 
-Task<> BlockDriver::write_back() {
+Task<> BlockDriver::write_back(PageCache after) {
   for (Edge* edge : edges())
-    if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->write_back();
+    if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->write_back(after);
 }
 
 namespace {

@@ -16,6 +16,7 @@
 #include "block/types.hpp"
 #include "io/buffers.hpp"
 #include "io/home.hpp"
+#include "io/page_cache.hpp"
 #include "task/task.hpp"
 
 namespace tidemark {
@@ -76,7 +77,7 @@ class BlockDriver {
   // Whether a flush that failed so may have dropped what was written, whatever the next one says; what is below tells for itself.
   virtual bool lost_by(const Error&) const noexcept { return edges().empty(); }
   // Advice: what was written may begin to become durable; returns without waiting for that.
-  virtual Task<> write_back();
+  virtual Task<> write_back(PageCache after);
   // Writes whole clusters, or up to the end, compressed, where the format can.
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);

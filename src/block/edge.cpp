@@ -159,7 +159,7 @@ Task<> Edge::write_compressed(std::uint64_t offset, Buffers from) {
 Task<> Edge::discard(Range range) { return BlockNode::discard(*this, range); }
 Task<> Edge::flush() { return BlockNode::flush(*this, told_); }
 Task<> Edge::flush(std::uint64_t& told) { return BlockNode::flush(*this, told); }
-Task<> Edge::write_back() { return BlockNode::write_back(*this); }
+Task<> Edge::write_back(PageCache after) { return BlockNode::write_back(*this, after); }
 Task<> Edge::truncate(std::uint64_t size) { return BlockNode::truncate(*this, size); }
 Task<Extent> Edge::map(Range wanted) { return BlockNode::map(*this, wanted); }
 Task<InFlight> Edge::enter() { return BlockNode::enter(*this); }

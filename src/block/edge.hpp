@@ -11,6 +11,7 @@
 #include "block/debug_event.hpp"
 #include "block/types.hpp"
 #include "io/buffers.hpp"
+#include "io/page_cache.hpp"
 #include "task/task.hpp"
 
 namespace tidemark {
@@ -68,7 +69,7 @@ class Edge {
   Task<> flush(std::uint64_t& told);
   // How often what may have been written through this edge since its last flush was lost.
   std::uint64_t losses() const noexcept { return losses_; }
-  Task<> write_back();                           // advice, see BlockDriver; fails never
+  Task<> write_back(PageCache after);            // advice, see BlockDriver; fails never
   Task<> truncate(std::uint64_t size);
   Task<Extent> map(Range wanted);
 

@@ -33,7 +33,7 @@ TEST_F(GraphTest, WhatACopierWroteIsWrittenBackWhereItIsStoredOnly) {
   add_parent("fmt", {{&node("file"), Role::file}, {&node("below"), Role::backing}});
   add_parent("cbw", {{&node("fmt"), Role::filtered}, {&node("target"), Role::target}}, true);
   Edge& edge = attach(node("cbw"));
-  WriteBehind behind(edge);
+  WriteBehind behind(edge, PageCache::keep);
   for (int i = 0; i < 64; ++i) run(behind.wrote(256 * KiB));
   EXPECT_EQ(file.count(Call::write_back), 2u);
   file.fail_next(Error(Errc::io, "no"));

@@ -128,7 +128,7 @@ class BlockNode final {
   static Task<> write_compressed(Edge& via, std::uint64_t offset, Buffers from);
   static Task<> discard(Edge& via, Range range);
   static Task<> flush(Edge& via, std::uint64_t& told);
-  static Task<> write_back(Edge& via);
+  static Task<> write_back(Edge& via, PageCache after);
   static Task<> truncate(Edge& via, std::uint64_t size);
   static Task<Extent> map(Edge& via, Range wanted);
   static Task<InFlight> enter(Edge& via);

@@ -224,11 +224,11 @@ void BlockNode::tell_lost(const Error& why) noexcept {
 }
 
 // The flush that follows tells what fails.
-Task<> BlockNode::write_back(Edge& via) {
+Task<> BlockNode::write_back(Edge& via, PageCache after) {
   BlockNode& node = *via.node_;
   if (via.is_root() && node.quiesced_) co_return;
   InFlight in_flight(node);
-  (void)co_await node.driver_->write_back().result();
+  (void)co_await node.driver_->write_back(after).result();
 }
 
 Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {

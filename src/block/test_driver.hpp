@@ -79,9 +79,9 @@ class TestDriver : public BlockDriver {
     from.copy_to(MutableBytes(content_).subspan(offset, from.size()));
   }
   Task<> flush() override { return begin(Call::flush, {}); }
-  Task<> write_back() override {
+  Task<> write_back(PageCache after) override {
     if (edges().empty()) return begin(Call::write_back, {});
-    return BlockDriver::write_back();
+    return BlockDriver::write_back(after);
   }
   Task<> truncate(std::uint64_t size) override {
     const Range range{0, size};

@@ -108,8 +108,9 @@ Task<> File::write(std::uint64_t offset, Buffers from, bool durable) {
   }
 }
 
-Task<> File::write_back() {
+Task<> File::write_back(PageCache after) {
   IoOp op(IoOp::Kind::write_back, handle_);
+  op.drop = after == PageCache::drop;
   const std::int64_t result = co_await reactor_->perform(op);
   if (result < 0) co_await failed("write back", result);
 }

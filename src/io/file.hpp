@@ -4,6 +4,7 @@
 // close() is awaited before the File goes (asserted), on every path.
 #pragma once
 
+#include "io/page_cache.hpp"
 #include "io/reactor.hpp"
 
 namespace tidemark {
@@ -26,7 +27,7 @@ class File {
   Task<> read(std::uint64_t offset, Buffers into);
   Task<> write(std::uint64_t offset, Buffers from, bool durable = false);
   Task<> sync();
-  Task<> write_back();                            // begins to make durable what was written, and does not wait for it
+  Task<> write_back(PageCache after);             // begins to make durable what was written, and does not wait for it
   Task<> allocate(AllocateMode mode, Range range);
   Task<FileExtent> extent(std::uint64_t offset);
   Task<> truncate(std::uint64_t size);

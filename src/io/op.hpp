@@ -19,7 +19,8 @@
 //   lock        handle, lock                                0; -EAGAIN when another holds it
 //   rename      path, path2, flag no_replace                0
 //   link, unlink, mkdir, rmdir, list, sync_dir              0; list fills names
-//   write_back  handle                                      0; what was written is on its way to the device, not waited for
+//   write_back  handle, flag drop                           0; what was written is on its way to the device, not waited for;
+//                                                           drop: what is there already leaves the page cache
 //   work        work                                        0; runs on a worker thread (a simulation: here)
 #pragma once
 
@@ -101,6 +102,7 @@ struct IoOp {
   bool durable = false;                          // write: on stable storage when it completes
   bool no_replace = false;                       // rename
   bool aside = false;                            // send: much to copy; another processor may do it
+  bool drop = false;                             // write_back
   enum class State : std::uint8_t { idle, deferred, submitted, completed } state = State::idle;
   AllocateMode allocate = AllocateMode::punch_hole;
   Handle handle;

@@ -75,7 +75,7 @@ Task<> CommitJob::block_chain() {
   auto target = Edge::attach(base(), Role::target, writing, user());
   if (preserver_ && !target) preserver_->hold_base();
   target_ = co_await unwrap(std::move(target));
-  behind_.emplace(*target_);
+  behind_.emplace(*target_, PageCache::keep);
 }
 
 bool CommitJob::uses(const BlockNode& node) const noexcept {

@@ -13,7 +13,7 @@ constexpr Duration retry_delay = std::chrono::milliseconds(100);
 }  // namespace
 
 CopyEngine::CopyEngine(Reactor& reactor, Point& point, Edge& through, Edge& target, CopyLimits limits)
-    : reactor_(reactor), point_(point), through_(through), limits_(limits), pace_(reactor, through), behind_(target) {
+    : reactor_(reactor), point_(point), through_(through), limits_(limits), pace_(reactor, through), behind_(target, PageCache::drop) {
   const std::uint64_t wanted = limits_.chunk ? limits_.chunk : point.buffer_size();
   const std::uint64_t chunk = align_down(std::min(wanted, point.buffer_size()), point.granule());
   limits_.chunk = std::max(chunk, point.granule());

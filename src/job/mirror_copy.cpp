@@ -79,7 +79,7 @@ MirrorCopy::MirrorCopy(Reactor& reactor, MirrorTop& top, Edge& through, MirrorCo
       options_(options),
       sink_(top.target(), {granule(), false, nullptr, top.unmaps(), false, top.backing_later()}),
       pace_(reactor, through),
-      behind_(top.target()),
+      behind_(top.target(), PageCache::keep),       // a guest is to read it
       shares_device_(is_local(top.target().node())),
       piece_ended_(reactor) {
   const std::uint64_t buffers = options.buffers ? options.buffers : buffers_default;

@@ -133,8 +133,8 @@ Task<> FileDriver::flush() {
   co_await unwrap(judge(done));
 }
 
-Task<> FileDriver::write_back() {
-  if (!options_.direct) co_await file_.write_back();
+Task<> FileDriver::write_back(PageCache after) {
+  if (!options_.direct) co_await file_.write_back(after);
 }
 
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that

@@ -30,7 +30,7 @@ class FileDriver final : public BlockDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
   Task<> flush() override;
-  Task<> write_back() override;
+  Task<> write_back(PageCache after) override;
   Task<> truncate(std::uint64_t size) override;
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;

@@ -51,7 +51,9 @@ std::int64_t dispatch(IoOp& op) noexcept {
     case IoOp::Kind::rmdir: return retried([&] { return ::rmdir(path()); });
     case IoOp::Kind::list: return list_directory(op);
     case IoOp::Kind::sync_dir: return sync_directory(op);
-    case IoOp::Kind::write_back: return retried([&] { return ::sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); });
+    case IoOp::Kind::write_back:
+      if (op.drop) (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);     // leaves what is dirty, or on its way
+      return retried([&] { return ::sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); });
     case IoOp::Kind::work: op.extra->work(); return 0;
   }
   return -EINVAL;

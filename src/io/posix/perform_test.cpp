@@ -1,9 +1,12 @@
 // What the contract cannot see: modes, devices, FIFOs, full queues, cancelled connects.
 #include "io/posix/perform.hpp"
 
+#include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 
 #include <atomic>
 #include <cstring>
@@ -64,6 +67,32 @@ TEST(Perform, DescriptorsAreClosedOnExec) {
     EXPECT_TRUE(::fcntl(static_cast<int>(fd), F_GETFD) & FD_CLOEXEC);
   for (const std::int64_t fd : {listen.op.result, connect.op.result, accept.op.result})
     ::close(static_cast<int>(fd));
+}
+
+// Of what is on the device; a file system in memory keeps it where it is.
+TEST(Perform, WhatIsWrittenBackLeavesThePageCacheWhereThatIsWanted) {
+  const TemporaryDirectory directory;
+  const OpenFile file(directory / "file", writing());
+  const int fd = descriptor(file.handle());
+  struct statfs system;
+  ASSERT_EQ(::fstatfs(fd, &system), 0);
+  if (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC) GTEST_SKIP() << "the temporary directory is in memory";
+  std::vector<char> page(4096, 'x');
+  ASSERT_EQ(::pwrite(fd, page.data(), page.size(), 0), 4096);
+  ASSERT_EQ(::fsync(fd), 0);
+  const auto cached = [&] {
+    void* mapped = ::mmap(nullptr, page.size(), PROT_READ, MAP_SHARED, fd, 0);
+    unsigned char there = 0;
+    EXPECT_EQ(::mincore(mapped, page.size(), &there), 0);
+    ::munmap(mapped, page.size());
+    return (there & 1) != 0;
+  };
+  Op keep(IoOp::Kind::write_back, file.handle()), drop(IoOp::Kind::write_back, file.handle());
+  EXPECT_EQ(keep.run(), 0);
+  EXPECT_TRUE(cached());
+  drop.op.drop = true;
+  EXPECT_EQ(drop.run(), 0);
+  EXPECT_FALSE(cached());
 }
 
 TEST(Perform, OpeningAFifoWithoutAPeerDoesNotHang) {
