@@ -1,23 +1,41 @@
 """Chain jobs: a stream and a commit of one layer, alone, and with a guest that writes to the disk meanwhile.
 
 Each round begins with the same three images, copied from originals: a base, a layer that holds data in every other MiB, and
-the disk.  What comes of it is compared with what the chain held before.
+the disk.  What comes of it is compared with what the chain held before.  The layer is in the page cache, or on the device alone;
+a bare copy of as much is what the device leaves to anybody then.
 """
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import time
 
+from side_by_side.backup_cases import touch_memory
 from side_by_side.measure import OURS, Bar, Case, rounds
-from side_by_side.nbd_cases import QSD, GiB, MiB
+from side_by_side.nbd_cases import QSD, GiB, MiB, settle
 
+BARE = "bare copy"
 CONTENDERS = [OURS, QSD]
 RATE, DEPTH = 500, 32
-JOBS = {
-    "stream": ("block-stream", {"base-node": "base"}),
-    "commit": ("block-commit", {"top-node": "layer", "base-node": "base"}),
+JOBS = {                                         # what is written to is durable at the end, whoever sees to it
+    "stream": ("block-stream", {"base-node": "base"}, "disk"),
+    "commit": ("block-commit", {"top-node": "layer", "base-node": "base"}, "base"),
 }
+
+
+def bare_copy(source, target, step=8 * MiB):
+    """Read and written a MiB at a time, on its way to the device all the while, and durable."""
+    begin_writing = ctypes.CDLL(None).sync_file_range
+    buffer = memoryview(bytearray(MiB))
+    with open(source, "rb", buffering=0) as from_, open(target, "wb", buffering=0) as to:
+        written = 0
+        while length := from_.readinto(buffer):
+            written += to.write(buffer[:length])
+            if written % step < MiB:
+                begin_writing(to.fileno(), ctypes.c_int64(0), ctypes.c_int64(0), 2)
+        os.fsync(to.fileno())
+    target.unlink()
 
 
 class ChainCases:
@@ -30,7 +48,8 @@ class ChainCases:
     def run(self):
         self.make_originals()
         for what in JOBS:
-            self.run_alone(what)
+            self.run_alone(what, "page cache")
+            self.run_alone(what, "device")
             self.run_with_guest(what)
 
     def make_originals(self):
@@ -43,23 +62,35 @@ class ChainCases:
         for at in range(0, len(writes), 512):
             self.lab.run("qemu-io", "-f", "qcow2", *writes[at:at + 512], f"{self.files['layer']}.orig")
 
-    def start(self, contender):
+    def copy_originals(self, cached=False):
         for path in self.files.values():
             shutil.copyfile(f"{path}.orig", path)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if not cached:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def start(self, contender, cached=False):
+        self.copy_originals(cached)
         return self.peers.start_chain(contender, self.files)
 
-    def run_alone(self, what):
-        speed = Case(f"{what} alone", "MiB/s").against(QSD, 1.5)
+    def run_alone(self, what, where):
+        speed = Case(f"{what} alone, layer in the {where}", "MiB/s").against(QSD, 1.5)
+        cached, work = where == "page cache", self.lab.path / "work"
 
         def measure(contender):
-            with self.start(contender) as server:
+            touch_memory(work, self.size)
+            if contender == BARE:
+                self.copy_originals(cached)
+                begin = time.monotonic()
+                bare_copy(self.files["layer"], work)
+                speed.add(contender, self.size / 2 / MiB / (time.monotonic() - begin))
+                return
+            with self.start(contender, cached) as server:
                 speed.add(contender, self.size / 2 / MiB / self.do(server, what))
             self.check()
 
-        rounds(self.rounds, CONTENDERS, measure)
+        rounds(self.rounds, [*CONTENDERS, BARE], measure)
         self.bench.report(speed)
 
     def run_with_guest(self, what):
@@ -82,13 +113,14 @@ class ChainCases:
             self.bench.report(case)
 
     def do(self, server, what, **limits):
-        command, arguments = JOBS[what]
+        command, arguments, written = JOBS[what]
         with server.qmp() as qmp:
             begin = time.monotonic()
             qmp.execute(command, device="disk", **{"job-id": "job", "auto-dismiss": False}, **arguments, **limits)
             error = qmp.wait_job("job").get("error")
             if error:
                 raise RuntimeError(f"{server.name}: the {what} failed: {error}")
+            settle(self.files[written])
             return time.monotonic() - begin
 
     def check(self):
