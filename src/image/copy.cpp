@@ -16,7 +16,8 @@ class Copy {
  public:
   Copy(Edge& source, Range area, Edge& target, CopyOptions& options)
       : source_(source), target_(target), options_(options), running_(target.node().reactor(), options.course),
-        unit_(unit_of(target, options)), extents_(source, area, extent_options()), base_offset_(area.offset), behind_(target) {}
+        unit_(unit_of(target, options)), extents_(source, area, extent_options()), base_offset_(area.offset),
+        behind_(target, PageCache::keep) {}
 
   Task<CopyReport> run() {
     auto worker = [this](CancelToken stop) { return work(stop); };
