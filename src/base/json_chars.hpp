@@ -18,4 +18,11 @@ constexpr bool is_word(char c) noexcept {
          c == '-' || c == '.';
 }
 
+// How many bytes stand for themselves in a string of that quote, up to what takes a closer look.
+inline std::size_t plain_length(std::string_view text, char quote) noexcept {
+  std::size_t n = 0;
+  while (n < text.size() && text[n] >= ' ' && text[n] < 0x7f && text[n] != '\\' && text[n] != quote) ++n;
+  return n;
+}
+
 }  // namespace tidemark::json_chars

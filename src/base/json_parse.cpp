@@ -244,7 +244,11 @@ bool Parser::parse_number(std::string_view word, Json& value) {
 
 bool Parser::parse_string(std::string& out) {
   const char quote = text_[at_++];
-  while (at_ < text_.size() && text_[at_] != quote) {
+  for (;;) {
+    const std::size_t plain = plain_length(text_.substr(at_), quote);
+    out.append(text_, at_, plain);
+    at_ += plain;
+    if (at_ == text_.size() || text_[at_] == quote) break;
     const char c = text_[at_];
     if (c == '\\') {
       if (!parse_escape(out)) return false;

@@ -1,4 +1,6 @@
 // JsonStream: finds where values end by brackets and quotes alone; parse_json judges each.
+#include <algorithm>
+
 #include "base/json.hpp"
 #include "base/json_chars.hpp"
 
@@ -30,6 +32,14 @@ void JsonStream::feed(std::string_view bytes) {
 
 std::optional<Result<Json>> JsonStream::next() {
   while (at_ < input_.size()) {
+    // The long part of long values at once, as far as the limits let it.
+    if (state_ == State::quoted) {
+      const std::size_t plain = plain_length(std::string_view(input_).substr(at_), quote_);
+      const std::size_t kept = too_large_ ? plain : std::min(plain, limits_.size_max - std::min(limits_.size_max, value_.size()));
+      if (!too_large_) value_.append(input_, at_, kept);
+      at_ += kept;
+      if (at_ == input_.size()) break;
+    }
     bool consumed = true;
     Outcome outcome = step(input_[at_], consumed);
     if (consumed) ++at_;

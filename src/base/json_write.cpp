@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/json.hpp"
+#include "base/json_chars.hpp"
 #include "base/utf8.hpp"
 
 namespace tidemark {
@@ -91,7 +92,11 @@ class Writer {
 
   void string(std::string_view text) {
     out_ += '"';
-    while (!text.empty()) {
+    for (;;) {
+      const std::size_t plain = json_chars::plain_length(text, '"');
+      out_ += text.substr(0, plain);
+      text.remove_prefix(plain);
+      if (text.empty()) break;
       const Utf8Char c = decode_utf8(text);
       character(c.code < 0 ? replacement_character : c.code);
       text.remove_prefix(c.length);

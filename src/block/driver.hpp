@@ -73,6 +73,8 @@ class BlockDriver {
   virtual Task<> discard(Range range);
   // Completed writes are durable afterwards, down to the device.
   virtual Task<> flush() = 0;
+  // Whether a flush that failed so may have dropped what was written, whatever the next one says; what is below tells for itself.
+  virtual bool lost_by(const Error&) const noexcept { return edges().empty(); }
   // Advice: what was written may begin to become durable; returns without waiting for that.
   virtual Task<> write_back();
   // Writes whole clusters, or up to the end, compressed, where the format can.

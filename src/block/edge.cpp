@@ -142,16 +142,6 @@ Result<> Edge::retarget(BlockNode& child) {
   return {};
 }
 
-bool means_loss(const Error& failed) noexcept {
-  return failed.code() != Errc::cancelled && failed.code() != Errc::disconnected && failed.code() != Errc::timed_out;
-}
-
-Result<> Edge::take_lost() noexcept {
-  const std::optional<Error> lost = std::exchange(lost_, std::nullopt);
-  if (!lost) return {};
-  return lost->with_context("what was written before may be lost");
-}
-
 std::string_view Edge::name() const noexcept {
   return parent_ ? parent_->driver().child_name(*this) : to_string(role_);
 }
@@ -167,7 +157,8 @@ Task<> Edge::write_compressed(std::uint64_t offset, Buffers from) {
   return BlockNode::write_compressed(*this, offset, from);
 }
 Task<> Edge::discard(Range range) { return BlockNode::discard(*this, range); }
-Task<> Edge::flush() { return BlockNode::flush(*this); }
+Task<> Edge::flush() { return BlockNode::flush(*this, told_); }
+Task<> Edge::flush(std::uint64_t& told) { return BlockNode::flush(*this, told); }
 Task<> Edge::write_back() { return BlockNode::write_back(*this); }
 Task<> Edge::truncate(std::uint64_t size) { return BlockNode::truncate(*this, size); }
 Task<Extent> Edge::map(Range wanted) { return BlockNode::map(*this, wanted); }

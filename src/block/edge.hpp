@@ -27,10 +27,6 @@ class [[nodiscard]] InFlight {
   BlockNode* node_;
 };
 
-// Whether a flush that failed so may have dropped what was written, whatever the next one says.  A peer that is away, or slow,
-// has dropped nothing.
-bool means_loss(const Error& failed) noexcept;
-
 class Edge {
  public:
   // Checks permissions against the node's other users, through filters too; nothing changes on error.
@@ -65,10 +61,13 @@ class Edge {
   Task<> write_zeroes(Range range, WriteFlags flags = WriteFlags::none);
   Task<> write_compressed(std::uint64_t offset, Buffers from);
   Task<> discard(Range range);
-  // Of a root user, or to a target: fails also when a flush that another asked for has failed since this one's last, once.
+  // Of a root user, or to a target: fails also, once, when the storage has lost what may have been written through this edge,
+  // by a flush that another has asked for, or that failed beside this one.
   Task<> flush();
-  // What the next one would tell of others'; it does not any more.  For who has it flushed through another edge.
-  Result<> take_lost() noexcept;
+  // For one of several who share the edge, and are each told: `told` is losses() when it comes, and kept for it from there on.
+  Task<> flush(std::uint64_t& told);
+  // How often what may have been written through this edge since its last flush was lost.
+  std::uint64_t losses() const noexcept { return losses_; }
   Task<> write_back();                           // advice, see BlockDriver; fails never
   Task<> truncate(std::uint64_t size);
   Task<Extent> map(Range wanted);
@@ -88,7 +87,9 @@ class Edge {
   Role role_;
   Permissions permissions_;
   bool indifferent_ = false;
-  std::optional<Error> lost_;                    // what the next flush tells, whatever node it leads to by then
+  std::uint64_t changes_ = 0, flushed_ = 0;      // begun and ended; those before the last flush that succeeded
+  std::uint64_t losses_ = 0, told_ = 0;
+  std::optional<Error> lost_;                    // the last one, whatever node this leads to by now
   std::string user_;
 };
 

@@ -104,6 +104,8 @@ class BlockNode final {
   std::uint64_t in_flight() const noexcept { return in_flight_; }
   // What was written is durable afterwards: for who is none of its users.  They are told as if one of them had asked.
   Task<> make_durable();
+  // How often the storage of its content has lost something, by a flush that failed.
+  std::uint64_t losses() const noexcept { return losses_; }
   bool quiesced() const noexcept { return quiesced_; }
 
  private:
@@ -113,6 +115,7 @@ class BlockNode final {
   friend class InFlight;
   void layer_changed() noexcept;    // a request ends that may have put something into it
   class Timed;                      // counts a request in the statistics
+  class Changing;                   // a request that changes something, in its edge
   class Marks;                      // a request's marks in the bitmaps
 
   BlockNode(Graph& graph, NodeOptions options, std::unique_ptr<BlockDriver> driver);
@@ -124,7 +127,7 @@ class BlockNode final {
   static Task<> write_zeroes(Edge& via, Range range, WriteFlags flags);
   static Task<> write_compressed(Edge& via, std::uint64_t offset, Buffers from);
   static Task<> discard(Edge& via, Range range);
-  static Task<> flush(Edge& via);
+  static Task<> flush(Edge& via, std::uint64_t& told);
   static Task<> write_back(Edge& via);
   static Task<> truncate(Edge& via, std::uint64_t size);
   static Task<Extent> map(Edge& via, Range wanted);
@@ -143,6 +146,8 @@ class BlockNode final {
   void tell_threshold(std::uint64_t end) noexcept;
   void listen_to_driver();
   void tell_lost(const Error& why) noexcept;
+  Task<> put(std::uint64_t offset, Buffers from, WriteFlags flags);
+  Task<> put_durably(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> wait_admitted(Range range);
   bool simple(std::uint64_t offset, const Buffers& data) const noexcept;
   Task<> read_bounced(std::uint64_t offset, Buffers into);
@@ -164,7 +169,7 @@ class BlockNode final {
   NodeBitmaps bitmaps_;
   std::unique_ptr<NodeTracking> tracking_;
   std::vector<Edge*> parents_;
-  std::uint64_t in_flight_ = 0;
+  std::uint64_t in_flight_ = 0, losses_ = 0;
   std::uint64_t size_largest_;      // ever: growth up to here marks, beyond it is clean
   RangeLock unit_lock_;             // read-modify-write of request_align units against other writes
   bool quiesced_ = false;

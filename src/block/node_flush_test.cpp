@@ -4,6 +4,9 @@
 namespace tidemark::test {
 namespace {
 
+constexpr Permissions nothing{Permissions::none, Permissions::all};
+const std::string lost = "what was written before may be lost: the cache is gone";
+
 // What a format or filter does: its flush is its first child's, too.
 class Flushing final : public TestParent {
  public:
@@ -14,27 +17,51 @@ class Flushing final : public TestParent {
 class Storage final : public TestDriver {
  public:
   using TestDriver::TestDriver;
+  bool lost_by(const Error& failed) const noexcept override { return failed.code() != Errc::disconnected; }
+  Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
+    co_await TestDriver::write(offset, from, flags);
+    if (has(flags, WriteFlags::fua)) co_await make_durable();
+  }
   Task<> flush() override {
     co_await TestDriver::flush();
+    co_await make_durable();
+  }
+  std::optional<Errc> failure;      // of the next one
+
+ private:
+  Task<> make_durable() {
     const std::optional<Errc> failed = std::exchange(failure, std::nullopt);
     if (failed) co_await Error(*failed, "the cache is gone", EIO);
   }
-  std::optional<Errc> failure;      // of the next one
 };
 
 class NodeFlush : public BlockTest {
  protected:
-  NodeFlush() {
-    auto driver = std::make_unique<Storage>(reactor, TestDriverOptions());
-    storage = driver.get();
-    add("storage", std::move(driver));
-  }
+  NodeFlush() { storage = &add_storage("storage", false); }
 
+  Storage& add_storage(std::string name, bool fua) {
+    TestDriverOptions options;
+    options.fua = fua;
+    auto driver = std::make_unique<Storage>(reactor, options);
+    Storage& added = *driver;
+    add(std::move(name), std::move(driver));
+    return added;
+  }
   // Stands on what is named first, and has what follows as its backing file.
   BlockNode& over(std::string name, std::vector<Child> below) {
     auto driver = std::make_unique<Flushing>(reactor, TestDriverOptions());
     for (const Child& child : below) driver->children.push_back(*Edge::attach(*child.node, child.role, {}, name));
     return add(std::move(name), std::move(driver));
+  }
+  // Who has written something.
+  Edge& writer(BlockNode& node) {
+    Edge& user = attach(node);
+    write(user);
+    return user;
+  }
+  void write(Edge& user) {
+    const auto data = bytes_of(512, 1);
+    run(user.write(0, Buffers::of_const(data)));
   }
   void fail_flush(Errc code = Errc::io) { storage->failure = code; }
   bool flushes(Edge& user) { return reactor.run(user.flush()).ok(); }
@@ -43,33 +70,61 @@ class NodeFlush : public BlockTest {
   Storage* storage = nullptr;
 };
 
-constexpr Permissions nothing{Permissions::none, Permissions::all};
-const std::string lost = "what was written before may be lost: the cache is gone";
-
 TEST_F(NodeFlush, EveryUserIsToldOnce) {
-  Edge& guest = attach(node("storage"));
-  Edge& other = attach(node("storage"));
+  Edge& guest = writer(node("storage"));
+  Edge& other = writer(node("storage"));
   fail_flush();
   EXPECT_EQ(told(other), "the cache is gone");
-  Edge& late = attach(node("storage"));
+  Edge& late = writer(node("storage"));
   EXPECT_TRUE(flushes(other));
   EXPECT_TRUE(flushes(late));
   EXPECT_EQ(told(guest), lost);
   EXPECT_EQ(storage->count(Call::flush), 4u);
   EXPECT_TRUE(flushes(guest));
+  EXPECT_EQ(node("storage").losses(), 1u);
+}
+
+TEST_F(NodeFlush, WhatIsDurableIsNotLost) {
+  Edge& guest = writer(node("storage"));
+  Edge& reader = attach(node("storage"));
+  EXPECT_TRUE(flushes(guest));
+  fail_flush();
+  EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
+  EXPECT_TRUE(flushes(guest) && flushes(reader));
+  write(guest);
+  fail_flush();
+  EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
+  EXPECT_EQ(told(guest), lost);
+  EXPECT_EQ(node("storage").losses(), 2u);
+}
+
+// It may have come to the storage before or after.
+TEST_F(NodeFlush, AWriteUnderWayMayBeLost) {
+  Edge& guest = attach(node("storage"));
+  const auto data = bytes_of(512, 1);
+  storage->hold();
+  Background writing = start(guest.write(0, Buffers::of_const(data)));
+  Background flushing = start(guest.flush());
+  storage->release();
+  EXPECT_TRUE(finish(writing).ok());
+  EXPECT_TRUE(finish(flushing).ok());
+  fail_flush();
+  EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
+  EXPECT_EQ(told(guest), lost);
 }
 
 TEST_F(NodeFlush, ThroughWhatStandsOnIt) {
   BlockNode& format = over("format", {{&node("storage"), Role::file}});
   BlockNode& filter = over("filter", {{&format, Role::filtered}});
-  Edge& above = attach(filter);
-  Edge& beside = attach(format);
+  Edge& above = writer(filter);
+  Edge& beside = writer(format);
   Edge& below = attach(node("storage"), nothing);
   fail_flush();
   EXPECT_EQ(told(beside), "the cache is gone");
   EXPECT_EQ(told(above), lost);
-  EXPECT_EQ(told(below), lost);
-  EXPECT_TRUE(flushes(beside) && flushes(above) && flushes(below));
+  EXPECT_TRUE(flushes(below));
+  EXPECT_TRUE(flushes(beside) && flushes(above));
+  EXPECT_EQ(filter.losses(), 1u);
 }
 
 // What was written to a disk is not in what its layers stand on, nor where what it loses is kept.
@@ -77,61 +132,80 @@ TEST_F(NodeFlush, ABackingFileIsNoneOfIts) {
   add_disk("own");
   BlockNode& overlay = over("overlay", {{&node("own"), Role::file}, {&node("storage"), Role::backing}});
   BlockNode& filter = over("filter", {{&overlay, Role::filtered}, {&node("storage"), Role::target}});
-  Edge& guest = attach(filter);
+  Edge& guest = writer(filter);
+  Edge& target = *static_cast<Flushing&>(filter.driver()).children.at(1);
   Edge& job = attach(node("storage"), nothing);
+  write(target);
   fail_flush();
   EXPECT_EQ(told(job), "the cache is gone");
   EXPECT_TRUE(flushes(guest));
-  Edge& target = *static_cast<Flushing&>(filter.driver()).children.at(1);
   EXPECT_EQ(told(target), lost);
   EXPECT_TRUE(flushes(target));
-}
-
-TEST_F(NodeFlush, WhoeverHasAskedForIt) {
-  Edge& guest = attach(node("storage"));
-  fail_flush();
-  EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
-  EXPECT_EQ(told(guest), lost);
-  EXPECT_TRUE(flushes(guest));
+  EXPECT_EQ(filter.losses(), 0u);
 }
 
 TEST_F(NodeFlush, AWriteThatIsToBeDurable) {
-  Edge& guest = attach(node("storage"));
-  Edge& other = attach(node("storage"));
   const auto data = bytes_of(512, 1);
-  fail_flush();
-  EXPECT_EQ(error_of(other.write(0, Buffers::of_const(data), WriteFlags::fua)).message(), "the cache is gone");
-  EXPECT_EQ(told(guest), lost);
-  EXPECT_EQ(told(other), lost);
+  for (const bool fua : {false, true}) {
+    const std::string name = fua ? "fua" : "none";
+    storage = &add_storage(name, fua);
+    Edge& guest = writer(node(name));
+    Edge& other = attach(node(name));
+    fail_flush();
+    EXPECT_EQ(error_of(other.write(0, Buffers::of_const(data), WriteFlags::fua)).message(), "the cache is gone");
+    EXPECT_EQ(told(guest), lost);
+    EXPECT_TRUE(flushes(guest));
+    if (!fua) continue;
+    // One that was refused has dropped nothing.
+    write(guest);
+    fail_flush(Errc::no_space);
+    EXPECT_FALSE(reactor.run(other.write(0, Buffers::of_const(data), WriteFlags::fua)).ok());
+    EXPECT_TRUE(flushes(guest));
+  }
 }
 
-TEST_F(NodeFlush, OneUnderWay) {
-  Edge& guest = attach(node("storage"));
-  Edge& other = attach(node("storage"));
+TEST_F(NodeFlush, SideBySide) {
+  Edge& guest = writer(node("storage"));
+  Edge& other = writer(node("storage"));
   storage->hold();
   fail_flush();
   Background first = start(guest.flush());
-  Background second = start(other.flush());
+  Background second = start(guest.flush());
+  Background third = start(other.flush());
   storage->release();
-  const Result<> one = finish(first), two = finish(second);
+  const Result<> one = finish(first), two = finish(second), three = finish(third);
   EXPECT_FALSE(one.ok());
   EXPECT_FALSE(two.ok());
+  EXPECT_FALSE(three.ok());
   EXPECT_TRUE(flushes(guest) && flushes(other));
 }
 
-TEST_F(NodeFlush, APeerThatIsAwayHasLostNothing) {
-  Edge& guest = attach(node("storage"));
-  Edge& other = attach(node("storage"));
-  for (const Errc code : {Errc::disconnected, Errc::timed_out, Errc::cancelled}) {
+TEST_F(NodeFlush, SeveralWhoShareAnEdge) {
+  Edge& shared = writer(node("storage"));
+  std::uint64_t one = shared.losses(), two = one;
+  fail_flush();
+  EXPECT_FALSE(reactor.run(shared.flush(one)).ok());
+  std::uint64_t late = shared.losses();
+  EXPECT_TRUE(reactor.run(shared.flush(one)).ok());
+  EXPECT_TRUE(reactor.run(shared.flush(late)).ok());
+  EXPECT_EQ(error_of(shared.flush(two)).message(), lost);
+  EXPECT_TRUE(reactor.run(shared.flush(two)).ok());
+}
+
+TEST_F(NodeFlush, WhatTheStorageKeepsIsNotLost) {
+  Edge& guest = writer(node("storage"));
+  Edge& other = writer(node("storage"));
+  for (const auto& [code, keeps] : {std::pair(Errc::disconnected, true), std::pair(Errc::timed_out, false)}) {
+    write(guest);
     fail_flush(code);
     EXPECT_FALSE(flushes(other));
-    EXPECT_TRUE(flushes(guest));
+    EXPECT_EQ(flushes(guest), keeps);
   }
 }
 
 // The node that it uses by then has lost nothing itself.
 TEST_F(NodeFlush, AFilterComesInBetween) {
-  Edge& guest = attach(node("storage"));
+  Edge& guest = writer(node("storage"));
   fail_flush();
   EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
   BlockNode& filter = over("filter", {{&node("storage"), Role::filtered}});
@@ -149,7 +223,7 @@ TEST_F(NodeFlush, NoneAreDoneWhereNoneAreWanted) {
   NodeOptions options;
   options.cache_no_flush = true;
   TestDriver& fast = add_disk("fast", {}, options);
-  Edge& guest = attach(node("fast"));
+  Edge& guest = writer(node("fast"));
   EXPECT_TRUE(flushes(guest));
   run(node("fast").make_durable());
   EXPECT_EQ(fast.count(Call::flush), 0u);

@@ -78,6 +78,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
     co_return co_await write_zeroes(via, range, flags);
   }
   Timed timed(via, node.stats_.write, from.size());
+  const Changing changing(via);
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   node.note_write(range);
@@ -86,9 +87,8 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
   const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
-  if (node.limits_.request_align == 1 && !from.empty() && node.simple(offset, from))
-    co_await node.driver_->write(offset, from, flags);
-  else if (!from.empty()) co_await node.write_locked(offset, from, flags);
+  if (!from.empty() && has(flags, WriteFlags::fua)) co_await node.put_durably(offset, from, flags);
+  else if (!from.empty()) co_await node.put(offset, from, flags);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
   if (flush_after) co_await node.make_durable();
@@ -99,6 +99,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.write_zeroes, range.length);
+  const Changing changing(via);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
   node.note_write(range);
@@ -126,6 +127,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.write, from.size());
+  const Changing changing(via);
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   node.note_write(range);
@@ -145,6 +147,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.discard, range.length);
+  const Changing changing(via);
   if (auto ok = node.check_writable(via, range, "discard"); !ok) co_await ok.error();
   range = range.narrowed(node.limits_.discard_align);
   while (node.options_.discard && !range.empty()) {
@@ -162,15 +165,17 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   timed.done();
 }
 
-Task<> BlockNode::flush(Edge& via) {
+Task<> BlockNode::flush(Edge& via, std::uint64_t& told) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.flush, 0);
+  const std::uint64_t changes = via.changes_, told_before = told;
   node.unflushed_ = false;                               // who is told that it failed knows what that means
   const Result<> flushed = co_await node.make_durable().result();
-  const Result<> lost = via.take_lost();
+  told = std::max(told, via.losses_);
   co_await unwrap(flushed);
-  co_await unwrap(lost);
+  if (via.losses_ != told_before) co_await via.lost_->with_context("what was written before may be lost");
+  via.flushed_ = std::max(via.flushed_, changes);
   timed.done();
 }
 
@@ -179,15 +184,32 @@ Task<> BlockNode::flush(Edge& via) {
 Task<> BlockNode::make_durable() {
   if (ignores_flush_) co_return;
   const Result<> flushed = co_await driver_->flush().result();
-  if (!flushed && driver_->edges().empty() && means_loss(flushed.error())) tell_lost(flushed.error());
+  if (!flushed && driver_->lost_by(flushed.error())) tell_lost(flushed.error());
   co_await unwrap(flushed);
 }
 
-// Who asked is told by the outcome, and no second time.
+Task<> BlockNode::put(std::uint64_t offset, Buffers from, WriteFlags flags) {
+  if (limits_.request_align == 1 && simple(offset, from)) return driver_->write(offset, from, flags);
+  return write_locked(offset, from, flags);
+}
+
+// Who makes it durable by a flush of its own may lose more than that; one without space has taken nothing.
+Task<> BlockNode::put_durably(std::uint64_t offset, Buffers from, WriteFlags flags) {
+  const Result<> done = co_await put(offset, from, flags).result();
+  if (!done && done.error().code() != Errc::no_space && driver_->lost_by(done.error())) tell_lost(done.error());
+  co_await unwrap(done);
+}
+
 void BlockNode::tell_lost(const Error& why) noexcept {
+  ++losses_;
   for (Edge* user : parents_) {
-    if (user->is_root() || user->role() == Role::target) user->lost_ = why;
-    else if (user->parent() && keeps_content(user->role())) user->parent()->tell_lost(why);
+    if (user->is_root() || user->role() == Role::target) {
+      if (user->changes_ == user->flushed_) continue;    // what it has written is durable
+      ++user->losses_;
+      user->lost_ = why;
+    } else if (user->parent() && keeps_content(user->role())) {
+      user->parent()->tell_lost(why);
+    }
   }
 }
 
@@ -203,6 +225,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   InFlight in_flight(node);
+  const Changing changing(via);
   if (auto ok = node.check_writable(via, {}, "resize"); !ok) co_await ok.error();
   if (size > align_down(max_disk_size, sector_size))
     co_await Error(Errc::out_of_range, "resize node '" + node.name() + "': " + std::to_string(size) +

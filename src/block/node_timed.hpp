@@ -38,4 +38,15 @@ class BlockNode::Timed {
   bool done_ = false;
 };
 
+// What was under way when a flush began is not in it, so both ends count.
+class BlockNode::Changing {
+ public:
+  explicit Changing(Edge& via) noexcept : via_(via) { ++via.changes_; }
+  Changing(const Changing&) = delete;
+  ~Changing() { ++via_.changes_; }
+
+ private:
+  Edge& via_;
+};
+
 }  // namespace tidemark

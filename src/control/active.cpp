@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/read_only.hpp"
 #include "control/tracking_stores.hpp"
 #include "format/qcow2/driver.hpp"
@@ -129,16 +130,6 @@ Task<> read_image_anew(BlockNode& node) {
   co_await node.graph().exchange(node, std::move(image));
 }
 
-// A device says nothing of who has written it, and another host has a store of its own.
-void distrust_on_device(BlockNode& node) {
-  const Edge* file = node.child(Role::file);
-  const BlockNode& storage = file ? file->node() : node;
-  if (node.driver().name() == "qcow2" || storage.driver().name() != "host_device") return;
-  for (const auto& bitmap : node.bitmaps().all())
-    if (bitmap->persistent() && !bitmap->inconsistent())
-      bitmap->set_inconsistent("the node was inactive, and a device does not tell whether other programs have written it");
-}
-
 // Whether what cannot be written is only read, as when it is opened; of storage.
 bool reads_what_it_cannot_write(const BlockNode& node) {
   if (!node.driver().edges().empty()) return false;
@@ -156,17 +147,12 @@ Task<> activate_one(BlockNode& node) {
   co_await node.graph().set_active(node, true);
   node.bitmaps().truncate(node.size());
   Result<> begun;
-  if (node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
+  if (node.writes_when_active()) begun = co_await begin_to_write_storage(node).result();
+  if (begun && node.writes_when_active()) begun = co_await node.graph().set_read_only(node, false).result();
   if (!begun && begun.error().code() == Errc::permission && reads_what_it_cannot_write(node)) begun = {};
-  if (begun) begun = co_await open_tracking(node).result();
-  if (begun) {
-    distrust_on_device(node);
-    co_return;
-  }
-  if (const std::unique_ptr<NodeTracking> tracking = node.take_tracking()) {
-    (void)co_await tracking->before_close().result();
-    (void)co_await tracking->after_close().result();
-  }
+  if (begun) begun = co_await open_tracking(node, OpenedAs::active_again).result();
+  if (begun) co_return;
+  co_await drop_tracking(node);
   give_up_bitmaps(node.bitmaps());
   if (!node.read_only()) (void)co_await node.graph().set_read_only(node, true).result();
   (void)co_await node.graph().set_active(node, false).result();

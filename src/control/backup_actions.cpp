@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "backup/sums_recorder.hpp"
+#include "control/auto_read_only.hpp"
 #include "control/image_ahead.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
@@ -62,6 +63,7 @@ Task<BackupNodes> look_up(Place& place, const std::string& source, const std::st
   BackupNodes nodes{&place, nullptr, nullptr};
   nodes.source = co_await unwrap(place.graph.lookup(source));
   if (target) nodes.target = co_await unwrap(place.graph.lookup(*target));
+  if (target) co_await begin_to_write(*nodes.target);
   co_return nodes;
 }
 

@@ -6,6 +6,7 @@
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
 #include "control/transaction_commands.hpp"
+#include "format/qcow2/driver.hpp"
 #include "io/sim/backend.hpp"
 #include "storage/file.hpp"
 #include "task/group.hpp"
@@ -120,9 +121,65 @@ Task<> clear_in_transaction(Machine& machine) {
 
 TEST(BitmapCommands, ATransactionIsAnsweredAsItWas) { expect_answered_as_it_was(clear_in_transaction); }
 
-Task<> only_read(BlockNode& node) {
+Task<> change(BlockNode& node, bool read_only) {
   const auto drained = co_await node.graph().drain(node);
-  co_await set_read_only(node, true);
+  co_await set_read_only(node, read_only);
+}
+
+Task<> only_read(BlockNode& node) { return change(node, true); }
+
+Task<> add_image(Machine& machine) {
+  co_await create_file(machine.reactor, "/image", 0, FilePreallocation::off);
+  Graph& graph = machine.homes.main().graph;
+  NodeOpener opener(graph);
+  schema::BlockdevOptionsFile file;
+  file.filename = "/image";
+  schema::BlockdevOptions storage;
+  storage.driver = schema::BlockdevDriver::file;
+  storage.node_name = "storage";
+  storage.branch = std::move(file);
+  BlockNode* made = co_await opener.add(std::move(storage));
+  const Permissions writes{Permissions::consistent_read | Permissions::write | Permissions::resize, Permissions::all};
+  auto edge = co_await unwrap(Edge::attach(*made, Role::root, writes, "an image being made"));
+  Qcow2CreateOptions create;
+  create.size = size;
+  co_await Qcow2Driver::create(*edge, create);
+  edge.reset();
+  schema::BlockdevOptionsQcow2 image;
+  image.file.value = std::string("storage");
+  schema::BlockdevOptions options;
+  options.driver = schema::BlockdevDriver::qcow2;
+  options.node_name = "image";
+  options.branch = std::move(image);
+  (void)co_await opener.add(std::move(options));
+  schema::BlockDirtyBitmapAdd add;
+  add.node = "image";
+  add.name = "b";
+  add.persistent = true;
+  co_await machine.bitmaps.block_dirty_bitmap_add(std::move(add));
+}
+
+// What cannot be written again, at one point after the other, stays as it is, and can be at the next attempt.
+TEST(BitmapCommands, ADiskThatCannotBeWrittenAgainCanBeLater) {
+  std::uint64_t failed = 0, done = 0;
+  for (std::uint64_t skip = 0; skip < 200 && done < 3; ++skip) {
+    Machine machine;
+    machine.run(add_image(machine));
+    BlockNode& node = *machine.homes.main().graph.find("image");
+    machine.run(only_read(node));
+    SimFault fails;
+    fails.path = "/image";
+    fails.skip = skip;
+    machine.world.faults().add(fails);
+    const Result<> begun = machine.reactor.run(change(node, false));
+    machine.world.faults().clear();
+    EXPECT_EQ(node.read_only(), !begun.ok()) << "from operation " << skip << " on";
+    EXPECT_EQ(node.tracking() != nullptr, begun.ok()) << "from operation " << skip << " on";
+    ++(begun ? done : failed);
+    if (!begun) machine.run(change(node, false));
+  }
+  EXPECT_GE(failed, 5u);
+  EXPECT_GE(done, 3u);
 }
 
 // A disk that cannot be flushed, or whose marks cannot be stored, at one point after the other: it is written on, and tracked.

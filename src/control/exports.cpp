@@ -1,20 +1,15 @@
 #include "control/exports.hpp"
 
 #include <algorithm>
-#include <cctype>
 
 #include <fmt/format.h>
 
+#include "base/identifier.hpp"
 #include "control/active.hpp"
+#include "control/auto_read_only.hpp"
 
 namespace tidemark {
 namespace {
-
-// QEMU's ids: a letter, then letters, digits, '-', '.', '_'.
-bool well_formed(const std::string& id) {
-  auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
-  return !id.empty() && std::isalpha(static_cast<unsigned char>(id[0])) && std::all_of(id.begin(), id.end(), legal);
-}
 
 SocketAddress to_address(const schema::InetSocketAddress& inet) {
   SocketAddress address;
@@ -51,13 +46,15 @@ Result<std::string> one_thread(const schema::BlockExportIothreads& given) {
   return Error(Errc::unsupported, "an NBD export is served on one iothread; 'iothread' must name one");
 }
 
+Error cannot_move() { return Error(Errc::busy, "Cannot change iothread of active block backend"); }
+
 // On the node's thread.
 
 Task<BlockNode*> find_node(Graph& graph, const std::string& name) { co_return co_await unwrap(graph.lookup(name)); }
 
-Task<bool> is_read_only(Graph& graph, const std::string& name) {
+Task<bool> is_shown_read_only(Graph& graph, const std::string& name) {
   const BlockNode* node = co_await unwrap(graph.lookup(name));
-  co_return node->read_only();
+  co_return is_read_only(*node);
 }
 
 using Served = std::vector<std::shared_ptr<NbdExport>>;
@@ -157,32 +154,23 @@ std::vector<std::shared_ptr<NbdExport>> Exports::at_home(const Reactor& home) co
 
 Task<> Exports::block_export_add(schema::BlockExportOptions arguments) {
   const std::string id = arguments.id;
-  co_await check_new(arguments);
-  Place* place = co_await choose_place(arguments);
+  Place* wanted = co_await check_new(arguments);
+  Place* place = co_await choose_place(arguments, wanted);
   co_await add_hidden(std::move(arguments), *place);
   show(id);
 }
 
-// Of a node that could not be moved, because it is made in the same transaction.
-Task<> Exports::check_thread(const schema::BlockExportOptions& arguments, const Place& place) {
-  if (!arguments.iothread) co_return;
-  const std::string id = co_await unwrap(one_thread(*arguments.iothread));
-  const Place* wanted = homes_.find_thread(id);
-  if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
-  if (wanted != &place && arguments.fixed_iothread)
-    co_await Error(Errc::busy, "Cannot change iothread of active block backend");
-}
-
 // What cannot be done is refused by prepare(), in its turn.
 Task<> Exports::gather(const schema::BlockExportOptions& arguments) {
-  const Result<> possible = co_await check_new(arguments).result();
-  if (possible) (void)co_await choose_place(arguments);
+  const Result<Place*> possible = co_await check_new(arguments).result();
+  if (possible) (void)co_await choose_place(arguments, *possible);
 }
 
+// The node may be made in the same transaction, and is not moved then.
 Task<> Exports::prepare(schema::BlockExportOptions arguments) {
-  co_await check_new(arguments);
+  Place* wanted = co_await check_new(arguments);
   Place* place = co_await homes_.lookup(arguments.node_name);
-  co_await check_thread(arguments, *place);
+  if (wanted && wanted != place && arguments.fixed_iothread) co_await cannot_move();
   co_await add_hidden(std::move(arguments), *place);
 }
 
@@ -199,13 +187,21 @@ Task<> Exports::take_back(Place& place, std::vector<std::string> activated) {
   if (!activated.empty()) co_await homes_.at(place, inactivate_again(place.graph, activated, at_home(place.reactor)));
 }
 
-Task<> Exports::check_new(const schema::BlockExportOptions& arguments) {
-  if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
+// The thread that it is to be served on, null when it does not say.
+Task<Place*> Exports::check_new(const schema::BlockExportOptions& arguments) {
+  if (!is_identifier(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
   if (exports_.contains(arguments.id))
     co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
   Place* there = co_await homes_.find(arguments.node_name);
   if (!there) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", arguments.node_name));
+  Place* wanted = nullptr;
+  if (arguments.iothread) {
+    const std::string id = co_await unwrap(one_thread(*arguments.iothread));
+    wanted = homes_.find_thread(id);
+    if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
+  }
   if (!server_) co_await Error(Errc::not_found, "NBD server not running");
+  co_return wanted;
 }
 
 Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
@@ -216,6 +212,7 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
     entry.activated = co_await homes_.at(place, inactive_with(place.graph, arguments.node_name));
     co_await set_active(place, arguments.node_name, true);
   }
+  if (arguments.writable) co_await homes_.at(place, begin_to_write(*node));
   const auto& nbd = std::get<schema::BlockExportOptionsNbd>(arguments.branch);
   NbdExportOptions options;
   options.id = arguments.id;
@@ -240,23 +237,18 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
 }
 
 // Where the node lives from now on: on the thread asked for, when it can move; else where it is (qapi: BlockExportOptions).
-Task<Place*> Exports::choose_place(const schema::BlockExportOptions& arguments) {
+Task<Place*> Exports::choose_place(const schema::BlockExportOptions& arguments, Place* wanted) {
   Place* present = co_await homes_.lookup(arguments.node_name);
-  if (!arguments.iothread) co_return present;
-  const std::string id = co_await unwrap(one_thread(*arguments.iothread));
-  Place* wanted = homes_.find_thread(id);
-  if (!wanted) co_await Error(Errc::not_found, fmt::format("iothread \"{}\" not found", id));
-  if (wanted == present) co_return present;
+  if (!wanted || wanted == present) co_return present;
   const auto moved = co_await homes_.move(arguments.node_name, *wanted).result();
   if (moved) co_return wanted;
-  if (arguments.fixed_iothread)
-    co_await Error(Errc::busy, "Cannot change iothread of active block backend");
+  if (arguments.fixed_iothread) co_await cannot_move();
   co_return present;
 }
 
 Task<> Exports::nbd_server_add(schema::NbdServerAddOptions arguments) {
   Place* place = co_await homes_.lookup(arguments.device);
-  const bool read_only = co_await homes_.at(*place, is_read_only(place->graph, arguments.device));
+  const bool read_only = co_await homes_.at(*place, is_shown_read_only(place->graph, arguments.device));
   schema::BlockExportOptionsNbd nbd;
   nbd.name = arguments.name.value_or(arguments.device);
   nbd.description = arguments.description;

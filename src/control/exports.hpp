@@ -60,9 +60,8 @@ class Exports final : public ExportCommands {
     std::vector<std::string> activated;              // for it: inactive again when it is undone
   };
   Task<> start_server(NbdServerOptions options);
-  Task<> check_new(const schema::BlockExportOptions& arguments);
-  Task<> check_thread(const schema::BlockExportOptions& arguments, const Place& place);
-  Task<Place*> choose_place(const schema::BlockExportOptions& arguments);
+  Task<Place*> check_new(const schema::BlockExportOptions& arguments);
+  Task<Place*> choose_place(const schema::BlockExportOptions& arguments, Place* wanted);
   Task<> take_back(Place& place, std::vector<std::string> activated);
   Task<> add_hidden(schema::BlockExportOptions arguments, Place& place);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);

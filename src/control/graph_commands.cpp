@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/size_change.hpp"
 
 namespace tidemark {
@@ -17,6 +18,7 @@ Task<const BlockNode*> find(Graph& graph, std::string name) { co_return co_await
 // Guests' requests go on meanwhile; those that a smaller disk has no place for fail.
 Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
+  co_await begin_to_write(*node);
   if (node->read_only()) co_await Error(Errc::permission, "Image is read-only", EROFS);
   co_await unwrap(check_no_bitmaps_above(*node));
   constexpr Permissions resizing{Permissions::resize, Permissions::all};

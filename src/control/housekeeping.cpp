@@ -1,5 +1,6 @@
 #include "control/housekeeping.hpp"
 
+#include "control/auto_read_only.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -21,7 +22,10 @@ Task<> keep_house(Homes& homes, CommandLock& lock, CancelToken token) {
     if (!woken) co_return;
     const auto turn = co_await lock.enter().result();
     if (!turn) co_return;
-    for (Place* place : homes.all()) co_await homes.at(*place, clean_caches(place->graph));
+    for (Place* place : homes.all()) {
+      co_await homes.at(*place, clean_caches(place->graph));
+      co_await homes.at(*place, end_unused_writing(place->graph));
+    }
     co_await lock.end();
   }
 }

@@ -100,6 +100,7 @@ Task<tracking::ImageRecord> read_image_bitmaps(Qcow2Driver& image) {
   tracking::ImageRecord record;
   record.can_mark = true;
   record.marked = image.tracked();
+  record.marked_by = image.tracked_by();
   record.dead = image.has_dead_bitmaps();
   const std::vector<BitmapEntry> entries = co_await image.bitmap_entries();
   std::vector<Qcow2Bitmap> held;

@@ -8,10 +8,9 @@
 namespace tidemark {
 
 Task<> ImageTracking::take_over() {
-  if (store_) {
-    co_await image_.set_tracked(true);
-    store_->rely_on_mark();
-  }
+  // A store that is not there is not to be believed from here on.
+  if (store_) co_await image_.set_tracked(store_->mark());
+  else co_await image_.set_untracked();
   co_await image_.use_bitmaps();
 }
 
@@ -48,7 +47,7 @@ Task<> ImageTracking::before_close() {
 // The mark goes last: until then the store counts, whatever has become of this.
 Task<> ImageTracking::hand_back() {
   const std::uint64_t digest = co_await store_image_bitmaps(node_, image_);
-  if (image_.tracked()) co_await image_.set_tracked(false);
+  if (image_.tracked()) co_await image_.set_untracked();
   if (store_) store_->closed_with(digest);
 }
 

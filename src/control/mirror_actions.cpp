@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "block/status.hpp"
+#include "control/auto_read_only.hpp"
 #include "control/images_made.hpp"
 #include "control/job_policy.hpp"
 #include "control/sync_modes.hpp"
@@ -100,6 +101,7 @@ Task<ManagedJob*> make_mirror(Homes& homes, JobManager& jobs, ChainAccess& acces
   BlockNode* target = co_await homes.at(*place, look_up(place->graph, arguments.target));
   MirrorOptions options = co_await unwrap(to_options(arguments, *source));
   options.target = target;
+  co_await homes.at(*place, begin_to_write(*target));
   options.access = &access;
   options.filter_node_name = arguments.filter_node_name.value_or("");
   options.target_is_zero = arguments.target_is_zero;

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/node_info.hpp"
 #include "control/node_names.hpp"
 
@@ -35,7 +36,16 @@ Task<> remove(Graph& graph, const std::string& name) {
       co_await Error(Errc::busy, fmt::format("Node '{}' is busy: node is used as backing hd of '{}'", name, user->parent()->name()));
   if (!node->options().monitor_owned) co_await Error(Errc::busy, fmt::format("Node {} is not owned by the monitor", name));
   if (!node->parents().empty()) co_await Error(Errc::busy, fmt::format("Block device {} is in use", name));
-  co_await graph.remove(*node);
+  std::vector<std::string> below;
+  for (const Edge* edge : node->driver().edges()) below.push_back(edge->node().name());
+  const Result<> closed = co_await graph.remove(*node).result();
+  if (!closed && graph.find(name)) co_await closed.error();
+  for (const std::string& child : below)
+    if (BlockNode* storage = graph.find(child)) co_await end_unused_writing(*storage);
+  if (closed) co_return;
+  // It has gone, whatever its closing says: only what it could not store any more is lost.
+  const TrackingReport report{TrackingReport::Kind::failed, "when it was removed: " + closed.error().message()};
+  graph.tell(&Graph::Listeners::tracking, name, report);
 }
 
 Task<std::vector<schema::BlockDeviceInfo>> describe_all(Graph& graph, bool flat) {

@@ -1,6 +1,7 @@
 #include "control/node_info.hpp"
 
 #include "block/node.hpp"
+#include "control/auto_read_only.hpp"
 #include "control/file_names.hpp"
 #include "control/internal_snapshot.hpp"
 #include "format/qcow2/driver.hpp"
@@ -149,7 +150,7 @@ Task<schema::BlockDeviceInfo> describe_node(BlockNode& node, bool flat) {
   info.image = co_await describe_chain(node, flat);
   info.file = info.image.filename;
   info.node_name = node.name();
-  info.ro = node.read_only() && !node.writes_when_active();
+  info.ro = is_read_only(node) && !node.writes_when_active();
   info.drv = node.driver().name();
   if (BlockNode* backing = node.backing()) info.backing_file = co_await file_name_of(*backing);
   info.backing_file_depth = flat ? 0 : layers_below(node);      // as QEMU has it: of what is told

@@ -1,7 +1,10 @@
 #include "control/node_opener.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/tracking_stores.hpp"
 #include "format/raw/raw.hpp"
@@ -51,6 +54,22 @@ DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option) {
   return DetectZeroes::off;
 }
 
+Result<std::uint64_t> to_unsigned(const char* name, std::int64_t given) {
+  if (given >= 0) return static_cast<std::uint64_t>(given);
+  return Error(Errc::invalid_argument, fmt::format("Parameter '{}' expects a non-negative number below 2^64", name));
+}
+
+Result<RawOptions> to_raw_options(const schema::BlockdevOptionsRaw& given) {
+  RawOptions options;
+  const Result<std::uint64_t> offset = to_unsigned("offset", given.offset.value_or(0));
+  const Result<std::uint64_t> size = to_unsigned("size", given.size.value_or(0));
+  if (!offset) return offset.error();
+  if (!size) return size.error();
+  options.offset = *offset;
+  if (given.size) options.size = *size;
+  return options;
+}
+
 Task<BlockNode*> NodeOpener::add(BlockdevOptions options) {
   if (!options.node_name) co_await Error(Errc::invalid_argument, "'node-name' must be specified for the root node");
   std::vector<std::string> opened;
@@ -75,7 +94,11 @@ Task<BlockNode*> NodeOpener::clean_up_on_error(Task<BlockNode*> opening, const s
 }
 
 Task<BlockNode*> NodeOpener::resolve(schema::BlockdevRef reference, Inherited parent) {
-  if (const auto* name = std::get_if<std::string>(&reference.value)) co_return co_await unwrap(graph_.lookup(*name));
+  if (const auto* name = std::get_if<std::string>(&reference.value)) {
+    BlockNode* node = co_await unwrap(graph_.lookup(*name));
+    if (!parent.read_only) co_await begin_to_write(*node);
+    co_return node;
+  }
   parent.inlined = true;
   co_return co_await open(std::move(*std::get<schema::Box<BlockdevOptions>>(reference.value)), parent);
 }
@@ -89,6 +112,9 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.force_share = options.force_share.value_or(parent.force_share);
   own.active = options.active.value_or(parent.active);
   own.writes_when_active = !own.active && !own.read_only;
+  const bool stores = options.driver == BlockdevDriver::file || options.driver == BlockdevDriver::host_device;
+  const bool waits_for_writers = stores && own.active && own.auto_read_only && !parent.inlined && !options.tracking;
+  if (waits_for_writers) own.read_only = true;
   if (!own.active) own.read_only = true;
   if (options.cache) own.cache = *options.cache;
   own.unmap = options.discard ? *options.discard == schema::BlockdevDiscardOptions::unmap : parent.inlined;
@@ -120,6 +146,9 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   own.opened->push_back(added->name());
   if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && image_with_bitmaps(*added))) co_return added;
   const auto tracked = co_await open_tracking(*added).result();
+  const auto is_persistent = [](const auto& bitmap) { return bitmap->persistent(); };
+  const auto& bitmaps = added->bitmaps().all();
+  if (waits_for_writers && std::any_of(bitmaps.begin(), bitmaps.end(), is_persistent)) (void)co_await begin_to_write(*added).result();
   if (tracked) co_return added;
   own.opened->pop_back();
   (void)co_await graph_.remove(*added).result();
@@ -204,8 +233,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptio
   }
   const auto& null = std::get<schema::BlockdevOptionsNull>(options.branch);
   NullOptions given;
-  if (null.size && *null.size < 0) co_await Error(Errc::invalid_argument, "null-co: size must not be negative");
-  if (null.size) given.size = static_cast<std::uint64_t>(*null.size);
+  if (null.size) given.size = co_await unwrap(to_unsigned("size", *null.size));
   given.latency_ns = null.latency_ns;
   given.read_zeroes = null.read_zeroes;
   given.aio = options.driver == BlockdevDriver::null_aio;
@@ -213,11 +241,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_volatile(const BlockdevOptio
 }
 
 Task<std::unique_ptr<BlockDriver>> NodeOpener::open_raw(schema::BlockdevOptionsRaw& raw, const Inherited& own) {
-  RawOptions given;
-  if (raw.offset.value_or(0) < 0 || raw.size.value_or(0) < 0)
-    co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
-  if (raw.offset) given.offset = static_cast<std::uint64_t>(*raw.offset);
-  if (raw.size) given.size = static_cast<std::uint64_t>(*raw.size);
+  const RawOptions given = co_await unwrap(to_raw_options(raw));
   // Nothing is looked at meanwhile: it needs what its users will.
   BlockNode* storage = co_await resolve(std::move(raw.file), own);
   if (storage->active() && storage->read_only() && !own.read_only)

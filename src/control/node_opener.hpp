@@ -15,12 +15,16 @@ namespace tidemark {
 
 class Qcow2Driver;
 struct Qcow2OpenOptions;
+struct RawOptions;
 
 using ThrottleGroups = std::map<std::string, std::shared_ptr<ThrottleGroup>>;
 
 // From the schema's types to the drivers' own.
 DetectZeroes to_detect_zeroes(schema::BlockdevDetectZeroesOptions option);
 Result<Qcow2OpenOptions> to_open_options(const schema::BlockdevOptionsQcow2& given, bool unmap);
+Result<RawOptions> to_raw_options(const schema::BlockdevOptionsRaw& given);
+// Of an option that QEMU has as a signed number, and that must not be negative.
+Result<std::uint64_t> to_unsigned(const char* name, std::int64_t given);
 
 class NodeOpener {
  public:

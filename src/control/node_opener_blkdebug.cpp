@@ -30,8 +30,9 @@ Result<BlkdebugRule> to_rule(const schema::BlkdebugInjectErrorOptions& given) {
   rule.state = given.state.value_or(0);
   if (given.iotype)
     rule.error.kinds = static_cast<std::uint8_t>(1u << static_cast<unsigned>(*request_kind_of(schema::to_string(*given.iotype))));
-  if (given.delay_ns.value_or(0) < 0) return Error(Errc::invalid_argument, "blkdebug: delay-ns must not be negative");
-  rule.error.delay_ns = static_cast<std::uint64_t>(given.delay_ns.value_or(0));
+  const Result<std::uint64_t> delay = to_unsigned("delay-ns", given.delay_ns.value_or(0));
+  if (!delay) return delay.error();
+  rule.error.delay_ns = *delay;
   rule.error.once = given.once.value_or(false);
   rule.error.set_sector(given.sector.value_or(-1));
   if (auto ok = rule.error.set_errno(given.errno_.value_or(EIO)); !ok) return ok.error();

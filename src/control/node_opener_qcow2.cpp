@@ -56,8 +56,9 @@ qcow2::OverlapChecks overlap_checks(const std::optional<schema::Qcow2OverlapChec
 // Options that QEMU has as signed numbers; zero is the default, as there.
 Result<> take_bytes(const std::optional<std::int64_t>& given, const char* name, std::optional<std::uint64_t>& to) {
   if (!given || *given == 0) return {};
-  if (*given < 0) return Error(Errc::invalid_argument, fmt::format("Parameter '{}' must not be negative", name));
-  to = static_cast<std::uint64_t>(*given);
+  const Result<std::uint64_t> bytes = to_unsigned(name, *given);
+  if (!bytes) return bytes.error();
+  to = *bytes;
   return {};
 }
 

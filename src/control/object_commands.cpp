@@ -1,26 +1,17 @@
 #include "control/object_commands.hpp"
 
 #include <algorithm>
-#include <cctype>
 
 #include <fmt/format.h>
 
+#include "base/identifier.hpp"
 #include "control/iothread_properties.hpp"
 #include "control/throttle_limits.hpp"
 
 namespace tidemark {
-namespace {
-
-// QEMU's ids: a letter, then letters, digits, '-', '.', '_'.
-bool well_formed(const std::string& id) {
-  auto legal = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; };
-  return !id.empty() && std::isalpha(static_cast<unsigned char>(id[0])) && std::all_of(id.begin(), id.end(), legal);
-}
-
-}  // namespace
 
 Task<> ObjectCommandHandler::object_add(schema::ObjectOptions arguments) {
-  if (!well_formed(arguments.id)) co_await Error(Errc::invalid_argument, "Parameter 'id' expects an identifier");
+  if (!is_identifier(arguments.id)) co_await Error(Errc::invalid_argument, "Parameter 'id' expects an identifier");
   if (objects_.has(arguments.id))
     co_await Error(Errc::exists, fmt::format("attempt to add duplicate property '{}' to object (type 'container')", arguments.id));
   if (const auto* thread = std::get_if<schema::IothreadProperties>(&arguments.branch))

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/backing_names.hpp"
 #include "control/images_made.hpp"
 #include "filter/mirror_top.hpp"
@@ -90,7 +91,7 @@ Task<> make_overlay_file(BlockNode& below, std::string path, std::string format)
 
 OverlayLike overlay_like(const BlockNode& node) {
   const NodeOptions& options = node.options();
-  return {node.read_only(), options.discard, options.cache_direct, options.cache_no_flush};
+  return {is_read_only(node), options.discard, options.cache_direct, options.cache_no_flush};
 }
 
 Task<BlockNode*> open_overlay_file(Graph& graph, std::string path, std::string format, OverlayLike like) {

@@ -14,7 +14,7 @@ Result<> read_member(std::string& name, Json& value, QmpRequest& request, bool& 
     if (!value.is_object()) return refused("QMP input member 'arguments' must be an object");
     request.arguments = std::move(value);
   } else if (name != "id") {
-    return refused("QMP input member '" + name.substr(0, qmp_name_shown) + "' is unexpected");
+    return refused("QMP input member '" + name.substr(0, schema::name_shown) + "' is unexpected");
   }
   return {};
 }
@@ -23,7 +23,7 @@ Result<> read_member(std::string& name, Json& value, QmpRequest& request, bool& 
 
 Result<> read_request(Json message, QmpRequest& request) {
   if (!message.is_object()) return refused("QMP input must be a JSON object");
-  if (const Json* id = message.find("id")) request.id = *id;
+  if (Json* id = message.find("id")) request.id = std::move(*id);
   bool has_command = false;
   for (auto& [name, value] : message.as_object())
     if (Result<> good = read_member(name, value, request, has_command); !good) return good;
@@ -38,16 +38,16 @@ Json qmp_greeting(const schema::VersionInfo& version) {
   return Json::object({{"QMP", std::move(greeting)}});
 }
 
-Json qmp_return(Json value, const std::optional<Json>& id) {
+Json qmp_return(Json value, std::optional<Json> id) {
   Json answer = Json::object();
   answer.set("return", std::move(value));
-  if (id) answer.set("id", *id);
+  if (id) answer.set("id", *std::move(id));
   return answer;
 }
 
-Json qmp_error(const Error& error, const std::optional<Json>& id) {
+Json qmp_error(const Error& error, std::optional<Json> id) {
   Json answer = Json::object();
-  if (id) answer.set("id", *id);
+  if (id) answer.set("id", *std::move(id));
   answer.set("error",
              Json::object({{"class", qmp_error_class(error.code())}, {"desc", error.message()}}));
   return answer;

@@ -9,9 +9,6 @@
 
 namespace tidemark {
 
-// Of a name that nobody knows: answers do not grow with what is asked.
-inline constexpr std::size_t qmp_name_shown = 100;
-
 struct QmpRequest {
   std::optional<Json> id;  // as it came, for the answer; set even when the rest is wrong
   std::string command;
@@ -24,8 +21,8 @@ Result<> read_request(Json message, QmpRequest& request);
 // {"QMP": {"version": ..., "capabilities": []}}
 Json qmp_greeting(const schema::VersionInfo& version);
 
-Json qmp_return(Json value, const std::optional<Json>& id);
-Json qmp_error(const Error& error, const std::optional<Json>& id);
+Json qmp_return(Json value, std::optional<Json> id);
+Json qmp_error(const Error& error, std::optional<Json> id);
 
 // `wall_clock_ns` is since 1970.
 Json qmp_event(std::string_view name, Json data, std::int64_t wall_clock_ns);

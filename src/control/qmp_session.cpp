@@ -68,14 +68,14 @@ Task<> QmpSession::take(Result<Json> message) {
   QmpRequest request;
   Result<> good = message ? read_request(*std::move(message), request) : Result<>(message.error());
   if (!good) {
-    send(qmp_error(good.error(), request.id));
+    send(qmp_error(good.error(), std::move(request.id)));
     co_return;
   }
   Result<Json> answer = co_await execute(request).result();
   if (answer)
-    send(qmp_return(*std::move(answer), request.id));
+    send(qmp_return(*std::move(answer), std::move(request.id)));
   else
-    send(qmp_error(answer.error(), request.id));
+    send(qmp_error(answer.error(), std::move(request.id)));
 }
 
 Task<Json> QmpSession::execute(QmpRequest& request) {
@@ -87,18 +87,18 @@ Task<Json> QmpSession::execute(QmpRequest& request) {
   const Command* command = commands_.find(request.command);
   if (!command)
     co_await Error(Errc::command_not_found,
-                   "The command " + request.command.substr(0, qmp_name_shown) + " has not been found");
+                   "The command " + request.command.substr(0, schema::name_shown) + " has not been found");
   Task<Json> running = (*command)(std::move(request.arguments));
   if (!takes_turns(request.command)) co_return co_await std::move(running);
   co_return co_await lock_.run(std::move(running));
 }
 
 Result<Json> QmpSession::negotiate(const Json& arguments) {
+  const auto wanted = schema::from_json<schema::QmpCapabilitiesArguments>(arguments);
+  if (!wanted) return wanted.error();
   if (negotiated_)
     return Error(Errc::command_not_found,
                  "Capabilities negotiation is already complete, command ignored");
-  const auto wanted = schema::from_json<schema::QmpCapabilitiesArguments>(arguments);
-  if (!wanted) return wanted.error();
   if (wanted->enable && !wanted->enable->empty())
     return Error(
         Errc::unsupported,

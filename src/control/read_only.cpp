@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/tracking_stores.hpp"
 
 namespace tidemark {
@@ -12,15 +13,11 @@ void tell(BlockNode& node, const Error& error) {
   node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
 }
 
-// They are on the disk, as it is now.  The error is told, and nothing else can be done about it: the image is read-only then,
+// They are on the disk, as it is now.  An error was told, and nothing else can be done about it: the image is read-only then,
 // and its bitmaps are as they were when they were stored last.
 Task<> end_tracking(BlockNode& node, NodeTracking& tracking) {
-  const Result<> ended = co_await tracking.after_close().result();
-  if (!ended) tell(node, ended.error());
-  if (const std::unique_ptr<NodeTracking> begun = node.take_tracking()) {
-    (void)co_await begun->before_close().result();
-    (void)co_await begun->after_close().result();
-  }
+  (void)co_await tracking.after_close().result();
+  co_await drop_tracking(node);
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();
 }
@@ -35,15 +32,17 @@ Task<> end_writing(BlockNode& node) {
   if (tracking) ended = co_await tracking->before_close().result();
   if (ended) ended = co_await node.graph().set_read_only(node, true).result();
   if (ended && tracking) co_await end_tracking(node, *tracking);
-  if (ended) co_return;
+  if (ended) co_return co_await end_unused_writing_of_storage(node);
   if (tracking) co_await resume_tracking(node, *tracking);
   co_await ended.error();
 }
 
 Task<> begin_writing(BlockNode& node) {
+  co_await begin_to_write_storage(node);
   co_await node.graph().set_read_only(node, false);
   const Result<> tracked = co_await open_tracking(node).result();
   if (tracked) co_return;
+  co_await drop_tracking(node);
   for (const auto& bitmap : node.bitmaps().all())
     if (bitmap->persistent()) bitmap->set_read_only();
   (void)co_await node.graph().set_read_only(node, true).result();

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "control/auto_read_only.hpp"
 #include "control/node_opener.hpp"
 #include "control/read_only.hpp"
 #include "control/size_change.hpp"
@@ -49,6 +50,11 @@ Result<> check_fixed(const Json& before, const Json& now) {
   return {};
 }
 
+// Whether others are reopened by the same command: then how nodes stand on each other may not be what it is now.
+enum class Alone : bool { no, yes };
+
+// A child that stays; one that was described inline may have changed options.
+Result<> check_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, Alone alone, UndoSteps& undo);
 Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo);
 
 class Reopening {
@@ -61,8 +67,25 @@ class Reopening {
     own_.inlined = true;
   }
 
+  // All that can be told without changing anything: an image that is only read for a moment is one that another may take meanwhile.
+  Result<> check_all(Alone alone) const {
+    if (auto ok = check(); !ok) return ok;
+    for (const auto& [role, wanted] : kept_children())
+      if (auto ok = check_child(node_, role, *wanted, own_, alone, undo_); !ok) return ok;
+    if (const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&options_.branch)) {
+      const bool moved = moves(raw->file);
+      const auto ok = moved ? check_file(raw->file, alone) : check_child(node_, Role::file, raw->file, own_, alone, undo_);
+      return ok ? check_window(*raw, moved ? Alone::no : alone) : ok;
+    }
+    const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);
+    if (!qcow2) return {};
+    if (auto ok = check_backing(qcow2->backing, alone); !ok) return ok;
+    const auto wanted = to_open_options(*qcow2, own_.unmap);
+    return wanted ? static_cast<Qcow2Driver&>(node_.driver()).check_change(*wanted) : Result<>(wanted.error());
+  }
+
   Task<> run() {
-    co_await unwrap(check());
+    co_await unwrap(check_all(Alone::yes));
     // What is above is only read before what is below it, and written after it.
     if (own_.read_only) co_await change_mode();
     co_await change_children();
@@ -90,49 +113,62 @@ class Reopening {
 
   Task<> change_mode() {
     if (node_.read_only() == own_.read_only) co_return;
+    if (follows_its_users(node_) && !own_.read_only && options_.auto_read_only.value_or(false)) co_return;
     co_await set_read_only(node_, own_.read_only);
     BlockNode& node = node_;
     undo_.push_back([&node, back = !own_.read_only]() -> Task<> { return set_read_only(node, back); });
   }
 
-  Task<> change_children() {
-    if (auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&options_.branch)) co_await change_file(raw->file);
-    if (auto* cbw = std::get_if<schema::BlockdevOptionsCbw>(&options_.branch)) {
-      co_await keep_child(node_, Role::filtered, cbw->file, own_, undo_);
-      co_await keep_child(node_, Role::target, cbw->target, own_, undo_);
-    }
+  // Those that no option exchanges for others.
+  std::vector<std::pair<Role, const schema::BlockdevRef*>> kept_children() const {
+    std::vector<std::pair<Role, const schema::BlockdevRef*>> kept;
+    if (const auto* cbw = std::get_if<schema::BlockdevOptionsCbw>(&options_.branch))
+      kept = {{Role::filtered, &cbw->file}, {Role::target, &cbw->target}};
     const Role shown = node_.driver().is_filter() ? Role::filtered : Role::file;
-    if (auto* plain = std::get_if<schema::BlockdevOptionsGenericFormat>(&options_.branch))
-      co_await keep_child(node_, shown, plain->file, own_, undo_);
-    if (auto* throttle = std::get_if<schema::BlockdevOptionsThrottle>(&options_.branch))
-      co_await keep_child(node_, Role::filtered, throttle->file, own_, undo_);
-    if (auto* copying = std::get_if<schema::BlockdevOptionsCor>(&options_.branch))
-      co_await keep_child(node_, Role::filtered, copying->file, own_, undo_);
-    if (auto* blkdebug = std::get_if<schema::BlockdevOptionsBlkdebug>(&options_.branch))
-      co_await keep_child(node_, Role::filtered, blkdebug->image, own_, undo_);
-    if (auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch))
-      co_await keep_child(node_, Role::filtered, fault->file, own_, undo_);
-    auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch);
-    if (!qcow2) co_return;
-    co_await keep_child(node_, Role::file, qcow2->file, own_, undo_);
-    if (qcow2->data_file) co_await keep_child(node_, Role::data_file, *qcow2->data_file, own_, undo_);
-    co_await change_backing(qcow2->backing);
+    if (const auto* plain = std::get_if<schema::BlockdevOptionsGenericFormat>(&options_.branch)) kept = {{shown, &plain->file}};
+    if (const auto* throttle = std::get_if<schema::BlockdevOptionsThrottle>(&options_.branch)) kept = {{Role::filtered, &throttle->file}};
+    if (const auto* copying = std::get_if<schema::BlockdevOptionsCor>(&options_.branch)) kept = {{Role::filtered, &copying->file}};
+    if (const auto* blkdebug = std::get_if<schema::BlockdevOptionsBlkdebug>(&options_.branch)) kept = {{Role::filtered, &blkdebug->image}};
+    if (const auto* fault = std::get_if<schema::BlockdevOptionsFault>(&options_.branch)) kept = {{Role::filtered, &fault->file}};
+    if (const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch)) {
+      kept = {{Role::file, &qcow2->file}};
+      if (qcow2->data_file) kept.emplace_back(Role::data_file, &*qcow2->data_file);
+    }
+    return kept;
+  }
+
+  Task<> change_children() {
+    for (const auto& [role, wanted] : kept_children()) co_await keep_child(node_, role, *wanted, own_, undo_);
+    if (const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&options_.branch)) co_await change_file(raw->file);
+    if (const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&options_.branch)) co_await change_backing(qcow2->backing);
   }
 
   // A window can be moved to another node.
+  bool moves(const schema::BlockdevRef& file) const {
+    const auto* name = std::get_if<std::string>(&file.value);
+    return name && *name != node_.child(Role::file)->node().name();
+  }
+
+  Result<> check_file(const schema::BlockdevRef& wanted, Alone alone) const {
+    const Result<BlockNode*> file = find(std::get<std::string>(wanted.value));
+    if (!file) return file.error();
+    if (!node_.bitmaps().empty() || node_.tracking())
+      return Error(Errc::busy, fmt::format("Cannot change the 'file' of node '{}', which has bitmaps", node_.name()));
+    if (auto ok = check_no_bitmaps_above(node_); !ok || alone == Alone::no) return ok;
+    const BlockNode& before = node_.child(Role::file)->node();
+    if (!before.options().monitor_owned && before.parents().size() == 1)
+      return Error(Errc::unsupported,
+                   fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
+    return check_no_cycle(**file, "file");
+  }
+
   Task<> change_file(const schema::BlockdevRef& wanted) {
-    const auto* name = std::get_if<std::string>(&wanted.value);
+    if (!moves(wanted)) co_return co_await keep_child(node_, Role::file, wanted, own_, undo_);
+    co_await unwrap(check_file(wanted, Alone::yes));     // what others have become since
+    BlockNode* file = co_await unwrap(find(std::get<std::string>(wanted.value)));
     Edge& edge = *node_.child(Role::file);
     BlockNode& before = edge.node();
-    if (!name || *name == before.name()) co_return co_await keep_child(node_, Role::file, wanted, own_, undo_);
-    BlockNode* file = co_await unwrap(find(*name));
-    if (!node_.bitmaps().empty() || node_.tracking())
-      co_await Error(Errc::busy, fmt::format("Cannot change the 'file' of node '{}', which has bitmaps", node_.name()));
-    co_await unwrap(check_no_bitmaps_above(node_));
-    if (!before.options().monitor_owned && before.parents().size() == 1)
-      co_await Error(Errc::unsupported,
-                     fmt::format("Cannot change the 'file' of node '{}': nobody else would have the present one", node_.name()));
-    co_await unwrap(check_no_cycle(*file, "file"));
+    if (!own_.read_only) co_await begin_to_write(*file);
     if (file->read_only() && !own_.read_only) co_await Error(Errc::permission, "Block node is read-only", EROFS);
     co_await edge.flush();                               // what it has written to the present one, which it leaves
     co_await unwrap(edge.retarget(*file));
@@ -142,31 +178,55 @@ class Reopening {
     });
   }
 
-  Task<> change_backing(const std::optional<schema::BlockdevRefOrNull>& wanted) {
+  Inherited for_backing() const {
+    Inherited below;
+    below.read_only = below.inlined = true;
+    below.cache = own_.cache;
+    return below;
+  }
+
+  Result<> check_backing(const std::optional<schema::BlockdevRefOrNull>& wanted, Alone alone) const {
     BlockNode* before = node_.backing();
     if (!wanted) {
       const bool own = before ? node_.options().backing_found : static_cast<Qcow2Driver&>(node_.driver()).backing_file().empty();
-      if (!own) co_await Error(Errc::invalid_argument, fmt::format("backing is missing for '{}'", node_.name()));
-      co_return;
+      if (own) return {};
+      return Error(Errc::invalid_argument, fmt::format("backing is missing for '{}'", node_.name()));
     }
     if (const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&wanted->value)) {
-      if (!before) co_await cannot_change("backing.driver");
+      if (!before) return cannot_change("backing.driver");
       schema::BlockdevRef reference;
       reference.value = *inlined;
-      Inherited below;
-      below.read_only = below.inlined = true;
-      below.cache = own_.cache;
-      co_return co_await keep_child(node_, Role::backing, reference, below, undo_);
+      return check_child(node_, Role::backing, reference, for_backing(), alone, undo_);
     }
+    BlockNode* backing = nullptr;
+    if (const auto* name = std::get_if<std::string>(&wanted->value)) {
+      const Result<BlockNode*> found = find(*name);
+      if (!found) return found.error();
+      backing = *found;
+    }
+    if (backing == before || alone == Alone::no) return {};
+    if (backing)
+      if (auto ok = check_no_cycle(*backing, "backing"); !ok) return ok;
+    if (before && node_.options().backing_found)
+      return Error(Errc::unsupported, fmt::format("Cannot change the backing node of '{}', which the image itself names", node_.name()));
+    if (before && !before->options().monitor_owned && before->parents().size() == 1)
+      return Error(Errc::unsupported,
+                   fmt::format("Cannot change the backing node of '{}': nobody else would have the present one", node_.name()));
+    return {};
+  }
+
+  Task<> change_backing(const std::optional<schema::BlockdevRefOrNull>& wanted) {
+    co_await unwrap(check_backing(wanted, Alone::yes));  // what others have become since
+    if (!wanted) co_return;
+    if (const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&wanted->value)) {
+      schema::BlockdevRef reference;
+      reference.value = *inlined;
+      co_return co_await keep_child(node_, Role::backing, reference, for_backing(), undo_);
+    }
+    BlockNode* before = node_.backing();
     BlockNode* backing = nullptr;
     if (const auto* name = std::get_if<std::string>(&wanted->value)) backing = co_await unwrap(find(*name));
     if (backing == before) co_return;
-    if (backing) co_await unwrap(check_no_cycle(*backing, "backing"));
-    if (before && node_.options().backing_found)
-      co_await Error(Errc::unsupported, fmt::format("Cannot change the backing node of '{}', which the image itself names", node_.name()));
-    if (before && !before->options().monitor_owned && before->parents().size() == 1)
-      co_await Error(Errc::unsupported,
-                     fmt::format("Cannot change the backing node of '{}': nobody else would have the present one", node_.name()));
     co_await unwrap(node_.graph().set_backing(node_, backing));
     BlockNode& node = node_;
     undo_.push_back([&node, before]() -> Task<> {
@@ -188,18 +248,22 @@ class Reopening {
     });
   }
 
+  Result<> check_window(const schema::BlockdevOptionsRaw& raw, Alone alone) const {
+    const auto& driver = static_cast<const RawDriver&>(node_.driver());
+    const Result<RawOptions> wanted = to_raw_options(raw);
+    if (!wanted) return wanted.error();
+    if (wanted->offset == driver.options().offset && wanted->size == driver.options().size) return {};
+    if (!node_.bitmaps().empty() || node_.tracking())
+      return Error(Errc::busy, fmt::format("Cannot change what node '{}', which has bitmaps, shows of its file", node_.name()));
+    if (auto ok = check_no_bitmaps_above(node_); !ok || alone == Alone::no) return ok;
+    return driver.check_show(*wanted);
+  }
+
   Task<> change_window(const schema::BlockdevOptionsRaw& raw) {
     auto& driver = static_cast<RawDriver&>(node_.driver());
-    if (raw.offset.value_or(0) < 0 || raw.size.value_or(0) < 0)
-      co_await Error(Errc::invalid_argument, "raw: offset and size must not be negative");
-    RawOptions wanted;
-    if (raw.offset) wanted.offset = static_cast<std::uint64_t>(*raw.offset);
-    if (raw.size) wanted.size = static_cast<std::uint64_t>(*raw.size);
+    const RawOptions wanted = co_await unwrap(to_raw_options(raw));
     const RawOptions before = driver.options();
     if (wanted.offset == before.offset && wanted.size == before.size) co_return;
-    if (!node_.bitmaps().empty() || node_.tracking())
-      co_await Error(Errc::busy, fmt::format("Cannot change what node '{}', which has bitmaps, shows of its file", node_.name()));
-    co_await unwrap(check_no_bitmaps_above(node_));
     co_await unwrap(driver.show(wanted));
     undo_.push_back([&driver, before]() -> Task<> {
       (void)driver.show(before);
@@ -242,23 +306,34 @@ class Reopening {
   UndoSteps& undo_;
 };
 
-// The child stays; one that was described inline may have changed options.
-Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo) {
+Result<> check_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, Alone alone, UndoSteps& undo) {
   const Edge* edge = node.child(role);
-  if (!edge) co_await cannot_change(to_string(role));
+  if (!edge) return cannot_change(to_string(role));
   const std::string_view option = edge->name();
   BlockNode& child = edge->node();
   if (const auto* name = std::get_if<std::string>(&wanted.value)) {
-    if (*name == child.name()) co_return;
-    if (!node.graph().find(*name)) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", *name));
-    co_await cannot_change(option);
+    if (*name == child.name()) return {};
+    if (!node.graph().find(*name)) return Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", *name));
+    return cannot_change(option);
   }
-  if (child.options().monitor_owned) co_await cannot_change(fmt::format("{}.driver", option));
-  Reopening inner(child, *std::get<schema::Box<BlockdevOptions>>(wanted.value), own, undo);
+  if (child.options().monitor_owned) return cannot_change(fmt::format("{}.driver", option));
+  const Reopening inner(child, *std::get<schema::Box<BlockdevOptions>>(wanted.value), own, undo);
+  return inner.check_all(alone);
+}
+
+Task<> keep_child(BlockNode& node, Role role, const schema::BlockdevRef& wanted, Inherited own, UndoSteps& undo) {
+  co_await unwrap(check_child(node, role, wanted, own, Alone::yes, undo));
+  if (std::holds_alternative<std::string>(wanted.value)) co_return;
+  Reopening inner(node.child(role)->node(), *std::get<schema::Box<BlockdevOptions>>(wanted.value), own, undo);
   co_await inner.run();
 }
 
 }  // namespace
+
+Result<> check_reopen(BlockNode& node, const BlockdevOptions& options) {
+  UndoSteps none;
+  return Reopening(node, options, Inherited(), none).check_all(Alone::no);
+}
 
 Task<> reopen(BlockNode& node, BlockdevOptions options, UndoSteps& undo) {
   const std::size_t before = undo.size();

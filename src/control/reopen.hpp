@@ -13,6 +13,8 @@ namespace tidemark {
 // What takes back what was done, the last first; none of it fails but for lack of what worked before.
 using UndoSteps = std::vector<std::function<Task<>()>>;
 
+// What can be said without changing anything, whatever else is reopened with it.
+Result<> check_reopen(BlockNode& node, const schema::BlockdevOptions& options);
 // One node.  On error nothing of it has changed.
 Task<> reopen(BlockNode& node, schema::BlockdevOptions options, UndoSteps& undo);
 Task<> take_back(UndoSteps& undo, std::size_t down_to);

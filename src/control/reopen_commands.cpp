@@ -22,6 +22,7 @@ Task<BlockNode*> find(Graph& graph, std::string name) {
 
 // On the nodes' thread.  One may have to wait for another: what is below is written first, and only read last.
 Task<> reopen_all(std::vector<std::pair<BlockNode*, BlockdevOptions>> waiting, UndoSteps& undo) {
+  for (const auto& [node, options] : waiting) co_await unwrap(check_reopen(*node, options));
   while (!waiting.empty()) {
     std::vector<std::pair<BlockNode*, BlockdevOptions>> left;
     std::optional<Error> first;

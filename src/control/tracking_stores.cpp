@@ -7,6 +7,7 @@
 
 #include "base/paths.hpp"
 #include "block/checkpoints.hpp"
+#include "control/auto_read_only.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
 #include "storage/file_driver.hpp"
@@ -35,8 +36,8 @@ bool is_window(const BlockNode& node, const BlockNode& storage) {
   return node.driver().name() == "raw" && node.size() != storage.size();
 }
 
-// A name of the device that stays with it from boot to boot.
-std::string stable_id_of(const std::string& device) {
+// Names of the device that stay with it from boot to boot.
+std::vector<std::string> stable_names_of(const std::string& device) {
   std::error_code error;
   const files::path real = files::canonical(device, error);
   std::vector<std::string> names;
@@ -44,7 +45,14 @@ std::string stable_id_of(const std::string& device) {
     std::error_code broken;
     if (files::canonical(at->path(), broken) == real && !broken) names.push_back(at->path().filename().string());
   }
-  return names.empty() ? std::string() : *std::min_element(names.begin(), names.end());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// A device says nothing of who has written it, and another host has a store of its own.
+std::string why_distrusted(BlockNode& node, const BlockNode& storage, OpenedAs opened) {
+  if (opened == OpenedAs::added || image_with_bitmaps(node) || storage.driver().name() != "host_device") return {};
+  return "the node was inactive, and a device does not tell whether other programs have written it";
 }
 
 Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
@@ -56,12 +64,12 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   options.named = !given.store.empty();
   options.log_bytes = node.graph().workings().tracking_log_bytes;
   options.broken = node.graph().workings().broken;
-  options.report = [&node](const TrackingReport& report) { node.graph().tell(&Graph::Listeners::tracking, node.name(), report); };
   const std::string name = (co_await storage.driver().info()).filename;
   options.image = real_path(name);
   if (storage.driver().name() == "host_device") {
-    options.stable_id = stable_id_of(options.image);
-    if (options.path.empty() && !options.stable_id.empty()) options.path = fmt::format("{}/{}", device_stores, options.stable_id);
+    const std::vector<std::string> names = stable_names_of(options.image);
+    options.stable_id = tracking::best_stable_id(names);
+    if (options.path.empty() && !names.empty()) options.path = fmt::format("{}/{}", device_stores, names.front());
   } else if (options.path.empty()) {
     options.path = store_beside(options.image);
   }
@@ -112,9 +120,10 @@ void show_as_disk(BlockNode& node) {
 }
 
 // What cannot be read is not shown.
-Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record) {
+Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record, OpenedAs opened) {
   if (storage && !is_window(node, *storage)) {
     StoreOptions options = co_await options_of(node, *storage);
+    options.distrusted = why_distrusted(node, *storage, opened);
     const bool there = co_await is_there(node, options.path);
     if (there) {
       auto image = co_await identify_at_open(node.reactor(), *storage, options);
@@ -146,6 +155,7 @@ Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
   ImageRecord none;
   none.can_mark = true;
   none.marked = image->tracked();
+  none.marked_by = image->tracked_by();
   none.dead = true;
   co_return std::move(none);
 }
@@ -181,16 +191,17 @@ Task<> begin_tracking_image(BlockNode& node, Qcow2Driver& image, std::unique_ptr
 
 }  // namespace
 
-Task<> open_tracking(BlockNode& node) {
+Task<> open_tracking(BlockNode& node, OpenedAs opened) {
   BlockNode* storage = storage_of(node);
   Qcow2Driver* image = image_with_bitmaps(node);
   if (!storage && !image) co_return;
   ImageRecord record = co_await record_of(node, image);
-  if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record));
+  if (node.read_only()) co_return co_await show_read_only(node, storage, std::move(record), opened);
   std::unique_ptr<TrackingStore> store;
   // The store may be of the storage's own bitmaps.
   if (storage && (storage == &node || !storage->tracking())) {
     StoreOptions options = co_await options_of(node, *storage);
+    options.distrusted = why_distrusted(node, *storage, opened);
     store = co_await open_store(node, *storage, std::move(options), record);
   }
   show_bitmaps(node, record);
@@ -204,11 +215,19 @@ Task<> open_tracking(BlockNode& node) {
     node.set_tracking(std::move(owned));
     co_return co_await tracking.take_over();
   }
-  if (image && image->tracked()) co_await image->set_tracked(false);
+  if (image && image->tracked()) co_await image->set_untracked();
   node.set_tracking(std::move(store));
 }
 
+Task<> drop_tracking(BlockNode& node) {
+  const std::unique_ptr<NodeTracking> begun = node.take_tracking();
+  if (!begun) co_return;
+  (void)co_await begun->before_close().result();
+  (void)co_await begun->after_close().result();
+}
+
 Task<> ensure_tracking(BlockNode& node) {
+  if (!node.tracking()) co_await begin_to_write(node);
   if (node.tracking()) co_return;
   const auto refuse = [&](std::string_view why) {
     return Error(Errc::unsupported, fmt::format("bitmaps on node '{}' cannot be persistent: {}", node.name(), why));

@@ -10,8 +10,11 @@ namespace tidemark {
 
 // Of a node that was just added and that nobody has written to: brings back the bitmaps that its store or its image has,
 // and opens or makes the store.  Those of a node that is read-only are shown, and nothing is written.  On error the node
-// must not be used, and is to be removed.
-Task<> open_tracking(BlockNode& node);
+// must not be used: its tracking is to be dropped, or it is to be removed.
+enum class OpenedAs : std::uint8_t { added, active_again };
+Task<> open_tracking(BlockNode& node, OpenedAs opened = OpenedAs::added);
+// What has begun of it ends, and with it the lock of the store.
+Task<> drop_tracking(BlockNode& node);
 // Of a node that is to have a persistent bitmap: makes a store, unless it has one.  The error says why its
 // bitmaps cannot be persistent.
 Task<> ensure_tracking(BlockNode& node);

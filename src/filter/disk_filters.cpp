@@ -14,12 +14,15 @@ bool is_one_of(const auto& names, const BlockNode& node) noexcept {
   return std::find(names.begin(), names.end(), node.driver().name()) != names.end();
 }
 
+// A backup's copy-before-write is another's than one that was added.
+bool is_users_own(const BlockNode& filter) noexcept { return !filter.options().given.is_null() && is_one_of(users_own, filter); }
+
 }  // namespace
 
 bool is_disk(const BlockNode& node) noexcept {
   return std::all_of(node.parents().begin(), node.parents().end(), [](const Edge* user) {
     const BlockNode* const above = user->parent();
-    return !above || (user->role() == Role::filtered && is_one_of(users_own, *above) && is_disk(*above));
+    return !above || (user->role() == Role::filtered && is_users_own(*above) && is_disk(*above));
   });
 }
 

@@ -42,6 +42,7 @@ class Fault final : public Turnstile {
   std::uint64_t failed() const noexcept { return failed_; }
 
   std::string_view name() const noexcept override { return "fault"; }
+  bool lost_by(const Error&) const noexcept override { return true; }      // it is a disk that breaks
 
  private:
   struct Rule {

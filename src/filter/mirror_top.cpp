@@ -31,6 +31,7 @@ MirrorTop::MirrorTop(Reactor& reactor, const MirrorTopOptions& options, std::uni
       target_(std::move(target)),
       dirty_(file_->size(), options.granularity),
       touched_(file_->size(), options.granularity),
+      unflushed_(file_->size(), options.granularity),
       locks_(home()),
       of_target_(options.commits ? Permissions{} : writing),
       write_blocking_(options.write_blocking),
@@ -120,10 +121,24 @@ Task<> MirrorTop::write_zeroes(Range range, WriteFlags flags) {
   co_await file_->write_zeroes(range, flags);
 }
 
-void MirrorTop::copy_again() {
+void MirrorTop::touch(Range range) noexcept {
+  touched_.set(range);
+  unflushed_.set(range);
+}
+
+// While flushes fail nothing is copied again: it would have no better luck.
+Task<bool> MirrorTop::flush_target() {
+  DirtyBitmap flushing = unflushed_.take();
+  const Result<> flushed = co_await target_->flush().result();
+  if (!flushed) {
+    unflushed_.merge(flushing);
+    co_await flushed.error();
+  }
+  if (std::exchange(losses_, target_->losses()) == target_->losses()) co_return true;
   const bool nothing = dirty_.empty();
-  dirty_.merge(touched_);
+  dirty_.merge(flushing);
   if (nothing && !dirty_.empty()) tell();
+  co_return false;
 }
 
 // What a discard leaves is for the source to say, so it is copied.
@@ -150,8 +165,9 @@ Task<> MirrorTop::to_both(std::uint64_t offset, Buffers from, WriteFlags flags) 
   const Result<> at_source = co_await file_->write(offset, from, flags).result();
   Result<> at_target;
   if (at_source && !copied.empty() && write_blocking_) {
-    touched_.set(copied);
+    touch(copied);
     at_target = co_await target_->write(copied.offset, from.slice(copied.offset - offset, copied.length)).result();
+    touch(copied);                                       // a flush may have begun meanwhile
   }
   end_both(range, copied, at_source, at_target);
   co_await unwrap(at_source);
@@ -166,10 +182,11 @@ Task<> MirrorTop::zeroes_to_both(Range range, WriteFlags flags) {
   const Result<> at_source = co_await file_->write_zeroes(range, flags).result();
   Result<> at_target;
   if (at_source && !copied.empty() && write_blocking_) {
-    touched_.set(copied);
+    touch(copied);
     const bool unmap = unmap_ && has(flags, WriteFlags::may_unmap);
     const WriteFlags how = unmap ? WriteFlags::may_unmap : WriteFlags::none;
     at_target = co_await target_->write_zeroes(copied, how).result();
+    touch(copied);
   }
   end_both(range, copied, at_source, at_target);
   co_await unwrap(at_source);

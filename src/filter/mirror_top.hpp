@@ -51,9 +51,11 @@ class MirrorTop final : public BlockDriver {
   const DirtyBitmap& dirty() const noexcept { return dirty_; }
   RangeLock& locks() noexcept { return locks_; }
   // Granules that have been written in the target.
-  DirtyBitmap& touched() noexcept { return touched_; }
-  // The target may have lost any of them.
-  void copy_again();
+  const DirtyBitmap& touched() const noexcept { return touched_; }
+  void touch(Range range) noexcept;
+  // What was written in the target is durable.  False: some of it is not, for a flush has failed since the last one that did
+  // not, whoever asked for it; all since then is dirty again.
+  Task<bool> flush_target();
 
   // Something that ends with a mark, or without.
   class Unsettled {
@@ -118,6 +120,8 @@ class MirrorTop final : public BlockDriver {
 
   std::unique_ptr<Edge> file_, target_;
   DirtyBitmap dirty_, touched_;
+  DirtyBitmap unflushed_;        // of touched_: since the last flush that succeeded began
+  std::uint64_t losses_ = 0;     // of the target, that are made good
   RangeLock locks_;
   std::function<void()> listener_;
   std::optional<Error> failure_;

@@ -89,6 +89,7 @@ class BackupJob final : public Job {
   CopyBeforeWrite* filter_ = nullptr;      // its driver
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
   std::unique_ptr<Edge> below_;            // of `top`: on the layer that the target stands on; carries no requests
+  std::uint64_t losses_before_ = 0;        // of the source
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
   // The source may leave the chain meanwhile and be removed, unless its bitmap is busy: `holds_` from start to end.
   bool frozen_ = false, holds_ = false, succeeded_ = false;

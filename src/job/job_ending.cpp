@@ -128,19 +128,25 @@ Task<> JobManager::abort_transaction(TransactionPtr transaction) {
   if (transaction->aborting) co_return;
   transaction->aborting = true;
   for (const JobPtr& job : transaction->jobs)
-    if (!job->error_) job->request_cancel(true);
+    if (!job->error_ && !job->user_paused()) job->request_cancel(true);
   if (!transaction->parts.empty()) co_await undo(transaction);
   for (const JobPtr& job : transaction->jobs) {
-    while (!job->ended_) (void)co_await job->ended_waiters_.wait();
+    co_await cancelled(job);
     co_await conclude(job);
   }
   end(transaction);
 }
 
+// One that a user has paused is seen to go on when its turn to end has come, as in QEMU.
+Task<> JobManager::cancelled(JobPtr job) {
+  if (!job->error_ && !job->cancelled_) job->request_cancel(true);
+  while (!job->ended_) (void)co_await job->ended_waiters_.wait();
+}
+
 // All of it is as it was when the first of the jobs is seen to have ended.
 Task<> JobManager::undo(TransactionPtr transaction) {
   for (const JobPtr& job : transaction->jobs) {
-    while (!job->ended_) (void)co_await job->ended_waiters_.wait();
+    co_await cancelled(job);
     job->fail_if_cancelled();
     co_await settle(*job);
   }

@@ -1,22 +1,13 @@
 #include "job/job_manager.hpp"
 
 #include <algorithm>
-#include <cctype>
 
+#include "base/identifier.hpp"
 #include "block/node.hpp"
 #include "io/visit.hpp"
 
 namespace tidemark {
 namespace {
-
-// QEMU's identifiers: a letter, then letters, digits, '-', '.' and '_'.
-bool well_formed(const std::string& id) noexcept {
-  const auto is = [](int (*kind)(int), char c) { return kind(static_cast<unsigned char>(c)) != 0; };
-  if (id.empty() || !is(std::isalpha, id[0])) return false;
-  return std::all_of(id.begin(), id.end(), [&](char c) {
-    return is(std::isalnum, c) || c == '-' || c == '.' || c == '_';
-  });
-}
 
 // Steps at a job's home.
 
@@ -47,7 +38,7 @@ Task<> check_none_uses(const Jobs& jobs, const BlockNode& node) {
 }  // namespace
 
 Result<> JobManager::check_id(const std::string& id) const {
-  if (!well_formed(id)) return Error(Errc::invalid_argument, "Invalid job ID '" + id + "'");
+  if (!is_identifier(id)) return Error(Errc::invalid_argument, "Invalid job ID '" + id + "'");
   if (find_job(id).ok()) return Error(Errc::exists, "Job ID '" + id + "' already in use");
   return {};
 }

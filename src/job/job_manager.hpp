@@ -115,6 +115,7 @@ class JobManager {
   Task<> fail(JobPtr job, Error error);
   static Task<> end_parts(TransactionPtr transaction, bool well);
   Task<> undo(TransactionPtr transaction);
+  Task<> cancelled(JobPtr job);                   // and ended
   void end(const TransactionPtr& transaction);
   Task<> abort_transaction(TransactionPtr transaction);
   Task<> conclude(JobPtr job);

@@ -158,6 +158,22 @@ TEST_F(JobTransactionTest, CancellingOneThatWaitsCancelsAll) {
   });
 }
 
+TEST_F(JobTransactionTest, OneThatIsPausedGoesOnWhenItsTurnToEndHasCome) {
+  auto all = make(false);
+  run([&]() -> Task<> {
+    co_await begin(all, true);
+    EXPECT_TRUE(jobs->pause(job("a")).ok());
+    co_await reach("a", JobStatus::paused);
+    EXPECT_EQ(events.take(), "a paused\n");
+    EXPECT_TRUE(jobs->cancel(job("b"), true).ok());
+    co_await end_of("a");
+    EXPECT_EQ(events.take(),
+              "b aborting\nb cancelled 1048576/1048576\nb concluded\n"
+              "a running\na aborting\na cancelled " +
+                  copied("a") + "\na concluded\n");
+  });
+}
+
 TEST_F(JobTransactionTest, FinalizingOneFinalizesAll) {
   auto all = make(false, false);
   all[0].job.auto_finalize = true;  // b alone is enough to make them wait

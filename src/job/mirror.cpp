@@ -39,6 +39,7 @@ Task<> MirrorJob::attach() {
   co_await insert_filter();
   auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, user());
   edge_ = co_await unwrap(std::move(edge));
+  losses_before_ = options_.source->losses();
   MirrorCopyOptions how;
   how.buffers = static_cast<std::uint64_t>(options_.buf_size);
   const bool top_layer = options_.sync == SyncMode::top && skip_filters(*options_.source).backing();
@@ -196,14 +197,14 @@ Task<bool> MirrorJob::step(JobContext& context) {
   const bool wanted = ready_ ? ending_ != Ending::none : copied;
   const bool flushes = wanted && !failed && !context.interrupted();
   if (flushes) failed = co_await flush_target();
-  const bool ends = flushes && !failed && ready_ && little_differs();
+  const bool ends = flushes && !failed && durable_ && ready_ && little_differs();
   if (ends && !ends_for_itself()) co_return true;
   if (ends) failed = co_await settle();
   const bool too_slow = ends && !failed && !still_;
   if (too_slow) little_ = std::max<std::uint64_t>(little_ / 2, top().dirty().granularity());
   if (failed) {
     co_await react(context, *std::move(failed));
-  } else if (flushes && !ready_) {
+  } else if (flushes && durable_ && !ready_) {
     if (commit_) co_await commit_->preserve_top(context, options_.on_target_error);
     ready_ = true;
     context.set_ready();
@@ -250,9 +251,9 @@ Task<> MirrorJob::react(JobContext& context, Point::Failure failure) {
 }
 
 Task<Point::Outcome> MirrorJob::flush_target() {
-  const Result<> flushed = co_await top().target().flush().result();
+  const Result<bool> flushed = co_await top().flush_target().result();
+  durable_ = flushed && *flushed;
   if (flushed) co_return std::nullopt;
-  if (means_loss(flushed.error())) top().copy_again();
   co_return Point::Failure{flushed.error(), false};
 }
 

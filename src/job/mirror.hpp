@@ -86,7 +86,9 @@ class MirrorJob final : public Job {
   bool little_differs() const noexcept;
   bool copied_enough() noexcept;
   Task<> react(JobContext& context, Point::Failure failure);
+  // What is not durable() after it is to be copied again.
   Task<Point::Outcome> flush_target();
+  bool source_kept() const noexcept { return options_.source->losses() == losses_before_; }
   Task<Point::Outcome> flush_source();
   Task<Point::Outcome> settle();
   Task<> catch_up();
@@ -120,6 +122,8 @@ class MirrorJob final : public Job {
   std::uint64_t little_ = std::uint64_t{8} << 20;        // that may differ for the end to be tried; less each time it fails
   std::optional<Instant> little_since_;    // differs, before it is ready
   bool bad_size_ = false;
+  bool durable_ = false;                   // the target, after the last flush
+  std::uint64_t losses_before_ = 0;        // of the source
   Ending ending_ = Ending::none;
   std::optional<Graph::DrainGuard> still_; // the source, from the end on
   std::optional<DirtyBitmap> unfinished_;  // what the target does not have; known by flushes

@@ -246,7 +246,7 @@ Task<std::uint64_t> MirrorCopy::move(Piece& piece, const Stretch& stretch, Mutab
     co_return 0;
   }
   if (stretch.to_write) {
-    top_.touched().set(range);
+    top_.touch(range);
     Task<> writing = stretch.to_move ? sink_.keep(range.offset, data) : sink_.keep_zeroes(range);
     done = co_await std::move(writing).result();
   }

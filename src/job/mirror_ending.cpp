@@ -82,7 +82,7 @@ Task<> MirrorJob::prepare() {
   if (!loses_bits()) co_return;
   const InFlight under_way(*options_.source);
   const Result<> flushed = co_await top().file().flush().result();
-  drops_ = flushed.ok();                                 // else the bitmap keeps more than it needs to
+  drops_ = flushed.ok() && source_kept();                // else the bitmap keeps more than it needs to
 }
 
 Task<> MirrorJob::pivot() {
@@ -174,10 +174,10 @@ Task<> MirrorJob::save_unfinished() {
     bitmap_->refreeze();
     top().retire();
   }
-  const Result<> target = co_await top().target().flush().result();
+  const Result<bool> target = co_await top().flush_target().result();
   const InFlight under_way(*options_.source);
   const Result<> source = co_await top().file().flush().result();
-  if (target && source) unfinished_ = std::move(unfinished);
+  if (target && *target && source && source_kept()) unfinished_ = std::move(unfinished);
 }
 
 Task<> MirrorJob::take_out_filter() {

@@ -275,7 +275,7 @@ TEST_F(MirrorTest, WhatTheTargetHasLostWithAFlushIsCopiedAgain) {
   run_with_guest([&]() -> Task<> {
     co_await start(options);
     while (!job("j").info().paused) co_await pass(1);
-    const Content lost(disk_size, std::byte{0xee});
+    const Content lost(disk_size, std::byte{0xee});      // all of it was written since the last one
     co_await Disks::write_at(disks->node("t"), 0, lost);
     (void)jobs->resume(job("j"));
     co_await pivot_beside_guest();

@@ -7,8 +7,6 @@
 namespace tidemark::schema {
 namespace {
 
-constexpr std::size_t name_shown = 100;                  // of one that nobody knows
-
 // The text of a scalar from a command line.
 const std::string* keyval_text(const Input& in) {
   if (in.value().is_string()) return &in.value().as_string();
@@ -25,7 +23,7 @@ std::string Input::path() const {
   return all + (keyval() ? "." + std::to_string(index_) : "[" + std::to_string(index_) + "]");
 }
 
-std::string Input::short_name() const { return name_.data() ? std::string(name_) : path(); }
+std::string Input::short_name() const { return name_.data() ? std::string(name_) : "null"; }
 
 std::string Input::path_of(std::string_view member) const {
   return parent_ ? path() + "." + std::string(member) : std::string(member);
@@ -43,6 +41,14 @@ void Input::fail_type(std::string_view expected) const {
 
 void Input::fail_value(std::string_view expects) const {
   fail("Parameter '" + path() + "' expects " + std::string(expects));
+}
+
+void Input::fail_alternate(std::string_view expected) const {
+  fail("Invalid parameter type for '" + short_name() + "', expected: " + std::string(expected));
+}
+
+void Input::fail_range(std::string_view expects) const {
+  fail("Parameter '" + short_name() + "' expects " + std::string(expects));
 }
 
 Members::Members(const Input& object) : object_(object) {
@@ -125,9 +131,13 @@ void read(const Input& in, std::int64_t& out) {
   if (text && !parse_int(*text, out)) in.fail_value("integer");
 }
 
+// A negative number stands for what is as far below 2^64, as in QEMU: there are clients that write all ones as -1.
 void read(const Input& in, std::uint64_t& out) {
   if (!in.keyval()) {
-    if (!in.value().to_uint64(out)) in.fail_value("uint64");
+    std::int64_t negative = 0;
+    if (in.value().to_uint64(out)) return;
+    if (!in.value().to_int64(negative)) return in.fail_value("uint64");
+    out = static_cast<std::uint64_t>(negative);
     return;
   }
   const std::string* text = keyval_text(in);

@@ -21,6 +21,9 @@ namespace tidemark::schema {
 
 enum class Spelling : std::uint8_t { json, keyval };
 
+// Bytes, in a message, of a name that nobody knows: answers do not grow with what is asked.
+inline constexpr std::size_t name_shown = 100;
+
 // QMP's `size`: 64 bits; keyval takes suffixes (k, M, G, ...).
 struct Size {
   std::uint64_t bytes = 0;
@@ -60,7 +63,7 @@ class Input {
 
   // "file.driver", "actions[0].data"; "null" for the root, as QEMU has it.
   std::string path() const;
-  // Only the last part of it, which is what some of QEMU's messages show.
+  // Only the last part of it, which is what some of QEMU's messages show; "null" for an element of an array.
   std::string short_name() const;
   std::string path_of(std::string_view member) const;
 
@@ -68,6 +71,9 @@ class Input {
   void fail_type(
       std::string_view expected) const;  // "Invalid parameter type for 'x', expected: ..."
   void fail_value(std::string_view expects) const;  // "Parameter 'x' expects ..."
+  // The same two with the short name: for alternates, and for numbers that do not fit.
+  void fail_alternate(std::string_view expected) const;
+  void fail_range(std::string_view expects) const;
 
  private:
   const Json& value_;
@@ -118,13 +124,12 @@ void read(const Input& in, Nothing& out);
 template <std::integral T>
 requires(sizeof(T) < sizeof(std::int64_t) && !std::is_same_v<T, bool>) void read(const Input& in,
                                                                                  T& out) {
-  using Wide = std::int64_t;
+  using Wide = std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>;
   Wide wide = 0;
-  if (std::is_unsigned_v<T> && !in.keyval() && !in.value().to_int64(wide)) return in.fail_value("uint64");
   read(in, wide);
   if (!in.ok()) return;
   if (wide < Wide{std::numeric_limits<T>::min()} || wide > Wide{std::numeric_limits<T>::max()})
-    return in.fail_value(std::string(std::is_signed_v<T> ? "int" : "uint") +
+    return in.fail_range(std::string(std::is_signed_v<T> ? "int" : "uint") +
                          std::to_string(8 * sizeof(T)) + "_t");
   out = static_cast<T>(wide);
 }

@@ -142,8 +142,24 @@ TEST(TextNumbers, Integers) {
   EXPECT_EQ(number("0x1f"), "31");
   EXPECT_EQ(number("-0x1F"), "-31");
   EXPECT_EQ(number("010"), "8");
+  EXPECT_EQ(number("+1"), "1");
+  EXPECT_EQ(number(" \t-1"), "-1");
   for (const char* bad : {"", "-", "9223372036854775808", "-9223372036854775809", "1k", "08", "--1",
-                          "0x-1", "+1", " 1"})
+                          "0x-1", "+-1", "+ 1", "1 ", " ", "+"})
+    EXPECT_EQ(number(bad), "no") << bad;
+}
+
+// As qemu-storage-daemon takes them.
+TEST(TextNumbers, UnsignedIntegers) {
+  const auto number = [](std::string_view text) {
+    std::uint64_t out = 7;
+    return parse_uint(text, out) ? std::to_string(out) : "no";
+  };
+  EXPECT_EQ(number("18446744073709551615"), "18446744073709551615");
+  EXPECT_EQ(number("-1"), "18446744073709551615");
+  EXPECT_EQ(number("-18446744073709551615"), "1");
+  EXPECT_EQ(number(" +0x10"), "16");
+  for (const char* bad : {"", "-", "18446744073709551616", "-18446744073709551616", "1k", "1.5", "--1", "1 "})
     EXPECT_EQ(number(bad), "no") << bad;
 }
 

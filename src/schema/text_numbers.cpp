@@ -1,5 +1,6 @@
 #include "schema/text_numbers.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -20,6 +21,19 @@ bool convert(std::string_view text, T& out, int base) noexcept {
 
 bool is_hex(std::string_view text) noexcept {
   return text.size() > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+}
+
+// What C's functions take before the digits: white space, then one sign.
+bool take_sign(std::string_view& text) noexcept {
+  text.remove_prefix(std::min(text.find_first_not_of(" \t\n\v\f\r"), text.size()));
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  return negative;
+}
+
+bool parse_magnitude(std::string_view text, std::uint64_t& out) noexcept {
+  if (is_hex(text)) return convert(text.substr(2), out, 16);
+  return convert(text, out, text.size() > 1 && text[0] == '0' ? 8 : 10);
 }
 
 // The shift that a suffix of sizes stands for, or -1.
@@ -56,14 +70,17 @@ bool scaled(std::string_view text, int shift, std::uint64_t& out) noexcept {
 }  // namespace
 
 bool parse_uint(std::string_view text, std::uint64_t& out) noexcept {
-  if (is_hex(text)) return convert(text.substr(2), out, 16);
-  return convert(text, out, text.size() > 1 && text[0] == '0' ? 8 : 10);
+  const bool negative = take_sign(text);
+  std::uint64_t magnitude = 0;
+  if (!parse_magnitude(text, magnitude)) return false;
+  out = negative ? 0 - magnitude : magnitude;
+  return true;
 }
 
 bool parse_int(std::string_view text, std::int64_t& out) noexcept {
-  const bool negative = !text.empty() && text[0] == '-';
+  const bool negative = take_sign(text);
   std::uint64_t magnitude = 0;
-  if (!parse_uint(negative ? text.substr(1) : text, magnitude)) return false;
+  if (!parse_magnitude(text, magnitude)) return false;
   const auto limit = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
   if (magnitude > limit + (negative ? 1 : 0)) return false;
   out = static_cast<std::int64_t>(negative ? 0 - magnitude : magnitude);

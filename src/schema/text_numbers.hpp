@@ -7,7 +7,7 @@
 
 namespace tidemark::schema {
 
-// Decimal, 0x hexadecimal, 0 octal.
+// Decimal, 0x hexadecimal, 0 octal; white space and a sign may come before it.  Unsigned, -1 is 2^64 - 1.
 bool parse_int(std::string_view text, std::int64_t& out) noexcept;
 bool parse_uint(std::string_view text, std::uint64_t& out) noexcept;
 

@@ -28,6 +28,10 @@ class NbdDriver final : public BlockDriver {
   std::uint64_t size() const noexcept override { return terms().info.size; }
   bool supports_fua() const noexcept override { return offers(export_flag::send_fua); }
   bool flush_at_close() const noexcept override { return false; }
+  // What a connection had not made durable the next one gets.
+  bool lost_by(const Error& failed) const noexcept override {
+    return failed.code() != Errc::cancelled && failed.code() != Errc::disconnected && failed.code() != Errc::timed_out;
+  }
 
   BlockLimits limits() const noexcept override {
     BlockLimits limits;

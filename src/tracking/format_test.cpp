@@ -27,6 +27,8 @@ Superblock some_root() {
   root.image.change_time_ns = -5;
   root.image.birth_time_ns = 4;
   root.image.canaries = {{4096, 8}};
+  root.closed = true;
+  root.mark = 9;
   root.marked = true;
   root.digest = 6;
   return root;
@@ -40,6 +42,8 @@ TEST(Superblock, IsReadAsWritten) {
   EXPECT_EQ((*read)->image, root.image);
   EXPECT_TRUE((*read)->clean && (*read)->marked);
   EXPECT_EQ((*read)->digest, 6u);
+  EXPECT_TRUE((*read)->closed);
+  EXPECT_EQ((*read)->mark, 9u);
 }
 
 TEST(Superblock, AnyDamagedByteIsNoSuperblock) {
@@ -269,6 +273,7 @@ TEST(Identity, TellsAnotherImage) {
 TEST(Identity, TellsOfWritesToADevice) {
   ImageIdentity before;
   before.is_device = true;
+  before.stable_id = "dm-uuid-LVM-1";
   before.writes = {"boot 7", 100};
   ImageIdentity now = before;
   EXPECT_FALSE(difference(before, now, true));
@@ -279,6 +284,69 @@ TEST(Identity, TellsOfWritesToADevice) {
   EXPECT_FALSE(difference(before, now, true)) << "the device is another one to the kernel: it tells nothing";
   now.writes = {};
   EXPECT_FALSE(difference(before, now, true)) << "where the kernel does not count";
+}
+
+// Mounted through another device, or after another boot, a file has another device number.
+TEST(Identity, AFileIsTheSameOnAFileSystemWithAnotherNumber) {
+  ImageIdentity before;
+  before.device = 1;
+  before.inode = 2;
+  before.birth_time_ns = 5;
+  ImageIdentity now = before;
+  now.device = 7;
+  EXPECT_FALSE(difference(before, now, false));
+  EXPECT_FALSE(difference(before, now, true));
+  EXPECT_TRUE(difference(before, now, false, true)) << "it was mounted all the time";
+  before.birth_time_ns = now.birth_time_ns = 0;
+  EXPECT_TRUE(difference(before, now, false)) << "its number may be another file's there";
+  EXPECT_FALSE(difference(before, now, true)) << "the change time tells";
+  now.change_time_ns = 3;
+  EXPECT_TRUE(difference(before, now, true));
+}
+
+TEST(Identity, TakesTheNameThatAVolumeMadeAnewDoesNotHave) {
+  EXPECT_EQ(best_stable_id({}), "");
+  EXPECT_EQ(best_stable_id({"dm-name-vg0-disk", "dm-uuid-LVM-1"}), "dm-uuid-LVM-1");
+  EXPECT_EQ(best_stable_id({"md-name-host:0", "md-uuid-4", "lvm-pv-uuid-3"}), "md-uuid-4");
+  EXPECT_EQ(best_stable_id({"ata-DISK_7", "lvm-pv-uuid-3"}), "ata-DISK_7");
+  EXPECT_EQ(best_stable_id({"scsi-SQEMU_7", "wwn-0x5"}), "wwn-0x5");
+  EXPECT_EQ(best_stable_id({"dm-name-vg0-disk"}), "dm-name-vg0-disk");
+}
+
+TEST(Identity, TellsAnotherDevice) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.writes = {"boot 7", 100};
+  ImageIdentity now = before;
+  for (const bool clean : {false, true}) {
+    for (const std::string id : {"", "dm-name-vg0-disk", "dm-uuid-LVM-1"}) {
+      before.stable_id = now.stable_id = id;
+      now.writes.since = "boot 8";
+      EXPECT_EQ(difference(before, now, clean).has_value(), id != "dm-uuid-LVM-1") << id << ": the number of the disk is another";
+      now.writes.since = "later 3";
+      EXPECT_EQ(difference(before, now, clean).has_value(), id.empty() && !clean) << id << ": the host was started anew";
+      now.writes = {};
+      EXPECT_FALSE(difference(before, now, clean)) << id << ": nothing is known";
+    }
+    before.stable_id = "dm-uuid-LVM-1";
+    now.stable_id = "dm-uuid-LVM-2";
+    EXPECT_TRUE(difference(before, now, clean));
+  }
+}
+
+// Those who go on with a disk elsewhere write where it was written.
+TEST(Identity, SamplesWhereADiskWasWritten) {
+  NodeBitmaps bitmaps;
+  EXPECT_TRUE(places_written(bitmaps).empty());
+  NodeBitmap& old = **bitmaps.add("old", 64 * MiB, 64 * KiB);
+  NodeBitmap& latest = **bitmaps.add("latest", 64 * MiB, 64 * KiB);
+  old.bits().set_all();
+  EXPECT_EQ(places_written(bitmaps).size(), ImageIdentity::canaries_max);
+  const Range written{40 * MiB, 64 * KiB};
+  latest.bits().set(written);
+  const auto places = places_written(bitmaps);
+  EXPECT_GE(places.size(), 16u);
+  for (const std::uint64_t place : places) EXPECT_TRUE(place >= written.offset && place < written.end()) << place;
 }
 
 // An LVM volume that was inactive has the boot and, on kernels that do not number devices, nothing else that tells it from before.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <initializer_list>
+#include <utility>
 
 #include "io/aligned.hpp"
 #include "tracking/checksum.hpp"
@@ -13,17 +15,17 @@ constexpr std::size_t text_max = 256;
 
 std::string shortened(const std::string& text) { return text.substr(0, text_max); }
 
-Task<> read_canaries(File& file, ImageIdentity& identity) {
-  const std::uint64_t blocks = identity.size / ImageIdentity::canary_bytes;
-  const std::uint64_t count = std::min<std::uint64_t>(blocks, ImageIdentity::canaries_max);
+Task<std::vector<Canary>> read_canaries(File& file, std::uint64_t size, std::vector<std::uint64_t> places) {
+  std::vector<Canary> canaries;
   AlignedBuffer buffer(ImageIdentity::canary_bytes);
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const std::uint64_t block = count == 1 ? 0 : (blocks - 1) / (count - 1) * i;
-    Canary canary{block * ImageIdentity::canary_bytes, 0};
+  for (const std::uint64_t place : places) {
+    if (!fits(place, ImageIdentity::canary_bytes, size)) continue;
+    Canary canary{place, 0};
     co_await file.read(canary.offset, buffer.bytes());
     canary.sum = checksum(buffer.bytes(), 0);
-    identity.canaries.push_back(canary);
+    canaries.push_back(canary);
   }
+  co_return std::move(canaries);
 }
 
 // Of a file of sysfs or procfs; empty: not there.
@@ -53,11 +55,65 @@ Task<DeviceWrites> written_to(Reactor& reactor, std::string device) {
   const std::string of_disk = co_await first_line(reactor, device + "/diskseq");
   const std::string of_partition = co_await first_line(reactor, device + "/../diskseq");
   const auto counts = numbers(co_await first_line(reactor, device + "/stat"));
-  if (boot.empty() || counts.size() <= sectors_discarded) co_return DeviceWrites();
-  co_return DeviceWrites{boot + ' ' + of_disk + of_partition, counts[sectors_written] + counts[sectors_discarded]};
+  DeviceWrites writes;
+  if (!boot.empty()) writes.since = boot + ' ' + of_disk + of_partition;
+  if (counts.size() > sectors_discarded) writes.sectors = counts[sectors_written] + counts[sectors_discarded];
+  co_return std::move(writes);
+}
+
+// Numbers of files that are gone are given to new ones, and those of file systems are given anew.
+bool is_other_file(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
+  const bool born_known = before.birth_time_ns != 0 && now.birth_time_ns != 0;
+  if (before.inode != now.inode) return true;
+  if (born_known && before.birth_time_ns != now.birth_time_ns) return true;
+  const bool known_otherwise = born_known || clean;      // by its change time
+  return before.device != now.device && (mounted || !known_otherwise);
+}
+
+enum class Telling : std::uint8_t { made, identified, named, nothing };
+
+// Of names in /dev/disk/by-id.
+Telling telling_of(std::string_view id) {
+  const auto begins = [&](std::initializer_list<std::string_view> with) {
+    return std::any_of(with.begin(), with.end(), [&](std::string_view start) { return id.starts_with(start); });
+  };
+  if (id.empty()) return Telling::nothing;
+  if (begins({"dm-uuid-", "md-uuid-", "wwn-", "nvme-eui.", "nvme-uuid."})) return Telling::made;
+  // What anybody may name so, and what is written on it.
+  if (begins({"dm-name-", "md-name-", "lvm-pv-uuid-"})) return Telling::named;
+  return Telling::identified;                            // a model and a serial number
+}
+
+struct Since {
+  std::string_view boot, disk;
+};
+
+Since since_of(const DeviceWrites& writes) {
+  const std::string_view all = writes.since;
+  const std::size_t blank = all.rfind(' ');
+  if (blank == std::string_view::npos) return {all, {}};
+  return {all.substr(0, blank), all.substr(blank + 1)};
+}
+
+std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+  const bool both_have = !before.stable_id.empty() && !now.stable_id.empty();
+  if (both_have && before.stable_id != now.stable_id) return "the image is another device than the store's";
+  if (both_have && telling_of(now.stable_id) < Telling::named) return std::nullopt;
+  const Since was = since_of(before.writes), is = since_of(now.writes);
+  if (was.boot.empty() || is.boot.empty()) return std::nullopt;
+  if (was.boot == is.boot && was.disk != is.disk) return "the image is another device than the store's, or was taken away meanwhile";
+  if (was.boot != is.boot && !clean && !both_have) return "the host went down, and the device has no name that tells it from others";
+  return std::nullopt;
 }
 
 }  // namespace
+
+std::string best_stable_id(const std::vector<std::string>& names) {
+  const auto surer = [](const std::string& a, const std::string& b) {
+    return std::pair(telling_of(a), std::string_view(a)) < std::pair(telling_of(b), std::string_view(b));
+  };
+  return names.empty() ? std::string() : *std::min_element(names.begin(), names.end(), surer);
+}
 
 void ImageIdentity::encode(Encoder& to) const {
   to.put(std::uint8_t{is_device}).put(device).put(inode).put(size);
@@ -86,7 +142,50 @@ ImageIdentity ImageIdentity::decode(Decoder& from) {
   return identity;
 }
 
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id) {
+std::vector<std::uint64_t> places_over(std::uint64_t size) {
+  const std::uint64_t blocks = size / ImageIdentity::canary_bytes;
+  const std::uint64_t count = std::min<std::uint64_t>(blocks, ImageIdentity::canaries_max);
+  std::vector<std::uint64_t> places;
+  for (std::uint64_t i = 0; i < count; ++i)
+    places.push_back((count == 1 ? 0 : (blocks - 1) / (count - 1) * i) * ImageIdentity::canary_bytes);
+  return places;
+}
+
+// The bitmap with the least tells of the latest; where all of its granules are too many, some over the disk.
+std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps) {
+  const DirtyBitmap* latest = nullptr;
+  for (const auto& bitmap : bitmaps.all()) {
+    const DirtyBitmap& bits = bitmap->bits();
+    if (bitmap->inconsistent() || bits.empty()) continue;
+    if (!latest || bits.count() * bits.granularity() < latest->count() * latest->granularity()) latest = &bits;
+  }
+  std::vector<std::uint64_t> places;
+  if (!latest) return places;
+  // Each granule at some places of it, or some granules over the disk.
+  const std::uint64_t grain = latest->granularity(), each = std::max<std::uint64_t>(1, ImageIdentity::canaries_max / latest->count());
+  const std::uint64_t apart = std::max(grain / each, ImageIdentity::canary_bytes);
+  const std::uint64_t step = latest->count() > ImageIdentity::canaries_max ? latest->size() / ImageIdentity::canaries_max : apart;
+  std::optional<std::uint64_t> at = latest->next_dirty(0);
+  while (at && places.size() < ImageIdentity::canaries_max) {
+    places.push_back(align_down(*at, ImageIdentity::canary_bytes));
+    const std::uint64_t next = (*at / step + 1) * step;
+    at = next < latest->size() ? latest->next_dirty(next) : std::nullopt;
+  }
+  return places;
+}
+
+Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before) {
+  const FileInfo info = co_await fs::stat(reactor, device);
+  std::vector<std::uint64_t> places;
+  for (const Canary& canary : before) places.push_back(canary.offset);
+  const OpenFlags reading;
+  File file = co_await File::open(reactor, std::move(device), reading);
+  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
+  co_await file.close();
+  co_return co_await unwrap(std::move(read));
+}
+
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
   const FileInfo info = co_await fs::stat(reactor, image);
   ImageIdentity identity;
   identity.is_device = info.type == FileInfo::Type::block_device;
@@ -102,32 +201,31 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
   identity.stable_id = shortened(stable_id);
   const OpenFlags reading;
   File file = co_await File::open(reactor, std::move(image), reading);
-  const Result<> read = co_await read_canaries(file, identity).result();
+  if (places.empty()) places = places_over(info.size);
+  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
   co_await file.close();
-  co_await unwrap(read);
+  identity.canaries = co_await unwrap(std::move(read));
   std::string device = "/sys/dev/block/" + std::to_string(info.device_major) + ':' + std::to_string(info.device_minor);
   identity.writes = co_await written_to(reactor, std::move(device));
   co_return identity;
 }
 
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id) {
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
   const OpenFlags reading;
   File file = co_await File::open(reactor, image, reading);
   const Result<> synced = co_await file.sync().result();
   co_await file.close();
   co_await unwrap(synced);
-  co_return co_await identify(reactor, std::move(image), std::move(stable_id));
+  co_return co_await identify(reactor, std::move(image), std::move(stable_id), std::move(places));
 }
 
-std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
-  // Numbers of files that are gone are given to new ones.
-  const bool born_known = before.birth_time_ns != 0 && now.birth_time_ns != 0;
-  const bool reborn = born_known && before.birth_time_ns != now.birth_time_ns;
-  if (before.device != now.device || before.inode != now.inode || reborn)
+  if (before.is_device) {
+    if (auto why = other_device(before, now, clean)) return why;
+  } else if (is_other_file(before, now, clean, mounted)) {
     return "the image is another file than the store's";
-  if (!before.stable_id.empty() && !now.stable_id.empty() && before.stable_id != now.stable_id)
-    return "the image is another device than the store's";
+  }
   if (!clean) return std::nullopt;
   if (before.size != now.size) return "the image's size changed while the store was closed";
   if (before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";

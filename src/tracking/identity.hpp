@@ -1,8 +1,8 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: device, inode, time of birth, size and change time.  A device: a stable number of the device, its size,
-// the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which says something as
-// long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
+// A file: inode, time of birth, size and change time; and its file system's number, which another mount may change.  A device: a
+// stable name, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which
+// says something as long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
 // the guest's own writes cannot have changed.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "block/node_bitmap.hpp"
 #include "io/file.hpp"
 #include "tracking/codec.hpp"
 
@@ -31,7 +32,7 @@ struct DeviceWrites {
 
 struct ImageIdentity {
   static constexpr std::uint64_t canary_bytes = 4096;
-  static constexpr std::size_t canaries_max = 32;
+  static constexpr std::size_t canaries_max = 32;      // that are spread evenly, and as many of places that were written
 
   bool is_device = false;
   std::uint64_t device = 0, inode = 0, size = 0;
@@ -47,14 +48,26 @@ struct ImageIdentity {
   static ImageIdentity decode(Decoder& from);
 };
 
-// Of an image that nobody writes.  Canaries are spread evenly over a device.
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {});
+// Of an image that nobody writes.  Canaries are spread evenly over a device, or where `places` are.
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {}, std::vector<std::uint64_t> places = {});
 
 // The same, of what a power cut cannot take back: what closing the image did to its size is durable first.
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {});
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {},
+                                     std::vector<std::uint64_t> places = {});
 
-// Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.
-std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean);
+// Evenly over a device of that size.
+std::vector<std::uint64_t> places_over(std::uint64_t size);
+// Where a disk was written, as far as its bitmaps tell: who goes on with it elsewhere writes there, too.
+std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps);
+// What is at the places of these now, on a device as large as that which they are of.
+Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before);
+
+// Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.  `mounted`: the file
+// system has been there since, and has its number.
+std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted = false);
+
+// Of names in /dev/disk/by-id: that which tells most surely that a device is not one made anew under its name, or nothing.
+std::string best_stable_id(const std::vector<std::string>& names);
 
 // The host's boot, or nothing where it cannot be told.
 Task<std::string> boot_id(Reactor& reactor);

@@ -11,6 +11,7 @@ namespace tidemark::tracking {
 struct ImageRecord {
   bool can_mark = false;                  // it can carry a mark that every other program takes off before it writes
   bool marked = false;
+  std::uint32_t marked_by = 0;            // the store's, by the mark's number; 0: that is not said
   bool dead = false;                      // it held bitmaps, and was written by a program that knows nothing of them
   std::uint64_t digest = 0;               // of the bitmaps it holds; 0: it cannot hold any
   LoadedBitmaps bitmaps{};                // these; one that was in use is inconsistent

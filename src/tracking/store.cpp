@@ -2,6 +2,8 @@
 // and store_failure.cpp have the rest.
 #include "tracking/store.hpp"
 
+#include <algorithm>
+
 #include "tracking/coverage.hpp"
 
 namespace tidemark::tracking {
@@ -16,7 +18,9 @@ TrackingStore::TrackingStore(BlockNode& node, StoreOptions options)
 TrackingStore::~TrackingStore() = default;
 
 void TrackingStore::report(StoreReport::Kind kind, std::string message) const {
-  if (options_.report) options_.report({kind, std::move(message)});
+  const StoreReport report{kind, std::move(message)};
+  if (told_as_.graph) told_as_.graph->tell(&Graph::Listeners::tracking, told_as_.name, report);
+  else node_.graph().tell(&Graph::Listeners::tracking, node_.name(), report);
 }
 
 void TrackingStore::start() {
@@ -106,28 +110,67 @@ Task<> TrackingStore::attend() {
 Task<> TrackingStore::before_close() {
   co_await stop();
   closing_ = true;
-  const Result<> saved = co_await checkpoint(Depth::lasting).result();
-  saved_ = saved.ok();
+  saved_ = co_await checkpoint(Depth::lasting).result();
+  if (root_.image.is_device) {
+    places_ = places_over(node_.size());
+    const auto written = places_written(node_.bitmaps());
+    places_.insert(places_.end(), written.begin(), written.end());
+  }
+  told_as_ = {&node_.graph(), node_.name()};
 }
 
 Task<> TrackingStore::after_close() {
-  Result<> ended;
-  if (saved_ && catalogue_.entries.empty() && catalogue_.records.empty()) {
-    ended = co_await file_.unlink().result();
-  } else if (saved_) {
-    Superblock root = root_;
-    auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id).result();
-    // Of what has its place meanwhile nobody knows anything: the root that is there says of whom it is.
-    if (image && !difference(root_.image, *image, false)) {
-      root.image = *std::move(image);
-      root.clean = true;
-      root.digest = digest_;
-      root.version = ++version_;
-      ended = co_await file_.write_root(root, true).result();
-    }
-  }
+  const bool of_no_use = saved_ && catalogue_.entries.empty() && catalogue_.records.empty();
+  Task<> last = of_no_use ? file_.unlink() : end();
+  const Result<> ended = co_await std::move(last).result();
+  tell_end(ended);
   co_await file_.close();
   co_await unwrap(ended);
+}
+
+// All writes have ended: what others write from here on is told by the image.  Where that cannot be said of it, the marks of
+// such writes are lost.
+Task<> TrackingStore::end() {
+  if (failed()) co_return;                               // which says so already
+  auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id, places_).result();
+  Result<> ended;
+  std::optional<Error> unknown;
+  if (!image) unknown = image.error();
+  else if (auto why = difference(root_.image, *image, false, true)) unknown = Error(Errc::not_found, options_.image + ": " + *why);
+  if (!unknown) ended = co_await close_root(*std::move(image)).result();
+  if (!ended) unknown = ended.error();
+  if (unknown) {
+    const auto guard = co_await roots_.lock();
+    co_await say_lost(*unknown);
+  }
+  co_await unwrap(ended);
+}
+
+// Without a last checkpoint the log counts.
+Task<> TrackingStore::close_root(ImageIdentity image) {
+  co_await outlast(image);
+  Superblock root = root_;
+  root.image = std::move(image);
+  root.closed = true;
+  root.clean = saved_.ok();
+  root.digest = root.clean ? digest_ : 0;
+  root.version = ++version_;
+  co_await file_.write_root(root, true);
+  root_ = std::move(root);
+}
+
+// A change in the tick of the file system's clock that the last one was in would have the same time.
+Task<> TrackingStore::outlast(ImageIdentity image) {
+  constexpr Duration tick = std::chrono::milliseconds(10);
+  const Duration since(home_.reactor().backend().wall_clock_ns() - image.change_time_ns);
+  if (!image.is_device && since < tick) co_await home_.reactor().sleep(std::min(tick, tick - since));
+}
+
+void TrackingStore::tell_end(const Result<>& ended) const {
+  if (saved_ || !ended) return;                          // what has failed in the end was told
+  const std::string_view then = failed() ? ": its bitmaps will be gone, or wholly dirty" : ": its log counts at the next start";
+  report(StoreReport::Kind::failed, "tracking store '" + options_.path + "' was not brought up to date at the end: " +
+                                        saved_.error().message() + std::string(then));
 }
 
 Task<> TrackingStore::settle() {

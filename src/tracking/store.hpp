@@ -9,9 +9,7 @@
 // is durable and is not written over before another root counts.
 #pragma once
 
-#include <functional>
-
-#include "block/node.hpp"
+#include "block/graph.hpp"
 #include "io/home.hpp"
 #include "tracking/image_record.hpp"
 #include "tracking/log.hpp"
@@ -28,10 +26,10 @@ struct StoreOptions {
   bool named = false;                     // by the user: may be somebody else's file
   std::string image;                      // the file or device that it is about
   std::string stable_id;                  // of a device
+  std::string distrusted;                 // why no bitmap that it has can be believed; empty: nothing is known
   Mode mode = Mode::power;
   std::uint64_t suspect_budget = 0;       // bytes beyond what was written; 0: no bound of its own
   std::uint64_t log_bytes = 4 * MiB;      // of each half, of a new store
-  std::function<void(const StoreReport&)> report;
   Rule broken = Rule::none;               // in tests
 };
 
@@ -67,8 +65,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> settle_group(std::uint64_t group) override;
   void forget_group(std::uint64_t group) noexcept override;
 
-  // The image carries the mark from here on.
-  void rely_on_mark() noexcept { marked_ = true; }
+  // The number that the image's mark is to have.
+  std::uint32_t mark() const noexcept { return root_.mark; }
   // Before after_close(): what the image holds by itself.
   void closed_with(std::uint64_t digest) noexcept { digest_ = digest; }
 
@@ -101,6 +99,10 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> stop();
   Task<> attend();                        // checkpoints, beside the requests
   void request_checkpoint() noexcept;
+  Task<> end();
+  Task<> close_root(ImageIdentity image);
+  Task<> outlast(ImageIdentity image);
+  void tell_end(const Result<>& ended) const;
 
   // store_open.cpp
   Task<> make();
@@ -135,6 +137,12 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Task<> renew();
 
   BlockNode& node_;
+  struct Known {
+    const Graph* graph = nullptr;
+    std::string name;
+  };
+  std::vector<std::uint64_t> places_;     // of a device, that tell best who has written it
+  Known told_as_;                         // the node, when it is gone
   StoreOptions options_;
   Home home_;
   StoreFile file_;
@@ -164,7 +172,8 @@ class TrackingStore final : public NodeTracking, LogOwner {
   Instant retry_at_{0};
 
   Event work_;
-  bool wanted_ = false, stopping_ = false, closing_ = false, saved_ = false;
+  bool wanted_ = false, stopping_ = false, closing_ = false;
+  Result<> saved_ = Error(Errc::io, "it was not closed");      // at last
   Background attendant_;
 };
 

@@ -91,7 +91,7 @@ Task<> TrackingStore::resume() {
 void TrackingStore::begin(Superblock& root) const {
   root.generation = root_.generation + 1;
   root.log_epoch = log_.epoch();
-  root.lost = root.clean = false;
+  root.lost = root.clean = root.closed = false;
   root.marked = marked_;
   root.digest = 0;
   root.mode = options_.mode;

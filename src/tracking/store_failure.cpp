@@ -28,7 +28,7 @@ Task<> TrackingStore::say_lost(const Error& error) {
   const Error why = error;
   Superblock lost = root_;
   lost.lost = true;
-  lost.clean = false;
+  lost.clean = lost.closed = false;
   lost.version = ++version_;
   // Before the first root there is none to say it with; what of that may have been written is wiped out.
   const bool first = root_.catalogue[0] == 0;
@@ -42,7 +42,8 @@ Task<> TrackingStore::say_lost(const Error& error) {
   }
   anew_ = told_failed_ = true;
   let_pass(why);
-  report(StoreReport::Kind::failed, why.message() + ": its bitmaps will be wholly dirty after a crash");
+  const std::string when = told_as_.graph ? "at the next start" : "after a crash";
+  report(StoreReport::Kind::failed, why.message() + ": its bitmaps will be wholly dirty " + when);
 }
 
 // Another file in place of one that was removed.

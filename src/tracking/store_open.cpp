@@ -1,7 +1,15 @@
 // Making a store, and opening one after a clean close or a crash.
 #include "tracking/store.hpp"
 
+#include <algorithm>
+
 namespace tidemark::tracking {
+namespace {
+
+// Not that of another store of the image.
+std::uint32_t mark_of(std::uint64_t store_id) { return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(store_id) >> 1); }
+
+}  // namespace
 
 Task<std::unique_ptr<TrackingStore>> TrackingStore::create(BlockNode& node, StoreOptions options, bool marks) {
   auto store = std::make_unique<TrackingStore>(node, std::move(options));
@@ -24,6 +32,7 @@ Task<> TrackingStore::make() {
   Superblock root;
   root.store_id = home_.reactor().backend().random();
   root.log_bytes = options_.log_bytes;
+  root.mark = root_.mark != 0 ? root_.mark : mark_of(root.store_id);
   root.layer = node_.driver().name();
   root.boot_id = co_await boot_id(home_.reactor());
   if (root_.generation == 0) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
@@ -91,6 +100,8 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
   epoch_last_ = root_.log_epoch + 1;
   co_await bring_back(image, record);
   root_.image = std::move(image);
+  // A root of an older program's; what it says of a mark that is there is to stay true.
+  if (root_.mark == 0 && !record.marked) root_.mark = mark_of(root_.store_id);
   root_.boot_id = co_await boot_id(home_.reactor());
   free_unused();
   start();
@@ -105,6 +116,9 @@ Task<> TrackingStore::bring_back(ImageIdentity image, ImageRecord& record) {
   for (const auto& entry : catalogue_.entries) node_.remember_size(entry.size_largest);
   const bool first = node_.bitmaps().empty();            // the names of a catalogue differ
   for (auto& bitmap : bitmaps) {
+    // One that was shown, when nothing could be written, as one that cannot be believed.
+    const NodeBitmap* shown = first || record.can_mark ? nullptr : node_.bitmaps().find(bitmap->name());
+    if (shown && shown->inconsistent() && !bitmap->inconsistent()) say_inconsistent(*bitmap, shown->inconsistent_reason());
     if (first) node_.bitmaps().insert(std::move(bitmap));
     else node_.bitmaps().bring_back(std::move(bitmap));
   }
@@ -118,8 +132,9 @@ Task<LoadedBitmaps> TrackingStore::load(const Superblock& root, ImageIdentity im
   const std::uint64_t loaded = why ? 0 : node_.size();
   LoadedBitmaps bitmaps = co_await load_bitmaps(file_, root, counts, loaded, options_.broken, as_stored_);
   as_stored_ = as_stored_ && root.clean && !catalogue_.intent;
-  // What the image holds says the same where this root comes to count before the mark is there.
-  marked_ = record.can_mark && (why || (root.clean ? root.digest != 0 : root.marked));
+  // The mark comes before anything is written.  A crash before it finds that what the image holds says the same, or that nobody
+  // can tell.
+  marked_ = record.can_mark;
   if (why) co_return give_way(std::move(bitmaps), root, *why, record);
   record.bitmaps.clear();
   if (!root.clean) {
@@ -164,16 +179,26 @@ LoadedBitmaps TrackingStore::give_way(LoadedBitmaps ours, const Superblock& root
 
 // Why the bitmaps cannot be believed.
 Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, ImageIdentity image, const ImageRecord& record) {
-  if (auto why = difference(root.image, image, root.clean)) co_return why;
+  if (!options_.distrusted.empty()) co_return options_.distrusted;
+  const bool closed = root.clean || root.closed;
+  const std::string boot = co_await boot_id(home_.reactor());
+  const bool same_boot = !boot.empty() && boot == root.boot_id;
+  // A store in the same file system goes back in time with the image.
+  const FileInfo store = co_await file_.file().stat();
+  const bool mounted = same_boot && !closed && store.device != image.device;
+  // Of a device: its samples are where the last session has written.
+  if (closed && image.is_device && image.size == root.image.size)
+    image.canaries = co_await canaries_now(home_.reactor(), options_.image, root.image.canaries);
+  if (auto why = difference(root.image, image, closed, mounted)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";
   if (root.clean) co_return std::nullopt;
-  const bool visited = root.marked ? !record.marked : record.closed();
+  const bool ours = record.marked && (root.mark == 0 || root.mark == record.marked_by);
+  const bool visited = root.marked ? !ours : record.closed();
   if (visited && keeps(Rule::mark_image)) co_return "another program has opened the image for writing since";
   if (root.mode == Mode::power) co_return std::nullopt;
   if (root.mode == Mode::off) co_return "the image was not closed, and its tracking was off";
-  const std::string boot = co_await boot_id(home_.reactor());
-  if (boot.empty() || boot != root.boot_id) co_return "the host went down, and tracking was to survive the daemon's death only";
+  if (!same_boot) co_return "the host went down, and tracking was to survive the daemon's death only";
   co_return std::nullopt;
 }
 

@@ -33,6 +33,7 @@ std::vector<std::byte> Superblock::encode() const {
   to.text(boot_id.substr(0, 64)).text(layer.substr(0, 64));
   image.encode(to);
   to.put(digest).put(image.writes.sectors).text(image.writes.since);
+  to.put(std::uint8_t{closed}).put(mark);
   std::vector<std::byte> block = to.bytes();
   TM_ASSERT(block.size() <= sum_at);
   block.resize(bytes);
@@ -76,6 +77,8 @@ Result<std::optional<Superblock>> Superblock::decode(Bytes block) {
   root.digest = from.get<std::uint64_t>();
   root.image.writes.sectors = from.get<std::uint64_t>();      // zeroes in a root of an older program
   root.image.writes.since = from.text();
+  root.closed = from.get<std::uint8_t>() != 0;
+  root.mark = from.get<std::uint32_t>();
   if (!from.ok() || !possible(root)) return Error(Errc::corrupt, "superblock of a tracking store makes no sense");
   return std::optional<Superblock>(std::move(root));
 }

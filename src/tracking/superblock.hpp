@@ -25,6 +25,7 @@ struct Superblock {
   std::uint64_t generation = 0;           // of the snapshot
   Mode mode = Mode::power;
   bool clean = false;                     // closed well: the log says nothing
+  bool closed = false;                    // nobody was to write since, whether or not the log says anything
   bool lost = false;                      // marks are missing: every recording bitmap is wholly dirty
   bool marked = false;                    // it counts, not being clean, only while the image carries the mark
   std::uint64_t log_bytes = 0;            // of each half
@@ -35,6 +36,7 @@ struct Superblock {
   std::string boot_id;
   std::string layer;                      // driver of the node whose bitmaps these are
   ImageIdentity image;
+  std::uint32_t mark = 0;                 // the number, of 31 bits, that the image's mark has; 0: any
   std::uint64_t digest = 0;               // clean: of the bitmaps that the image was closed with; 0: it holds none
 
   std::uint64_t half_start(std::uint64_t epoch) const noexcept { return log_start + epoch % 2 * log_bytes; }

@@ -272,7 +272,7 @@ class ToQemu(Bitmaps):
                                                 "bitmap. Use larger granularity")
         self.stop()
 
-    def test_a_full_disk_is_said_and_costs_no_mark(self):
+    def end_on_a_full_disk(self):
         small = self.path / "small"
         small.mkdir()
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], capture_output=True, text=True)
@@ -298,6 +298,9 @@ class ToQemu(Bitmaps):
         with self.daemon.stderr as said:
             self.assertIn("could not be stored in its image", said.read())
         (small / "filler").unlink()
+
+    def test_a_full_disk_is_said_and_costs_no_mark(self):
+        self.end_on_a_full_disk()
         self.assertEqual(self.info(), {})
         self.start(tracking="store")
         self.assertEqual(self.bitmaps()["a"]["count"], GRANULE)
@@ -307,7 +310,43 @@ class ToQemu(Bitmaps):
         self.assertEqual(self.dirty("a"), {0})
 
 
+    def test_a_mark_that_stayed_counts_for_the_next_session(self):
+        self.end_on_a_full_disk()
+        self.start(tracking="store")
+        self.kill()
+        self.io("write 5M 4k")
+        self.start(tracking="store")
+        self.assertTrue(self.bitmaps()["a"]["inconsistent"])
+        self.assertIn("another program", self.bitmaps()["a"]["inconsistent-reason"])
+        self.stop()
+
+
 class Killed(Bitmaps):
+    def test_a_mark_is_about_one_store(self):
+        """A session without the store, or with another one, in between."""
+        for other in ("none", "beside the image"):
+            with self.subTest(other=other):
+                self.image()
+                there, away = self.path / "mounted", self.path / "away"
+                there.mkdir()
+                self.start(tracking="mounted/store")
+                self.add("a")
+                self.stop()
+                self.start(tracking="mounted/store")
+                self.kill()
+                there.rename(away)
+                self.start(tracking="mounted/store" if other == "none" else None)
+                self.assertTrue(self.bitmaps()["a"]["inconsistent"])
+                self.write(5 * MiB)
+                self.kill()
+                away.rename(there)
+                self.start(tracking="mounted/store")
+                self.assertTrue(self.bitmaps()["a"]["inconsistent"])
+                self.stop()
+                self.check()
+                shutil.rmtree(there)
+                (self.path / STORE).unlink(missing_ok=True)
+
     def test_the_store_rules(self):
         for options in ("lazy_refcounts=off", "lazy_refcounts=on"):
             with self.subTest(options=options):

@@ -5,7 +5,7 @@ import time
 import unittest
 
 from bed import KiB
-from snapshot_bed import SIZE, SnapshotBed
+from snapshot_bed import SnapshotBed
 
 
 class Throttled(SnapshotBed):
@@ -104,9 +104,7 @@ class Throttled(SnapshotBed):
                 self.client.wait_event("BLOCK_EXPORT_DELETED", id="vda")
                 self.client.execute("blockdev-add", driver="blkdebug", image="slow", **{"node-name": "faults"})
                 self.client.execute("blockdev-add", driver="compress", file="faults", **{"node-name": "small"})
-                self.client.execute("blockdev-add", driver="null-co", **{"node-name": "old", "size": SIZE})
-                self.client.execute("blockdev-add", driver="copy-before-write", file="small", target="old", **{"node-name": "point"})
-                self.client.execute("block-export-add", type="nbd", id="vda", name="vda", writable=True, **{"node-name": "point"})
+                self.client.execute("block-export-add", type="nbd", id="vda", name="vda", writable=True, **{"node-name": "small"})
                 self.run_tidemark(*words)
                 self.assertEqual([os.path.basename(layer["filename"]) for layer in self.json("chain", "show", "vda")], left)
                 self.assertEqual(self.content("vda") == self.before, True)

@@ -247,6 +247,11 @@ class Copies(Bed):
         self.assertIn("serve it by its absolute name", self.fails("copy", "near", "x"))
         self.raw("other.raw", DISK)
         client.execute("blockdev-add", driver="raw", **{"node-name": "other"}, file={"driver": "file", "filename": str(self.path / "other.raw")})
+        client.execute("blockdev-add", driver="null-co", **{"node-name": "target"}, size=DISK)
+        client.execute("blockdev-backup", device="other", target="target", sync="full", speed=1, **{"job-id": "b", "filter-node-name": "point"})
+        self.assertIn("has node 'point' on it", self.fails("copy", "other", "x"))
+        client.execute("job-cancel", id="b")
+        client.wait_event("BLOCK_JOB_CANCELLED", device="b")
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "over.qcow2", DISK)
         client.execute("blockdev-add", driver="copy-on-read", **{"node-name": "filter"}, file="other")
         client.execute("blockdev-add", driver="qcow2", **{"node-name": "over"}, backing="filter",

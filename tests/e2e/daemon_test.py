@@ -33,7 +33,7 @@ class Daemon(Bed):
     def test_second_instance_on_a_pidfile(self):
         first = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--chardev", "socket,id=c,path=a.qmp,server=on,wait=off",
                                "--monitor", "chardev=c")
-        self.until(lambda: (self.path / "pid").exists() and (self.path / "a.qmp").exists(), "a pidfile")
+        self.until(lambda: (self.path / "pid").exists() and (self.path / "pid").read_text(), "a pidfile")
         self.assertEqual(int((self.path / "pid").read_text()), first.pid)
         self.assertIn("pid", self.daemon_fails("--pidfile", "pid"))
         self.assertEqual(int((self.path / "pid").read_text()), first.pid)
@@ -70,7 +70,7 @@ class Daemon(Bed):
         self.raw("disk.img", 1 * MiB)
         null, disk = "null-co,node-name=n,size=1048576", "file,node-name=n,filename=disk.img"
         for given, reason in ((["--blockdev", null, "--export", "nbd,id=e,node-name=n"], "NBD server not running"),
-                              (["--monitor", "c"], "chardev 'c' not found"),
+                              (["--monitor", "c"], 'chardev "c" not found'),
                               (["--blockdev", disk, "--blockdev", disk], "Duplicate nodes with node-name='n'"),
                               (["--blockdev", "file,node-name=,filename=none.img"], "Invalid node-name: ''"),
                               (["--object", "iothread,id=t", "--object", "iothread,id=t"], "duplicate property 't'")):
@@ -78,6 +78,39 @@ class Daemon(Bed):
             self.assertTrue(error.startswith(f"tidemarkd: {given[-2]} {given[-1]}: "), error)
             self.assertIn(reason, error)
         self.assertEqual(self.daemon_fails("--pidfile", "", expect=USAGE), "tidemarkd: --pidfile '': the path is empty\n")
+
+    def test_a_character_device_without_a_monitor(self):
+        """It is there as soon as its option has been carried out, and goes with the daemon."""
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", stderr=subprocess.PIPE, text=True)
+        self.until((self.path / "qmp.sock").exists, "a socket")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.path / "qmp.sock"))
+            daemon.send_signal(signal.SIGTERM)
+            self.assertEqual(self.end_of(daemon)[0::2], (DONE, ""))
+        self.assertFalse((self.path / "qmp.sock").exists())
+        self.assertIn("No such file or directory", self.daemon_fails("--chardev", "socket,id=c,path=none/qmp.sock,server=on,wait=off"))
+        self.assertIn("No such file or directory", self.daemon_fails("--chardev", "socket,id=c,path=qmp.sock"))
+
+    def test_a_client_that_is_waited_for_comes_before_what_follows(self):
+        daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on",
+                                "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--monitor", "c")
+        self.until((self.path / "qmp.sock").exists, "a socket")
+        self.assertFalse((self.path / "nbd.sock").exists())
+        self.qmp().execute("quit")
+        self.assertEqual(self.end_of(daemon)[0], DONE)
+
+    def test_character_devices_that_are_refused(self):
+        listening = "server=on,wait=off"
+        for given, reason in ((f"port=1,{listening}", "host=localhost, or host=0.0.0.0 for all interfaces"),
+                              (f"path=q,host=localhost,port=1,{listening}", "a path or a host, not both"),
+                              (f"host=localhost,{listening}", "a host needs a port"), (f"path=,{listening}", "the path is empty"),
+                              ("path=q,wait=on", "'wait' option is incompatible with socket in client connect mode")):
+            error = self.daemon_fails("--chardev", "socket,id=c," + given, "--monitor", "c")
+            self.assertEqual((reason in error, error.count("\n")), (True, 1), error)
+        self.assertIn("Parameter 'id' expects an identifier", self.daemon_fails("--chardev", f"socket,id=1,path=q,{listening}"))
+        twice = self.daemon_fails("--chardev", f"socket,id=c,path=q,{listening}", "--monitor", "c", "--monitor", "c")
+        self.assertIn("Device 'c' is in use", twice)
+        self.assertFalse((self.path / "q").exists())
 
     def test_told_to_end_while_it_waits_for_a_client(self):
         daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on", "--monitor", "c",

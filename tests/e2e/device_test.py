@@ -27,6 +27,13 @@ class Device(Bed):
     def stop(self):
         self.assertEqual(self.lab.stop(self.daemon), DONE)
 
+    def kill(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        self.lab.ended(self.daemon)
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink(missing_ok=True)
+
     def is_inconsistent(self):
         node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
         return node["dirty-bitmaps"][0].get("inconsistent", False)
@@ -65,6 +72,20 @@ class Device(Bed):
                 self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
                 self.stop()
 
+    def test_written_by_another_host_where_the_guest_was(self):
+        self.start()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.guest_writes(40 * MiB)
+        self.stop()
+        self.start()
+        self.assertFalse(self.is_inconsistent())
+        self.stop()
+        # The kernel of this host hears nothing of it.
+        self.lab.run("qemu-io", "-f", "raw", "-c", "write -P 7 40M 64k", "disk.img")
+        self.start()
+        self.assertTrue(self.is_inconsistent())
+        self.stop()
+
     def test_written_and_not_synced_while_another_has_it_open(self):
         """The kernel counts what reaches the device."""
         self.start()
@@ -75,6 +96,23 @@ class Device(Bed):
             self.start()
             self.assertTrue(self.is_inconsistent())
             self.stop()
+
+    def test_distrust_after_inactivity_outlives_a_kill(self):
+        """Another host writes to the device while the node is inactive."""
+        for end in (self.kill, self.stop):
+            with self.subTest(end.__name__):
+                self.start()
+                self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+                self.client.execute("block-export-del", id="disk")
+                self.client.execute("blockdev-set-active", node_name="disk", active=False)
+                self.lab.run("qemu-io", "-f", "raw", "-c", "write -P 7 32M 64k", "disk.img")
+                self.client.execute("blockdev-set-active", node_name="disk", active=True)
+                self.assertTrue(self.is_inconsistent())
+                end()
+                self.start()
+                self.assertTrue(self.is_inconsistent())
+                self.client.execute("block-dirty-bitmap-remove", node="disk", name="b")
+                self.stop()
 
 
 if __name__ == "__main__":

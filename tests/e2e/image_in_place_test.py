@@ -2,10 +2,13 @@
 import json
 import os
 import random
+import socket as socketlib
+import subprocess
 import threading
+import time
 import unittest
 
-from bed import MiB
+from bed import MiB, processes
 from image_bed import ImageBed
 
 
@@ -66,6 +69,68 @@ class Apart(ImageBed):
         self.refused("-f", "raw", "-n", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
         self.refused("-f", "raw", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
         self.refused("-f", "raw", "-O", "qcow2", "-U", "r.raw", "nbd+unix:///?socket=n.sock")
+
+    def serve_file(self, file, socket, *words, port=None):
+        where = ["-p", str(port), "-i", "127.0.0.1"] if port else ["-U", str(self.path / socket)]
+        server = self.lab.start("nbdkit", "-f", *where, *words[:1], "file", str(self.path / file), *words[1:])
+        processes.wait_for_socket(self.path / socket, server) if socket else self.until(lambda: self.listens(port), "nbdkit")
+
+    def listens(self, port):
+        with socketlib.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def test_a_loop_device_is_no_base_of_its_own_file(self):
+        device = self.loop_device("b.qcow2")
+        for words in (["create", "-f", "qcow2", "-b", device, "-F", "qcow2", "b.qcow2"], ["create", "-u", "-f", "qcow2", "-b", device, "-F", "raw",
+                      "b.qcow2", "1M"], ["rebase", "-b", device, "-F", "raw", "b.qcow2"], ["rebase", "-u", "-b", device, "-F", "raw", "b.qcow2"],
+                      ["create", "-f", "qcow2", "-b", self.path / "t.qcow2", "-F", "qcow2", device, "1M"], ["amend", "-o",
+                      f"backing_file={device},backing_fmt=raw", "b.qcow2"], ["rebase", "-u", "-b", self.path / "b.qcow2", "-F", "qcow2", "-f", "qcow2", device]):
+            self.assertRegex(self.fails("image", *words), "stands on '\\S+' itself, or is it", words)
+            self.assertTrue((self.path / "b.qcow2").read_bytes() == self.before["b.qcow2"], words)
+
+    def test_killed_while_it_is_looked_whether_a_server_shows_the_source(self):
+        """The source is not written to for that: in whatever moment it ends, nothing is lost."""
+        self.serve_file("r.raw", "n.sock", "--filter=delay", "delay-write=2")
+        for words in (["-n", "-U"], ["-U"], ["-O", "qcow2", "-U"]):
+            process = self.lab.start(self.tidemark, "image", "convert", "-f", "raw", *words, "r.raw", "nbd+unix:///?socket=n.sock",
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(1)
+            process.kill()
+            self.end_of(process)
+            self.assertTrue((self.path / "r.raw").read_bytes() == self.before["r.raw"], words)
+
+    def test_one_export_by_two_names(self):
+        with socketlib.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.serve_file("r.raw", "n.sock")
+        self.serve_file("r.raw", None, port=port)
+        (self.path / "other.sock").symlink_to("n.sock")
+        uri = "nbd+unix:///?socket="
+        for one, other in ((uri + "n.sock", uri + "other.sock"), (uri + "n.sock", f"{uri}{self.path}/n.sock"),
+                           (f"nbd://localhost:{port}", f"nbd://127.0.0.1:{port}"), (f"nbd:127.0.0.1:{port}",) * 2):
+            for words in (["-n"], ["-O", "qcow2"], []):
+                self.refused(*words, one, other)
+
+    def test_one_disk_that_two_servers_show(self):
+        """Nothing tells it from a copy: neither is written to."""
+        self.serve_file("r.raw", "n.sock")
+        self.serve_file("r.raw", "m.sock")
+        one, other = "nbd+unix:///?socket=n.sock", "nbd+unix:///?socket=m.sock"
+        for words in (["-n"], []):
+            self.image("convert", *words, one, other)
+            self.assertTrue((self.path / "r.raw").read_bytes() == self.before["r.raw"], words)
+        self.refused("-O", "qcow2", one, other)
+
+    def test_a_copy_is_made_again(self):
+        self.raw("c.raw", 8 * MiB, seed=9)
+        self.serve_file("r.raw", "n.sock")
+        self.serve_file("c.raw", "m.sock")
+        target = "nbd+unix:///?socket=m.sock"
+        for source in ("nbd+unix:///?socket=n.sock", "r.raw", "t.qcow2", "nbd+unix:///?socket=n.sock", "t.qcow2", "t.qcow2"):
+            self.image("convert", "-n", "-U", source, target)
+            self.image("convert", "-n", "-U", source, target)
+            self.image("compare", "-U", source, "c.raw")
 
     def test_others_are_written(self):
         device = self.loop_device("r.raw")

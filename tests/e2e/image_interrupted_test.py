@@ -3,6 +3,8 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +118,34 @@ class Killed(ImageBed):
         self.assertEqual((status, err), (INTERRUPTED, "tidemark: interrupted; nothing was left behind\n"))
         self.assertEqual(self.names(), ["a.raw"])
 
+    def test_ctrl_c_that_comes_too_late(self):
+        """What was done by then is done: its last flush takes longer than is waited for."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not here")
+        self.raw("a.raw", size=4 * MiB)
+        words = ["convert", "-O", "qcow2", "a.raw", "t.qcow2"]
+        self.end_of(self.with_slow_flushes("0", *words))
+        last = self.flushes()
+        (self.path / "t.qcow2").unlink()
+        process = self.with_slow_flushes("3s", *words)
+        self.until(lambda: self.flushes() == last, "the last flush", patience=60)
+        os.kill(self.leader_of(int((self.path / "trace").read_text(encoding="utf-8").split()[0])), signal.SIGINT)
+        status, _, err = self.end_of(process, patience=60)
+        self.assertEqual((status, err), (DONE, ""))
+        self.assertIn("identical", self.qemu_img("compare", "-f", "raw", "-F", "qcow2", "a.raw", "t.qcow2").stdout)
+
+    def with_slow_flushes(self, delay, *words):
+        (self.path / "trace").unlink(missing_ok=True)
+        return self.lab.start("strace", "-f", "-o", "trace", "-e", "trace=fdatasync,fsync", "-e", f"inject=fdatasync,fsync:delay_enter={delay}",
+                              self.tidemark, "--aio", "threads", "image", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def flushes(self):
+        trace = self.path / "trace"
+        return len(re.findall(r"^\d+ +fd?a?t?a?sync\(", trace.read_text(encoding="utf-8"), re.MULTILINE)) if trace.exists() else 0
+
+    def leader_of(self, thread):
+        return int(re.search(r"^Tgid:\s*(\d+)$", pathlib.Path(f"/proc/{thread}/status").read_text(), re.MULTILINE)[1])
+
     def interrupted_when_large(self, name, *words):
         process = self.lab.start(self.tidemark, "image", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         file = self.path / name
@@ -157,6 +187,8 @@ class Killed(ImageBed):
                 begun = time.monotonic()
                 status, _, err = self.end_of(process)
                 self.assertEqual(status, INTERRUPTED, (words, err))
+                if words[-1] == uri and words[0] == "convert":
+                    self.assertEqual(err, f"tidemark: interrupted; '{uri}' is as it was\n")
                 self.assertLess(time.monotonic() - begun, 15, words)
         server.send_signal(signal.SIGCONT)
         self.assertEqual(self.names(), ["a.raw", "b.raw", "mute", "n.sock"])

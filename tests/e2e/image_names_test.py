@@ -32,7 +32,7 @@ class JsonNames(ImageBed):
         yield {"driver": "raw", "offset": MiB, "file.driver": "file", "file.filename": str(self.path / "b.raw")}, "raw"
         yield {"driver": "raw", "size": 64 * KiB, "file": self.at("b.raw")}, "raw"
         yield {"driver": "raw", "file": self.part()}, "raw"
-        yield {**qcow2, "backing": None}, "qcow2"
+        yield {**qcow2, "backing": {"driver": "raw", "file": self.at("b.raw")}}, "qcow2"
         yield {"driver": "raw", "file": qcow2}, "raw"
 
     def test_what_a_name_says_of_a_part_is_not_thrown_away(self):
@@ -91,6 +91,125 @@ class JsonNames(ImageBed):
                 self.image("convert", "o.qcow2", "ours.raw")
                 self.qemu_img("convert", "-O", "raw", "o.qcow2", "theirs.raw")
                 self.assertEqual((self.path / "ours.raw").read_bytes(), (self.path / "theirs.raw").read_bytes())
+
+
+    def as_qemu_reads(self, name="o.qcow2"):
+        self.image("convert", name, "ours.raw")
+        self.qemu_img("convert", "-O", "raw", name, "theirs.raw")
+        self.assertEqual((self.path / "ours.raw").read_bytes(), (self.path / "theirs.raw").read_bytes())
+
+    def test_what_only_tunes_is_not_looked_at(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "m.qcow2")
+        self.qemu_io("m.qcow2", "write -P 7 1M 64k")
+        tuned = {"driver": "qcow2", "node-name": "base", "l2-cache-size": 1048576, "cache-size": "2M", "lazy-refcounts": "off",
+                 "cache-clean-interval": "7", "overlap-check": "none", "discard": "unmap", "cache": {"direct": "on", "no-flush": False},
+                 "file": {**self.at("m.qcow2"), "node-name": "f", "locking": "auto", "aio": "threads", "read-only": True}}
+        flat = {"driver": "qcow2", "refcount-cache-size": 262144, "overlap-check.template": "cached", "cache.direct": "off",
+                "file.driver": "file", "file.filename": str(self.path / "m.qcow2"), "file.node-name": "f", "detect-zeroes": "on"}
+        raw = {"driver": "raw", "offset": "0", "node-name": "r", "file": {**self.at("b.raw"), "cache.direct": True}}
+        for described, format in ((tuned, "qcow2"), (flat, "qcow2"), (raw, "raw")):
+            with self.subTest(described):
+                self.overlay(described, format)
+                self.qemu_io("o.qcow2", "write -P 1 64k 64k")
+                self.as_qemu_reads()
+                self.assertEqual(len(json.loads(self.image("info", "--backing-chain", "--output=json", "o.qcow2").stdout)),
+                                 3 if format == "qcow2" else 2)
+                self.image("commit", "o.qcow2")
+                self.qemu_check("o.qcow2")
+                self.as_qemu_reads()
+                self.image("rebase", "-b", "", "o.qcow2")
+                self.as_qemu_reads()
+
+    def test_a_chain_that_is_cut(self):
+        """With `backing`: null nothing is below, whatever the image itself says."""
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "m.qcow2")
+        self.qemu_io("m.qcow2", "write -P 7 1M 4k")
+        for cut in ({"backing": None}, {"backing": ""}):
+            self.overlay({"driver": "qcow2", "file": self.at("m.qcow2"), **cut}, "qcow2")
+            self.qemu_io("o.qcow2", "write -P 1 64k 4k")
+            self.as_qemu_reads()
+            self.image("compare", "o.qcow2", "theirs.raw")
+            info = json.loads(self.image("info", "--backing-chain", "--output=json", "o.qcow2").stdout)
+            self.assertEqual(len(info), 2)
+            before = self.state()
+            for words in (["chain", "show", "o.qcow2"], ["chain", "remove", "o.qcow2", "[1]"], ["chain", "copy", "o.qcow2", "n.qcow2"],
+                          ["snapshot", "delete", "o.qcow2", "1"],
+                          ["image", "convert", "-O", "qcow2", "-B", "json:" + json.dumps({"driver": "qcow2", "file": self.at("m.qcow2"), **cut}),
+                           "-F", "qcow2", "o.qcow2", "n.qcow2"]):
+                self.assertIn("without what it stands on", self.fails(*words), words)
+                self.assertEqual(self.state(), before, words)
+        self.image("commit", "o.qcow2")
+        self.as_qemu_reads("o.qcow2")
+        self.qemu_img("compare", "o.qcow2", "theirs.raw")
+        self.overlay({"driver": "qcow2", "file": self.at("m.qcow2"), "backing": None}, "qcow2")
+        self.qemu_img("convert", "-O", "raw", "o.qcow2", "want.raw")
+        self.image("rebase", "-b", "m.qcow2", "-F", "qcow2", "o.qcow2")
+        self.image("compare", "o.qcow2", "want.raw")
+        self.run_tidemark("chain", "show", "o.qcow2")
+
+    def test_an_end_that_is_said_twice(self):
+        """An image without anything below it: the name says so, too."""
+        self.qemu_img("convert", "-O", "qcow2", "-f", "raw", "b.raw", "m.qcow2")
+        self.overlay({"driver": "qcow2", "file": self.at("m.qcow2"), "backing": None}, "qcow2")
+        self.qemu_io("o.qcow2", "write -P 1 64k 4k")
+        self.as_qemu_reads()
+        self.run_tidemark("chain", "copy", "o.qcow2", "n.qcow2")
+        self.image("compare", "n.qcow2", "theirs.raw")
+        self.run_tidemark("snapshot", "delete", "o.qcow2", "1")
+        self.image("compare", "o.qcow2", "theirs.raw")
+
+
+class OddNames(ImageBed):
+    """Files that are called as if they were something else, reached through a directory."""
+
+    def setUp(self):
+        super().setUp()
+        del self.lab.env["TIDEMARK_QMP"]
+        names = ["./nbd:foo.qcow2", "./json:x.qcow2", "./file:y.qcow2", "top.qcow2"]
+        for n, name in enumerate(names):
+            self.qemu_img("create", "-q", "-f", "qcow2", *(["-b", names[n - 1], "-F", "qcow2"] if n else []), name, "4M")
+            self.qemu_io(name, f"write -P {n + 1} {n * 512}k 600k")
+        self.qemu_img("convert", "-O", "raw", "top.qcow2", "want.raw")
+
+    def holds(self, name="top.qcow2"):
+        self.assertIn("identical", self.qemu_img("compare", "-F", "raw", name, "want.raw").stdout)
+
+    def test_image_verbs(self):
+        self.image("compare", "top.qcow2", "want.raw")
+        self.image("map", "top.qcow2")
+        self.assertEqual(len(json.loads(self.image("info", "--backing-chain", "--output=json", "top.qcow2").stdout)), 4)
+        self.image("convert", "-O", "qcow2", "-B", "./json:x.qcow2", "-F", "qcow2", "top.qcow2", "./nbd:new.qcow2")
+        self.holds("./nbd:new.qcow2")
+        self.image("create", "-f", "qcow2", "-b", "./nbd:new.qcow2", "-F", "qcow2", "./fat:more.qcow2")
+        self.image("compare", "./fat:more.qcow2", "want.raw")
+        self.holds("./fat:more.qcow2")
+        self.image("snapshot", "-c", "s", "./nbd:new.qcow2")
+        self.image("convert", "-l", "s", "./nbd:new.qcow2", "./json:out.raw")
+        self.image("compare", "./json:out.raw", "want.raw")
+        self.image("rebase", "-b", "./nbd:foo.qcow2", "-F", "qcow2", "top.qcow2")
+        self.holds()
+        self.image("commit", "top.qcow2")
+        self.holds()
+
+    def test_chain_and_snapshot_verbs(self):
+        self.run_tidemark("chain", "copy", "top.qcow2", "./nbd:copy.qcow2")
+        self.holds("./nbd:copy.qcow2")
+        self.run_tidemark("chain", "remove", "top.qcow2", "[1]")
+        self.holds()
+        self.run_tidemark("snapshot", "create", "--name", "s", "./nbd:copy.qcow2=./nbd:over.qcow2")
+        self.holds("./nbd:over.qcow2")
+        self.run_tidemark("snapshot", "delete", "top.qcow2", "1")
+        self.holds()
+        self.run_tidemark("chain", "rebase", "top.qcow2", "")
+        self.holds()
+
+    def test_a_name_below_an_image_leads_to_no_server(self):
+        """./nbd:HOST is a file, there or not."""
+        self.qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", "./nbd:unix:n.sock", "-F", "raw", "evil.qcow2", "1M")
+        self.raw("r.raw", MiB)
+        self.lab.start("qemu-nbd", "-f", "raw", "-k", str(self.path / "n.sock"), "-t", "r.raw")
+        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        self.assertIn("No such file", self.fails("image", "convert", "evil.qcow2", "out.raw"))
 
 
 class Loops(ImageBed):

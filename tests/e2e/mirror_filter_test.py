@@ -146,6 +146,20 @@ class Throttled(Filtered):
         self.client.execute("qom-set", path="g", property="limits", value={"bps-total": 0})
         self.assertIsNone(first_difference(self.content("disk"), self.before))
 
+    def test_filters_of_jobs_make_it_no_disk(self):
+        """A backup counts on the node that it began with."""
+        for device in ("disk", "slow"):
+            with self.subTest(device=device):
+                self.setUp()
+                self.begin()
+                self.add_file("other", self.raw("other.img", DISK))
+                self.client.execute("blockdev-backup", job_id="b", device=device, target="other", sync="full", speed=1)
+                for command, options in (("blockdev-mirror", {"target": "target", "sync": "full"}), ("block-commit", {})):
+                    with self.assertRaisesRegex(QmpError, "Need a root block node"):
+                        self.client.execute(command, job_id="j", device="disk", **options)
+                with self.assertRaisesRegex(QmpError, "Need a root block node"):
+                    self.client.execute("blockdev-snapshot-internal-sync", device="disk", name="s")
+
     def test_what_stands_on_a_filter_makes_it_no_disk(self):
         self.begin()
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "over.qcow2", DISK)

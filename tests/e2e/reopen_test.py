@@ -234,6 +234,39 @@ class Reopen(Bed):
         self.assertEqual(self.bitmap()["count"], 128 * KiB)
         self.assertNotIn("inconsistent", self.bitmap())
 
+    def test_a_wrong_option_is_told_before_anything_is_given_up(self):
+        """An image that is only read for a moment could be taken by another meanwhile."""
+        self.start("qcow2")
+        self.raw("other.img")
+        other = {"driver": "raw", "node-name": "other", "file": {"driver": "file", "filename": "other.img"}}
+        self.client.execute("blockdev-add", **other)
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="since", persistent=True)
+        self.write(1)
+        read_only = {**self.options, "read-only": True}
+        before = os.stat(self.path / self.image).st_mtime_ns
+        for wrong in ([{**read_only, "overlap-check": "none"}], [{**read_only, "cache-size": -1}], [{**read_only, "backing": "none"}],
+                      [{**read_only, "file": "other"}], [{**read_only, "file": {**self.options["file"], "locking": "off"}}],
+                      [read_only, {**other, "offset": -1}], [read_only, {**other, "driver": "qcow2"}], [read_only, {**other, "file": "none"}]):
+            with self.subTest(wrong=wrong):
+                with self.assertRaises(QmpError):
+                    self.client.execute("blockdev-reopen", options=wrong)
+                self.assertEqual(os.stat(self.path / self.image).st_mtime_ns, before)
+
+    def test_what_is_told_of_a_node_that_could_not_be_flushed_when_it_went(self):
+        self.start("qcow2")
+        self.qcow2("other.qcow2", DISK)
+        below = {"driver": "fault", "rules": [{"operation": "flush", "errno": 5}], "file": {"driver": "file", "filename": "other.qcow2"}}
+        self.client.execute("blockdev-add", driver="qcow2", **{"node-name": "faulty"}, file=below)
+        self.client.execute("block-export-add", type="nbd", id="e", **{"node-name": "faulty", "name": "faulty", "writable": True})
+        handle = self.disk("faulty")
+        handle.pwrite(b"w" * 4 * KiB, 0)
+        self.client.execute("block-export-del", id="e", mode="hard")
+        self.client.wait_event("BLOCK_EXPORT_DELETED", id="e")
+        self.client.execute("blockdev-del", **{"node-name": "faulty"})
+        self.assertNotIn("faulty", [node["node-name"] for node in self.client.execute("query-named-block-nodes")])
+        self.client.wait_event("TRACKING_STORE_STATUS", node="faulty")
+        self.assertIn("Input/output error", self.client.events[-1]["data"]["message"])
+
     def test_an_image_that_was_not_closed_is_repaired_before_it_is_written(self):
         """A base that a commit was writing to when the daemon was killed: below its disk it is only read again, until the next commit."""
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", str(DISK))

@@ -23,7 +23,6 @@ tracking::StoreOptions TrackedNode::options() {
   options.mode = disk_.mode;
   options.log_bytes = disk_.log_bytes;
   options.broken = disk_.broken;
-  options.report = [this](const tracking::StoreReport& report) { reports_.push_back(report); };
   return options;
 }
 

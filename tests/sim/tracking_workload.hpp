@@ -28,7 +28,9 @@ struct TrackedDisk {
 // A node with its store, as the daemon opens it.
 class TrackedNode {
  public:
-  TrackedNode(SimProcess& process, const TrackedDisk& disk) : process_(process), disk_(disk), graph_(process.reactor()) {}
+  TrackedNode(SimProcess& process, const TrackedDisk& disk) : process_(process), disk_(disk), graph_(process.reactor()) {
+    graph_.listeners().tracking = [this](const std::string&, const tracking::StoreReport& report) { reports_.push_back(report); };
+  }
 
   Task<> open();
   Task<> add_store();

@@ -3,7 +3,7 @@ form.  Names of types are numbers, so that clients do not depend on them; all in
 
 import json
 
-from .model import BUILTINS, base_type, element
+from .model import BUILTINS, TYPE_KINDS, base_type, element
 
 JSON_TYPES = {'str': 'string', 'bool': 'boolean', 'number': 'number', 'int': 'int', 'any': 'value', 'null': 'null'}
 PIECE = 8000
@@ -98,7 +98,7 @@ class _Introspection:
             out['tag'] = definition.tag
             out['variants'] = [{'case': value.name, 'type': self._name(definition.branches.get(value.name, ''))}
                                for value in self.schema.types[base_type(enum)].members]
-        return out
+        return out | (_features(definition) if definition.kind in TYPE_KINDS else {})      # a command says its own
 
     def _all_members(self, definition):
         inherited = self._all_members(self.schema.types[definition.base]) if definition.base else []

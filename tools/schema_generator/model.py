@@ -16,6 +16,7 @@ BUILTINS = {
 }
 TYPE_KINDS = ('enum', 'struct', 'union', 'alternate')
 FEATURES = ('deprecated', 'unstable')
+ABILITIES = ('allow-write-only-overlay', 'dynamic-auto-read-only')       # of definitions: what they have not always been able to do
 
 # Words that C++ or its headers keep for themselves.
 RESERVED = set('''alignas and asm auto bool break case catch char class const continue default delete do double else
@@ -95,7 +96,10 @@ class Schema:
         def fail(what):
             raise SchemaError(f'{definition.place}: {what}')
 
-        for feature in definition.features + [f for m in definition.members for f in m.features]:
+        for feature in definition.features:
+            if feature not in FEATURES + ABILITIES:
+                fail(f'no such feature: {feature}')
+        for feature in [f for m in definition.members for f in m.features]:
             if feature not in FEATURES:
                 fail(f'no such feature: {feature}')
         for name in self._names_used(definition):

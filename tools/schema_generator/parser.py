@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 NAME = r'[A-Za-z_][A-Za-z0-9_-]*'
 TYPE = rf'\[?{NAME}\]?'
-FEATURES = r'(?:\s+\[(?P<features>[a-z, ]+)\])?'
+FEATURES = r'(?:\s+\[(?P<features>[a-z, -]+)\])?'
 COMMENT = r'(?:\s+#\s*(?P<doc>.*))?'
 
 MEMBER = re.compile(rf'(?P<name>{NAME})(?P<optional>\?)?:\s*(?P<type>{TYPE})(?:\s*=\s*(?P<default>\S+))?'
@@ -16,8 +16,8 @@ VALUE = re.compile(rf'(?P<name>[A-Za-z0-9_-]+){FEATURES}{COMMENT}$')
 WHEN = re.compile(rf'when\s+(?P<values>[A-Za-z0-9_, -]+):\s*(?P<type>{NAME})$')
 HEADS = {
     'enum': re.compile(rf'enum\s+(?P<name>{NAME})$'),
-    'struct': re.compile(rf'struct\s+(?P<name>{NAME})(?:\s*:\s*(?P<base>{NAME}))?$'),
-    'union': re.compile(rf'union\s+(?P<name>{NAME})\s+by\s+(?P<tag>{NAME})$'),
+    'struct': re.compile(rf'struct\s+(?P<name>{NAME})(?:\s*:\s*(?P<base>{NAME}))?{FEATURES}$'),
+    'union': re.compile(rf'union\s+(?P<name>{NAME})\s+by\s+(?P<tag>{NAME}){FEATURES}$'),
     'alternate': re.compile(rf'alternate\s+(?P<name>{NAME})$'),
     'command': re.compile(rf'command\s+(?P<name>{NAME})(?:\((?P<arguments>{NAME})\))?(?P<session>\s+by session)?'
                           rf'(?:\s+->\s*(?P<raw>raw\s+)?(?P<returns>{TYPE}))?{FEATURES}$'),

@@ -148,7 +148,7 @@ def _alternate_functions(schema, definition):
     for index, member in enumerate(definition.members):
         test = kinds[schema.json_kind(member.type)]
         lines.append(f'  if (in.value().{test}()) return read(in, out.value.emplace<{index}>());')
-    return lines + [f'  in.fail_type("{definition.name}");', '}', '',
+    return lines + [f'  in.fail_alternate("{definition.name}");', '}', '',
                     f'Json to_json(const {definition.name}& in) {{',
                     '  return std::visit([](const auto& value) { return to_json(value); }, in.value);', '}', '']
 

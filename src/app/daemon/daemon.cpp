@@ -68,9 +68,9 @@ Task<> Daemon::carry_out_all(const DaemonOptions& options) {
 }
 
 Task<> Daemon::carry_out(const DaemonAction& action) {
-  if (const auto* chardev = std::get_if<schema::ChardevOptions>(&action)) co_await unwrap(monitors_.add_chardev(*chardev));
+  if (const auto* chardev = std::get_if<schema::ChardevOptions>(&action)) co_await monitors_.add_chardev(*chardev, stopping_.token());
   if (const auto* monitor = std::get_if<schema::MonitorOptions>(&action))
-    co_return co_await monitors_.add_monitor(*monitor, stopping_.token());
+    co_await unwrap(monitors_.add_monitor(*monitor, stopping_.token()));
   if (const auto* node = std::get_if<schema::BlockdevOptions>(&action)) co_await command_set_.nodes.blockdev_add(*node);
   if (const auto* server = std::get_if<schema::NbdServerOptions>(&action)) co_await command_set_.exports.start(*server);
   if (const auto* object = std::get_if<schema::ObjectOptions>(&action)) co_await command_set_.objects.object_add(*object);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 
 #include "control/qmp_server.hpp"
 #include "schema/options.hpp"
@@ -13,20 +14,25 @@ class Monitors {
  public:
   Monitors(Reactor& reactor, TaskGroup& group, QmpServer& server) : reactor_(reactor), group_(group), server_(server) {}
 
-  Result<> add_chardev(schema::ChardevOptions options);
-  // Listens, or connects; with wait=on returns once a first client is there.
-  Task<> add_monitor(schema::MonitorOptions options, CancelToken stopping);
+  // Listens, or connects; with wait=on returns once a first client is there.  Whether or not a monitor follows.
+  Task<> add_chardev(schema::ChardevOptions options, CancelToken stopping);
+  Result<> add_monitor(const schema::MonitorOptions& options, CancelToken stopping);
   // Listens no more; sessions end after what they run.  Awaited before the server goes.
   Task<> stop();
 
  private:
+  struct Chardev {
+    std::optional<Listener> listener;
+    std::optional<Socket> client;                // that nobody serves yet
+    bool in_use = false;                         // by a monitor
+  };
+  Task<> open(Chardev& chardev, schema::ChardevSocket options, CancelToken stopping);
   Task<> listen(Listener& listener, bool pretty, CancelToken stopping);
 
   Reactor& reactor_;
   TaskGroup& group_;
   QmpServer& server_;
-  std::map<std::string, schema::ChardevOptions> chardevs_;      // not taken by a monitor yet
-  std::vector<std::unique_ptr<Listener>> listeners_;            // as long as listen() may look at them
+  std::map<std::string, Chardev> chardevs_;      // by id; as long as listen() may look at their listeners
 };
 
 }  // namespace tidemark

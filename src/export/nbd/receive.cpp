@@ -38,7 +38,7 @@ NbdTransmission::NbdTransmission(Socket& socket, NbdAgreement agreement, BufferP
     : socket_(socket), agreement_(std::move(agreement)), disk_(*agreement_.disk),
       headers_(agreement_.headers), pool_(pool), stop_(stop), drop_(drop),
       credit_(socket.reactor(), Credit::client_total), replies_(socket, stop, drop),
-      inbox_(pool.take(inbox_size)) {}
+      inbox_(pool.take(inbox_size)), told_losses_(disk_.disk().losses()) {}
 
 Task<> NbdTransmission::run() {
   auto serve = [this](TaskGroup& requests) -> Task<> {

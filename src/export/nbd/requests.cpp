@@ -27,7 +27,7 @@ Task<> NbdTransmission::write(Request request, PooledBuffer data, Credit credit)
 }
 
 Task<> NbdTransmission::flush(Request request, Credit credit) {
-  const auto done = co_await disk_.disk().flush().result();
+  const auto done = co_await disk_.disk().flush(told_losses_).result();
   finish(request, done, "flush failed", std::move(credit));
 }
 
@@ -39,7 +39,7 @@ Task<> NbdTransmission::trim(Request request, Credit credit) {
 
 Task<> NbdTransmission::discard(Range range, bool durable) {
   co_await disk_.disk().discard(range);
-  if (durable) co_await disk_.disk().flush();
+  if (durable) co_await disk_.disk().flush(told_losses_);
 }
 
 Task<> NbdTransmission::write_zeroes(Request request, Credit credit) {

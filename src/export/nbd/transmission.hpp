@@ -94,6 +94,7 @@ class NbdTransmission {
 
   PooledBuffer inbox_;                       // received and not yet looked at: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;
+  std::uint64_t told_losses_;                // of the edge's, to this client
 };
 
 }  // namespace tidemark

@@ -205,6 +205,15 @@ Task<> Qcow2Driver::use_bitmaps() {
 
 Task<> Qcow2Driver::drop_bitmaps() { return header_writer_.set(Autoclear::bitmaps, false); }
 
-Task<> Qcow2Driver::set_tracked(bool tracked) { return header_writer_.set(Autoclear::tracked, tracked); }
+Task<> Qcow2Driver::set_tracked(std::uint32_t store) {
+  const std::uint64_t number = store & ~(std::uint32_t{1} << 31);
+  return header_writer_.set_autoclear(tracked_mask, static_cast<std::uint64_t>(Autoclear::tracked) | number << 32);
+}
+
+Task<> Qcow2Driver::set_untracked() { return header_writer_.set_autoclear(tracked_mask, 0); }
+
+std::uint32_t Qcow2Driver::tracked_by() const noexcept {
+  return static_cast<std::uint32_t>(header_.autoclear >> 32) & ~(std::uint32_t{1} << 31);
+}
 
 }  // namespace tidemark

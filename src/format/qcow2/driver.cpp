@@ -136,7 +136,9 @@ std::optional<std::string> Qcow2Driver::backing_path(const std::string& image, s
   if (name.starts_with("file:")) name.erase(0, 5);
   if (name.empty() || name.find(':') < name.find('/')) return std::nullopt;      // before a colon stands a protocol
   if (name.starts_with('/')) return name;
-  return plain_path(std::filesystem::path(image).parent_path() / name);
+  std::string path = plain_path(std::filesystem::path(image).parent_path() / name);
+  if (path.find(':') < path.find('/')) path.insert(0, "./");       // a file's name all the same
+  return path;
 }
 
 Task<ImageInfo> Qcow2Driver::info() {

@@ -97,6 +97,7 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
+  Result<> check_change(const Qcow2OpenOptions& options) const;      // whether it may
   const Qcow2OpenOptions& options() const noexcept { return options_; }
   // Pieces of tables that no request has used for cache_clean_interval leave memory: called now and then, and by requests.
   void clean_caches() noexcept;
@@ -140,7 +141,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> drop_bitmaps();
   // Nobody but who has the image's tracking store has opened it for writing since that was said.
   bool tracked() const noexcept { return header_.has(qcow2::Autoclear::tracked); }
-  Task<> set_tracked(bool tracked);
+  std::uint32_t tracked_by() const noexcept;             // the store's number, of 31 bits
+  Task<> set_tracked(std::uint32_t store);
+  Task<> set_untracked();
 
   std::string_view name() const noexcept override { return "qcow2"; }
   std::uint64_t size() const noexcept override { return align_up(header_.size, sector_size); }

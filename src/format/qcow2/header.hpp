@@ -27,8 +27,10 @@ enum class Incompatible : std::uint64_t {
 };
 enum class Compatible : std::uint64_t { lazy_refcounts = 1 };
 // `tracked` is ours: who keeps a tracking store for the image has it open, or had when it died, and nobody else has opened
-// it for writing since: all others clear the bits that they do not know (docs/decisions/0007-bitmaps-in-qcow2.md).
+// it for writing since: all others clear the bits that they do not know (docs/decisions/0007-bitmaps-in-qcow2.md).  The 31 bits
+// below it say which store that is.
 enum class Autoclear : std::uint64_t { bitmaps = 1, data_file_raw = 2, tracked = std::uint64_t{1} << 63 };
+inline constexpr std::uint64_t tracked_mask = ~std::uint64_t{0} << 32;
 
 enum class CompressionType : std::uint8_t { zlib = 0, zstd = 1 };
 std::string_view to_string(CompressionType type) noexcept;

@@ -134,6 +134,11 @@ Task<> HeaderWriter::keep_autoclear(std::uint64_t features) {
   co_await write_features(HeaderField::autoclear, header_.autoclear, header_.autoclear & features);
 }
 
+Task<> HeaderWriter::set_autoclear(std::uint64_t mask, std::uint64_t features) {
+  const auto turn = co_await one_.lock();
+  co_await write_features(HeaderField::autoclear, header_.autoclear, (header_.autoclear & ~mask) | features);
+}
+
 Task<> HeaderWriter::write_features(std::uint64_t at, std::uint64_t& present, std::uint64_t next) {
   if (present == next) co_return;
   std::byte bytes[8];

@@ -28,6 +28,8 @@ class HeaderWriter {
   Task<> set(Autoclear feature, bool on);
   // The others are switched off.
   Task<> keep_autoclear(std::uint64_t features);
+  // Those of the mask become these.
+  Task<> set_autoclear(std::uint64_t mask, std::uint64_t features);
   // The bitmaps extension becomes what this says; without bitmaps it goes.
   Task<> set_bitmap_directory(HostOffset at, std::uint64_t bytes, std::uint32_t bitmaps);
   // A crash leaves the old name or the new one, of a format whose name has at most eight letters.  Where there is none

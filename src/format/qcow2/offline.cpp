@@ -50,7 +50,7 @@ Task<> change_backing(Edge& file, std::string name, std::string format) {
   if (!format.empty()) said.emplace(as_bytes(format).begin(), as_bytes(format).end());
   edit.set_extension(ExtensionType::backing_format, std::move(said));
   edit.set_backing_name(std::move(name));
-  edit.set_autoclear(edit.header().autoclear & ~static_cast<std::uint64_t>(Autoclear::tracked));
+  edit.set_autoclear(edit.header().autoclear & ~tracked_mask);
   co_await edit.write(file);
 }
 

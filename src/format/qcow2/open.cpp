@@ -130,7 +130,7 @@ Task<> Qcow2Driver::prepare_to_write() {
   co_await unwrap(claim_metadata(inactive));
   std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if ((keeps_content_ || bitmaps_follow_) && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
-  if (bitmaps_follow_) kept |= static_cast<std::uint64_t>(Autoclear::tracked);
+  if (bitmaps_follow_ && header_.has(Autoclear::tracked)) kept |= tracked_mask;
   co_await header_writer_.keep_autoclear(kept);
 }
 

@@ -25,13 +25,18 @@ Task<> Qcow2Driver::set_read_only(bool read_only) {
   co_await unwrap(ready);
 }
 
-Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
-  co_await unwrap(check_options(header_, options));
+Result<> Qcow2Driver::check_change(const Qcow2OpenOptions& options) const {
+  if (auto ok = check_options(header_, options); !ok) return ok;
   const bool same_caches = options.caches.total == options_.caches.total && options.caches.l2 == options_.caches.l2 &&
                            options.caches.refcount == options_.caches.refcount && options.l2_slice_bytes == options_.l2_slice_bytes;
-  if (!same_caches) co_await Error(Errc::unsupported, "Cannot change the sizes of caches of an image that is open");
+  if (!same_caches) return Error(Errc::unsupported, "Cannot change the sizes of caches of an image that is open");
   if (options.overlap_checks != options_.overlap_checks)
-    co_await Error(Errc::unsupported, "Cannot change the option 'overlap-check'");
+    return Error(Errc::unsupported, "Cannot change the option 'overlap-check'");
+  return {};
+}
+
+Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
+  co_await unwrap(check_change(options));
   const bool lazy = options.lazy_refcounts.value_or(header_.has(Compatible::lazy_refcounts)) && header_.geometry.version >= 3;
   if (lazy_ && !lazy && !read_only_) {
     co_await flush();

@@ -37,8 +37,10 @@ Result<std::unique_ptr<RawDriver>> RawDriver::open(std::unique_ptr<Edge> file, R
   return std::unique_ptr<RawDriver>(new RawDriver(std::move(file), options));
 }
 
+Result<> RawDriver::check_show(const RawOptions& options) const { return check(options, file_->size()); }
+
 Result<> RawDriver::show(RawOptions options) {
-  auto ok = check(options, file_->size());
+  auto ok = check_show(options);
   if (ok) options_ = options;
   return ok;
 }

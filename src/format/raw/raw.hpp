@@ -24,6 +24,7 @@ class RawDriver final : public BlockDriver {
 
   // Shows another part of the file, or all of it; nothing is in flight.
   Result<> show(RawOptions options);
+  Result<> check_show(const RawOptions& options) const;  // whether it would
   const RawOptions& options() const noexcept { return options_; }
 
   std::string_view name() const noexcept override { return "raw"; }

@@ -70,6 +70,8 @@ Task<> LiveCopy::check_reused(std::string path) {
     const qcow2::Header header = co_await read_header(context_.reactor, path);
     if (!header.backing_name.empty()) {
       const ImageName backing = co_await backing_of(context_.reactor, path, header.backing_name, header.backing_format);
+      const std::vector<ImageName> chain = co_await chain_of(context_.reactor, backing);
+      co_await unwrap(check_none_alone(chain));
       below = backing.name;
     }
   }

@@ -67,6 +67,7 @@ Task<std::vector<ImageName>> files_of(Reactor& reactor, std::string name) {
   ImageName top{*path, {}};
   top.format = co_await format_of(reactor, top, false);
   files = co_await chain_of(reactor, std::move(top));
+  co_await unwrap(check_none_alone(files));
   co_return std::move(files);
 }
 

@@ -29,11 +29,11 @@ std::string child_of(const Json& nodes, const std::string& name, std::string_vie
 
 std::string file_below(const Json& nodes, const std::string& name) { return child_of(nodes, name, "file"); }
 
-// By a filter that users put above disks.
+// By a filter that users put above disks.  A copy-before-write is a backup's as a rule, which is under way.
 std::string filtered_by(const Json& nodes, const std::string& name) {
   const std::string driver = driver_of(nodes, name);
   if (driver == "blkdebug") return child_of(nodes, name, "image");
-  const bool filters = driver == "throttle" || driver == "copy-on-read" || driver == "compress" || driver == "copy-before-write";
+  const bool filters = driver == "throttle" || driver == "copy-on-read" || driver == "compress";
   return filters ? file_below(nodes, name) : "";
 }
 

@@ -141,7 +141,9 @@ Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) 
   const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
   if (emptied) {
     const auto gone = co_await empty_image(context, *path).result();
-    if (!gone) co_await gone.error().with_context(fmt::format("'{}' has all of '{}', which is as before", chain[depth].name, *path));
+    const std::string state = fmt::format("'{}' has all of '{}', which reads as before", chain[depth].name, *path);
+    if (!gone && gone.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; " + state);
+    if (!gone) co_await gone.error().with_context(state + " and was not emptied");
   }
   co_return ImageCommitted{chain[depth].name, report.data_bytes, report.zero_bytes, emptied};
 }

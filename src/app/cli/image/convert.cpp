@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/image/apart.hpp"
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/data_file.hpp"
 #include "app/cli/image/kept_bitmaps.hpp"
@@ -31,8 +32,9 @@ struct Source {
 
 class Convert {
  public:
-  Convert(const Context& context, const ImageConvertOptions& options, Session& session)
-      : context_(context), options_(options), session_(session), progress_(context, "convert") {}
+  // `begun`: the target is not as it was any more.
+  Convert(const Context& context, const ImageConvertOptions& options, Session& session, bool& begun)
+      : context_(context), options_(options), session_(session), progress_(context, "convert"), begun_(begun) {}
 
   Task<> open_sources() {
     ImageAccess access;
@@ -44,6 +46,7 @@ class Convert {
       sources_.push_back({disk, size_});
       size_ += disk->size();
     }
+    apart_.emplace(context_, session_);
   }
   std::uint64_t size() const noexcept { return size_; }
   const CopyReport& report() const noexcept { return report_; }
@@ -74,15 +77,18 @@ class Convert {
     }
   }
 
-  // The same for what is no file: a header would be written to it before anything else.
-  Task<> check_other(std::string target) {
+  // The same for what is no file: a header is written to it before anything else.
+  Task<> write_header(std::string target, FormatOptions format) {
     ImageAccess access;
     access.write = true;
-    ImageName raw{std::move(target), "raw"};
+    ImageName raw{target, "raw"};
     Edge* there = co_await session_.open(std::move(raw), access);
     const Range start{0, align_down(std::min({start_bytes, size_, there->size()}), sector_size)};
-    if (!start.empty()) co_await clear_start(*there, start);
+    const bool equal = co_await make_way(*there, start);
+    if (equal) co_await is_source(options_.sources[0]);
     co_await session_.release(there);
+    begun_ = true;
+    co_await make_image_on(session_.reactor(), std::move(target), options_.target_format, std::move(format));
   }
 
   struct Target {
@@ -129,32 +135,59 @@ class Convert {
 
   Task<> copy_in_place(Edge& target, bool is_zero) {
     const Range start{0, std::min(start_bytes, size_)};
-    if (!is_zero) co_await clear_start(target, start);
+    bool equal = false;
+    if (!is_zero) equal = co_await make_way(target, start);
+    if (equal) co_return;
     const Range rest{start.end(), size_ - start.end()};
     co_await copy(target, rest, is_zero);
     co_await target.flush();
+    finishing_ = true;
     co_await copy(target, start, true);
   }
 
-  // Servers and mappings do not say what they show: whether the source loses what the target does, and gets it back, is looked at.
-  // Others may write to the source meanwhile.
-  Task<> clear_start(Edge& target, Range start) {
+  // Clears the start of what is not a source by another name.  True: the target is one, or a copy that needs no more, and is as it was.
+  Task<bool> make_way(Edge& target, Range start) {
+    const std::string same = co_await apart_->find_same_export();
+    if (!same.empty()) co_await is_source(same);
+    const Writers writers = co_await apart_->writers();
+    if (writers == Writers::none) {
+      co_await clear(target, start);
+      co_return false;
+    }
+    BlockNode* alike = co_await apart_->find_alike(target);
+    if (alike) {
+      const bool whole = sources_.size() == 1 && alike == &sources_[0].disk->node();
+      const ImageInfo info = co_await alike->driver().info();
+      if (!whole || writers == Writers::some) co_await is_source(info.filename);
+      co_return true;
+    }
+    if (!start.empty()) co_await clear_and_look(target, start);
+    co_return false;
+  }
+
+  Task<> clear(Edge& target, Range start) {
+    if (start.empty()) co_return;
+    begun_ = true;
+    co_await target.write_zeroes(start);
+    co_await target.flush();
+  }
+
+  // Servers and mappings do not say what they show, and may show another part of the source: whether it loses what the target does, and
+  // gets it back, is looked at.  Others may write to the source meanwhile.
+  Task<> clear_and_look(Edge& target, Range start) {
     AlignedBuffer before(start.length), source(start.length), after(start.length), back(start.length);
     co_await target.read(0, before.bytes());
     co_await read_sources(source.bytes());
-    const auto clear = [&]() -> Task<> {
-      co_await target.write_zeroes(start);
-      co_await target.flush();
-    };
-    auto cleared = co_await clear().result();
+    auto cleared = co_await clear(target, start).result();
     if (cleared) cleared = co_await read_sources(after.bytes()).result();
     if (cleared && !loses(source.bytes(), after.bytes(), source.bytes())) co_return;
     co_await target.write(0, before.bytes());
     co_await target.flush();
+    begun_ = false;
     co_await unwrap(cleared);
     co_await read_sources(back.bytes());
     if (loses(source.bytes(), after.bytes(), back.bytes())) co_await is_source(options_.sources[0]);
-    co_await clear();
+    co_await clear(target, start);
   }
   // A sector that was zeroes for a while.
   static bool loses(Bytes before, Bytes after, Bytes back) {
@@ -179,7 +212,7 @@ class Convert {
       const Range part = area.intersect({source.at, source.disk->size()});
       if (part.empty()) continue;
       CopyOptions copy;
-      copy.course.interrupted = context_.interrupted;
+      if (!finishing_) copy.course.interrupted = context_.interrupted;
       copy.course.speed = options_.speed;
       if (options_.workers != 0) copy.course.workers = options_.workers;
       const std::uint64_t before = done_;
@@ -190,6 +223,7 @@ class Convert {
       copy.target_is_zero = is_zero;
       copy.compress = options_.compress;
       const Range from{part.offset - source.at, part.length};
+      begun_ = true;
       const CopyReport report = co_await image::copy_disk(*source.disk, from, target, std::move(copy));
       report_.data_bytes += report.data_bytes;
       report_.zero_bytes += report.zero_bytes;
@@ -205,6 +239,9 @@ class Convert {
   std::uint64_t size_ = 0, done_ = 0;
   BlockNode* base_ = nullptr;
   CopyReport report_;
+  std::optional<Apart> apart_;
+  bool& begun_;
+  bool finishing_ = false;                               // the rest takes a moment
 };
 
 // What becomes of bitmaps: the target's own, and the source's, which it is to have, too.  Null: none do.
@@ -227,8 +264,8 @@ Task<> into_new(const Context& context, const ImageConvertOptions& options, Form
   const bool file = co_await is_file_name(reactor, options.target);
   if (!file) {
     if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
-    if (options.target_format != "raw") co_await convert.check_other(options.target);
-    co_await make_image_on(reactor, options.target, options.target_format, format);
+    if (options.target_format != "raw") co_await convert.write_header(options.target, format);
+    else co_await make_image_on(reactor, options.target, options.target_format, format);
     Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
     co_await convert.copy_to(std::move(target));
     co_return co_await copy_bitmaps(context, options, bitmaps, options.target);
@@ -260,6 +297,8 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
   if (!format.qcow2.backing_file.empty()) {
     const std::string image = local_path(options.target).value_or(std::string());
     const ImageName below = co_await check_backing(context.reactor, image, format.qcow2.backing_file, format.qcow2.backing_format);
+    const std::vector<ImageName> chain = co_await chain_of(context.reactor, below);
+    co_await unwrap(check_none_alone(chain));            // the source's layers below it would be missing
     co_await convert.find_base(below.name);
   }
   co_await into_new(context, options, std::move(format), convert, bitmaps);
@@ -321,9 +360,10 @@ Result<FormatOptions> format_options(const ImageConvertOptions& options) {
   return format;
 }
 
-Error explained(const Error& error, const ImageConvertOptions& options, bool file) {
+Error explained(const Error& error, const ImageConvertOptions& options, bool file, bool begun) {
   if (error.code() != Errc::cancelled) return error;
   if (file && !options.target_exists) return Error(Errc::cancelled, "interrupted; nothing was left behind");
+  if (!begun) return Error(Errc::cancelled, fmt::format("interrupted; '{}' is as it was", options.target));
   return Error(Errc::cancelled, fmt::format("interrupted; '{}' is incomplete, and begins with zeroes", options.target));
 }
 
@@ -332,9 +372,10 @@ Error explained(const Error& error, const ImageConvertOptions& options, bool fil
 Task<ImageConverted> convert(const Context& context, ImageConvertOptions options) {
   const FormatOptions format = co_await unwrap(format_options(options));
   ImageConverted done;
+  bool begun = false;
   Bitmaps bitmaps;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
-    Convert convert(context, options, session);
+    Convert convert(context, options, session, begun);
     co_await run_convert(context, options, format, convert, bitmaps);
     const CopyReport& report = convert.report();
     done = {convert.size(), report.data_bytes, report.zero_bytes, report.skipped_bytes};
@@ -345,7 +386,7 @@ Task<ImageConverted> convert(const Context& context, ImageConvertOptions options
   };
   const bool file = co_await is_file_name(context.reactor, options.target);
   auto converted = co_await with_bitmaps(context, options, std::move(run)).result();
-  if (!converted) co_await explained(converted.error(), options, file);
+  if (!converted) co_await explained(converted.error(), options, file, begun);
   co_return done;
 }
 

@@ -134,7 +134,7 @@ Task<Exit> image_info(const Context& context, ImageInfoOptions options) {
     const std::string backing = text(info, "backing-filename"), format = text(info, "backing-filename-format");
     chain.push_back(std::move(info));
     const auto path = local_path(at.name);
-    if (!options.backing_chain || backing.empty() || !path) break;
+    if (!options.backing_chain || backing.empty() || !path || at.alone) break;
     co_await check_new(context.reactor, *path, seen);
     at = co_await backing_of(context.reactor, *path, backing, format);
     access.trust_content = false;

@@ -1,10 +1,12 @@
 #include "app/cli/image/names.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <set>
 
 #include <fmt/format.h>
 
+#include "app/cli/image/shared_bytes.hpp"
 #include "app/cli/image/uri.hpp"
 #include "control/backing_names.hpp"
 #include "format/qcow2/driver.hpp"
@@ -84,15 +86,59 @@ bool shows_whole_file(const BlockdevOptions& node) {
   return raw && raw->offset.value_or(0) == 0 && !raw->size && shows_whole_file(inlined(raw->file));
 }
 
+// Options that change nothing of what is read: how fast it is read, and what the node is called.
+bool only_tunes(std::string_view option) {
+  constexpr std::string_view all[] = {
+      "node-name", "discard", "cache", "detect-zeroes", "read-only", "auto-read-only", "force-share",
+      "locking", "aio", "aio-max-batch", "drop-cache", "x-check-cache-dropped",
+      "lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "overlap-check",
+      "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval"};
+  return std::find(std::begin(all), std::end(all), option) != std::end(all);
+}
+
+// A number may be written as a string.
+Json as_number(const Json& value) {
+  std::uint64_t number = 0;
+  if (!value.is_string()) return value;
+  const std::string& text = value.as_string();
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() ? Json(number) : value;
+}
+
+// The rest, of a node and what is below its `file`, whose options may be its own with a path: `file.filename`.
+Json without_tuning(const Json& node) {
+  Json rest = Json::object();
+  for (const auto& [key, value] : node.as_object()) {
+    std::string_view option = key;
+    while (option.starts_with("file.")) option.remove_prefix(5);
+    if (only_tunes(option.substr(0, option.find('.')))) continue;
+    const bool is_number = option == "offset" || option == "size";
+    if (option == "file" && value.is_object()) rest.as_object().emplace_back(key, without_tuning(value));
+    else rest.as_object().emplace_back(key, is_number ? as_number(value) : value);
+  }
+  return rest;
+}
+
+// Whether a description says that nothing is below, which it says no more then.
+bool take_end(Json& description) {
+  const Json* backing = description.find("backing");
+  const bool is_end = backing && (backing->is_null() || (backing->is_string() && backing->as_string().empty()));
+  if (is_end) description.remove("backing");
+  return is_end;
+}
+
 // What a json: name in `image` leads to, as a daemon takes it.  Here a layer is a file and a format, no more: what says
 // anything else about the content is refused, or another part of the disk would be read, and written.
 Result<ImageName> plain_file(const std::string& image, const std::string& name, const std::string& format) {
-  const auto described = describe_backing(image, name, format);
+  const auto parsed = parse_json(std::string_view(name).substr(5));
+  Json wanted = parsed && parsed->is_object() ? without_tuning(*parsed) : Json::object();
+  const bool alone = take_end(wanted);
+  const auto described = describe_backing(image, "json:" + to_text(wanted), format);
   if (described) {
     const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described->branch);
     const std::string& file = file_of(*described);
     if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file)
-      return ImageName{file, qcow2 ? "qcow2" : "raw"};
+      return ImageName{file, qcow2 ? "qcow2" : "raw", {}, qcow2 && alone};
   }
   return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
                                               name));
@@ -182,12 +228,21 @@ Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName at) {
     if (at.format != "qcow2") co_return std::move(layers);
     auto header = co_await read_header(reactor, at.name).result();
     if (!header) co_await header.error().with_context(fmt::format("Could not open '{}'", at.name));
-    if (header->backing_name.empty()) co_return std::move(layers);
+    if (header->backing_name.empty()) layers.back().alone = false;
+    if (header->backing_name.empty() || at.alone) co_return std::move(layers);
     const std::string image = at.name;
     auto below = co_await backing_of(reactor, image, header->backing_name, header->backing_format).result();
     if (!below) co_await below.error().with_context(fmt::format("Could not open backing file of '{}'", image));
     at = *std::move(below);
   }
+}
+
+Result<> check_none_alone(const std::vector<ImageName>& chain) {
+  for (const ImageName& layer : chain)
+    if (layer.alone)
+      return Error(Errc::unsupported, fmt::format("'{}' is taken here without what it stands on (json: with 'backing': null); rebase the "
+                                                  "image above it first", layer.name));
+  return {};
 }
 
 Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
@@ -198,7 +253,7 @@ Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other) {
 
 Task<> check_no_loop(Reactor& reactor, std::vector<ImageName> below, std::string image) {
   for (const ImageName& layer : below) {
-    const bool same = co_await is_same_file(reactor, layer.name, image);
+    const bool same = co_await share_bytes(reactor, layer.name, image);
     if (same) co_await Error(Errc::invalid_argument, fmt::format("'{}' stands on '{}' itself, or is it", below[0].name, image));
   }
 }
@@ -227,7 +282,7 @@ Task<Json> describe(Reactor& reactor, ImageName name, ImageAccess access) {
       co_await Error(Errc::invalid_argument, fmt::format("Unknown driver '{}'", name.format));
     const auto path = local_path(name.name);
     if (path && access.below && name.format == "qcow2") {
-      ImageName top{*path, name.format};
+      ImageName top{*path, name.format, {}, name.alone};
       auto layers = co_await chain_of(reactor, std::move(top));
       description = co_await describe_layers(reactor, std::move(layers));
     } else {

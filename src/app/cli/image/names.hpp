@@ -20,6 +20,7 @@ namespace tidemark::cli {
 struct ImageName {
   std::string name, format;        // format empty: by name and content, which must agree
   std::string snapshot = {};       // not empty: as it was then, to be read; as choose_snapshot() takes it
+  bool alone = false;              // it stands on nothing here, whatever its header says
 };
 
 struct ImageAccess {
@@ -31,6 +32,9 @@ struct ImageAccess {
 
 // The files of a chain from `top` on, which has a path and a format.  Fails where it loops.
 Task<std::vector<ImageName>> chain_of(Reactor& reactor, ImageName top);
+
+// Fails where one of the files, which are of one chain, stands on another one by itself: it cannot be taken out of the chain.
+Result<> check_none_alone(const std::vector<ImageName>& chain);
 
 // By any of its names.
 Task<bool> is_same_file(Reactor& reactor, std::string one, std::string other);

@@ -59,6 +59,7 @@ Task<BlockNode*> Session::open_qcow2_node(std::string name, Qcow2OpenOptions opt
   ImageAccess access;
   access.force_share = force_share;
   options.data_file_follows = true;
+  writes_nodes_ = writes_nodes_ || !options.read_only;
   std::unique_ptr<Qcow2Driver> driver = co_await load_qcow2(std::move(name), options, access);
   NodeOptions node;
   node.read_only = options.read_only;
@@ -125,6 +126,11 @@ Task<> Session::give_up_after(CancelToken interrupted, CancelToken done) {
   if (done.requested()) co_return;
   gave_up_ = true;
   co_await graph_.cancel_all_in_flight();
+}
+
+bool Session::writes() const noexcept {
+  const auto can_write = [](const auto& edge) { return edge->permissions().writes(); };
+  return writes_nodes_ || std::any_of(edges_.begin(), edges_.end(), can_write);
 }
 
 Task<> Session::close() {

@@ -35,6 +35,7 @@ class Session {
   // An orderly end takes a moment; then nobody waits for servers any more.
   Task<> give_up_after(CancelToken interrupted, CancelToken done);
   bool gave_up() const noexcept { return gave_up_; }
+  bool writes() const noexcept;          // something is open that its closing may change
 
   Reactor& reactor() noexcept { return graph_.reactor(); }
   Graph& graph() noexcept { return graph_; }
@@ -47,7 +48,7 @@ class Session {
 
   Graph graph_;
   std::vector<std::unique_ptr<Edge>> edges_;
-  bool gave_up_ = false;
+  bool gave_up_ = false, writes_nodes_ = false;
 };
 
 // Runs body(session) and closes.  Interrupted, it ends within seconds, whatever a server does not answer.
@@ -57,8 +58,11 @@ Task<T> in_session(Reactor& reactor, std::function<Task<T>(Session&)> body, Canc
   auto run = [&](TaskGroup& group) -> Task<T> {
     group.spawn(session.give_up_after(interrupted, group.token()));
     auto outcome = co_await body(session).result();
+    const bool reads = !session.writes();
     auto closed = co_await session.close().result();
-    if (session.gave_up()) co_await Error(Errc::cancelled, "interrupted");
+    // What is done is done, whatever came meanwhile.
+    if (session.gave_up() && outcome && reads) closed = Result<>();
+    if (session.gave_up() && !(outcome && closed)) co_await Error(Errc::cancelled, "interrupted");
     if (!outcome) co_await outcome.error();
     if (!closed) co_await closed.error();
     if constexpr (!std::is_void_v<T>) co_return *std::move(outcome);
