@@ -203,7 +203,8 @@ class Possible {
 class LossAnywhere : public Loss {
  protected:
   void write_all(Qcow2Driver& image, Possible& disk, int value) {
-    for (const Range range : {Range{0, 4096}, Range{1 * MiB + 60 * KiB, 8 * KiB}, Range{2 * MiB, 256 * KiB}, Range{disk_size - 4096, 4096}}) {
+    const Range ranges[] = {{0, 4096}, {1 * MiB + 60 * KiB, 8 * KiB}, {2 * MiB, 256 * KiB}, {disk_size - 4096, 4096}};
+    for (const Range range : ranges) {
       disk.written(range, value);
       (void)write(image, range.offset, range.length, value);
     }
