@@ -106,6 +106,7 @@ Task<> Committer::run(bool durable) {
 }
 
 Task<> Committer::round(bool durable, StageSet& unsynced) {
+  co_await unwrap(file_.intact());
   std::array<std::vector<TableWrite>, stage_count> taken;
   for (const Stage stage : order_.sequence())
     if (TableSource* tables = source(stage)) tables->take(taken[static_cast<std::size_t>(stage)]);

@@ -7,7 +7,9 @@
 // Invariants.  After a crash at any write, flushed data is there and the image has leaked clusters
 // at most (WriteOrder).  One cluster's mapping is changed by one request at a time (changing_).
 // Errors: Errc::corrupt for what the image says wrongly; once found in a writable image, the corrupt
-// bit is set and further writes fail.
+// bit is set and further writes fail.  After a flush by which the storage has lost something (ImageFile::loss()) every write and
+// flush fails until the image is opened anew, so that who writes hears of it at once and the file stays as it is; reads show
+// what is in the file.
 #pragma once
 
 #include <functional>
@@ -162,7 +164,10 @@ class Qcow2Driver final : public MappedDriver {
   Edge& storage() const noexcept override { return data_file_ ? *data_file_ : *file_; }
   Edge* below() const noexcept override { return backing_.get(); }
   Edge& image() const noexcept override { return *file_; }
-  std::optional<Extent> map_now(Range wanted) noexcept override { return map_.find_now(wanted); }
+  std::optional<Extent> map_now(Range wanted) noexcept override {
+    if (!shows_file()) return {};
+    return map_.find_now(wanted);
+  }
   Task<Extent> map_slow(Range wanted) override;
   Task<> read_compressed(std::uint64_t offset, Buffers into) override;
   std::optional<Extent> in_place_now(Range wanted) noexcept override;
@@ -188,7 +193,10 @@ class Qcow2Driver final : public MappedDriver {
   Task<> prepare_again();
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
-  Result<> check_writable() const;
+  Result<> check_writable();
+  Task<Extent> find(Range wanted);
+  bool shows_file() noexcept { return !image_.loss() || file_shown_; }
+  Task<> show_file();
   Task<> before_change();
   template <class T>
   Task<T> watch(Task<T> work);
@@ -265,8 +273,9 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Committer committer_;
   qcow2::Codecs codecs_;
   RangeLock changing_;                  // guest ranges whose mapping a request is about to change
-  Mutex resizing_data_file_;
+  Mutex resizing_data_file_, showing_file_;
   bool marked_corrupt_ = false;
+  bool file_shown_ = false;              // the tables were read again after a loss
 };
 
 }  // namespace tidemark

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "block/node.hpp"
 
@@ -18,10 +19,61 @@ Task<> ImageFile::read(HostOffset at, Buffers into) {
   into.from(there.length).fill_zero();
 }
 
+Task<> ImageFile::write(HostOffset at, Buffers from) {
+  co_await unwrap(intact());
+  co_await file_.write(at.value, from);
+}
+
+Task<> ImageFile::write_zeroes(Range range) {
+  co_await unwrap(intact());
+  co_await file_.write_zeroes(range);
+}
+
+Task<> ImageFile::discard(Range range) {
+  co_await unwrap(intact());
+  co_await file_.discard(range);
+}
+
+// Another's flush may fail while this one is under way.
 Task<> ImageFile::flush() {
   tell(DebugEvent::flush_to_disk);
-  if (data_file_) co_await data_file_->flush();
-  co_await file_.flush();
+  co_await unwrap(intact());
+  Result<> flushed;
+  if (data_file_) flushed = co_await data_file_->flush().result();
+  if (flushed) flushed = co_await file_.flush().result();
+  if (!flushed && !loss_ && (file_watch_.lost() || data_watch_.lost())) lose(&flushed.error());
+  co_await unwrap(intact());
+  co_await unwrap(flushed);
+}
+
+bool ImageFile::Watch::lost() noexcept {
+  if (!edge) return false;
+  const BlockNode* const now = &edge->node();    // a filter may come and go below
+  if (std::exchange(node, now) != now) losses = now->losses();
+  return now->losses() != losses;
+}
+
+void ImageFile::watch() noexcept {
+  loss_.reset();
+  for (Watch* storage : {&file_watch_, &data_watch_}) storage->node = nullptr;
+  (void)loss();
+}
+
+const std::optional<Error>& ImageFile::loss() noexcept {
+  if (!loss_ && (file_watch_.lost() || data_watch_.lost())) lose(nullptr);
+  return loss_;
+}
+
+void ImageFile::lose(const Error* why) {
+  const Edge& storage = data_watch_.lost() ? *data_file_ : file_;
+  const std::string because = why ? " (" + why->message() + ")" : "";
+  loss_ = Error(Errc::io, "qcow2: the storage '" + storage.node().name() + "' has lost what was written since its last flush" + because +
+                              ": nothing more is written to the image until it is opened anew", EIO);
+}
+
+Result<> ImageFile::intact() {
+  if (loss()) return *loss_;
+  return {};
 }
 
 Task<> ImageFile::complete_last_cluster() {
@@ -35,6 +87,7 @@ Task<> ImageFile::complete_last_cluster() {
 Task<> ImageFile::grow(std::uint64_t end) {
   const std::uint64_t before = size();
   if (end <= before) co_return;
+  co_await unwrap(intact());
   if (end > offset_limit) co_await Error(Errc::no_space, "qcow2: the image file would exceed 64 PiB");
   // A file system's limit may lie within the stretch: then just what is needed.
   Result<> grown = co_await file_.truncate(align_up(end, growth_step)).result();
@@ -67,7 +120,9 @@ Result<> ImageFile::claim_metadata(HostRun run, Metadata kind) {
   return {};
 }
 
+// What is found wrong after a loss may be the loss.
 Error ImageFile::corrupt(std::string what) {
+  if (loss()) return *loss_;
   Error error(Errc::corrupt, "qcow2: image '" + file_.node().name() + "' is corrupt: " + std::move(what));
   if (!corruption_) corruption_ = error;
   return error;

@@ -1,10 +1,11 @@
 // ImageFile: the file below, as the parts of the driver use it: reads and writes by host offset,
-// growth, which clusters hold metadata, and whether the image has been found corrupt.  It also knows where the
-// guest's data is: here, or in an external data file.
+// growth, which clusters hold metadata, and whether the image has been found corrupt, or its storage has lost what was
+// written.  It also knows where the guest's data is: here, or in an external data file.
 //
 // Invariants: nothing is read or written beyond size(), except that the rest of a cluster cut short
 // by the end of the file reads as zeroes.  What lies at fresh() or beyond reads as zeroes: the file
-// was grown there since it was opened, and nothing was written yet.
+// was grown there since it was opened, and nothing was written yet.  Once the storage has lost something, nothing is
+// written here any more: the file stays as of its last good flush, where what its tables point at is there.
 #pragma once
 
 #include "block/edge.hpp"
@@ -20,7 +21,10 @@ class ImageFile {
   ImageFile(Edge& file, const Geometry& geometry)
       : file_(file), geometry_(geometry), fresh_(offset_limit),
         used_end_(align_up(file.size(), geometry.cluster_size())),
-        metadata_(offset_limit, geometry.cluster_size()) {}
+        metadata_(offset_limit, geometry.cluster_size()) {
+    file_watch_.edge = &file;
+    watch();
+  }
   ImageFile(const ImageFile&) = delete;
 
   const Geometry& geometry() const noexcept { return geometry_; }
@@ -28,15 +32,20 @@ class ImageFile {
   void set_geometry(const Geometry& geometry) noexcept { geometry_ = geometry; }
   std::uint64_t size() const noexcept { return file_.size(); }
   Edge& edge() const noexcept { return file_; }
-  void set_data_file(Edge* data) noexcept { data_file_ = data; }
+  void set_data_file(Edge* data) noexcept {
+    data_file_ = data;
+    data_watch_ = {};
+    data_watch_.edge = data;
+    (void)loss();
+  }
   Edge& data() const noexcept { return data_file_ ? *data_file_ : file_; }
 
   // What is about to be done with it.
   void tell(DebugEvent event) { file_.tell(event); }
   Task<> read(HostOffset at, Buffers into);
-  Task<> write(HostOffset at, Buffers from) { return file_.write(at.value, from); }
-  Task<> write_zeroes(Range range) { return file_.write_zeroes(range); }
-  Task<> discard(Range range) { return file_.discard(range); }
+  Task<> write(HostOffset at, Buffers from);
+  Task<> write_zeroes(Range range);
+  Task<> discard(Range range);
   // Guest data first: what a table will point at.
   Task<> flush();
 
@@ -71,11 +80,27 @@ class ImageFile {
     return metadata_.next_dirty_area(host.offset, host.end()).has_value();
   }
 
+  // That the storage may have dropped, by a flush that failed, anything that was written since the last one: remembered
+  // until the image is opened anew, whatever the next flush says.  What was copied on write, and tables that were written
+  // back, were nobody's to write again.
+  const std::optional<Error>& loss() noexcept;
+  Result<> intact();                     // that error, when there is one
+  void watch() noexcept;                 // from now on: what is in the file is what the tables in memory say
+
   // An error about the image's content: remembered, and writes are refused from then on.
   Error corrupt(std::string what);
   const std::optional<Error>& corruption() const noexcept { return corruption_; }
 
  private:
+  // What a storage has lost since we look.
+  struct Watch {
+    const Edge* edge = nullptr;
+    const BlockNode* node = nullptr;
+    std::uint64_t losses = 0;
+    bool lost() noexcept;
+  };
+  void lose(const Error* why);
+
   Edge& file_;
   Edge* data_file_ = nullptr;
   Geometry geometry_;
@@ -85,6 +110,8 @@ class ImageFile {
   OverlapChecks checks_ = cached_overlap_checks;
   DirtyBitmap metadata_;
   std::optional<Error> corruption_;
+  std::optional<Error> loss_;
+  Watch file_watch_, data_watch_;
 };
 
 }  // namespace tidemark::qcow2
