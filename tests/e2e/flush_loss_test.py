@@ -6,6 +6,7 @@ import unittest
 import nbd
 from bed import KiB, MiB, Bed
 from lab import processes
+from lab.qmp import QmpError
 
 DISK, FILE = 4 * MiB, 8 * MiB
 
@@ -29,17 +30,29 @@ class FlushLoss(Bed):
         processes.wait_for_socket(self.path / "target.sock", self.server)
         self.start()
 
-    def start(self):
+    def stop(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        for name in ("qmp.sock", "nbd.sock"):
+            (self.path / name).unlink()
+
+    def start(self, top=("--export", "nbd,id=disk,node-name=disk,name=disk,writable=on"), base="off"):
         self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
                                      "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
                                      "--blockdev", "driver=nbd,node-name=stored,server.type=unix,server.path=target.sock",
                                      "--blockdev", "driver=file,node-name=file,filename=below.img,read-only=on",
                                      "--blockdev", "driver=raw,node-name=below,file=file,read-only=on",
-                                     "--blockdev", "driver=qcow2,node-name=disk,file=stored,backing=below",
-                                     "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on")
+                                     "--blockdev", f"driver=qcow2,node-name=disk,file=stored,backing=below,read-only={base}", *top)
         for name in ("qmp.sock", "nbd.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         self.guest = self.disk("disk")
+        self.client = self.qmp()
+
+    def reopen(self):
+        self.client.execute("blockdev-reopen", options=[{"driver": "qcow2", "node-name": "disk", "file": "stored", "backing": "below"}])
+
+    def break_next(self):
+        (self.path / "broken").touch()
 
     def assert_fails(self, call, *arguments):
         with self.assertRaises(nbd.Error) as caught:
@@ -53,22 +66,60 @@ class FlushLoss(Bed):
 
     def test_what_was_copied_on_write_stays(self):
         self.guest.pwrite(b"1" * 4096, 0)
-        (self.path / "broken").touch()
+        self.break_next()
         self.assert_fails(self.guest.flush)
         self.assert_fails(self.guest.pwrite, b"1" * 4096, 0)
         self.assert_fails(self.guest.flush)
         self.assertEqual(self.guest.pread(64 * KiB, 0), self.below[:64 * KiB])
-        self.daemon.kill()
-        self.daemon.wait()
+        self.stop()
         self.assertEqual(self.stored(), self.below)
-        for name in ("qmp.sock", "nbd.sock"):
-            (self.path / name).unlink()
         self.start()                              # opened anew, it is written again
         self.guest.pwrite(b"2" * 4096, 0)
         self.guest.flush()
         self.daemon.kill()
         self.daemon.wait()
         self.assertEqual(self.stored(), b"2" * 4096 + self.below[4096:])
+
+    def test_is_opened_anew_below_its_guest(self):
+        self.guest.pwrite(b"1" * 4096, 0)
+        self.guest.flush()
+        self.guest.pwrite(b"2" * 4096, MiB)
+        self.break_next()
+        self.assert_fails(self.guest.flush)
+        self.break_next()
+        with self.assertRaises(QmpError) as caught:
+            self.reopen()
+        self.assertIn("flush: Input/output error", str(caught.exception))
+        self.assert_fails(self.guest.pwrite, b"2" * 4096, MiB)
+        self.assert_fails(self.guest.flush)
+        self.reopen()
+        self.assertEqual(self.guest.pread(2 * MiB, 0), b"1" * 4096 + self.below[4096:2 * MiB])
+        self.guest.pwrite(b"3" * 4096, MiB)
+        self.guest.flush()
+        self.daemon.kill()
+        self.daemon.wait()
+        self.assertEqual(self.stored(), b"1" * 4096 + self.below[4096:MiB] + b"3" * 4096 + self.below[MiB + 4096:])
+
+    def test_a_commit_is_begun_again(self):
+        self.stop()
+        for name in ("mid", "top"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.img", str(DISK))
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 0x31 0 2M", "mid.img")
+        self.start(("--blockdev", "driver=qcow2,node-name=mid,file.driver=file,file.filename=mid.img,backing=disk,read-only=on",
+                    "--blockdev", "driver=qcow2,node-name=top,file.driver=file,file.filename=top.img,backing=mid",
+                    "--export", "nbd,id=disk,node-name=top,name=disk,writable=on"), base="on")
+        commit = {"job_id": "j", "device": "top", "top_node": "mid", "base_node": "disk", "backing_file": "base", "auto_dismiss": False}
+        self.client.execute("block-commit", speed=1, **commit)
+        self.break_next()
+        self.client.execute("block-job-set-speed", device="j", speed=0)
+        self.assertIn("Input/output error", self.client.wait_job("j")["error"])
+        node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
+        self.assertTrue(node["ro"])
+        self.assertEqual(self.guest.pread(DISK, 0), b"1" * 2 * MiB + self.below[2 * MiB:])
+        self.client.execute("block-commit", **commit)
+        self.assertNotIn("error", self.client.wait_job("j"))
+        self.stop()
+        self.assertEqual(self.stored(), b"1" * 2 * MiB + self.below[2 * MiB:])
 
 
 if __name__ == "__main__":

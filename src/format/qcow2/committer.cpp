@@ -71,6 +71,10 @@ Task<> Committer::write_back() {
   co_await unwrap(done);
 }
 
+Task<> Committer::rest() {
+  while (running_) co_await ended_.wait();
+}
+
 TableSource* Committer::source(Stage stage) noexcept {
   if (postponed_ & bit(stage)) return nullptr;
   switch (stage) {

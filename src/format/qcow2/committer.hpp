@@ -32,6 +32,8 @@ class Committer {
 
   // Everything written and committed before the call is durable when it returns.
   Task<> flush();
+  // No round is under way any more.
+  Task<> rest();
   // Writes what is dirty without making all of it durable; for when too much is.
   Task<> write_back();
   // Rounds leave these stages alone from now on, until write_back(): what they hold need not outlive a crash.

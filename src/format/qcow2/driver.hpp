@@ -95,6 +95,9 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
+  // What a flush that failed has lost is given up: the image is what its file says, and is written again.  Nobody uses it
+  // meanwhile; fails where its storage cannot make anything durable yet.
+  Task<> open_anew();
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
   Result<> check_change(const Qcow2OpenOptions& options) const;      // whether it may
@@ -191,11 +194,13 @@ class Qcow2Driver final : public MappedDriver {
   Task<> complete();
   Task<> end_lazily();
   Task<> prepare_again();
+  Task<> read_anew(qcow2::Header header);
+  Result<> check_same(const qcow2::Header& now) const;
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
   Result<> check_writable();
   Task<Extent> find(Range wanted);
-  bool shows_file() noexcept { return !image_.loss() || file_shown_; }
+  bool shows_file() noexcept { return read_only_ || !image_.loss() || file_shown_; }
   Task<> show_file();
   Task<> before_change();
   template <class T>

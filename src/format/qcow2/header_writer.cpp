@@ -47,6 +47,11 @@ Task<> HeaderWriter::settle() {
   if (unsettled_) co_await flush();
 }
 
+Task<> HeaderWriter::rest() {
+  const auto turn = co_await one_.lock();
+  unsettled_ = false;
+}
+
 // As much of the first cluster as says something, and the end marker.
 Task<> HeaderWriter::rewrite(Header next) {
   const auto turn = co_await one_.lock();

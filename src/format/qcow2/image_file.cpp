@@ -4,8 +4,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "block/node.hpp"
-
 namespace tidemark::qcow2 {
 namespace {
 
@@ -40,32 +38,30 @@ Task<> ImageFile::flush() {
   co_await unwrap(intact());
   Result<> flushed;
   if (data_file_) flushed = co_await data_file_->flush().result();
+  const Edge& failed = flushed ? file_ : *data_file_;
   if (flushed) flushed = co_await file_.flush().result();
-  if (!flushed && !loss_ && (file_watch_.lost() || data_watch_.lost())) lose(&flushed.error());
+  if (!flushed) look(&flushed.error(), failed);
   co_await unwrap(intact());
   co_await unwrap(flushed);
 }
 
-bool ImageFile::Watch::lost() noexcept {
-  if (!edge) return false;
-  const BlockNode* const now = &edge->node();    // a filter may come and go below
-  if (std::exchange(node, now) != now) losses = now->losses();
-  return now->losses() != losses;
+std::uint64_t ImageFile::losses_below() const noexcept {
+  return file_.node().losses() + (data_file_ ? data_file_->node().losses() : 0);
 }
 
 void ImageFile::watch() noexcept {
   loss_.reset();
-  for (Watch* storage : {&file_watch_, &data_watch_}) storage->node = nullptr;
-  (void)loss();
+  owner_ = file_.parent();
+  counted_ = losses();
 }
 
-const std::optional<Error>& ImageFile::loss() noexcept {
-  if (!loss_ && (file_watch_.lost() || data_watch_.lost())) lose(nullptr);
-  return loss_;
-}
-
-void ImageFile::lose(const Error* why) {
-  const Edge& storage = data_watch_.lost() ? *data_file_ : file_;
+// An image that is opened has no node yet.
+void ImageFile::look(const Error* why, const Edge& storage) {
+  if (loss_) return;
+  const bool lost = losses() > counted_;         // a filter that comes below an image without a node has lost nothing
+  owner_ = file_.parent();
+  counted_ = losses();
+  if (!lost) return;
   const std::string because = why ? " (" + why->message() + ")" : "";
   loss_ = Error(Errc::io, "qcow2: the storage '" + storage.node().name() + "' has lost what was written since its last flush" + because +
                               ": nothing more is written to the image until it is opened anew", EIO);
@@ -100,6 +96,13 @@ Task<> ImageFile::grow(std::uint64_t end) {
 
 Task<> ImageFile::trim() {
   if (fresh_ < offset_limit && used_end_ < size()) co_await file_.truncate(used_end_);
+}
+
+void ImageFile::forget_use() noexcept {
+  fresh_ = offset_limit;
+  used_end_ = align_up(size(), geometry_.cluster_size());
+  unsynced_ = 0;
+  forget_metadata();
 }
 
 bool ImageFile::take(HostRun run) noexcept {

@@ -8,7 +8,7 @@
 // written here any more: the file stays as of its last good flush, where what its tables point at is there.
 #pragma once
 
-#include "block/edge.hpp"
+#include "block/node.hpp"
 #include "bitmap/dirty_bitmap.hpp"
 #include "format/qcow2/overlap.hpp"
 #include "format/qcow2/types.hpp"
@@ -22,7 +22,6 @@ class ImageFile {
       : file_(file), geometry_(geometry), fresh_(offset_limit),
         used_end_(align_up(file.size(), geometry.cluster_size())),
         metadata_(offset_limit, geometry.cluster_size()) {
-    file_watch_.edge = &file;
     watch();
   }
   ImageFile(const ImageFile&) = delete;
@@ -33,10 +32,9 @@ class ImageFile {
   std::uint64_t size() const noexcept { return file_.size(); }
   Edge& edge() const noexcept { return file_; }
   void set_data_file(Edge* data) noexcept {
-    data_file_ = data;
-    data_watch_ = {};
-    data_watch_.edge = data;
     (void)loss();
+    data_file_ = data;
+    counted_ = losses();
   }
   Edge& data() const noexcept { return data_file_ ? *data_file_ : file_; }
 
@@ -82,24 +80,25 @@ class ImageFile {
 
   // That the storage may have dropped, by a flush that failed, anything that was written since the last one: remembered
   // until the image is opened anew, whatever the next flush says.  What was copied on write, and tables that were written
-  // back, were nobody's to write again.
-  const std::optional<Error>& loss() noexcept;
+  // back, were nobody's to write again.  Asked at every request.
+  const std::optional<Error>& loss() noexcept {
+    if (!loss_ && (owner_ != file_.parent() || counted_ != losses())) look(nullptr, file_);
+    return loss_;
+  }
   Result<> intact();                     // that error, when there is one
   void watch() noexcept;                 // from now on: what is in the file is what the tables in memory say
+  void lose(Error loss) { loss_ = std::move(loss); }
+  // Of how it was used: what is in the file is all that is known.
+  void forget_use() noexcept;
 
   // An error about the image's content: remembered, and writes are refused from then on.
   Error corrupt(std::string what);
   const std::optional<Error>& corruption() const noexcept { return corruption_; }
 
  private:
-  // What a storage has lost since we look.
-  struct Watch {
-    const Edge* edge = nullptr;
-    const BlockNode* node = nullptr;
-    std::uint64_t losses = 0;
-    bool lost() noexcept;
-  };
-  void lose(const Error* why);
+  std::uint64_t losses() const noexcept { return owner_ ? owner_->losses() : losses_below(); }
+  std::uint64_t losses_below() const noexcept;
+  void look(const Error* why, const Edge& storage);
 
   Edge& file_;
   Edge* data_file_ = nullptr;
@@ -111,7 +110,8 @@ class ImageFile {
   DirtyBitmap metadata_;
   std::optional<Error> corruption_;
   std::optional<Error> loss_;
-  Watch file_watch_, data_watch_;
+  const BlockNode* owner_ = nullptr;     // the image's node, which counts what all of its storage loses, whatever filters come below
+  std::uint64_t counted_ = 0;            // losses() when it was looked at
 };
 
 }  // namespace tidemark::qcow2

@@ -150,6 +150,55 @@ TEST_F(Loss, WhatAnothersFlushHasLostIsLost) {
   run(image->close());
 }
 
+// What it has lost is lost all the same, though the filter was never told.
+TEST_F(Loss, AFilterThatComesInBetween) {
+  Volatile& file = add_file(make());
+  BlockNode& storage = node("file1");
+  BlockNode& disk = add("disk", open());
+  Edge& guest = attach(disk);
+  Content data(4096, std::byte{7});
+  run(guest.write(0, Buffers(MutableBytes(data))));
+  file.flushes_left = 0;
+  EXPECT_FALSE(reactor.run(storage.make_durable()).ok());
+  auto driver = std::make_unique<test::TestParent>(reactor, test::TestDriverOptions{});
+  driver->filter = true;
+  driver->children.push_back(*Edge::attach(storage, Role::filtered, {Permissions::none, Permissions::all}, "filter"));
+  BlockNode& filter = add("filter", std::move(driver));
+  ASSERT_TRUE(graph.replace(storage, filter).ok());
+  EXPECT_FALSE(reactor.run(guest.write(0, Buffers(MutableBytes(data)))).ok());
+  EXPECT_FALSE(reactor.run(guest.flush()).ok());
+  EXPECT_EQ(file.changes_after, 0u);
+  ASSERT_TRUE(graph.replace(filter, storage).ok());
+  run(static_cast<Qcow2Driver&>(disk.driver()).open_anew());
+  run(guest.write(0, Buffers(MutableBytes(data))));
+  run(guest.flush());
+}
+
+TEST_F(Loss, IsOpenedAnewWhereItIs) {
+  Volatile& file = add_file(make());
+  auto image = open();
+  EXPECT_TRUE(write(*image, 1 * MiB, 4096, 6).ok());
+  run(image->flush());
+  run(image->open_anew());                       // nothing was lost
+  EXPECT_TRUE(write(*image, 0, 4096, 7).ok());
+  file.flushes_left = 0;
+  EXPECT_FALSE(reactor.run(image->flush()).ok());
+  file.flushes_left = 0;                         // and once more
+  EXPECT_EQ(error_of(image->open_anew()).message(), "the cache is gone");
+  EXPECT_FALSE(write(*image, 0, 4096, 7).ok());
+  EXPECT_EQ(file.changes_after, 0u);
+  file.failed = false;
+  run(image->open_anew());
+  expect(*image, 0, 1 * MiB, below);
+  expect(*image, 1 * MiB, 4096, 6);
+  EXPECT_TRUE(write(*image, 0, 4096, 8).ok());
+  run(image->flush());
+  expect(*image, 0, 4096, 8);
+  expect(*image, 4096, 1 * MiB - 4096, below);
+  run(image->close());
+  expect_well(file.content());
+}
+
 TEST_F(Loss, APeerThatIsAwayHasLostNothing) {
   const Content before = make();
   for (const Errc why : {Errc::disconnected, Errc::timed_out, Errc::cancelled}) {
@@ -185,6 +234,10 @@ class Possible {
   }
   void flushed() {
     for (std::size_t i = 0; i < pieces_.size(); ++i) pieces_[i] = {now_[i]};
+  }
+  void is(const Content& content) {
+    for (std::size_t i = 0; i < pieces_.size(); ++i) now_[i] = std::to_integer<int>(content[i * piece]);
+    flushed();
   }
   void check(const Content& content) const {
     for (std::size_t i = 0; i < pieces_.size(); ++i) {
@@ -247,6 +300,53 @@ class LossAnywhere : public Loss {
     write_all(image, disk, 7);
   }
 };
+
+TEST_F(LossAnywhere, WhatIsOpenedAnewWhereItIsGoesOn) {
+  const Content before = make();
+  for (const bool lazy : {false, true}) {
+    Qcow2OpenOptions options;
+    options.lazy_refcounts = lazy;
+    std::size_t again = 0, removed = 0;
+    for (std::size_t n = 0;; ++n) {
+      SCOPED_TRACE((lazy ? "lazily, flush " : "flush ") + std::to_string(n));
+      Volatile& file = add_file(before);
+      auto image = open(options);
+      Possible disk(disk_size, below);
+      file.flushes_left = n;
+      use(*image, disk);
+      file.flushes_left.reset();
+      if (!file.failed) {
+        run(image->close());
+        break;
+      }
+      const Result<> opened = reactor.run(image->open_anew());
+      if (!opened) {
+        EXPECT_EQ(opened.error().code(), Errc::busy) << opened.error().message();
+      }
+      ++(opened ? again : removed);
+      if (opened) {
+        const Range all{0, disk_size};
+        const Content now = read(*image, all);
+        disk.check(now);
+        disk.is(now);
+        write_all(*image, disk, 8);
+        run(image->flush());
+        disk.flushed();
+        disk.check(read(*image, all));
+        EXPECT_TRUE(reactor.run(image->truncate(disk_size)).ok());
+      }
+      EXPECT_EQ(reactor.run(image->close()).ok(), opened.ok());
+      image = open(options);
+      const Range all{0, disk_size};
+      disk.check(read(*image, all));
+      run(image->close());
+      expect_well(file.content());
+      if (HasFailure()) return;
+    }
+    EXPECT_GT(again, 20u);
+    EXPECT_LT(removed, again / 2);
+  }
+}
 
 TEST_F(LossAnywhere, TheImageIsAsOfItsLastGoodFlush) {
   const Content before = make();
