@@ -98,7 +98,9 @@ TEST_F(NewFilesTest, WhatIsPublishedIsWhatWasMade) {
     };
     run(with_group(reactor, both));
     EXPECT_EQ(published.ok(), exists(name)) << delay;
-    if (published) EXPECT_EQ(run(fs::stat(reactor, name)).inode, mine.inode) << delay;
+    if (published) {
+      EXPECT_EQ(run(fs::stat(reactor, name)).inode, mine.inode) << delay;
+    }
     run(file.let_go());
     if (exists(partial)) run(fs::unlink(reactor, partial));
     if (exists(name)) run(fs::unlink(reactor, name));
