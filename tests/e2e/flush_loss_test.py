@@ -1,4 +1,5 @@
 """A qcow2 image on storage that drops, when a flush fails, what was written since the last good one, and goes on."""
+import json
 import os
 import shutil
 import unittest
@@ -36,20 +37,20 @@ class FlushLoss(Bed):
         for name in ("qmp.sock", "nbd.sock"):
             (self.path / name).unlink()
 
-    def start(self, top=("--export", "nbd,id=disk,node-name=disk,name=disk,writable=on"), base="off"):
+    def start(self, top=("--export", "nbd,id=disk,node-name=disk,name=disk,writable=on"), disk="read-only=off"):
         self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
                                      "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
                                      "--blockdev", "driver=nbd,node-name=stored,server.type=unix,server.path=target.sock",
                                      "--blockdev", "driver=file,node-name=file,filename=below.img,read-only=on",
                                      "--blockdev", "driver=raw,node-name=below,file=file,read-only=on",
-                                     "--blockdev", f"driver=qcow2,node-name=disk,file=stored,backing=below,read-only={base}", *top)
+                                     "--blockdev", f"driver=qcow2,node-name=disk,file=stored,backing=below,{disk}", *top)
         for name in ("qmp.sock", "nbd.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         self.guest = self.disk("disk")
         self.client = self.qmp()
 
-    def reopen(self):
-        self.client.execute("blockdev-reopen", options=[{"driver": "qcow2", "node-name": "disk", "file": "stored", "backing": "below"}])
+    def reopen(self, **more):
+        self.client.execute("blockdev-reopen", options=[{"driver": "qcow2", "node-name": "disk", "file": "stored", "backing": "below", **more}])
 
     def break_next(self):
         (self.path / "broken").touch()
@@ -100,6 +101,27 @@ class FlushLoss(Bed):
         self.daemon.wait()
         self.assertEqual(self.stored(), b"1" * 4096 + self.below[4096:MiB] + b"3" * 4096 + self.below[MiB + 4096:])
 
+    def test_its_bitmaps_go_on(self):
+        self.stop()
+        self.start(disk="tracking.mode=off")
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        self.guest.pwrite(b"1" * 4096, 0)
+        self.guest.flush()
+        self.guest.pwrite(b"2" * 4096, MiB)
+        self.break_next()
+        self.assert_fails(self.guest.flush)
+        self.reopen(tracking={"mode": "off"})
+        self.guest.pwrite(b"3" * 4096, 2 * MiB)
+        self.guest.flush()
+        node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
+        self.assertEqual(node["dirty-bitmaps"][0]["count"], 3 * 64 * KiB)
+        self.client.execute("quit")
+        self.assertEqual(self.daemon.wait(), 0)
+        self.lab.run("qemu-img", "check", "-q", "stored.img")
+        shown = json.loads(self.lab.run("qemu-img", "info", "--output=json", "stored.img").stdout)
+        held, = shown["format-specific"]["data"]["bitmaps"]
+        self.assertEqual((held["name"], held["flags"]), ("b", ["auto"]))
+
     def test_a_commit_is_begun_again(self):
         self.stop()
         for name in ("mid", "top"):
@@ -107,7 +129,7 @@ class FlushLoss(Bed):
         self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 0x31 0 2M", "mid.img")
         self.start(("--blockdev", "driver=qcow2,node-name=mid,file.driver=file,file.filename=mid.img,backing=disk,read-only=on",
                     "--blockdev", "driver=qcow2,node-name=top,file.driver=file,file.filename=top.img,backing=mid",
-                    "--export", "nbd,id=disk,node-name=top,name=disk,writable=on"), base="on")
+                    "--export", "nbd,id=disk,node-name=top,name=disk,writable=on"), disk="read-only=on")
         commit = {"job_id": "j", "device": "top", "top_node": "mid", "base_node": "disk", "backing_file": "base", "auto_dismiss": False}
         self.client.execute("block-commit", speed=1, **commit)
         self.break_next()
