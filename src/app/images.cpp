@@ -140,6 +140,19 @@ Task<std::unique_ptr<HeldFile>> HeldFile::take(Reactor& reactor, std::string pat
   co_await taken.error();
 }
 
+Task<std::unique_ptr<HeldFile>> HeldFile::take_made(Reactor& reactor, CreatedFile made) {
+  auto held = co_await take(reactor, made.path).result();
+  if (!held && held.error().code() == Errc::not_found)
+    co_await Error(Errc::not_found, fmt::format("'{}' is gone, which this was written to before it gets its name: another program has "
+                                                "removed it; try again", made.path));
+  std::unique_ptr<HeldFile> file = co_await unwrap(std::move(held));
+  const auto named = co_await check_named(reactor, std::move(made)).result();
+  if (named) co_return std::move(file);
+  (void)co_await file->release().result();
+  co_await named.error();
+  co_return nullptr;
+}
+
 // It may have been replaced between its opening and its lock.
 Task<> HeldFile::take_now(std::string path) {
   const FileInfo info = co_await fs::stat(graph_.reactor(), path);
@@ -213,14 +226,18 @@ Task<> RestoreTarget::close() {
 }
 
 Task<> RestoreTarget::release() {
-  if (replaced_) co_await replaced_->release();
+  Result<> released;
+  if (replaced_) released = co_await replaced_->release().result();
   replaced_.reset();
+  if (made_) (void)co_await made_->release().result();             // it was durable before
+  made_.reset();
+  co_await unwrap(released);
 }
 
 Task<> RestoreTarget::publish() {
   co_await disk_->flush();
   co_await close();
-  co_await check_named(reactor_, created_);
+  made_ = co_await HeldFile::take_made(reactor_, created_);
   if (replaced_) co_await unwrap(take_over_owner(path_, partial_path()));
   co_await fs::rename(reactor_, partial_path(), path_, !replace_);
   created_ = CreatedFile();

@@ -43,11 +43,14 @@ Task<> create_point_image(Reactor& reactor, std::string path, std::uint64_t size
 // A symbolic link stays: what it points at is made or replaced.
 std::string behind_links(std::string name);
 
-// A file that is about to be replaced, held so that no program begins to use it as an image meanwhile.
+// A file that is about to be replaced, or to get its name, held so that no program begins to use it as an image meanwhile.
 class HeldFile {
  public:
   // Fails unless the file is a regular one that no running program has open as an image.
   static Task<std::unique_ptr<HeldFile>> take(Reactor& reactor, std::string path);
+  // What was made under another name, and is closed, while it gets its own: nobody else who makes the same file removes it
+  // meanwhile and lays another there.  Errc::busy when one has.
+  static Task<std::unique_ptr<HeldFile>> take_made(Reactor& reactor, CreatedFile made);
   ~HeldFile();
   Task<> release();                  // before it goes
 
@@ -85,7 +88,7 @@ class RestoreTarget {
   Graph graph_;
   std::string path_;
   bool replace_;
-  std::unique_ptr<HeldFile> replaced_;
+  std::unique_ptr<HeldFile> replaced_, made_;
   CreatedFile created_;                  // nothing, until it is
   std::unique_ptr<Edge> disk_;
 };

@@ -1,6 +1,7 @@
 #include "app/new_file.hpp"
 
 #include <filesystem>
+#include <utility>
 
 #include "io/file.hpp"
 #include "io/owner.hpp"
@@ -23,12 +24,15 @@ Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
 Task<> NewFile::make_partial() { created_ = co_await create_partial(*reactor_, partial_); }
 
 Task<> NewFile::let_go() {
-  if (held_) co_await held_->release();
-  held_.reset();
+  const auto held = std::exchange(held_, nullptr), made = std::exchange(made_, nullptr);
+  if (made) (void)co_await made->release().result();
+  if (held) co_await held->release();
 }
 
+Task<> NewFile::hold() { made_ = co_await HeldFile::take_made(*reactor_, created_); }
+
 Task<> NewFile::publish() {
-  co_await check_named(*reactor_, created_);
+  if (!made_) co_await hold();
   if (replaces_) co_await unwrap(take_over_owner(path_, partial_));
   co_await fs::rename(*reactor_, partial_, path_, !replaces_);
   created_.path = path_;
@@ -38,6 +42,9 @@ Task<> NewFile::publish() {
   co_await fs::sync_dir(*reactor_, std::move(parent));
 }
 
-Task<> NewFile::discard() { return undo_create_file(*reactor_, created_); }
+Task<> NewFile::discard() {
+  (void)co_await let_go().result();
+  co_await undo_create_file(*reactor_, created_);
+}
 
 }  // namespace tidemark

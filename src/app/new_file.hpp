@@ -17,20 +17,23 @@ class NewFile {
  public:
   // Errors when what is there cannot be replaced: another program has it open, or it is no regular file.
   static Task<NewFile> begin(Reactor& reactor, std::string path);
-  // What is there is held until it is replaced: published or let_go() before this goes.
+  // What is there is held until let_go().
   static Task<NewFile> begin_held(Reactor& reactor, std::string path);
   // It replaces nothing, also not what came after the caller has looked.
   static NewFile begin_new(Reactor& reactor, std::string path) { return NewFile(reactor, std::move(path), false); }
 
   const std::string& partial() const noexcept { return partial_; }
   Task<> make_partial();                 // empty; what a run that was killed has left goes
-  // The file is closed, and what was written to it durable.  Errc::busy when another file has the partial name by now.
+  // The file is closed.  Nobody else who makes the same file takes the partial name away from here on, until let_go();
+  // Errc::busy when one has by now.
+  Task<> hold();
+  // What was written to it is durable; it is held, else this does it.
   Task<> publish();
   // What was made, and nobody uses, goes, from under its own name, too; but what was there before does not come back.
   Task<> discard();
   // What `why` says that another program has taken is not discarded.
   void leave_if_taken(const Error& why) { tidemark::leave_if_taken(created_, why); }
-  Task<> let_go();
+  Task<> let_go();                       // of all that is held; before this goes, when it was published or held
 
  private:
   NewFile(Reactor& reactor, std::string path, bool replaces)
@@ -40,7 +43,7 @@ class NewFile {
   std::string path_, partial_;
   bool replaces_;
   CreatedFile created_;                  // nothing, until it is
-  std::shared_ptr<HeldFile> held_;
+  std::shared_ptr<HeldFile> held_, made_;  // what it replaces; itself
 };
 
 // Makes a file by `make(partial name)`, which fills it and closes it, and publishes it; what fails leaves nothing.

@@ -3,6 +3,7 @@
 
 #include "app/new_file.hpp"
 #include "io/sim/process.hpp"
+#include "task/group.hpp"
 
 namespace tidemark {
 namespace {
@@ -60,7 +61,60 @@ TEST_F(NewFilesTest, OfTwoAtOnceNeitherIsTheOthers) {
   EXPECT_EQ(code_of(first.discard()), Errc::busy);
   EXPECT_TRUE(exists(partial));
   run(second.publish());
+  run(second.let_go());
   EXPECT_TRUE(exists(name));
+}
+
+TEST_F(NewFilesTest, WhileOneGetsItsNameNobodyElseMakesIt) {
+  NewFile first = NewFile::begin_new(reactor, name), second = NewFile::begin_new(reactor, name);
+  run(first.make_partial());
+  run(first.hold());
+  EXPECT_EQ(code_of(second.make_partial()), Errc::busy);
+  run(first.publish());
+  run(first.let_go());
+  run(second.make_partial());
+  EXPECT_EQ(code_of(second.publish()), Errc::exists);
+  run(second.discard());
+  EXPECT_TRUE(exists(name) && !exists(partial));
+}
+
+// It is the same file, or none: whatever the other does meanwhile, at whichever moment.
+TEST_F(NewFilesTest, WhatIsPublishedIsWhatWasMade) {
+  for (int delay = 0; delay < 40; ++delay) {
+    NewFile file = run(NewFile::begin(reactor, name));
+    run(file.make_partial());
+    const FileInfo mine = run(fs::stat(reactor, partial));
+    NewFile other = NewFile::begin_new(reactor, name);
+    Result<> published;
+    auto both = [&](TaskGroup& group) -> Task<> {
+      const auto publish = [&]() -> Task<> { published = co_await file.publish().result(); };
+      const auto make = [&]() -> Task<> {
+        for (int i = 0; i < delay; ++i) co_await reactor.yield();
+        (void)co_await other.make_partial().result();
+      };
+      group.spawn(publish());
+      group.spawn(make());
+      co_await group.join();
+    };
+    run(with_group(reactor, both));
+    EXPECT_EQ(published.ok(), exists(name)) << delay;
+    if (published) {
+      EXPECT_EQ(run(fs::stat(reactor, name)).inode, mine.inode) << delay;
+    }
+    run(file.let_go());
+    if (exists(partial)) run(fs::unlink(reactor, partial));
+    if (exists(name)) run(fs::unlink(reactor, name));
+  }
+}
+
+TEST_F(NewFilesTest, OneThatIsRemovedBeforeItHasItsNameIsSaidToBe) {
+  NewFile file = run(NewFile::begin(reactor, name));
+  run(file.make_partial());
+  run(fs::unlink(reactor, partial));
+  const Result<> published = process.run(file.publish());
+  ASSERT_FALSE(published.ok());
+  EXPECT_EQ(published.error().message(), "'/d/a.tidemark-partial' is gone, which this was written to before it gets its name: another "
+                                         "program has removed it; try again");
 }
 
 TEST_F(NewFilesTest, WhatAnotherProgramLaysThereIsNeitherPublishedNorRemoved) {

@@ -15,6 +15,8 @@ Task<> NodeAccess::make_writable(BlockNode& node) {
 
 Task<> NodeAccess::make_read_only(BlockNode& node) {
   const auto drained = co_await node.graph().drain_within(node);
+  // The job that has written to it has told of what was lost; another may begin.
+  if (node.driver().name() == "qcow2") (void)co_await static_cast<Qcow2Driver&>(node.driver()).open_anew().result();
   co_await set_read_only(node, true);
 }
 

@@ -87,6 +87,7 @@ class Reopening {
 
   Task<> run() {
     co_await unwrap(check_all(Alone::yes));
+    if (node_.driver().name() == "qcow2") co_await static_cast<Qcow2Driver&>(node_.driver()).open_anew();
     // What is above is only read before what is below it, and written after it.
     if (own_.read_only) co_await change_mode();
     co_await change_children();

@@ -150,6 +150,7 @@ class LayerRevert final : public Revert {
   Task<> overwrite() override {
     co_await Revert::overwrite();
     Reactor& reactor = homes_.main().reactor;
+    co_await check_named(reactor, made_);
     co_await fs::rename(reactor, partial_, file_, !replaces_);
     const Result<> synced = co_await fs::sync_dir(reactor, std::filesystem::path(file_).parent_path() / ".").result();
     if (!synced && synced.error().code() != Errc::permission) durable_ = synced;     // one that may not be read cannot be

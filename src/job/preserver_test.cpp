@@ -253,6 +253,8 @@ TEST_F(PreserverTest, AFlushThatFailsIsTheEnd) {
     restart(3);
     made_writable.clear();
     const Chain n = chain();
+    for (const auto& node : disks->graph.nodes())
+      if (!node->read_only()) disks->run(node->make_durable());
     const Content base = content(*n.base);
     run([&]() -> Task<> {
       CommitOptions options = preserving(n, Preserve::on);
@@ -261,6 +263,7 @@ TEST_F(PreserverTest, AFlushThatFailsIsTheEnd) {
       disks->set_faults(where, {failing(FaultOp::flush, 0, 1)});
       co_await end_of("j");
       disks->set_faults(where, {});
+      co_await static_cast<Qcow2Driver&>(disks->node(where).driver()).open_anew();
     });
     EXPECT_NE(events.take().find("Input/output error"), std::string::npos) << where;
     EXPECT_TRUE(content(*n.base) == base) << where;

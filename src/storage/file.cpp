@@ -204,9 +204,10 @@ Task<CreatedFile> create_partial(Reactor& reactor, std::string path) {
   auto opened = co_await File::open(reactor, path, flags).result();
   if (!opened) co_await could_not("create", opened.error(), path);
   const Result<FileInfo> info = co_await opened->stat().result();
-  co_await opened->close();
-  if (!info) (void)co_await fs::unlink(reactor, path).result();
+  const Result<> closed = co_await opened->close().result();
+  if (!info || !closed) (void)co_await fs::unlink(reactor, path).result();
   co_await unwrap(info);
+  co_await unwrap(closed);
   co_return CreatedFile{std::move(path), info->device, info->inode, Replaced::nothing};
 }
 

@@ -12,7 +12,7 @@ DISK = 4 * MiB
 SERVER = ["nbdkit", "-f", "-U", "target.sock", "eval", f"get_size=echo {DISK}", "can_write=exit 0", "can_flush=exit 0",
           "pread=dd if=stored.img iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
           "pwrite=dd of=stored.img oflag=seek_bytes seek=$4 conv=notrunc status=none",
-          "flush=if rm broken 2>/dev/null; then echo 'EIO the cache is gone' >&2; exit 1; fi"]
+          "flush=if rm broken 2>/dev/null; then rm slow 2>/dev/null && sleep 1; echo 'EIO the cache is gone' >&2; exit 1; fi"]
 
 
 class FlushFailure(Bed):
@@ -63,6 +63,18 @@ class FlushFailure(Bed):
         late = self.disk("disk")
         late.flush()
         self.assert_told(other)
+
+    def test_of_one_that_comes_again(self):
+        """Its connection is lost while its flush fails: nobody has heard of that."""
+        (self.path / "slow").touch()
+        self.break_next()
+        self.guest.aio_flush()
+        while (self.path / "slow").exists():
+            self.guest.poll(10)
+        del self.guest
+        again = self.disk("disk")
+        self.assert_told(again)
+        self.disk("disk").flush()
 
     def test_of_what_is_durable(self):
         self.guest.flush()

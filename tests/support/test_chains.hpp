@@ -142,6 +142,7 @@ class ChainsTest : public JobsTest, protected ChainAccess {
   }
   Task<> make_read_only(BlockNode& node) override {
     made_writable.push_back("not " + node.name());
+    (void)co_await static_cast<Qcow2Driver&>(node.driver()).open_anew().result();
     co_await disks->graph.set_read_only(node, true);
   }
   Task<> uncover(BlockNode& image, Range range) override {

@@ -133,6 +133,7 @@ Result<> NbdExport::set_active(bool active) {
 }
 
 void NbdExport::renew() noexcept {
+  loss_debt_ = {};
   size_ = disk_->size();
   sizes_ = block_sizes_of(disk_->node(), size_);
 }

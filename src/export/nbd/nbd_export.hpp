@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "block/node.hpp"
+#include "export/nbd/loss_debt.hpp"
 #include "export/nbd/meta_context.hpp"
 #include "nbd/option.hpp"
 
@@ -48,6 +49,7 @@ class NbdExport {
   std::uint64_t size() const noexcept { return size_; }
   Reactor& home() const noexcept { return home_; }
   Edge& disk() const noexcept { return *disk_; }
+  LossDebt& loss_debt() noexcept { return loss_debt_; }         // home()'s
   bool has_disk() const noexcept { return disk_ != nullptr; }   // until it is closed
   const std::vector<MetaContext>& contexts() const noexcept { return contexts_; }
 
@@ -94,6 +96,7 @@ class NbdExport {
   std::vector<std::shared_ptr<NodeBitmap>> bitmaps_;     // as they were when their node went, if it has
   std::vector<MetaContext> contexts_;  // a context's id is its index
   Gate clients_;
+  LossDebt loss_debt_;
   std::uint64_t edition_ = 0;
   bool shutting_down_ = false;
 };

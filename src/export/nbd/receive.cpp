@@ -38,7 +38,8 @@ NbdTransmission::NbdTransmission(Socket& socket, NbdAgreement agreement, BufferP
     : socket_(socket), agreement_(std::move(agreement)), disk_(*agreement_.disk),
       headers_(agreement_.headers), pool_(pool), stop_(stop), drop_(drop),
       credit_(socket.reactor(), Credit::client_total), replies_(socket, stop, drop),
-      inbox_(pool.take(inbox_size)), told_losses_(disk_.disk().losses()) {}
+      inbox_(pool.take(inbox_size)), told_losses_(disk_.disk().losses()), known_losses_(told_losses_),
+      heard_debt_(disk_.loss_debt().open() ? 0 : disk_.loss_debt().number()) {}
 
 Task<> NbdTransmission::run() {
   auto serve = [this](TaskGroup& requests) -> Task<> {
@@ -46,6 +47,7 @@ Task<> NbdTransmission::run() {
     receiving_ = false;
     replies_.unhold();
     co_await requests.join();
+    leave();
     if (!received) co_await received.error();
   };
   auto serve_and_send = [this, serve](TaskGroup& sender) -> Task<> {
@@ -67,7 +69,8 @@ Task<> NbdTransmission::receive(TaskGroup& requests) {
       const auto request = nbd::decode_request(inbox_.data() + begin_, headers_);
       if (!request) co_await violation("wrong request magic");
       (void)consume(header_size);
-      if (request->command == Command::disconnect) co_return;
+      takes_leave_ = request->command == Command::disconnect;
+      if (takes_leave_) co_return;
       co_await take(*request, requests);
       taken += cost_of(*request);
       if (taken < turn_max) continue;

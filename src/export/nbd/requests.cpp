@@ -22,12 +22,14 @@ Task<> NbdTransmission::read(Request request, Credit credit) {
 
 Task<> NbdTransmission::write(Request request, PooledBuffer data, Credit credit) {
   const WriteFlags flags = durable(request) ? WriteFlags::fua : WriteFlags::none;
+  ++changes_;
   const auto done = co_await disk_.disk().write(request.offset, data.bytes(), flags).result();
+  ++changes_;
   finish(request, done, "write failed", std::move(credit));
 }
 
 Task<> NbdTransmission::flush(Request request, Credit credit) {
-  const auto done = co_await disk_.disk().flush(told_losses_).result();
+  const auto done = co_await make_durable().result();
   finish(request, done, "flush failed", std::move(credit));
 }
 
@@ -38,8 +40,38 @@ Task<> NbdTransmission::trim(Request request, Credit credit) {
 }
 
 Task<> NbdTransmission::discard(Range range, bool durable) {
-  co_await disk_.disk().discard(range);
-  if (durable) co_await disk_.disk().flush(told_losses_);
+  ++changes_;
+  const auto done = co_await disk_.disk().discard(range).result();
+  ++changes_;
+  co_await unwrap(done);
+  if (durable) co_await make_durable();
+}
+
+Task<> NbdTransmission::make_durable() {
+  LossDebt& debt = disk_.loss_debt();
+  const std::uint64_t changes = changes_, number = debt.number();
+  std::uint64_t told = told_losses_;
+  if (debt.open() && heard_debt_ != number) told = std::min(told, debt.known());
+  known_losses_ = std::min(known_losses_, told);
+  const auto done = co_await disk_.disk().flush(told).result();
+  told_losses_ = std::max(told_losses_, told);
+  heard_debt_ = std::max(heard_debt_, number);
+  if (done) {
+    flushed_ = std::max(flushed_, changes);
+    known_losses_ = told_losses_;
+    debt.settle(number);
+  } else {
+    debt.owe(known_losses_);
+    heard_debt_ = debt.number();
+  }
+  co_await unwrap(done);
+}
+
+// Who does so in order has heard of what it was told.
+void NbdTransmission::leave() noexcept {
+  LossDebt& debt = disk_.loss_debt();
+  if (takes_leave_ && heard_debt_ == debt.number()) debt.settle(heard_debt_);
+  if (changes_ != flushed_) debt.owe_one_gone(takes_leave_ ? told_losses_ : known_losses_);
 }
 
 Task<> NbdTransmission::write_zeroes(Request request, Credit credit) {
@@ -49,7 +81,9 @@ Task<> NbdTransmission::write_zeroes(Request request, Credit credit) {
   if (!(request.flags & flag::no_hole)) flags = flags | WriteFlags::may_unmap;
   if (fast) flags = flags | WriteFlags::no_fallback;
   const Range range{request.offset, request.length};
+  ++changes_;
   const auto done = co_await disk_.disk().write_zeroes(range, flags).result();
+  ++changes_;
   if (!done && fast && done.error().code() == Errc::unsupported)
     co_return fail(request, Status::not_supported, "zeroing is not faster than writing",
                    std::move(credit));

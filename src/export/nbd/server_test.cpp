@@ -355,5 +355,94 @@ TEST_F(NbdServerTest, RequestsWaitWhileTheDiskIsDrained) {
   }
 }
 
+class NbdLossTest : public NbdServerTest {
+ protected:
+  NbdLossTest() {
+    bed.serve();
+    bed.add_export("node", named(""));
+  }
+  RawNbdClient connect() { return bed.client(); }
+  static std::uint32_t flush(RawNbdClient& client) { return client.command(Command::flush).error; }
+  static void write(RawNbdClient& client) {
+    const std::vector<std::byte> data(512, std::byte{1});
+    EXPECT_EQ(client.write(0, data).error, 0u);
+  }
+  void lose() {
+    disk->fail_next(Error(Errc::io, "the cache is gone", EIO));
+    EXPECT_FALSE(bed.reactor.run(bed.graph.find("node")->make_durable()).ok());
+  }
+  void expect_told_once(RawNbdClient& client) {
+    EXPECT_EQ(flush(client), 5u);
+    EXPECT_EQ(flush(client), 0u);
+  }
+};
+
+TEST_F(NbdLossTest, WhoComesAgainIsToldWhatItsConnectionWasNot) {
+  auto beside = connect();
+  beside.enter(Headers::simple);
+  {
+    auto gone = connect();
+    gone.enter(Headers::simple);
+    write(gone);
+    disk->hold();
+    gone.send_request({0, Command::flush, 7, 0, 0});
+    seconds(1);
+    disk->fail_next(Error(Errc::io, "the cache is gone", EIO));
+  }
+  seconds(1);
+  disk->release();
+  seconds(1);
+  auto again = connect();
+  again.enter(Headers::simple);
+  EXPECT_EQ(flush(again), 5u);
+  expect_told_once(beside);
+  EXPECT_EQ(flush(again), 0u);
+  auto late = connect();
+  late.enter(Headers::simple);
+  EXPECT_EQ(flush(late), 0u);
+}
+
+TEST_F(NbdLossTest, WhatWasLostWhileItWasAway) {
+  {
+    auto gone = connect();
+    gone.enter(Headers::simple);
+    write(gone);
+  }
+  seconds(1);
+  lose();
+  auto again = connect();
+  again.enter(Headers::simple);
+  expect_told_once(again);
+}
+
+// The answer may not have reached it: it comes again before the server knows that it is gone.
+TEST_F(NbdLossTest, WhoComesAgainBeforeItIsGone) {
+  auto cut_off = connect();
+  cut_off.enter(Headers::simple);
+  write(cut_off);
+  disk->fail_next(Error(Errc::io, "the cache is gone", EIO));
+  EXPECT_EQ(flush(cut_off), 5u);
+  auto again = connect();
+  again.enter(Headers::simple);
+  expect_told_once(again);
+  EXPECT_EQ(flush(cut_off), 0u);
+}
+
+TEST_F(NbdLossTest, WhoHasHeardOfItOwesNothing) {
+  for (const bool told : {true, false}) {
+    auto client = connect();
+    client.enter(Headers::simple);
+    write(client);
+    if (told) disk->fail_next(Error(Errc::io, "the cache is gone", EIO));
+    EXPECT_EQ(flush(client), told ? 5u : 0u);
+    client.send_request({0, Command::disconnect, 0, 0, 0});
+    EXPECT_TRUE(client.closed());
+    if (!told) lose();                           // it is durable
+    auto next = connect();
+    next.enter(Headers::simple);
+    EXPECT_EQ(flush(next), 0u) << told;
+  }
+}
+
 }  // namespace
 }  // namespace tidemark::test

@@ -65,6 +65,8 @@ class NbdTransmission {
   Task<> cache(Request request, Credit credit);
   Task<> block_status(Request request, PooledBuffer query, Credit credit);
   Task<> discard(Range range, bool durable);
+  Task<> make_durable();
+  void leave() noexcept;
   Task<> read_through(Range range);
   bool durable(const Request& request) const noexcept;
   std::optional<std::vector<std::uint32_t>> chosen_contexts(Request& request, Bytes query) const;
@@ -94,7 +96,10 @@ class NbdTransmission {
 
   PooledBuffer inbox_;                       // received and not yet looked at: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;
-  std::uint64_t told_losses_;                // of the edge's, to this client
+  // Of the edge's losses: told to this client, and when its last good flush began; and the last debt of which it was told.
+  std::uint64_t told_losses_, known_losses_, heard_debt_;
+  std::uint64_t changes_ = 0, flushed_ = 0;  // begun and ended; those before its last good flush
+  bool takes_leave_ = false;                 // it has had all answers that it waits for
 };
 
 }  // namespace tidemark

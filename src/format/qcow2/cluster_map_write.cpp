@@ -18,7 +18,8 @@ Task<> ClusterMap::make_table(std::uint64_t guest) {
   if (raw & L2Entry::copied_flag) co_return;             // another was faster
   if (raw != 0) co_await check_table(guest);
   const Refcounts::Allocation place = co_await refcounts_.allocate(1);
-  const Result<> filled = co_await fill_table(place, raw & l1_offset_mask).result();
+  Result<> filled = co_await fill_table(place, raw & l1_offset_mask).result();
+  if (filled) filled = file_.intact();
   if (!filled) {
     refcounts_.free_later(place.run);
     co_await filled.error();

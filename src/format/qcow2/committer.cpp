@@ -71,6 +71,10 @@ Task<> Committer::write_back() {
   co_await unwrap(done);
 }
 
+Task<> Committer::rest() {
+  while (running_) co_await ended_.wait();
+}
+
 TableSource* Committer::source(Stage stage) noexcept {
   if (postponed_ & bit(stage)) return nullptr;
   switch (stage) {
@@ -106,6 +110,7 @@ Task<> Committer::run(bool durable) {
 }
 
 Task<> Committer::round(bool durable, StageSet& unsynced) {
+  co_await unwrap(file_.intact());
   std::array<std::vector<TableWrite>, stage_count> taken;
   for (const Stage stage : order_.sequence())
     if (TableSource* tables = source(stage)) tables->take(taken[static_cast<std::size_t>(stage)]);

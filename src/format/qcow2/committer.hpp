@@ -5,7 +5,8 @@
 // entry was made, hence before the round, and is made durable by the sync that precedes the L2
 // tables.  Rounds do not overlap; flushes that wait for a round share the next one.
 //
-// A round that fails leaves everything it took dirty again, for the next.
+// A round that fails leaves everything it took dirty again, for the next.  There is none after a flush by which the storage has
+// lost what the tables point at (ImageFile::loss()).
 #pragma once
 
 #include "format/qcow2/free_list.hpp"
@@ -31,6 +32,8 @@ class Committer {
 
   // Everything written and committed before the call is durable when it returns.
   Task<> flush();
+  // No round is under way any more.
+  Task<> rest();
   // Writes what is dirty without making all of it durable; for when too much is.
   Task<> write_back();
   // Rounds leave these stages alone from now on, until write_back(): what they hold need not outlive a crash.

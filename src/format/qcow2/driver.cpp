@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "base/paths.hpp"
-#include "block/node.hpp"
+#include "block/graph.hpp"
 
 namespace tidemark {
 
@@ -32,20 +32,36 @@ std::vector<Edge*> Qcow2Driver::edges() const {
   return edges;
 }
 
-Result<> Qcow2Driver::check_writable() const {
+Result<> Qcow2Driver::check_writable() {
   TM_ASSERT(!read_only_);
   if (image_.corruption()) return *image_.corruption();
-  return {};
+  return image_.intact();
 }
 
 std::optional<Extent> Qcow2Driver::in_place_now(Range wanted) noexcept {
-  if (read_only_ || image_.corruption()) return {};
+  if (read_only_ || image_.corruption() || image_.loss()) return {};
   return map_.owned_now(wanted);
 }
 
 Task<Extent> Qcow2Driver::map_slow(Range wanted) {
   clean_caches();
-  return watch(map_.find(wanted));
+  return watch(find(wanted));
+}
+
+Task<Extent> Qcow2Driver::find(Range wanted) {
+  if (!shows_file()) co_await show_file();
+  co_return co_await map_.find(wanted);
+}
+
+// After a loss, tables in memory say where things are that are not there any more, what was copied from below, too: the disk
+// reads as the file says instead.
+Task<> Qcow2Driver::show_file() {
+  const auto turn = co_await showing_file_.lock();
+  if (shows_file()) co_return;
+  map_.l2().forget_all();
+  co_await map_.load(header_);
+  file_shown_ = true;
+  if (BlockNode* node = file_->parent()) node->graph().content_replaced(*node);
 }
 
 void Qcow2Driver::clean_caches() noexcept {

@@ -7,7 +7,9 @@
 // Invariants.  After a crash at any write, flushed data is there and the image has leaked clusters
 // at most (WriteOrder).  One cluster's mapping is changed by one request at a time (changing_).
 // Errors: Errc::corrupt for what the image says wrongly; once found in a writable image, the corrupt
-// bit is set and further writes fail.
+// bit is set and further writes fail.  After a flush by which the storage has lost something (ImageFile::loss()) every write and
+// flush fails until the image is opened anew, so that who writes hears of it at once and the file stays as it is; reads show
+// what is in the file.
 #pragma once
 
 #include <functional>
@@ -93,6 +95,9 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
+  // What a flush that failed has lost is given up: the image is what its file says, and is written again.  Nobody uses it
+  // meanwhile; fails where its storage cannot make anything durable yet.
+  Task<> open_anew();
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
   Result<> check_change(const Qcow2OpenOptions& options) const;      // whether it may
@@ -162,7 +167,10 @@ class Qcow2Driver final : public MappedDriver {
   Edge& storage() const noexcept override { return data_file_ ? *data_file_ : *file_; }
   Edge* below() const noexcept override { return backing_.get(); }
   Edge& image() const noexcept override { return *file_; }
-  std::optional<Extent> map_now(Range wanted) noexcept override { return map_.find_now(wanted); }
+  std::optional<Extent> map_now(Range wanted) noexcept override {
+    if (!shows_file()) return {};
+    return map_.find_now(wanted);
+  }
   Task<Extent> map_slow(Range wanted) override;
   Task<> read_compressed(std::uint64_t offset, Buffers into) override;
   std::optional<Extent> in_place_now(Range wanted) noexcept override;
@@ -186,9 +194,14 @@ class Qcow2Driver final : public MappedDriver {
   Task<> complete();
   Task<> end_lazily();
   Task<> prepare_again();
+  Task<> read_anew(qcow2::Header header);
+  Result<> check_same(const qcow2::Header& now) const;
 
   bool stands_on_another() const noexcept { return backing_ || !header_.backing_name.empty(); }
-  Result<> check_writable() const;
+  Result<> check_writable();
+  Task<Extent> find(Range wanted);
+  bool shows_file() noexcept { return read_only_ || !image_.loss() || file_shown_; }
+  Task<> show_file();
   Task<> before_change();
   template <class T>
   Task<T> watch(Task<T> work);
@@ -265,8 +278,9 @@ class Qcow2Driver final : public MappedDriver {
   qcow2::Committer committer_;
   qcow2::Codecs codecs_;
   RangeLock changing_;                  // guest ranges whose mapping a request is about to change
-  Mutex resizing_data_file_;
+  Mutex resizing_data_file_, showing_file_;
   bool marked_corrupt_ = false;
+  bool file_shown_ = false;              // the tables were read again after a loss
 };
 
 }  // namespace tidemark

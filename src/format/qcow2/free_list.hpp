@@ -63,6 +63,13 @@ class FreeList {
     added_.clear();
   }
 
+  // The image was opened anew, and no round is under way: what is not used any more is not known.
+  void forget_all() noexcept {
+    forget();
+    taken_.clear();
+    durable_.clear();
+  }
+
   // Begins and ends one round of the Committer: what was added before take() has become durable.
   void take() {
     if (!held_) taken_ = std::exchange(added_, {});

@@ -24,6 +24,7 @@ Task<> HeaderWriter::write_or_restore(HostOffset place, MutableBytes bytes, Muta
   co_await file_.read(place, old);
   const Result<> written = co_await write_durably(place, bytes).result();
   if (written) co_return;
+  co_await unwrap(file_.intact());               // both say what is there
   const Result<> restored = co_await file_.write(place, old).result();
   if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());
   file_.wrote(Stage::refcount_blocks);
@@ -44,6 +45,11 @@ Task<> HeaderWriter::sync_first() {
 Task<> HeaderWriter::settle() {
   const auto turn = co_await one_.lock();
   if (unsettled_) co_await flush();
+}
+
+Task<> HeaderWriter::rest() {
+  const auto turn = co_await one_.lock();
+  unsettled_ = false;
 }
 
 // As much of the first cluster as says something, and the end marker.
@@ -180,7 +186,9 @@ Task<> HeaderWriter::set_backing(std::string name, std::string format) {
 }
 
 Task<> HeaderWriter::write_edit(HeaderEdit edit) {
+  co_await unwrap(file_.intact());
   const Result<> written = co_await edit.write(file_.edge()).result();
+  co_await unwrap(file_.intact());
   if (written) co_return;
   const Result<> restored = co_await edit.restore(file_.edge()).result();
   if (!restored) (void)file_.corrupt("what its header says is not known: " + restored.error().message());

@@ -38,6 +38,8 @@ class HeaderWriter {
   Task<> set_backing(std::string name, std::string format);
   // What a change that failed would have made the header point at is not used by it from here on.
   Task<> settle();
+  // No change is under way any more, and who asks makes durable what the file says.
+  Task<> rest();
 
  private:
   static constexpr std::size_t field_bytes_max = 76;

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
-
-#include "block/node.hpp"
+#include <utility>
 
 namespace tidemark::qcow2 {
 namespace {
@@ -18,10 +17,59 @@ Task<> ImageFile::read(HostOffset at, Buffers into) {
   into.from(there.length).fill_zero();
 }
 
+Task<> ImageFile::write(HostOffset at, Buffers from) {
+  co_await unwrap(intact());
+  co_await file_.write(at.value, from);
+}
+
+Task<> ImageFile::write_zeroes(Range range) {
+  co_await unwrap(intact());
+  co_await file_.write_zeroes(range);
+}
+
+Task<> ImageFile::discard(Range range) {
+  co_await unwrap(intact());
+  co_await file_.discard(range);
+}
+
+// Another's flush may fail while this one is under way.
 Task<> ImageFile::flush() {
   tell(DebugEvent::flush_to_disk);
-  if (data_file_) co_await data_file_->flush();
-  co_await file_.flush();
+  co_await unwrap(intact());
+  Result<> flushed;
+  if (data_file_) flushed = co_await data_file_->flush().result();
+  const Edge& failed = flushed ? file_ : *data_file_;
+  if (flushed) flushed = co_await file_.flush().result();
+  if (!flushed) look(&flushed.error(), failed);
+  co_await unwrap(intact());
+  co_await unwrap(flushed);
+}
+
+std::uint64_t ImageFile::losses_below() const noexcept {
+  return file_.node().losses() + (data_file_ ? data_file_->node().losses() : 0);
+}
+
+void ImageFile::watch() noexcept {
+  loss_.reset();
+  owner_ = file_.parent();
+  counted_ = losses();
+}
+
+// An image that is opened has no node yet.
+void ImageFile::look(const Error* why, const Edge& storage) {
+  if (loss_) return;
+  const bool lost = losses() > counted_;         // a filter that comes below an image without a node has lost nothing
+  owner_ = file_.parent();
+  counted_ = losses();
+  if (!lost) return;
+  const std::string because = why ? " (" + why->message() + ")" : "";
+  loss_ = Error(Errc::io, "qcow2: the storage '" + storage.node().name() + "' has lost what was written since its last flush" + because +
+                              ": nothing more is written to the image until it is opened anew", EIO);
+}
+
+Result<> ImageFile::intact() {
+  if (loss()) return *loss_;
+  return {};
 }
 
 Task<> ImageFile::complete_last_cluster() {
@@ -35,6 +83,7 @@ Task<> ImageFile::complete_last_cluster() {
 Task<> ImageFile::grow(std::uint64_t end) {
   const std::uint64_t before = size();
   if (end <= before) co_return;
+  co_await unwrap(intact());
   if (end > offset_limit) co_await Error(Errc::no_space, "qcow2: the image file would exceed 64 PiB");
   // A file system's limit may lie within the stretch: then just what is needed.
   Result<> grown = co_await file_.truncate(align_up(end, growth_step)).result();
@@ -47,6 +96,13 @@ Task<> ImageFile::grow(std::uint64_t end) {
 
 Task<> ImageFile::trim() {
   if (fresh_ < offset_limit && used_end_ < size()) co_await file_.truncate(used_end_);
+}
+
+void ImageFile::forget_use() noexcept {
+  fresh_ = offset_limit;
+  used_end_ = align_up(size(), geometry_.cluster_size());
+  unsynced_ = 0;
+  forget_metadata();
 }
 
 bool ImageFile::take(HostRun run) noexcept {
@@ -67,7 +123,9 @@ Result<> ImageFile::claim_metadata(HostRun run, Metadata kind) {
   return {};
 }
 
+// What is found wrong after a loss may be the loss.
 Error ImageFile::corrupt(std::string what) {
+  if (loss()) return *loss_;
   Error error(Errc::corrupt, "qcow2: image '" + file_.node().name() + "' is corrupt: " + std::move(what));
   if (!corruption_) corruption_ = error;
   return error;

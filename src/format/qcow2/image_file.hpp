@@ -1,13 +1,14 @@
 // ImageFile: the file below, as the parts of the driver use it: reads and writes by host offset,
-// growth, which clusters hold metadata, and whether the image has been found corrupt.  It also knows where the
-// guest's data is: here, or in an external data file.
+// growth, which clusters hold metadata, and whether the image has been found corrupt, or its storage has lost what was
+// written.  It also knows where the guest's data is: here, or in an external data file.
 //
 // Invariants: nothing is read or written beyond size(), except that the rest of a cluster cut short
 // by the end of the file reads as zeroes.  What lies at fresh() or beyond reads as zeroes: the file
-// was grown there since it was opened, and nothing was written yet.
+// was grown there since it was opened, and nothing was written yet.  Once the storage has lost something, nothing is
+// written here any more: the file stays as of its last good flush, where what its tables point at is there.
 #pragma once
 
-#include "block/edge.hpp"
+#include "block/node.hpp"
 #include "bitmap/dirty_bitmap.hpp"
 #include "format/qcow2/overlap.hpp"
 #include "format/qcow2/types.hpp"
@@ -20,7 +21,9 @@ class ImageFile {
   ImageFile(Edge& file, const Geometry& geometry)
       : file_(file), geometry_(geometry), fresh_(offset_limit),
         used_end_(align_up(file.size(), geometry.cluster_size())),
-        metadata_(offset_limit, geometry.cluster_size()) {}
+        metadata_(offset_limit, geometry.cluster_size()) {
+    watch();
+  }
   ImageFile(const ImageFile&) = delete;
 
   const Geometry& geometry() const noexcept { return geometry_; }
@@ -28,15 +31,19 @@ class ImageFile {
   void set_geometry(const Geometry& geometry) noexcept { geometry_ = geometry; }
   std::uint64_t size() const noexcept { return file_.size(); }
   Edge& edge() const noexcept { return file_; }
-  void set_data_file(Edge* data) noexcept { data_file_ = data; }
+  void set_data_file(Edge* data) noexcept {
+    (void)loss();
+    data_file_ = data;
+    counted_ = losses();
+  }
   Edge& data() const noexcept { return data_file_ ? *data_file_ : file_; }
 
   // What is about to be done with it.
   void tell(DebugEvent event) { file_.tell(event); }
   Task<> read(HostOffset at, Buffers into);
-  Task<> write(HostOffset at, Buffers from) { return file_.write(at.value, from); }
-  Task<> write_zeroes(Range range) { return file_.write_zeroes(range); }
-  Task<> discard(Range range) { return file_.discard(range); }
+  Task<> write(HostOffset at, Buffers from);
+  Task<> write_zeroes(Range range);
+  Task<> discard(Range range);
   // Guest data first: what a table will point at.
   Task<> flush();
 
@@ -71,11 +78,28 @@ class ImageFile {
     return metadata_.next_dirty_area(host.offset, host.end()).has_value();
   }
 
+  // That the storage may have dropped, by a flush that failed, anything that was written since the last one: remembered
+  // until the image is opened anew, whatever the next flush says.  What was copied on write, and tables that were written
+  // back, were nobody's to write again.  Asked at every request.
+  const std::optional<Error>& loss() noexcept {
+    if (!loss_ && (owner_ != file_.parent() || counted_ != losses())) look(nullptr, file_);
+    return loss_;
+  }
+  Result<> intact();                     // that error, when there is one
+  void watch() noexcept;                 // from now on: what is in the file is what the tables in memory say
+  void lose(Error loss) { loss_ = std::move(loss); }
+  // Of how it was used: what is in the file is all that is known.
+  void forget_use() noexcept;
+
   // An error about the image's content: remembered, and writes are refused from then on.
   Error corrupt(std::string what);
   const std::optional<Error>& corruption() const noexcept { return corruption_; }
 
  private:
+  std::uint64_t losses() const noexcept { return owner_ ? owner_->losses() : losses_below(); }
+  std::uint64_t losses_below() const noexcept;
+  void look(const Error* why, const Edge& storage);
+
   Edge& file_;
   Edge* data_file_ = nullptr;
   Geometry geometry_;
@@ -85,6 +109,9 @@ class ImageFile {
   OverlapChecks checks_ = cached_overlap_checks;
   DirtyBitmap metadata_;
   std::optional<Error> corruption_;
+  std::optional<Error> loss_;
+  const BlockNode* owner_ = nullptr;     // the image's node, which counts what all of its storage loses, whatever filters come below
+  std::uint64_t counted_ = 0;            // losses() when it was looked at
 };
 
 }  // namespace tidemark::qcow2

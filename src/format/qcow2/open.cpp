@@ -49,7 +49,8 @@ Qcow2Driver::Qcow2Driver(std::unique_ptr<Edge> file, Header header, const Qcow2O
                  {refcounts_.blocks(), refcounts_.table(), map_.l2(), map_.l1(), frees_}, options.write_order),
       codecs_(home(), header_.compression),
       changing_(home()),
-      resizing_data_file_(home()) {
+      resizing_data_file_(home()),
+      showing_file_(home()) {
   image_.set_overlap_checks(options.overlap_checks);
   // Where blocks are is not postponed: only what they count can be found out again.
   if (lazy_) committer_.postpone(bit(Stage::refcount_blocks));
@@ -121,6 +122,8 @@ Task<> Qcow2Driver::load(std::string snapshot) {
 // Everything that is metadata is known before the first write, so that none goes there; features
 // that hold only while all writers know them are switched off.
 Task<> Qcow2Driver::prepare_to_write() {
+  image_.watch();
+  file_shown_ = false;
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots_);

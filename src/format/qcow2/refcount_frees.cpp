@@ -16,6 +16,11 @@ Task<> Refcounts::apply_frees() {
   }
 }
 
+Task<> Refcounts::forget_frees() {
+  const auto turn = co_await freeing_.lock();
+  frees_.forget_all();
+}
+
 // Advances over what is done.
 Task<> Refcounts::lower(FreeList::Freed& freed) {
   HostRun& run = freed.run;

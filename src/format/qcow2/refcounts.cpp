@@ -110,6 +110,7 @@ Task<Refcounts::Allocation> Refcounts::allocate(std::uint64_t want) {
   for (;;) {
     if (const auto now = allocate_now(want)) co_return *now;
     if (file_.corruption()) co_await *file_.corruption();
+    co_await unwrap(file_.intact());
     co_await make_ready(want);
   }
 }

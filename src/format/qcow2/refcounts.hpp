@@ -47,6 +47,8 @@ class Refcounts {
   // One reference less each, once no durable table and no request uses them.
   void free_later(HostRun run, DiscardCause cause = DiscardCause::other) { frees_.add(run, cause); }
   FreeList& frees() noexcept { return frees_; }
+  // The image was opened anew: what was on its way to be free is forgotten.
+  Task<> forget_frees();
   // Lowers the counts of what has become free since.
   Task<> apply_frees();
 

@@ -2,6 +2,9 @@
 //
 // Invariant: an image that is only read is as one that was closed; one that is to be written has been looked at as if it were
 // opened.
+#include <tuple>
+
+#include "block/graph.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -58,6 +61,47 @@ Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
   options_.lazy_refcounts = options.lazy_refcounts;
   options_.discard_no_unref = options.discard_no_unref;
   options_.cache_clean_interval = options.cache_clean_interval;
+}
+
+// A flush may be under way, of nobody's who uses it; none that begins from here on writes anything.
+Task<> Qcow2Driver::open_anew() {
+  if (read_only_ || !image_.loss()) co_return;
+  if (image_.corruption()) co_await *image_.corruption();
+  co_await committer_.rest();
+  co_await header_writer_.rest();
+  if (data_file_) co_await data_file_->flush();
+  co_await file_->flush();
+  Header header = co_await read_header(*file_);
+  co_await unwrap(check_supported(header, false));
+  co_await unwrap(check_same(header));
+  if (header.has(Incompatible::dirty)) header = co_await read_repaired(*file_, options_);
+  const Error loss = *image_.loss();
+  const Result<> ready = co_await watch(read_anew(std::move(header))).result();
+  if (!ready) image_.lose(loss);
+  if (BlockNode* node = file_->parent()) node->graph().content_replaced(*node);
+  co_await unwrap(ready);
+}
+
+// What it shows, and what stands on it, relies on what the present header says; with another name below it is the same.
+Result<> Qcow2Driver::check_same(const Header& now) const {
+  const auto shape = [](const Header& h) {
+    const Geometry& g = h.geometry;
+    return std::tuple(h.size, h.l1_at, h.l1_entries, h.snapshots, h.snapshots_at, g.version, g.cluster_bits, g.refcount_order,
+                      g.extended_l2, g.external_data, h.compression);
+  };
+  if (shape(now) == shape(header_)) return {};
+  return Error(Errc::busy, "qcow2: a change of the header of image '" + file_->node().name() + "' was under way when it was lost: remove "
+                           "the node, and add it again");
+}
+
+// Nothing is dirty in memory any more when the image may be written.
+Task<> Qcow2Driver::read_anew(Header header) {
+  co_await refcounts_.forget_frees();
+  image_.forget_use();
+  header.geometry = header_.geometry;
+  header_ = std::move(header);
+  co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
+  co_await prepare_again();
 }
 
 // Nothing else has changed the image meanwhile, but what is metadata is known only of one that is written.

@@ -94,11 +94,16 @@ Task<> LiveCopy::to_new_file(std::string path) {
     co_await file.make_partial();
   }
   auto done = co_await make(name).result();
+  if (!done) leave_if_taken(taken_, done.error());
   if (done) {
     ImageName target{name, format_};
     done = co_await mirror_to(std::move(target)).result();
   }
-  if (done && !goes_over()) done = co_await file.publish().result();
+  if (done && !goes_over()) {
+    done = co_await file.publish().result();
+    (void)co_await file.let_go().result();
+    if (!done) file.leave_if_taken(done.error());
+  }
   if (done) co_return;
   if (in_daemon_) co_await done.error().with_context(fmt::format("'{}' stays, for the daemon may use it", name));
   if (goes_over()) (void)co_await undo_create_file(context_.reactor, taken_).result();
@@ -128,9 +133,11 @@ Task<> LiveCopy::take_name(std::string path) {
   File file = co_await File::open(context_.reactor, path, flags);
   made_ = true;
   const auto info = co_await file.stat().result();
-  co_await file.close();
+  if (info) taken_ = CreatedFile{path, info->device, info->inode, Replaced::nothing};
+  const auto closed = co_await file.close().result();
+  if (!info) (void)co_await fs::unlink(context_.reactor, path).result();
   co_await unwrap(info);
-  taken_ = CreatedFile{std::move(path), info->device, info->inode, Replaced::nothing};
+  co_await unwrap(closed);
   co_await fs::sync_dir(context_.reactor, std::move(parent));      // what the disk goes over to has a name after a crash, too
 }
 

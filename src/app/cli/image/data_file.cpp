@@ -52,6 +52,7 @@ Task<> make_with_data_file(Reactor& reactor, std::string image, DataFile data,
     co_await content.publish();
   };
   const auto made = co_await make_file(reactor, std::move(image), into).result();
+  (void)co_await content.let_go().result();
   if (made) co_return;
   (void)co_await content.discard().result();
   co_await made.error();

@@ -31,25 +31,19 @@ Task<Qcow2CreateOptions> options_of(Reactor& reactor, const NewOverlay& overlay)
   co_return std::move(options);
 }
 
-Task<> make_held(Session& session, NewOverlay overlay, std::string path) {
-  const Qcow2CreateOptions options = co_await options_of(session.reactor(), overlay);
-  Edge* file = co_await hold_file(session, std::move(path));
-  co_await Qcow2Driver::create(*file, options);
-  co_await file->flush();
-}
-
-// `files`: what was made here, held, of which nothing is to stay when this fails.
-Task<> make_all(Session& session, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
+// `files`: what was made here, of which nothing is to stay when this fails.
+Task<> make_all(Reactor& reactor, const std::vector<NewOverlay>& overlays, std::vector<NewFile>& files) {
   for (const NewOverlay& overlay : overlays) {
-    NewFile& file = files.emplace_back(NewFile::begin_new(session.reactor(), overlay.file));
+    NewFile& file = files.emplace_back(NewFile::begin_new(reactor, overlay.file));
     co_await file.make_partial();
-    const auto made = co_await make_held(session, overlay, file.partial()).result();
+    auto made = co_await make_overlay(reactor, overlay, file.partial()).result();
+    if (made) made = co_await file.hold().result();
     if (!made) file.leave_if_taken(made.error());      // by who is making the same file
     co_await unwrap(made);
   }
   for (NewFile& file : files) co_await file.publish();
   // Nobody else has made one for these images: they are held.
-  for (const NewOverlay& overlay : overlays) co_await remove_store_left_over(session.reactor(), overlay.file);
+  for (const NewOverlay& overlay : overlays) co_await remove_store_left_over(reactor, overlay.file);
 }
 
 }  // namespace
@@ -62,8 +56,8 @@ Task<> make_overlay(Reactor& reactor, NewOverlay overlay, std::string path) {
 
 Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays) {
   std::vector<NewFile> files;
-  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> { return make_all(session, overlays, files); };
-  const auto made = co_await in_session<void>(reactor, body).result();
+  const auto made = co_await make_all(reactor, overlays, files).result();
+  for (NewFile& file : files) (void)co_await file.let_go().result();
   if (made) co_return;
   for (NewFile& file : files) (void)co_await file.discard().result();
   co_await made.error();

@@ -53,11 +53,11 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     co_await check_nobody_above(reactor, overlay.file, true);
     co_await file.make_partial();
     co_await make_overlay(reactor, overlay, file.partial());
-    (void)co_await hold_file(session, file.partial());      // so that the store that goes is nobody's who has it by then
-    co_await file.publish();
+    co_await file.publish();                 // and held, so that the store that goes is nobody's who has it by then
     co_await remove_store_left_over(reactor, overlay.file);
   };
   const auto replaced = co_await in_session<void>(reactor, body).result();
+  (void)co_await file.let_go().result();
   if (replaced) co_return;
   file.leave_if_taken(replaced.error());
   (void)co_await file.discard().result();                 // not held any more
