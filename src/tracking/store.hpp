@@ -108,6 +108,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_open.cpp
   Task<> make();
   Task<bool> find(StoreFile::Use use);
+  Task<> report_no_root();
   StoreFile::Links links() const noexcept { return options_.named ? StoreFile::Links::follow : StoreFile::Links::refuse; }
   Task<bool> recover(ImageIdentity image, ImageRecord& record);
   Task<> bring_back(ImageIdentity image, ImageRecord& record);
