@@ -37,7 +37,7 @@ Task<> TrackingStore::make() {
   root.mark = first ? mark_of(root.store_id) : root_.mark;
   root.layer = node_.driver().name();
   root.boot_id = co_await boot_id(home_.reactor());
-  if (first) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
+  if (first) root.image = co_await identify(home_.reactor(), options_.image, options_.names);
   else root.image = root_.image;
   root.lost = true;
   co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make, links());
