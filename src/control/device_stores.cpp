@@ -77,7 +77,7 @@ Task<DeviceStore> store_of_device(Reactor& reactor, std::string directory, std::
 
 Task<> remove_other_store(Reactor& reactor, std::string path) {
   StoreFile file;
-  co_await file.open(reactor, std::move(path), StoreFile::Use::write);
+  co_await file.open(reactor, std::move(path), StoreFile::Use::write, StoreFile::Links::refuse);
   const Result<> gone = co_await file.unlink().result();
   co_await file.close();
   co_await unwrap(gone);

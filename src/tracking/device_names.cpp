@@ -109,8 +109,10 @@ Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string tol
   const std::string nvme = co_await first_line(reactor, disk + "/wwid");
   const auto rbd = co_await rbd_name(reactor, disk);
   const auto loop = co_await loop_name(reactor, disk);
-  for (const auto& name : {world_wide_name(scsi, nvme), rbd, loop})
-    if (name) names.push_back(*name);
+  const std::optional<std::string> world_wide = world_wide_name(scsi, nvme);
+  if (world_wide) names.push_back(*world_wide);
+  if (rbd) names.push_back(*rbd);
+  if (loop) names.push_back(*loop);
   for (std::string& name : names) name = as_udev(partition.empty() ? name : name + "-part" + partition);
   co_return std::move(names);
 }

@@ -128,6 +128,8 @@ class Device(DeviceBed):
 
     def test_a_loop_device_is_known_by_its_file(self):
         """There is no link to it in /dev/disk/by-id."""
+        if self.lab.run("stat", "-c", "%W", "disk.img").stdout.strip() in ("0", "-"):
+            self.skipTest("this file system does not tell when a file was made")
         self.start()
         self.client.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
         self.guest_writes(5 * MiB)
