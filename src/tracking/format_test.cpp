@@ -345,6 +345,19 @@ TEST(Identity, ADeviceMayHaveAChangeTime) {
   EXPECT_FALSE(difference(before, now, true)) << "as in roots of older programs";
 }
 
+TEST(Identity, TheFileOfALoopDeviceMayComeFromAnOlderFileSystem) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.stable_id = "loop-1-2-0-0";
+  before.device = 5;
+  ImageIdentity now = before;
+  now.device = 6;
+  EXPECT_FALSE(difference(before, now, false)) << "its number changes by itself";
+  EXPECT_TRUE(difference(before, now, false, true)) << "it was mounted all the time";
+  before.device = 0;
+  EXPECT_FALSE(difference(before, now, false, true)) << "as in roots of older programs";
+}
+
 TEST(Identity, TellsAnotherDevice) {
   ImageIdentity before;
   before.is_device = true;

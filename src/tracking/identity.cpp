@@ -75,7 +75,10 @@ Since since_of(const DeviceWrites& writes) {
   return {all.substr(0, blank), all.substr(blank + 1)};
 }
 
-std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
+  // An older state of a loop device's file has its name, too.
+  const bool placed = before.device != 0 && now.device != 0;
+  if (mounted && placed && before.device != now.device) return "the image is another device than the store's";
   const bool both_have = !before.stable_id.empty() && !now.stable_id.empty();
   if (both_have && !has_name(now, before.stable_id)) return "the image is another device than the store's";
   if (both_have && telling_of(before.stable_id) < Telling::named) return std::nullopt;
@@ -186,7 +189,10 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::vector<st
   identity.canaries = co_await unwrap(std::move(read));
   const std::string told = told_of(info);
   const std::optional<FileInfo> shown = co_await file_of_loop(reactor, told);
-  if (shown) identity.change_time_ns = shown->change_time_ns;
+  if (shown) {
+    identity.device = shown->device;
+    identity.change_time_ns = shown->change_time_ns;
+  }
   identity.writes = co_await written_to(reactor, told);
   co_return identity;
 }
@@ -204,7 +210,7 @@ Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::v
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
   if (before.is_device) {
-    if (auto why = other_device(before, now, clean)) return why;
+    if (auto why = other_device(before, now, clean, mounted)) return why;
   } else if (is_other_file(before, now, clean, mounted)) {
     return "the image is another file than the store's";
   }

@@ -35,8 +35,10 @@ struct ImageIdentity {
   static constexpr std::size_t canaries_max = 32;      // that are spread evenly, and as many of places that were written
 
   bool is_device = false;
+  // The device number is that of the file system, and that and the change time of a device are those of the file which it shows; 0:
+  // there is none.
   std::uint64_t device = 0, inode = 0, size = 0;
-  std::int64_t change_time_ns = 0;        // of a device: that of the file which it shows; 0: there is none
+  std::int64_t change_time_ns = 0;
   std::int64_t birth_time_ns = 0;         // 0: not known
   std::string stable_id;                  // of a device; empty: not known
   std::vector<std::string> names;         // of a device, all that it has at this moment; not stored

@@ -75,8 +75,14 @@ class Bed(unittest.TestCase):
 
     def detach_loop_device(self, device):
         self.let_go_of_loop_device(device)
-        shown = pathlib.Path("/sys/block", pathlib.Path(device).name, "loop")
-        self.until(lambda: not shown.exists(), "the loop device has let go")
+        shown = pathlib.Path("/sys/block", pathlib.Path(device).name, "loop", "backing_file")
+
+        def gone():
+            try:
+                return not shown.read_text().startswith(f"{self.path}/")       # another's by now
+            except OSError:
+                return True
+        self.until(gone, "the loop device has let go")
 
     def disk(self, name="disk"):
         """A connection to an export; closed with the test."""
