@@ -8,6 +8,7 @@
 #include "base/paths.hpp"
 #include "block/checkpoints.hpp"
 #include "control/auto_read_only.hpp"
+#include "control/device_stores.hpp"
 #include "control/image_bitmaps.hpp"
 #include "control/image_tracking.hpp"
 #include "storage/file_driver.hpp"
@@ -20,7 +21,7 @@ using tracking::ImageRecord;
 using tracking::StoreOptions;
 using tracking::TrackingStore;
 
-constexpr const char* device_stores = "/var/lib/tidemark/stores";
+constexpr const char* no_identity = "its device has no name that stays with it, in /dev/disk/by-id or by what the kernel tells";
 
 // The storage that a node's content lies in, and whether all of it is the node's; null when it has none that
 // lasts.  Filters are not tracked: what is below them is.
@@ -36,28 +37,22 @@ bool is_window(const BlockNode& node, const BlockNode& storage) {
   return node.driver().name() == "raw" && node.size() != storage.size();
 }
 
-// Names of the device that stay with it from boot to boot.
-std::vector<std::string> stable_names_of(const std::string& device) {
-  std::error_code error;
-  const files::path real = files::canonical(device, error);
-  std::vector<std::string> names;
-  for (files::directory_iterator at("/dev/disk/by-id", error), end; !error && at != end; at.increment(error)) {
-    std::error_code broken;
-    if (files::canonical(at->path(), broken) == real && !broken) names.push_back(at->path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 // A device says nothing of who has written it, and another host has a store of its own.
 std::string why_distrusted(BlockNode& node, const BlockNode& storage, OpenedAs opened) {
   if (opened == OpenedAs::added || image_with_bitmaps(node) || storage.driver().name() != "host_device") return {};
   return "the node was inactive, and a device does not tell whether other programs have written it";
 }
 
-Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
-  const TrackingOptions& given = node.options().tracking;
+struct Place {
   StoreOptions options;
+  std::vector<std::string> others;        // stores of the same device
+};
+
+// Where the node's bitmaps are, or would be.
+Task<Place> place_of(BlockNode& node, BlockNode& storage, OpenedAs opened = OpenedAs::added) {
+  const TrackingOptions& given = node.options().tracking;
+  Place place;
+  StoreOptions& options = place.options;
   options.mode = given.mode;
   options.suspect_budget = node.size() / 100 * given.suspect_budget;
   options.path = given.store;
@@ -67,13 +62,29 @@ Task<StoreOptions> options_of(BlockNode& node, BlockNode& storage) {
   const std::string name = (co_await storage.driver().info()).filename;
   options.image = real_path(name);
   if (storage.driver().name() == "host_device") {
-    const std::vector<std::string> names = stable_names_of(options.image);
-    options.stable_id = tracking::best_stable_id(names);
-    if (options.path.empty() && !names.empty()) options.path = fmt::format("{}/{}", device_stores, names.front());
+    options.names = co_await names_of_device(node.reactor(), options.image);
+    DeviceStore found;
+    if (options.path.empty()) found = co_await store_of_device(node.reactor(), device_stores, options.names);
+    if (options.path.empty()) options.path = found.path;
+    place.others = std::move(found.others);
   } else if (options.path.empty()) {
     options.path = store_beside(options.image);
   }
-  co_return std::move(options);
+  options.distrusted = why_distrusted(node, storage, opened);
+  if (!place.others.empty())
+    options.distrusted = fmt::format("the device had two tracking stores, '{}' and '{}'", options.path, place.others.front());
+  co_return std::move(place);
+}
+
+// When the one that is open says on the disk that its bitmaps are not to be believed.
+Task<> remove_others(BlockNode& node, const Place& place) {
+  for (const std::string& path : place.others) {
+    const auto gone = co_await remove_other_store(node.reactor(), path).result();
+    const std::string message = fmt::format("'{}' is another tracking store of '{}'", path, place.options.image);
+    const TrackingReport report{TrackingReport::Kind::damaged,
+                                message + (gone ? ": it was removed" : ": it could not be removed: " + gone.error().message())};
+    node.graph().tell(&Graph::Listeners::tracking, node.name(), report);
+  }
 }
 
 Error with_way_out(const Error& error, const StoreOptions& options) {
@@ -88,12 +99,13 @@ Task<bool> is_there(BlockNode& node, std::string path) {
 
 // What others have written to a device counts when it is in it: the last of them need not have closed it.
 Task<tracking::ImageIdentity> identify_at_open(Reactor& reactor, const BlockNode& storage, const StoreOptions& options) {
-  if (storage.driver().name() != "host_device") return tracking::identify(reactor, options.image, options.stable_id);
-  return tracking::identify_durably(reactor, options.image, options.stable_id);
+  if (storage.driver().name() != "host_device") return tracking::identify(reactor, options.image, options.names);
+  return tracking::identify_durably(reactor, options.image, options.names);
 }
 
 // Null when there is none.
-Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& storage, StoreOptions options, ImageRecord& record) {
+Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& storage, Place place, ImageRecord& record) {
+  const StoreOptions& options = place.options;
   const bool there = co_await is_there(node, options.path);
   if (!there) co_return nullptr;
   if (is_window(node, storage))
@@ -102,6 +114,7 @@ Task<std::unique_ptr<TrackingStore>> open_store(BlockNode& node, BlockNode& stor
   auto image = co_await identify_at_open(node.reactor(), storage, options);
   auto store = co_await TrackingStore::open(node, options, std::move(image), record).result();
   if (!store) co_await with_way_out(store.error(), options);
+  if (*store && !(*store)->failed()) co_await remove_others(node, place);
   co_return *std::move(store);
 }
 
@@ -122,8 +135,8 @@ void show_as_disk(BlockNode& node) {
 // What cannot be read is not shown.
 Task<> show_read_only(BlockNode& node, BlockNode* storage, ImageRecord record, OpenedAs opened) {
   if (storage && !is_window(node, *storage)) {
-    StoreOptions options = co_await options_of(node, *storage);
-    options.distrusted = why_distrusted(node, *storage, opened);
+    const Place place = co_await place_of(node, *storage, opened);
+    const StoreOptions& options = place.options;
     const bool there = co_await is_there(node, options.path);
     if (there) {
       auto image = co_await identify_at_open(node.reactor(), *storage, options);
@@ -164,11 +177,12 @@ Task<ImageRecord> record_of(BlockNode& node, Qcow2Driver* image) {
 Task<std::unique_ptr<TrackingStore>> store_for_found(BlockNode& node, BlockNode* storage) {
   Result<std::unique_ptr<TrackingStore>> store = Error(Errc::unsupported, "it is no image in a file or on a block device");
   if (storage) {
-    StoreOptions options = co_await options_of(node, *storage);
+    const Place place = co_await place_of(node, *storage);
     const auto named = co_await check_named(*storage).result();
-    if (options.path.empty()) store = Error(Errc::unsupported, "its device has no identity in /dev/disk/by-id");
+    if (place.options.path.empty()) store = Error(Errc::unsupported, no_identity);
     else if (!named) store = named.error();
-    else store = co_await TrackingStore::create(node, std::move(options), true).result();
+    else store = co_await TrackingStore::create(node, place.options, true).result();
+    if (store) co_await remove_others(node, place);
   }
   if (store) co_return *std::move(store);
   const TrackingReport report{TrackingReport::Kind::failed, fmt::format("the bitmaps of node '{}' will be inconsistent after a crash: {}",
@@ -200,9 +214,8 @@ Task<> open_tracking(BlockNode& node, OpenedAs opened) {
   std::unique_ptr<TrackingStore> store;
   // The store may be of the storage's own bitmaps.
   if (storage && (storage == &node || !storage->tracking())) {
-    StoreOptions options = co_await options_of(node, *storage);
-    options.distrusted = why_distrusted(node, *storage, opened);
-    store = co_await open_store(node, *storage, std::move(options), record);
+    Place place = co_await place_of(node, *storage, opened);
+    store = co_await open_store(node, *storage, std::move(place), record);
   }
   show_bitmaps(node, record);
   end_older(node.bitmaps());
@@ -241,14 +254,15 @@ Task<> ensure_tracking(BlockNode& node) {
   if (is_window(node, *storage)) co_await refuse("it shows a part of its image only");
   const auto named = co_await check_named(*storage).result();
   if (!named) co_await refuse(named.error().message());
-  StoreOptions options = co_await options_of(node, *storage);
-  if (options.path.empty()) co_await refuse("its device has no identity in /dev/disk/by-id; name a 'store' in its 'tracking'");
-  if (options.path.starts_with(device_stores)) {
+  const Place place = co_await place_of(node, *storage);
+  if (place.options.path.empty()) co_await refuse(fmt::format("{}; name a 'store' in its 'tracking'", no_identity));
+  if (place.options.path.starts_with(device_stores)) {
     std::error_code error;
     files::create_directories(device_stores, error);
   }
-  auto store = co_await TrackingStore::create(node, std::move(options), image != nullptr).result();
+  auto store = co_await TrackingStore::create(node, place.options, image != nullptr).result();
   if (!store) co_await refuse(store.error().message());
+  co_await remove_others(node, place);
   if (image) co_await begin_tracking_image(node, *image, *std::move(store));
   else node.set_tracking(*std::move(store));
 }

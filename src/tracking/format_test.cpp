@@ -304,13 +304,58 @@ TEST(Identity, AFileIsTheSameOnAFileSystemWithAnotherNumber) {
   EXPECT_TRUE(difference(before, now, true));
 }
 
-TEST(Identity, TakesTheNameThatAVolumeMadeAnewDoesNotHave) {
-  EXPECT_EQ(best_stable_id({}), "");
-  EXPECT_EQ(best_stable_id({"dm-name-vg0-disk", "dm-uuid-LVM-1"}), "dm-uuid-LVM-1");
-  EXPECT_EQ(best_stable_id({"md-name-host:0", "md-uuid-4", "lvm-pv-uuid-3"}), "md-uuid-4");
-  EXPECT_EQ(best_stable_id({"ata-DISK_7", "lvm-pv-uuid-3"}), "ata-DISK_7");
-  EXPECT_EQ(best_stable_id({"scsi-SQEMU_7", "wwn-0x5"}), "wwn-0x5");
-  EXPECT_EQ(best_stable_id({"dm-name-vg0-disk"}), "dm-name-vg0-disk");
+// Udev makes them one after another, and a package update or a second path may add a surer one.
+TEST(Identity, ADeviceIsTheSameAsLongAsItHasTheName) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.stable_id = "scsi-SQEMU_7";
+  before.writes = {"boot 7", 100};
+  ImageIdentity now = before;
+  now.stable_id = "wwn-0x5";
+  now.writes.since = "later 3";
+  for (const bool clean : {false, true}) {
+    now.names = {"wwn-0x5", "ata-QEMU_7"};
+    EXPECT_TRUE(difference(before, now, clean));
+    now.names = {"wwn-0x5", "ata-QEMU_7", "scsi-SQEMU_7"};
+    EXPECT_FALSE(difference(before, now, clean));
+  }
+  // One that anybody may give tells no more beside a surer one that was not known then.
+  before.stable_id = "dm-name-vg0-disk";
+  now.stable_id = "dm-uuid-LVM-2";
+  now.names = {"dm-uuid-LVM-2", "dm-name-vg0-disk"};
+  EXPECT_FALSE(difference(before, now, false));
+  now.writes.since = "boot 8";
+  EXPECT_TRUE(difference(before, now, false)) << "it may have been made anew";
+}
+
+// Of the file that a loop device shows.
+TEST(Identity, ADeviceMayHaveAChangeTime) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.stable_id = "loop-1-2-0-0";
+  before.change_time_ns = 5;
+  ImageIdentity now = before;
+  EXPECT_FALSE(difference(before, now, true));
+  now.change_time_ns = 6;
+  EXPECT_TRUE(difference(before, now, true));
+  EXPECT_FALSE(difference(before, now, false));
+  now.change_time_ns = 0;
+  EXPECT_FALSE(difference(before, now, true)) << "it is not known";
+  std::swap(before, now);
+  EXPECT_FALSE(difference(before, now, true)) << "as in roots of older programs";
+}
+
+TEST(Identity, TheFileOfALoopDeviceMayComeFromAnOlderFileSystem) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.stable_id = "loop-1-2-0-0";
+  before.device = 5;
+  ImageIdentity now = before;
+  now.device = 6;
+  EXPECT_FALSE(difference(before, now, false)) << "its number changes by itself";
+  EXPECT_TRUE(difference(before, now, false, true)) << "it was mounted all the time";
+  before.device = 0;
+  EXPECT_FALSE(difference(before, now, false, true)) << "as in roots of older programs";
 }
 
 TEST(Identity, TellsAnotherDevice) {

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <initializer_list>
 #include <utility>
 
 #include "io/aligned.hpp"
 #include "tracking/checksum.hpp"
+#include "tracking/device_names.hpp"
 
 namespace tidemark::tracking {
 namespace {
@@ -26,12 +26,6 @@ Task<std::vector<Canary>> read_canaries(File& file, std::uint64_t size, std::vec
     canaries.push_back(canary);
   }
   co_return std::move(canaries);
-}
-
-// Of a file of sysfs or procfs; empty: not there.
-Task<std::string> first_line(Reactor& reactor, std::string path) {
-  const auto content = co_await fs::read_all(reactor, std::move(path), text_max).result();
-  co_return content ? content->substr(0, content->find('\n')) : std::string();
 }
 
 // Numbers with blanks between them.
@@ -70,20 +64,6 @@ bool is_other_file(const ImageIdentity& before, const ImageIdentity& now, bool c
   return before.device != now.device && (mounted || !known_otherwise);
 }
 
-enum class Telling : std::uint8_t { made, identified, named, nothing };
-
-// Of names in /dev/disk/by-id.
-Telling telling_of(std::string_view id) {
-  const auto begins = [&](std::initializer_list<std::string_view> with) {
-    return std::any_of(with.begin(), with.end(), [&](std::string_view start) { return id.starts_with(start); });
-  };
-  if (id.empty()) return Telling::nothing;
-  if (begins({"dm-uuid-", "md-uuid-", "wwn-", "nvme-eui.", "nvme-uuid."})) return Telling::made;
-  // What anybody may name so, and what is written on it.
-  if (begins({"dm-name-", "md-name-", "lvm-pv-uuid-"})) return Telling::named;
-  return Telling::identified;                            // a model and a serial number
-}
-
 struct Since {
   std::string_view boot, disk;
 };
@@ -95,10 +75,13 @@ Since since_of(const DeviceWrites& writes) {
   return {all.substr(0, blank), all.substr(blank + 1)};
 }
 
-std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean) {
+std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
+  // An older state of a loop device's file has its name, too.
+  const bool placed = before.device != 0 && now.device != 0;
+  if (mounted && placed && before.device != now.device) return "the image is another device than the store's";
   const bool both_have = !before.stable_id.empty() && !now.stable_id.empty();
-  if (both_have && before.stable_id != now.stable_id) return "the image is another device than the store's";
-  if (both_have && telling_of(now.stable_id) < Telling::named) return std::nullopt;
+  if (both_have && !has_name(now, before.stable_id)) return "the image is another device than the store's";
+  if (both_have && telling_of(before.stable_id) < Telling::named) return std::nullopt;
   const Since was = since_of(before.writes), is = since_of(now.writes);
   if (was.boot.empty() || is.boot.empty()) return std::nullopt;
   if (was.boot == is.boot && was.disk != is.disk) return "the image is another device than the store's, or was taken away meanwhile";
@@ -108,11 +91,9 @@ std::optional<std::string> other_device(const ImageIdentity& before, const Image
 
 }  // namespace
 
-std::string best_stable_id(const std::vector<std::string>& names) {
-  const auto surer = [](const std::string& a, const std::string& b) {
-    return std::pair(telling_of(a), std::string_view(a)) < std::pair(telling_of(b), std::string_view(b));
-  };
-  return names.empty() ? std::string() : *std::min_element(names.begin(), names.end(), surer);
+bool has_name(const ImageIdentity& now, const std::string& stable_id) {
+  const auto is = [&](const std::string& name) { return shortened(name) == stable_id; };
+  return now.stable_id == stable_id || std::any_of(now.names.begin(), now.names.end(), is);
 }
 
 void ImageIdentity::encode(Encoder& to) const {
@@ -185,7 +166,7 @@ Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std
   co_return co_await unwrap(std::move(read));
 }
 
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::vector<std::string> names, std::vector<std::uint64_t> places) {
   const FileInfo info = co_await fs::stat(reactor, image);
   ImageIdentity identity;
   identity.is_device = info.type == FileInfo::Type::block_device;
@@ -198,37 +179,45 @@ Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string st
     co_return identity;
   }
   identity.device = 0;                    // numbers of devices change from boot to boot
-  identity.stable_id = shortened(stable_id);
+  if (!names.empty()) identity.stable_id = shortened(names.front());
+  identity.names = std::move(names);
   const OpenFlags reading;
   File file = co_await File::open(reactor, std::move(image), reading);
   if (places.empty()) places = places_over(info.size);
   auto read = co_await read_canaries(file, info.size, std::move(places)).result();
   co_await file.close();
   identity.canaries = co_await unwrap(std::move(read));
-  std::string device = "/sys/dev/block/" + std::to_string(info.device_major) + ':' + std::to_string(info.device_minor);
-  identity.writes = co_await written_to(reactor, std::move(device));
+  const std::string told = told_of(info);
+  const std::optional<FileInfo> shown = co_await file_of_loop(reactor, told);
+  if (shown) {
+    identity.device = shown->device;
+    identity.change_time_ns = shown->change_time_ns;
+  }
+  identity.writes = co_await written_to(reactor, told);
   co_return identity;
 }
 
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id, std::vector<std::uint64_t> places) {
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::vector<std::string> names,
+                                     std::vector<std::uint64_t> places) {
   const OpenFlags reading;
   File file = co_await File::open(reactor, image, reading);
   const Result<> synced = co_await file.sync().result();
   co_await file.close();
   co_await unwrap(synced);
-  co_return co_await identify(reactor, std::move(image), std::move(stable_id), std::move(places));
+  co_return co_await identify(reactor, std::move(image), std::move(names), std::move(places));
 }
 
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
   if (before.is_device != now.is_device) return "the image was a file and is a device, or the other way round";
   if (before.is_device) {
-    if (auto why = other_device(before, now, clean)) return why;
+    if (auto why = other_device(before, now, clean, mounted)) return why;
   } else if (is_other_file(before, now, clean, mounted)) {
     return "the image is another file than the store's";
   }
   if (!clean) return std::nullopt;
   if (before.size != now.size) return "the image's size changed while the store was closed";
-  if (before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";
+  const bool timed = !before.is_device || (before.change_time_ns != 0 && now.change_time_ns != 0);
+  if (timed && before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";
   const bool counted = !before.writes.since.empty() && before.writes.since == now.writes.since;
   if (counted && before.writes.sectors < now.writes.sectors) return "the device was written while the store was closed";
   if (before.canaries != now.canaries) return "the device's content changed while the store was closed";

@@ -1,9 +1,9 @@
 // ImageIdentity: by what a store knows its image again.
 //
-// A file: inode, time of birth, size and change time; and its file system's number, which another mount may change.  A device: a
-// stable name, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which
-// says something as long as the host is up and the device there.  After a clean close all of it must be as it was; after a crash only what
-// the guest's own writes cannot have changed.
+// A file: inode, time of birth, size and change time; and its file system's number, which another mount may change.  A device: the
+// surest of its names, its size, the checksums of some of its blocks, its canaries, and how much the kernel has written to it, which
+// says something as long as the host is up and the device there; of a loop device the change time of its file, too.  After a clean
+// close all of it must be as it was; after a crash only what the guest's own writes cannot have changed.
 #pragma once
 
 #include <optional>
@@ -35,10 +35,13 @@ struct ImageIdentity {
   static constexpr std::size_t canaries_max = 32;      // that are spread evenly, and as many of places that were written
 
   bool is_device = false;
+  // The device number is that of the file system, and that and the change time of a device are those of the file which it shows; 0:
+  // there is none.
   std::uint64_t device = 0, inode = 0, size = 0;
   std::int64_t change_time_ns = 0;
   std::int64_t birth_time_ns = 0;         // 0: not known
   std::string stable_id;                  // of a device; empty: not known
+  std::vector<std::string> names;         // of a device, all that it has at this moment; not stored
   std::vector<Canary> canaries;           // of a device
   DeviceWrites writes;
   friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
@@ -48,11 +51,13 @@ struct ImageIdentity {
   static ImageIdentity decode(Decoder& from);
 };
 
-// Of an image that nobody writes.  Canaries are spread evenly over a device, or where `places` are.
-Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::string stable_id = {}, std::vector<std::uint64_t> places = {});
+// Of an image that nobody writes, and a device's names, the surest first.  Canaries are spread evenly over a device, or where `places`
+// are.
+Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::vector<std::string> names = {},
+                             std::vector<std::uint64_t> places = {});
 
 // The same, of what a power cut cannot take back: what closing the image did to its size is durable first.
-Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::string stable_id = {},
+Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::vector<std::string> names = {},
                                      std::vector<std::uint64_t> places = {});
 
 // Evenly over a device of that size.
@@ -62,12 +67,12 @@ std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps);
 // What is at the places of these now, on a device as large as that which they are of.
 Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before);
 
+// Whether the device that is `now` has a name that one was known by: better ones may have come since.
+bool has_name(const ImageIdentity& now, const std::string& stable_id);
+
 // Why `now` is not the image that was known as `before`, or nothing.  `clean`: nobody was to write since.  `mounted`: the file
 // system has been there since, and has its number.
 std::optional<std::string> difference(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted = false);
-
-// Of names in /dev/disk/by-id: that which tells most surely that a device is not one made anew under its name, or nothing.
-std::string best_stable_id(const std::vector<std::string>& names);
 
 // The host's boot, or nothing where it cannot be told.
 Task<std::string> boot_id(Reactor& reactor);

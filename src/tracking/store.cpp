@@ -134,7 +134,7 @@ Task<> TrackingStore::after_close() {
 // such writes are lost.
 Task<> TrackingStore::end() {
   if (failed()) co_return;                               // which says so already
-  auto image = co_await identify_durably(home_.reactor(), options_.image, options_.stable_id, places_).result();
+  auto image = co_await identify_durably(home_.reactor(), options_.image, options_.names, places_).result();
   Result<> ended;
   std::optional<Error> unknown;
   if (!image) unknown = image.error();
@@ -161,11 +161,11 @@ Task<> TrackingStore::close_root(ImageIdentity image) {
   root_ = std::move(root);
 }
 
-// A change in the tick of the file system's clock that the last one was in would have the same time.
+// A change in the tick of the file system's clock that the last one was in would have the same time.  Most devices have none.
 Task<> TrackingStore::outlast(ImageIdentity image) {
   constexpr Duration tick = std::chrono::milliseconds(10);
   const Duration since(home_.reactor().backend().wall_clock_ns() - image.change_time_ns);
-  if (!image.is_device && since < tick) co_await home_.reactor().sleep(std::min(tick, tick - since));
+  if (since < tick) co_await home_.reactor().sleep(std::min(tick, tick - since));
 }
 
 void TrackingStore::tell_end(const Result<>& ended) const {

@@ -25,7 +25,7 @@ struct StoreOptions {
   std::string path;                       // of the store
   bool named = false;                     // by the user: may be a symbolic link
   std::string image;                      // the file or device that it is about
-  std::string stable_id;                  // of a device
+  std::vector<std::string> names;         // of a device, the surest first
   std::string distrusted;                 // why no bitmap that it has can be believed; empty: nothing is known
   Mode mode = Mode::power;
   std::uint64_t suspect_budget = 0;       // bytes beyond what was written; 0: no bound of its own
@@ -108,6 +108,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
   // store_open.cpp
   Task<> make();
   Task<bool> find(StoreFile::Use use);
+  Task<> report_no_root();
   StoreFile::Links links() const noexcept { return options_.named ? StoreFile::Links::follow : StoreFile::Links::refuse; }
   Task<bool> recover(ImageIdentity image, ImageRecord& record);
   Task<> bring_back(ImageIdentity image, ImageRecord& record);

@@ -101,7 +101,11 @@ Task<AlignedBuffer> StoreFile::read(Range range) {
 }
 
 // A store's first blocks, or what they were when it was cut off while they were being written.
-Task<bool> StoreFile::looks_ours(std::uint64_t size, std::uint64_t formatted) {
+Task<bool> StoreFile::looks_ours(std::uint64_t log_bytes) {
+  Superblock shape;
+  shape.log_bytes = log_bytes;
+  const std::uint64_t size = (co_await check_regular(file_.stat())).size, formatted = shape.data_start();
+  if (size == 0) co_return true;
   const Range start{0, std::min<std::uint64_t>(size, piece_bytes)};
   const AlignedBuffer first = co_await read(start);
   for (std::uint64_t at = 0; at < Superblock::bytes * Superblock::copies; at += Superblock::bytes)
@@ -119,7 +123,7 @@ Task<> StoreFile::check_ours(const Superblock& to_be) {
   const FileInfo info = co_await check_regular(file_.stat());
   const bool is_image = !image.is_device && info.device == image.device && info.inode == image.inode;
   bool ours = !is_image;
-  if (ours && info.size != 0) ours = co_await looks_ours(info.size, to_be.data_start());
+  if (ours) ours = co_await looks_ours(to_be.log_bytes);
   if (ours) co_return;
   const std::string why = is_image ? "is the image itself: name" : "exists and is no tracking store: remove it, or name";
   co_await Error(Errc::exists, "'" + path_ + "' " + why + " another 'store'");

@@ -29,7 +29,9 @@ class StoreFile {
   File& file() noexcept { return file_; }
   const std::string& path() const noexcept { return path_; }
 
-  // Of one that is to be made: Errc::exists for the image, and for anything but a store, or what is left of one.
+  // Whether it is a store, or what is left of one, or of one with such a log that was being made.
+  Task<bool> looks_ours(std::uint64_t log_bytes);
+  // Of one that is to be made: Errc::exists for the image, and for anything but what looks so.
   Task<> check_ours(const Superblock& to_be);
 
   // The root that counts; nothing where neither copy is one.
@@ -47,7 +49,6 @@ class StoreFile {
   Task<> open_locked(Reactor& reactor, Use use, Links links);
   Task<FileInfo> check_regular(Task<FileInfo> stat);
   Task<bool> named(Reactor& reactor);
-  Task<bool> looks_ours(std::uint64_t size, std::uint64_t formatted);
   std::string directory() const;
 
   std::string path_;

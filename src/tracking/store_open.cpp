@@ -27,16 +27,18 @@ Task<std::unique_ptr<TrackingStore>> TrackingStore::create(BlockNode& node, Stor
   co_await made.error();
 }
 
-// A file with no root, which claims nothing.
+// A file with no root, which claims nothing.  One that takes the place of another is about the same image, whoever has the name by
+// now, and has the number of the mark that is in the image.
 Task<> TrackingStore::make() {
+  const bool first = root_.store_id == 0;
   Superblock root;
   root.store_id = home_.reactor().backend().random();
   root.log_bytes = options_.log_bytes;
-  root.mark = root_.mark != 0 ? root_.mark : mark_of(root.store_id);
+  root.mark = first ? mark_of(root.store_id) : root_.mark;
   root.layer = node_.driver().name();
   root.boot_id = co_await boot_id(home_.reactor());
-  if (root_.generation == 0) root.image = co_await identify(home_.reactor(), options_.image, options_.stable_id);
-  else root.image = root_.image;                         // another one may have the name by now
+  if (first) root.image = co_await identify(home_.reactor(), options_.image, options_.names);
+  else root.image = root_.image;
   root.lost = true;
   co_await file_.open(home_.reactor(), options_.path, StoreFile::Use::make, links());
   co_await file_.check_ours(root);
@@ -80,7 +82,7 @@ Task<bool> TrackingStore::find(StoreFile::Use use) {
   if (!opened && opened.error().code() == Errc::not_found) co_return false;
   co_await unwrap(opened);
   std::optional<Superblock> root = co_await file_.read_root();
-  if (!root) report(StoreReport::Kind::damaged, "tracking store '" + options_.path + "' has no valid root: its bitmaps are gone");
+  if (!root) co_await report_no_root();
   if (!root || root->layer != node_.driver().name()) co_return false;
   auto catalogue = co_await file_.read_catalogue(*root).result();
   if (!catalogue && catalogue.error().code() == Errc::corrupt) {
@@ -92,6 +94,14 @@ Task<bool> TrackingStore::find(StoreFile::Use use) {
   co_return true;
 }
 
+// What is no store any more by its looks is not made anew.
+Task<> TrackingStore::report_no_root() {
+  const auto ours = co_await file_.looks_ours(options_.log_bytes).result();
+  const std::string message = "tracking store '" + options_.path + "' has no valid root: its bitmaps are gone";
+  const std::string_view then = ours && *ours ? "" : "; remove it, or name another 'store', for bitmaps to be persistent again";
+  report(StoreReport::Kind::damaged, message + std::string(then));
+}
+
 Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
   const bool found = co_await find(StoreFile::Use::write);
   if (!found) co_return false;
@@ -100,8 +110,9 @@ Task<bool> TrackingStore::recover(ImageIdentity image, ImageRecord& record) {
   epoch_last_ = root_.log_epoch + 1;
   co_await bring_back(image, record);
   root_.image = std::move(image);
-  // A root of an older program's; what it says of a mark that is there is to stay true.
-  if (root_.mark == 0 && !record.marked) root_.mark = mark_of(root_.store_id);
+  // A root of an older program's; what it says of its mark is to stay true while that is there.
+  const bool marked_by_older = record.marked && record.marked_by == 0;
+  if (root_.mark == 0 && !marked_by_older) root_.mark = mark_of(root_.store_id);
   root_.boot_id = co_await boot_id(home_.reactor());
   free_unused();
   start();
@@ -193,7 +204,7 @@ Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, Im
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";
   if (root.clean) co_return std::nullopt;
-  const bool ours = record.marked && (root.mark == 0 || root.mark == record.marked_by);
+  const bool ours = record.marked && root.mark == record.marked_by;
   const bool visited = root.marked ? !ours : record.closed();
   if (visited && keeps(Rule::mark_image)) co_return "another program has opened the image for writing since";
   if (root.mode == Mode::power) co_return std::nullopt;

@@ -36,7 +36,7 @@ struct Superblock {
   std::string boot_id;
   std::string layer;                      // driver of the node whose bitmaps these are
   ImageIdentity image;
-  std::uint32_t mark = 0;                 // the number, of 31 bits, that the image's mark has; 0: any
+  std::uint32_t mark = 0;                 // the number, of 31 bits, that the image's mark has; older programs gave it none, which is 0
   std::uint64_t digest = 0;               // clean: of the bitmaps that the image was closed with; 0: it holds none
 
   std::uint64_t half_start(std::uint64_t epoch) const noexcept { return log_start + epoch % 2 * log_bytes; }

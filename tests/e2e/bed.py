@@ -38,6 +38,7 @@ class Bed(unittest.TestCase):
         self.path = self.lab.path
         self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
         self.daemon = None
+        self.loops_attached = set()
 
     # Disks
 
@@ -63,8 +64,25 @@ class Bed(unittest.TestCase):
         if made.returncode:
             self.skipTest(f"no loop device here: {made.stderr.strip()}")
         device = made.stdout.strip()
-        self.addCleanup(subprocess.run, ["losetup", "-d", device], check=True)
+        self.loops_attached.add(device)
+        self.addCleanup(self.let_go_of_loop_device, device)
         return device
+
+    def let_go_of_loop_device(self, device):
+        if device in self.loops_attached:
+            self.loops_attached.remove(device)
+            subprocess.run(["losetup", "-d", device], check=True)
+
+    def detach_loop_device(self, device):
+        self.let_go_of_loop_device(device)
+        shown = pathlib.Path("/sys/block", pathlib.Path(device).name, "loop", "backing_file")
+
+        def gone():
+            try:
+                return not shown.read_text().startswith(f"{self.path}/")       # another's by now
+            except OSError:
+                return True
+        self.until(gone, "the loop device has let go")
 
     def disk(self, name="disk"):
         """A connection to an export; closed with the test."""

@@ -137,7 +137,7 @@ class PowerCut(Bed):
     def attach(self):
         """The disk is a loop device over the image; what of it is in the page cache is lost with the power.
 
-        It has a name that is its own, as disks have: by that it is known again."""
+        It has a name that is its own, as disks have: by that it is known again.  A file by FUSE, which tells no time of birth, gives it none."""
         made = subprocess.run(["losetup", "--show", "-f", self.path / "mount" / self.image], capture_output=True, text=True)
         if made.returncode:
             self.skipTest(f"no loop device here: {made.stderr.strip()}")

@@ -189,9 +189,97 @@ TEST_F(TrackingStoreTest, WithBothRootsRottenItIsDamagedAndMadeAnew) {
   bytes[4196] ^= std::byte{1};
   world.disk().import_file(store, bytes);
   EXPECT_FALSE(look().there);
-  EXPECT_TRUE(reported(StoreReport::Kind::damaged));
+  ASSERT_TRUE(reported(StoreReport::Kind::damaged));
+  EXPECT_THAT(reports.back().message, testing::EndsWith("its bitmaps are gone"));
   make();
   EXPECT_EQ(look().dirty, 4096u);
+}
+
+// It may be anybody's, so it is for its owner to remove; that is said at once.
+TEST_F(TrackingStoreTest, WhatCannotBeKnownForAStoreIsToBeRemovedByHand) {
+  make();
+  auto bytes = file(store);
+  std::fill_n(bytes.begin(), 8192, std::byte{'x'});
+  world.disk().import_file(store, bytes);
+  EXPECT_FALSE(look().there);
+  ASSERT_TRUE(reported(StoreReport::Kind::damaged));
+  EXPECT_THAT(reports.back().message, HasSubstr("remove it"));
+  EXPECT_EQ(file(store), bytes);
+}
+
+// An image that carries marks, and a store of an older program, which gave them no numbers.
+struct TrackingMarkTest : TrackingStoreTest {
+  TrackingMarkTest() { disk.can_mark = true; }
+  // Killed; the image has the mark.
+  void make_older() {
+    world.disk().import_file(store, {});
+    disk.mark = std::nullopt;
+    make(true);
+    change_roots([](tracking::Superblock& root) { root.mark = 0; });
+    disk.mark = 0;
+  }
+  template <class Change>
+  void change_roots(Change change) {
+    auto bytes = file(store);
+    for (const std::size_t copy : {0u, 4096u}) {
+      auto root = tracking::Superblock::decode(Bytes(bytes).subspan(copy, tracking::Superblock::bytes));
+      ASSERT_TRUE(root.ok() && *root);
+      change(**root);
+      const auto encoded = (*root)->encode();
+      std::copy(encoded.begin(), encoded.end(), bytes.begin() + static_cast<std::ptrdiff_t>(copy));
+    }
+    world.disk().import_file(store, bytes);
+  }
+};
+
+TEST_F(TrackingMarkTest, AMarkWithoutANumberIsThatOfARootWithoutOne) {
+  make_older();
+  EXPECT_EQ(look().inconsistent, "");
+  make_older();
+  disk.mark = 5;
+  EXPECT_THAT(look().inconsistent, HasSubstr("another program")) << "it is another store's";
+  make_older();
+  disk.mark = std::nullopt;
+  EXPECT_THAT(look().inconsistent, HasSubstr("another program"));
+}
+
+TEST_F(TrackingMarkTest, AnOlderRootGetsItsNumberWhenTheImageHasNoMark) {
+  make_older();
+  std::uint32_t number = 1;
+  auto use = [&](TrackedNode& node) -> Task<> {
+    number = node.store()->mark();
+    co_return;
+  };
+  ASSERT_TRUE(session(use).ok());
+  EXPECT_EQ(number, 0u) << "the mark is there";
+  disk.mark = std::nullopt;                        // by the end of the session
+  ASSERT_TRUE(session(use, true).ok());
+  EXPECT_NE(number, 0u);
+  disk.mark = number;
+  EXPECT_EQ(look().inconsistent, "");
+}
+
+TEST_F(TrackingMarkTest, AStoreThatIsMadeAnewKeepsTheMarkThatTheImageHas) {
+  for (const bool older : {false, true}) {
+    make_older();
+    if (!older) change_roots([](tracking::Superblock& root) { root.mark = 7; });
+    if (!older) disk.mark = 7;
+    auto use = [&](TrackedNode& node) -> Task<> {
+      fail_writes(SimFault::always);
+      co_await write(node, 0);
+      EXPECT_FALSE(world.disk().exists(store));
+      world.faults().clear();
+      fail(IoOp::Kind::write, store, 1, 1);        // and once more, when it is made by half
+      const Result<> saved = co_await node.store()->save().result();
+      EXPECT_FALSE(saved.ok());
+      world.faults().clear();
+      co_await node.store()->save();
+      EXPECT_TRUE(world.disk().exists(store));
+      EXPECT_EQ(node.store()->mark(), *disk.mark);
+    };
+    ASSERT_TRUE(session(use, true).ok());
+    EXPECT_EQ(look().inconsistent, "") << older;
+  }
 }
 
 TEST_F(TrackingStoreTest, ModeProcessEndsWithTheHost) {

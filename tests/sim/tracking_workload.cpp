@@ -40,8 +40,11 @@ Task<> TrackedNode::open() {
   named.name = "disk";
   named.monitor_owned = true;
   node_ = co_await graph_.add(named, std::move(driver));
-  tracking::ImageRecord none;
-  auto store = co_await tracking::TrackingStore::open(*node_, options(), std::move(before), none).result();
+  tracking::ImageRecord record;
+  record.can_mark = disk_.can_mark;
+  record.marked = disk_.mark.has_value();
+  record.marked_by = disk_.mark.value_or(0);
+  auto store = co_await tracking::TrackingStore::open(*node_, options(), std::move(before), record).result();
   if (!store) {
     (void)co_await graph_.close_all().result();
     co_await store.error();
@@ -53,7 +56,7 @@ Task<> TrackedNode::open() {
 
 Task<> TrackedNode::add_store() {
   if (node_->tracking()) co_return;
-  node_->set_tracking(co_await tracking::TrackingStore::create(*node_, options()));
+  node_->set_tracking(co_await tracking::TrackingStore::create(*node_, options(), disk_.can_mark));
 }
 
 Task<> TrackedNode::close() {

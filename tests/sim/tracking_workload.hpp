@@ -6,6 +6,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 
 #include "base/random.hpp"
 #include "block/graph.hpp"
@@ -23,6 +24,8 @@ struct TrackedDisk {
   bool resize = true;
   bool sequential = false;                // writers go on where they were, so that zones open
   bool store_fails = false;               // now and then
+  bool can_mark = false;                  // the image says whose store counts, as qcow2 does
+  std::optional<std::uint32_t> mark{};    // that store's number
 };
 
 // A node with its store, as the daemon opens it.
