@@ -64,7 +64,7 @@ void ImageFile::look(const Error* why, const Edge& storage) {
   if (!lost) return;
   const std::string because = why ? " (" + why->message() + ")" : "";
   loss_ = Error(Errc::io, "qcow2: the storage '" + storage.node().name() + "' has lost what was written since its last flush" + because +
-                              ": nothing more is written to the image until it is opened anew", EIO);
+                              ": nothing more is written to the image until it is opened anew (blockdev-reopen)", EIO);
 }
 
 Result<> ImageFile::intact() {

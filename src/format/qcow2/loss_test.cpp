@@ -116,7 +116,7 @@ TEST_F(Loss, WhatWasCopiedOnWriteStaysInTheBackingFile) {
   const Result<> flushed = reactor.run(image->flush());
   ASSERT_FALSE(flushed.ok());
   EXPECT_EQ(flushed.error().message(), "qcow2: the storage 'file1' has lost what was written since its last flush (the cache "
-                                       "is gone): nothing more is written to the image until it is opened anew");
+                                       "is gone): nothing more is written to the image until it is opened anew (blockdev-reopen)");
   EXPECT_EQ(flushed.error().to_errno(), EIO);
   EXPECT_FALSE(write(*image, 0, 4096, 7).ok());
   EXPECT_FALSE(reactor.run(image->flush()).ok());
