@@ -63,7 +63,7 @@ class Tracking(Bed):
         for name in ("qmp.sock", "nbd.sock"):
             processes.wait_for_socket(self.path / name, self.daemon)
         self.client = self.qmp()
-        self.client.execute("query-version")         # it answers once all of the command line is done
+        self.until(lambda: self.client.execute("query-block-exports"), "the end of the command line")
 
     def kill(self):
         self.daemon.kill()
