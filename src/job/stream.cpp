@@ -32,6 +32,7 @@ Task<> StreamJob::attach() {
   const std::uint64_t granule = std::max<std::uint64_t>(image_.limits().opt_transfer, 64 * KiB);
   PieceSource& source = *this;
   const bool nothing_between = options_.bottom == &image_;
+  behind_.emplace(*edge_, PageCache::keep, WriteBehind::step_beside_guests);
   pieces_.emplace(source, *edge_, nothing_between ? 0 : filter_node_->size(), granule);
 }
 

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "block/graph.hpp"
+#include "block/write_behind.hpp"
 #include "filter/copy_on_read.hpp"
 #include "job/chain_access.hpp"
 #include "job/job_manager.hpp"
@@ -54,6 +55,7 @@ class StreamJob final : public Job, PieceSource {
   Task<> shorten_chain(BlockNode* base);
   Task<Found> look(Range wanted) override;
   Task<Outcome> copy(Range piece, Kind kind, MutableBytes buffer) override;
+  Task<> copied(std::uint64_t bytes) override { return behind_->wrote(bytes); }
 
   StreamOptions options_;
   BlockNode& image_;                     // what is pulled into: the disk below any filters
@@ -61,6 +63,7 @@ class StreamJob final : public Job, PieceSource {
   BlockNode* filter_node_ = nullptr;
   std::unique_ptr<Edge> edge_;           // the job's own, on the filter
   std::vector<std::unique_ptr<Edge>> chain_;   // keep the image, and the layers to be taken out, as they are
+  std::optional<WriteBehind> behind_;
   std::optional<Pieces> pieces_;
   BlockNode* removed_ = nullptr;         // the first layer that was taken out
   std::optional<Error> ignored_;
