@@ -247,7 +247,8 @@ class Live(CopyBed):
             name = f"n{n}.qcow2"
             both = [self.lab.start(self.tidemark, "chain", "copy", "disk", name, "--pivot", stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE, text=True) for _ in range(2)]
-            self.assertEqual(sorted(self.end_of(process)[0] for process in both), [0, FAILED])
+            ended = [self.end_of(process) for process in both]
+            self.assertEqual(sorted(status for status, _, _ in ended), [0, FAILED], ended)
             self.assertIn(name, self.names())
             self.assertIn(f"disk[0] {name}", self.chain("show", "disk"))
         self.writer.end()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -59,7 +60,11 @@ Task<> LiveCopy::check_target() {
   if (!path) co_return;
   if (options_.reuse) co_return co_await check_reused(*path);
   const bool there = co_await fs::exists(context_.reactor, *path);
-  if (there) co_await Error(Errc::exists, fmt::format("'{}' exists; copy into it with --reuse, or choose another name", options_.target));
+  if (there) co_await target_exists();
+}
+
+Error LiveCopy::target_exists() const {
+  return Error(Errc::exists, fmt::format("'{}' exists; copy into it with --reuse, or choose another name", options_.target));
 }
 
 // What the image names below it is what shows where it holds nothing.
@@ -85,13 +90,15 @@ Task<> LiveCopy::check_reused(std::string path) {
   if (!same) co_await Error(Errc::invalid_argument, fmt::format("'{}' does not stand on '{}', as the disk does", path, wanted));
 }
 
+// What the disk goes over to has its name from the beginning: nothing is there that could be looked at, and held meanwhile.
 Task<> LiveCopy::to_new_file(std::string path) {
-  NewFile file = co_await NewFile::begin(context_.reactor, path);
+  std::optional<NewFile> file;
   std::string name = path;
   if (!goes_over()) {
-    name = file.partial();
+    file.emplace(co_await NewFile::begin(context_.reactor, path));
+    name = file->partial();
     co_await remove_what_is_left(name);
-    co_await file.make_partial();
+    co_await file->make_partial();
   }
   auto done = co_await make(name).result();
   if (!done) leave_if_taken(taken_, done.error());
@@ -99,15 +106,15 @@ Task<> LiveCopy::to_new_file(std::string path) {
     ImageName target{name, format_};
     done = co_await mirror_to(std::move(target)).result();
   }
-  if (done && !goes_over()) {
-    done = co_await file.publish().result();
-    (void)co_await file.let_go().result();
-    if (!done) file.leave_if_taken(done.error());
+  if (done && file) {
+    done = co_await file->publish().result();
+    (void)co_await file->let_go().result();
+    if (!done) file->leave_if_taken(done.error());
   }
   if (done) co_return;
   if (in_daemon_) co_await done.error().with_context(fmt::format("'{}' stays, for the daemon may use it", name));
-  if (goes_over()) (void)co_await undo_create_file(context_.reactor, taken_).result();
-  else if (made_) (void)co_await file.discard().result();
+  if (!file) (void)co_await undo_create_file(context_.reactor, taken_).result();
+  else if (made_) (void)co_await file->discard().result();
   if (done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; nothing was left behind");
   co_await done.error();
 }
@@ -130,7 +137,9 @@ Task<> LiveCopy::take_name(std::string path) {
   flags.write = flags.create = flags.exclusive = true;
   std::string parent = std::filesystem::path(path).parent_path().string();
   if (parent.empty()) parent.push_back('.');
-  File file = co_await File::open(context_.reactor, path, flags);
+  auto opened = co_await File::open(context_.reactor, path, flags).result();
+  if (!opened && opened.error().code() == Errc::exists) co_await target_exists();
+  File file = co_await unwrap(std::move(opened));
   made_ = true;
   const auto info = co_await file.stat().result();
   if (info) taken_ = CreatedFile{path, info->device, info->inode, Replaced::nothing};

@@ -31,6 +31,7 @@ class LiveCopy {
  private:
   Task<> find_source();
   Task<> check_target();
+  Error target_exists() const;
   Task<> check_reused(std::string path);
   Task<> to_new_file(std::string path);
   Task<> remove_what_is_left(std::string path);
