@@ -4,7 +4,7 @@
 #include <memory>
 #include <string_view>
 
-#include "control/homes.hpp"
+#include "control/graph/homes.hpp"
 
 namespace tidemark {
 

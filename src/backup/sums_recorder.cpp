@@ -64,7 +64,20 @@ Task<> SumsRecorder::spill() {
   }
   Leaves taken = std::exchange(leaves_, {});
   const Result<> spilled = co_await spill_all(taken).result();
-  if (!spilled) co_await spilled.error().with_context("checksums");
+  if (spilled) co_return;
+  put_back(std::move(taken));
+  co_await spilled.error().with_context("checksums");
+}
+
+// What was told meanwhile is newer.
+void SumsRecorder::put_back(Leaves taken) {
+  for (auto& [number, leaf] : taken) {
+    std::unique_ptr<Leaf>& now = leaves_[number];
+    if (now)
+      for (std::size_t i = 0; i < leaf_granules; ++i)
+        if (now->known[i]) leaf->digests[i] = now->digests[i], leaf->known.set(i);
+    now = std::move(leaf);
+  }
 }
 
 Task<> SumsRecorder::spill_all(Leaves& leaves) {

@@ -49,6 +49,7 @@ class SumsRecorder final : public CopyWitness {
 
   Task<> spill();
   Task<> spill_all(Leaves& leaves);
+  void put_back(Leaves taken);
   Task<> spill_leaf(std::uint64_t number, const Leaf& leaf);
   Task<> write_all(SumsWriter& sums);
   Task<> write_data(SumsWriter& sums, Range range);

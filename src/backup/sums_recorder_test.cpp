@@ -1,4 +1,6 @@
 // What a recorder was told, in any order and more than once, is what its file says; one that is not wanted is gone.
+#include <csignal>
+#include <sys/resource.h>
 #include "backup/sums_recorder.hpp"
 
 #include <filesystem>
@@ -87,6 +89,32 @@ TEST_F(Recorder, RemembersInMemory) { expect_remembers(SumsRecorder::leaves_max,
 
 TEST_F(Recorder, RemembersByAScratchFile) {
   for (std::uint64_t seed = 1; seed < 4; ++seed) expect_remembers(2, seed);
+}
+
+// A job that goes on after its scratch file could not be written tells the last piece again, and no other.
+TEST_F(Recorder, RemembersWhatCouldNotBeSetAside) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  auto sums = recorder(2);
+  std::vector<int> told(div_up(size, granule), -1), says = told;
+  const auto tell = [&](std::uint64_t at, int version) {
+    told[at] = version;
+    const auto bytes = content(at, static_cast<std::uint64_t>(version));
+    return reactor.run(sums->data(at * granule, Buffers::of_const(bytes)));
+  };
+  EXPECT_TRUE(tell(0, 1).ok());
+  EXPECT_TRUE(tell(300, 2).ok());
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{4096, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  EXPECT_FALSE(tell(600, 3).ok());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_TRUE(tell(600, 4).ok());
+  EXPECT_TRUE(tell(0, 5).ok());
+  run(sums->finish());
+  run(sums->close(true));
+  run(read_file(says, told));
+  EXPECT_EQ(says, told);
 }
 
 TEST_F(Recorder, OverwritesNothing) {

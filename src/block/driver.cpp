@@ -1,6 +1,6 @@
 #include "block/driver.hpp"
 
-#include "block/edge.hpp"
+#include "block/node.hpp"
 
 namespace tidemark {
 
@@ -33,6 +33,11 @@ Permissions BlockDriver::child_permissions(const Edge& child, Permissions node, 
 Task<> BlockDriver::write_back(PageCache after) {
   for (Edge* edge : edges())
     if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->write_back(after);
+}
+
+Task<> BlockDriver::open_anew() {
+  for (Edge* edge : edges())
+    if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->node().open_anew();
 }
 
 namespace {

@@ -76,6 +76,9 @@ class BlockDriver {
   virtual Task<> flush() = 0;
   // Whether a flush that failed so may have dropped what was written, whatever the next one says; what is below tells for itself.
   virtual bool lost_by(const Error&) const noexcept { return edges().empty(); }
+  // What a flush that failed has lost is given up: it shows what is stored, and is written again.  Nobody uses it meanwhile; fails
+  // where nothing can be made durable yet.  The default goes on to what it stands on, as write_back() does.
+  virtual Task<> open_anew();
   // Advice: what was written may begin to become durable; returns without waiting for that.
   virtual Task<> write_back(PageCache after);
   // Writes whole clusters, or up to the end, compressed, where the format can.

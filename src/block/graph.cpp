@@ -202,11 +202,20 @@ void Graph::look_for_layers() noexcept {
     for (BlockNode* layer = node->driver_ ? node->backing() : nullptr; layer; layer = layer->filtered()) layer->stood_on_ = true;
 }
 
+// At rest is what is drained, and what stands on it.  A node may have gone before who drained it lets go.
 void Graph::shape_changed() noexcept {
   look_for_layers();
+  std::vector<BlockNode*> at_rest;
   for (auto& node : nodes_) {
-    node->quiesced_ = std::any_of(drained_.begin(), drained_.end(),
-                                  [&](const BlockNode* target) { return reaches(*node, *target); });
+    node->quiesced_ = false;
+    if (std::find(drained_.begin(), drained_.end(), node.get()) != drained_.end()) at_rest.push_back(node.get());
+  }
+  while (!at_rest.empty()) {
+    BlockNode* const node = at_rest.back();
+    at_rest.pop_back();
+    if (std::exchange(node->quiesced_, true)) continue;
+    for (const Edge* user : node->parents_)
+      if (user->parent_) at_rest.push_back(user->parent_);
   }
   unquiesced_.notify_all();
 }

@@ -118,7 +118,7 @@ class Graph {
   bool stands_on(const BlockNode& node, const BlockNode& below) const noexcept { return reaches(node, below); }
 
   // A node is only read from now on, or written too; drained by the caller.  What it has for itself, and stores its content
-  // in, follows.  On error all is as it was.  Who has tracking sees to that (control/read_only.hpp).
+  // in, follows.  On error all is as it was.  Who has tracking sees to that (control/nodes/read_only.hpp).
   Task<> set_read_only(BlockNode& node, bool read_only);
   // Whether it can be: nobody writes to it.
   Result<> check_no_writer(const BlockNode& node) const;

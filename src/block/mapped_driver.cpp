@@ -203,8 +203,8 @@ Task<> MappedDriver::carry_out(PendingWrite& pending, Buffers from) {
   } else {
     written = co_await write_with_copies(pending, from).result();
   }
-  if (written) pending.commit();
-  else pending.abort();
+  if (written) written = pending.commit();
+  if (!written) pending.abort();
   co_await unwrap(written);
 }
 

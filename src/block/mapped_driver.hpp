@@ -33,8 +33,8 @@ class PendingWrite {
   Range before, after;                  // beside it: keep their content, so are copied along
   bool reads_as_zero = false;           // the place holds zeroes: zeroes need not be copied to it
 
-  // The data is written: the map points at it from now on.  Cannot fail.
-  virtual void commit() noexcept = 0;
+  // The data is written: the map points at it from now on.  Fails when it is lost already: then nothing has changed.
+  virtual Result<> commit() noexcept = 0;
   // It is not: the place is given back.
   virtual void abort() noexcept = 0;
 

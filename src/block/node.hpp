@@ -104,6 +104,8 @@ class BlockNode final {
   std::uint64_t in_flight() const noexcept { return in_flight_; }
   // What was written is durable afterwards: for who is none of its users.  They are told as if one of them had asked.
   Task<> make_durable();
+  // BlockDriver::open_anew().  Users are told of what it finds lost.
+  Task<> open_anew();
   // How often the storage of its content has lost something, by a flush that failed.
   std::uint64_t losses() const noexcept { return losses_; }
   bool quiesced() const noexcept { return quiesced_; }

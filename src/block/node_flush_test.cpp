@@ -23,10 +23,11 @@ class Storage final : public TestDriver {
     if (has(flags, WriteFlags::fua)) co_await make_durable();
   }
   Task<> flush() override {
-    co_await TestDriver::flush();
+    if (!let_flushes_pass) co_await TestDriver::flush();
     co_await make_durable();
   }
   std::optional<Errc> failure;      // of the next one
+  bool let_flushes_pass = false;    // while others are held
 
  private:
   Task<> make_durable() {
@@ -111,6 +112,72 @@ TEST_F(NodeFlush, AWriteUnderWayMayBeLost) {
   fail_flush();
   EXPECT_FALSE(reactor.run(node("storage").make_durable()).ok());
   EXPECT_EQ(told(guest), lost);
+}
+
+// It is answered when who has sent it has been told of the loss already, which may have been its own.
+TEST_F(NodeFlush, AWriteThatEndsAfterTheLoss) {
+  const auto data = bytes_of(512, 1);
+  for (const bool good_before : {false, true}) {
+    Edge& guest = attach(node("storage"));
+    storage->hold();
+    Background writing = start(guest.write(0, Buffers::of_const(data)));
+    storage->let_flushes_pass = true;
+    if (good_before) {
+      EXPECT_TRUE(flushes(guest));
+    }
+    fail_flush();
+    EXPECT_EQ(told(guest), "the cache is gone");
+    EXPECT_TRUE(flushes(guest));                 // it has not been answered yet
+    storage->release();
+    EXPECT_TRUE(finish(writing).ok());
+    EXPECT_FALSE(flushes(guest));
+    EXPECT_TRUE(flushes(guest));
+  }
+}
+
+// What has failed need not be told of twice; what was to be durable is not.
+TEST_F(NodeFlush, AWriteThatFailsAfterTheLoss) {
+  const auto data = bytes_of(512, 1);
+  for (const bool fua : {false, true}) {
+    Edge& guest = attach(node("storage"));
+    storage->hold();
+    Background writing = start(guest.write(0, Buffers::of_const(data), fua ? WriteFlags::fua : WriteFlags::none));
+    storage->let_flushes_pass = true;
+    fail_flush();
+    EXPECT_EQ(told(guest), "the cache is gone");
+    if (!fua) storage->fail_next(Error(Errc::io, "bad sector"));
+    storage->release();
+    EXPECT_EQ(finish(writing).error().message(), fua ? "node 'storage': a flush has failed" : "bad sector");
+    EXPECT_TRUE(flushes(guest));
+  }
+}
+
+// They begin with what is lost then.
+TEST_F(NodeFlush, BitmapsThatHaveDroppedSomething) {
+  BlockNode& format = over("format", {{&node("storage"), Role::file}});
+  Edge& guest = attach(format);
+  const auto add_bitmap = [&](std::string name) { return *format.bitmaps().add(std::move(name), format.size(), 4096); };
+  NodeBitmap& plain = *add_bitmap("plain");
+  NodeBitmap& kept = *add_bitmap("kept");
+  NodeBitmap& disabled = *add_bitmap("disabled");
+  kept.set_persistent(true);
+  disabled.set_enabled(false);
+  write(guest);
+  for (NodeBitmap* bitmap : {&plain, &kept}) EXPECT_EQ(bitmap->clear().dirty_bytes(), 4096u);
+  EXPECT_TRUE(flushes(guest));
+  EXPECT_EQ(plain.dirty_bytes() + kept.dirty_bytes(), 0u);
+  write(guest);
+  fail_flush();
+  EXPECT_FALSE(flushes(guest));
+  EXPECT_EQ(plain.dirty_bytes(), format.size());
+  EXPECT_EQ(kept.dirty_bytes(), 4096u);
+  EXPECT_EQ(disabled.dirty_bytes(), 0u);
+  kept.freeze();
+  fail_flush();
+  write(guest);
+  EXPECT_FALSE(flushes(guest));
+  kept.abdicate();
+  EXPECT_EQ(kept.dirty_bytes(), 4096u);
 }
 
 TEST_F(NodeFlush, ThroughWhatStandsOnIt) {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "block/graph.hpp"
+#include "block/lost_content.hpp"
 #include "block/node_marks.hpp"
 #include "block/node_timed.hpp"
 
@@ -24,9 +25,6 @@ bool shows_old_data(const BlockNode& node) noexcept {
   const auto& users = node.parents();
   return node.backing() && std::any_of(users.begin(), users.end(), [](const Edge* user) { return copies(*user); });
 }
-
-// What the parent was given to write went there.
-bool keeps_content(Role role) noexcept { return role == Role::file || role == Role::data_file || role == Role::filtered; }
 
 }  // namespace
 
@@ -78,20 +76,22 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
     co_return co_await write_zeroes(via, range, flags);
   }
   Timed timed(via, node.stats_.write, from.size());
-  const Changing changing(via);
+  Changing changing(via);
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   node.note_write(range);
   const Marks marks(node, range, flags);
   if (!node.admitted(range, flags)) co_await node.wait_admitted(range);
   if (node.ignores_flush_) flags = without(flags, WriteFlags::fua);
-  const bool flush_after = has(flags, WriteFlags::fua) && !node.driver_->supports_fua();
+  const bool durably = has(flags, WriteFlags::fua), flush_after = durably && !node.driver_->supports_fua();
   if (flush_after) flags = without(flags, WriteFlags::fua);
   if (!from.empty() && has(flags, WriteFlags::fua)) co_await node.put_durably(offset, from, flags);
   else if (!from.empty()) co_await node.put(offset, from, flags);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
   if (flush_after) co_await node.make_durable();
+  if (durably && changing.lost()) co_await changing.loss();
+  changing.done();
   timed.done();
 }
 
@@ -99,7 +99,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.write_zeroes, range.length);
-  const Changing changing(via);
+  Changing changing(via);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
   if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
   node.note_write(range);
@@ -120,6 +120,8 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
   if (flush_after) co_await node.make_durable();
+  if (flush_after && changing.lost()) co_await changing.loss();
+  changing.done();
   timed.done();
 }
 
@@ -127,7 +129,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.write, from.size());
-  const Changing changing(via);
+  Changing changing(via);
   const Range range{offset, from.size()};
   if (auto ok = node.check_writable(via, range, "write"); !ok) co_await ok.error();
   node.note_write(range);
@@ -140,6 +142,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
   }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
   if (shows_old_data(node) && copies(via)) co_await readers;
+  changing.done();
   timed.done();
 }
 
@@ -147,7 +150,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   Timed timed(via, node.stats_.discard, range.length);
-  const Changing changing(via);
+  Changing changing(via);
   if (auto ok = node.check_writable(via, range, "discard"); !ok) co_await ok.error();
   range = range.narrowed(node.limits_.discard_align);
   while (node.options_.discard && !range.empty()) {
@@ -162,6 +165,7 @@ Task<> BlockNode::discard(Edge& via, Range range) {
     if (!done) co_await done.error();
     range = {part.end(), range.length - part.length};
   }
+  changing.done();
   timed.done();
 }
 
@@ -192,6 +196,12 @@ Task<> BlockNode::make_durable() {
   co_await unwrap(flushed);
 }
 
+Task<> BlockNode::open_anew() {
+  const Result<> opened = co_await driver_->open_anew().result();
+  if (!opened && driver_->lost_by(opened.error())) tell_lost(opened.error());
+  co_await unwrap(opened);
+}
+
 Task<> BlockNode::put(std::uint64_t offset, Buffers from, WriteFlags flags) {
   if (limits_.request_align == 1 && simple(offset, from)) return driver_->write(offset, from, flags);
   return write_locked(offset, from, flags);
@@ -212,6 +222,7 @@ bool BlockNode::flush_under_way() const noexcept {
 
 void BlockNode::tell_lost(const Error& why) noexcept {
   ++losses_;
+  mark_lost_content(*this);
   for (Edge* user : parents_) {
     if (user->is_root() || user->role() == Role::target) {
       if (user->changes_ == user->flushed_) continue;    // what it has written is durable
@@ -235,7 +246,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   InFlight in_flight(node);
-  const Changing changing(via);
+  Changing changing(via);
   if (auto ok = node.check_writable(via, {}, "resize"); !ok) co_await ok.error();
   if (size > align_down(max_disk_size, sector_size))
     co_await Error(Errc::out_of_range, "resize node '" + node.name() + "': " + std::to_string(size) +
@@ -255,6 +266,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   node.unflushed_ = true;
   if (node.stood_on_) node.layer_changed();
   co_await unwrap(resized);
+  changing.done();
   const std::uint64_t after = node.size();
   node.bitmaps_.truncate(after);
   node.remember_size(after);

@@ -4,6 +4,8 @@
 // else that a node does for a request.
 #pragma once
 
+#include <cerrno>
+
 #include "block/node.hpp"
 
 namespace tidemark {
@@ -38,15 +40,27 @@ class BlockNode::Timed {
   bool done_ = false;
 };
 
-// What was under way when a flush began is not in it, so both ends count.
+// What was under way when a flush began is not in it, so both ends count.  What was under way when something was lost, and has
+// succeeded all the same, may be lost, too: the next flush says so, for who has sent it may have been told of that one already.
 class BlockNode::Changing {
  public:
-  explicit Changing(Edge& via) noexcept : via_(via) { ++via.changes_; }
+  explicit Changing(Edge& via) noexcept : via_(via), node_(*via.node_), losses_(node_.losses_) { ++via.changes_; }
   Changing(const Changing&) = delete;
-  ~Changing() { ++via_.changes_; }
+  ~Changing() {
+    ++via_.changes_;
+    if (!done_ || !lost() || !(via_.is_root() || via_.role() == Role::target)) return;
+    ++via_.losses_;
+    if (!via_.lost_) via_.lost_ = loss();
+  }
+  bool lost() const noexcept { return node_.losses_ != losses_; }
+  Error loss() const { return Error(Errc::io, "node '" + node_.name() + "': a flush has failed", EIO); }
+  void done() noexcept { done_ = true; }
 
  private:
   Edge& via_;
+  const BlockNode& node_;
+  const std::uint64_t losses_;     // when it began
+  bool done_ = false;
 };
 
 }  // namespace tidemark

@@ -140,7 +140,11 @@ Task<> FileDriver::write_back(PageCache after) {
 // The kernel reports a failed write-back once and then forgets the data: after that nothing that
 // went through the page cache may be called durable again, nor what was asked at the same time.
 Result<> FileDriver::judge(Result<> done) {
-  if (!done && !options_.direct && !lost_) lost_ = done.error();
+  if (!done && !options_.direct) {
+    ++losses_;
+    if (!lost_) lost_ = done.error().with_context("what was written before is lost");
+    return done;
+  }
   return lost_ ? Result<>(*lost_) : done;
 }
 

@@ -31,6 +31,10 @@ class FileDriver final : public BlockDriver {
   Task<> discard(Range range) override;
   Task<> flush() override;
   Task<> write_back(PageCache after) override;
+  Task<> open_anew() override;
+  // What is told of a loss afterwards, without asking the kernel, is not another one.
+  bool lost_by(const Error& failed) const noexcept override { return !lost_ || failed.message() != lost_->message(); }
+  bool lost() const noexcept { return lost_.has_value(); }         // and not opened anew since
   Task<> truncate(std::uint64_t size) override;
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;
@@ -43,7 +47,7 @@ class FileDriver final : public BlockDriver {
     options_.filename = path;
     file_.renamed(std::move(path));
   }
-  Task<> close() override { return file_.close(); }
+  Task<> close() override;
   void leave() noexcept override { file_.leave(); }
   void arrive() noexcept override { file_.arrive(home().reactor()); }
 
@@ -67,6 +71,7 @@ class FileDriver final : public BlockDriver {
   Range data_;
   std::uint64_t holes_made_ = 0;  // a run seen while one was made is not remembered
   std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
+  std::uint64_t losses_ = 0;      // found by who made something durable
   bool is_device_;
   bool can_punch_ = true, can_zero_ = true;
 };

@@ -1,5 +1,6 @@
 // A file that was opened for reading is opened for writing too, or the other way round: the same file, whatever its name leads
-// to by now.  One that was left to other programs is taken up again: the file that has its name by now.
+// to by now.  One that was left to other programs is taken up again: the file that has its name by now.  One whose page cache has lost
+// what was written goes on with what is on the disk.
 #include "storage/file_driver.hpp"
 #include "storage/image_lock.hpp"
 
@@ -32,6 +33,24 @@ Task<> FileDriver::replace_file(File& next, const FileOptions& wanted) {
   if (wanted.locking) co_await move_lock(file_, lock_permissions(options_), next, lock_permissions(wanted));
   std::swap(file_, next);
   options_ = wanted;
+}
+
+// The page cache shows what could not be written, until the kernel needs the memory, and does not write it again.
+Task<> FileDriver::open_anew() {
+  if (!lost_) co_return;
+  const std::uint64_t losses = losses_;
+  co_await file_.sync();                                 // what was written since
+  co_await file_.write_back(PageCache::drop);
+  if (losses != losses_) co_await *lost_;                // another flush was under way, and has lost more
+  lost_.reset();
+  data_ = {};
+  ++holes_made_;
+}
+
+// Who opens it next reads what is there.
+Task<> FileDriver::close() {
+  if (lost_) (void)co_await file_.write_back(PageCache::drop).result();
+  co_await file_.close();
 }
 
 Task<> FileDriver::set_active(bool active) {

@@ -237,11 +237,28 @@ TEST_F(FileTest, AFailedFlushIsNeverForgotten) {
   const Driver file = run(open_file(reactor, named("/d/a")));
   run(file->flush());
   fail(IoOp::Kind::sync, EIO);
-  EXPECT_EQ(error_of(file->flush()).to_errno(), EIO);
-  EXPECT_EQ(error_of(file->flush()).to_errno(), EIO);
+  EXPECT_TRUE(file->lost_by(error_of(file->flush())));
+  const Error again = error_of(file->flush());
+  EXPECT_EQ(again.to_errno(), EIO);
+  EXPECT_FALSE(file->lost_by(again)) << "it is the same loss";
   const std::vector<std::byte> data(512);
   EXPECT_EQ(error_of(file->write(0, Buffers::of_const(data), WriteFlags::fua)).to_errno(), EIO);
   run(file->write(0, Buffers::of_const(data), WriteFlags::none));
+  run(file->close());
+}
+
+TEST_F(FileTest, IsOpenedAnewOnceAllIsDurable) {
+  put("/d/a", 4096);
+  const Driver file = run(open_file(reactor, named("/d/a")));
+  fail(IoOp::Kind::sync, EIO);
+  EXPECT_EQ(error_of(file->flush()).to_errno(), EIO);
+  fail(IoOp::Kind::sync, ENOSPC);
+  EXPECT_EQ(error_of(file->open_anew()).to_errno(), ENOSPC);
+  EXPECT_EQ(error_of(file->flush()).to_errno(), EIO);
+  run(file->open_anew());
+  run(file->flush());
+  const std::vector<std::byte> data(512);
+  run(file->write(0, Buffers::of_const(data), WriteFlags::fua));
   run(file->close());
 }
 

@@ -71,18 +71,27 @@ Task<std::optional<std::string>> rbd_name(Reactor& reactor, std::string disk) {
   co_return std::move(name);
 }
 
-Task<std::optional<std::string>> loop_name(Reactor& reactor, std::string disk) {
-  const std::optional<FileInfo> file = co_await file_of_loop(reactor, disk);
-  if (!file) co_return std::nullopt;
+Task<std::string> loop_name(Reactor& reactor, std::string disk, std::uint64_t inode, std::int64_t birth) {
   const std::string offset = co_await first_line(reactor, disk + "/loop/offset");
   const std::string limit = co_await first_line(reactor, disk + "/loop/sizelimit");
-  co_return "loop-" + std::to_string(file->inode) + '-' + std::to_string(file->birth_time_ns) + '-' + offset + '-' + limit;
+  co_return "loop-" + std::to_string(inode) + '-' + std::to_string(birth) + '-' + offset + '-' + limit;
+}
+
+// cryptsetup's UUIDs of mappings end with their name; those of a volume that has no UUID of its own say nothing else of it.
+bool is_mapping_of_no_uuid(std::string_view name) {
+  constexpr std::string_view prefix = "dm-uuid-CRYPT-";
+  constexpr std::size_t digits = 32;
+  if (!name.starts_with(prefix)) return false;
+  const std::string_view rest = name.substr(prefix.size()), of_volume = rest.substr(std::min(rest.find('-'), rest.size() - 1) + 1);
+  const std::size_t given = std::min(of_volume.find_first_not_of("0123456789abcdefABCDEF"), of_volume.size());
+  return given != digits || !of_volume.substr(digits).starts_with('-');
 }
 
 }  // namespace
 
 Telling telling_of(std::string_view name) {
   if (name.empty()) return Telling::nothing;
+  if (is_mapping_of_no_uuid(name)) return Telling::named;
   if (begins(name, {"dm-uuid-", "md-uuid-", "wwn-", "nvme-eui.", "nvme-uuid.", "rbd-", "loop-"})) return Telling::made;
   if (begins(name, {"dm-name-", "md-name-", "lvm-pv-uuid-"})) return Telling::named;
   return Telling::identified;
@@ -96,9 +105,9 @@ std::vector<std::string> surest_first(std::vector<std::string> names) {
   return names;
 }
 
-Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string told) {
+Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string told, std::optional<FileInfo> shown) {
   const std::string partition = co_await first_line(reactor, told + "/partition");
-  const std::string disk = partition.empty() ? told : told + "/..";
+  const std::string disk = co_await disk_of(reactor, told);
   std::vector<std::string> names;
   for (const Source& source : sources) {
     const std::string text = co_await first_line(reactor, disk + source.file);
@@ -108,29 +117,44 @@ Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string tol
   const std::string scsi = co_await first_line(reactor, disk + "/device/wwid");
   const std::string nvme = co_await first_line(reactor, disk + "/wwid");
   const auto rbd = co_await rbd_name(reactor, disk);
-  const auto loop = co_await loop_name(reactor, disk);
   const std::optional<std::string> world_wide = world_wide_name(scsi, nvme);
   if (world_wide) names.push_back(*world_wide);
   if (rbd) names.push_back(*rbd);
-  if (loop) names.push_back(*loop);
+  if (shown) names.push_back(co_await loop_name(reactor, disk, shown->inode, shown->birth_time_ns));
   for (std::string& name : names) name = as_udev(partition.empty() ? name : name + "-part" + partition);
   co_return std::move(names);
 }
 
-// The kernel tells the file's path only, as it is for whoever asks: another file may be there for this process, in a container say,
-// which is told by its size as a rule.
-Task<std::optional<FileInfo>> file_of_loop(Reactor& reactor, std::string told) {
-  constexpr std::uint64_t sector = 512;
-  std::string path = co_await first_line(reactor, told + "/loop/backing_file");
-  const auto offset = number_in(co_await first_line(reactor, told + "/loop/offset"));
-  const auto limit = number_in(co_await first_line(reactor, told + "/loop/sizelimit"));
-  const auto sectors = number_in(co_await first_line(reactor, told + "/size"));
-  if (path.empty() || !offset || !limit || !sectors) co_return std::nullopt;
+Task<std::optional<FileInfo>> file_of_loop(Reactor& reactor, std::string told, std::string device) {
+  const std::string disk = co_await disk_of(reactor, told);
+  const std::string path = co_await first_line(reactor, disk + "/loop/backing_file");
+  if (path.empty()) co_return std::nullopt;
+  const auto shown = co_await file_of_loop_device(reactor, std::move(device));
+  if (!shown) co_return std::nullopt;
+  co_return co_await file_seen(reactor, std::move(told), *shown);
+}
+
+// The kernel tells the file's path as it is for whoever asks: another file may be there for this process, in a container say.
+Task<std::optional<FileInfo>> file_seen(Reactor& reactor, std::string told, LoopFile shown) {
+  const std::string disk = co_await disk_of(reactor, std::move(told));
+  std::string path = co_await first_line(reactor, disk + "/loop/backing_file");
   const auto file = co_await fs::stat(reactor, std::move(path)).result();
-  if (!file || file->type != FileInfo::Type::regular || file->birth_time_ns == 0 || file->size < *offset) co_return std::nullopt;
-  const std::uint64_t rest = file->size - *offset, shown = *limit != 0 ? std::min(*limit, rest) : rest;
-  if (shown / sector != *sectors) co_return std::nullopt;
+  if (!file || file->type != FileInfo::Type::regular || file->birth_time_ns == 0) co_return std::nullopt;
+  if (file->device != shown.device || file->inode != shown.inode) co_return std::nullopt;
   co_return *file;
+}
+
+Task<std::string> disk_of(Reactor& reactor, std::string told) {
+  const std::string partition = co_await first_line(reactor, told + "/partition");
+  if (!partition.empty()) told += "/..";
+  co_return std::move(told);
+}
+
+Task<std::uint64_t> start_of(Reactor& reactor, std::string told) {
+  const std::string partition = co_await first_line(reactor, told + "/partition");
+  if (partition.empty()) co_return 0;
+  const std::string start = co_await first_line(reactor, told + "/start");
+  co_return number_in(start).value_or(0);
 }
 
 std::string told_of(const FileInfo& device) {

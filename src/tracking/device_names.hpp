@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/block_device.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::tracking {
@@ -24,14 +25,22 @@ Telling telling_of(std::string_view name);
 std::vector<std::string> surest_first(std::vector<std::string> names);
 
 // By what the kernel tells in the device's directory of sysfs (/sys/dev/block/MAJOR:MINOR); as udev calls it where udev has a name for
-// the same.  A device whose content does not outlast the host, or that nothing but its place tells from others, has none.
-Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string told);
+// the same.  A device whose content does not outlast the host, or that nothing but its place tells from others, has none.  `shown`: by
+// a loop device, see below.
+Task<std::vector<std::string>> names_by_kernel(Reactor& reactor, std::string told, std::optional<FileInfo> shown);
 
-// The file that a loop device shows, all of it from its beginning or a part; nothing where it cannot be told for sure.
-Task<std::optional<FileInfo>> file_of_loop(Reactor& reactor, std::string told);
+// The file that a loop device shows, all of it or a part, or whose partition the device is; nothing where this process does not see
+// that file under the name that the kernel tells, or nothing tells it from files that had its number before.
+Task<std::optional<FileInfo>> file_of_loop(Reactor& reactor, std::string told, std::string device);
+// The same of one that is known.
+Task<std::optional<FileInfo>> file_seen(Reactor& reactor, std::string told, LoopFile shown);
 
 // The directory of sysfs of a device.
 std::string told_of(const FileInfo& device);
+// That of its disk, which is its own where it is no partition.
+Task<std::string> disk_of(Reactor& reactor, std::string told);
+// The sector of its disk at which a partition begins; 0: it is none.
+Task<std::uint64_t> start_of(Reactor& reactor, std::string told);
 
 // Of a file of sysfs or procfs; empty: not there.
 Task<std::string> first_line(Reactor& reactor, std::string path);

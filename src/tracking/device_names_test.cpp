@@ -33,9 +33,12 @@ struct DeviceNames : testing::Test {
     std::ofstream(path) << line << '\n';
   }
   void forget() { files::remove_all(top / "device"); }
-  std::vector<std::string> names(const std::string& of = "") {
+  std::vector<std::string> names(const std::string& of = "", std::optional<LoopFile> shown = {}) {
     files::create_directories(top / "device" / of);
-    auto found = reactor->run(names_by_kernel(*reactor, (top / "device" / of).string()));
+    const std::string told = (top / "device" / of).string();
+    std::optional<FileInfo> file;
+    if (shown) file = *reactor->run(file_seen(*reactor, told, *shown));
+    auto found = reactor->run(names_by_kernel(*reactor, told, file));
     EXPECT_TRUE(found.ok());
     return found ? surest_first(*std::move(found)) : std::vector<std::string>();
   }
@@ -112,26 +115,34 @@ TEST_F(DeviceNames, OfALoopDeviceAreItsFiles) {
   const auto born = reactor->run(fs::stat(*reactor, image.string()));
   ASSERT_TRUE(born.ok());
   if (born->birth_time_ns == 0) GTEST_SKIP() << "this file system does not tell when a file was made";
+  const LoopFile shown{born->device, born->inode};
   attach();
-  const auto before = names();
+  const auto before = names("", shown);
   ASSERT_EQ(before.size(), 1u);
   EXPECT_EQ(telling_of(before[0]), Telling::made);
   files::rename(image, top / "moved.img");
-  EXPECT_EQ(names(), Names()) << "what is there no more";
-  std::ofstream(image) << std::string(8192, 'x');
-  EXPECT_NE(names(), before) << "another file in its place";
+  EXPECT_EQ(names("", shown), Names()) << "what is there no more";
+  std::ofstream(image) << std::string(8192 + 100, 'x');
+  EXPECT_EQ(names("", shown), Names()) << "another file in its place, of the same size";
   tell("loop/backing_file", (top / "moved.img").string());
-  EXPECT_EQ(names(), before);
+  EXPECT_EQ(names("", shown), before);
   tell("size", "17");
-  EXPECT_EQ(names(), Names()) << "a file of another size cannot be it";
+  EXPECT_EQ(names("", shown), before) << "the file has grown, and the device does not know";
   tell("loop/offset", "4096");
-  tell("size", "8");
-  EXPECT_NE(names(), before) << "another part of it";
-  tell("loop/sizelimit", "512");
-  tell("size", "1");
-  EXPECT_EQ(names().size(), 1u);
+  EXPECT_NE(names("", shown), before) << "another part of it";
+  tell("loop1p2/partition", "2");
+  EXPECT_EQ(names("loop1p2", shown), (Names{names("", shown).front() + "-part2"}));
   tell("loop/backing_file", "/dev/null");
-  EXPECT_EQ(names(), Names());
+  EXPECT_EQ(names("", shown), Names());
+}
+
+TEST_F(DeviceNames, APartitionBeginsSomewhere) {
+  tell("start", "7");
+  const auto start = [&](const std::string& of) { return *reactor->run(start_of(*reactor, (top / of).string())); };
+  EXPECT_EQ(start("device"), 0u);
+  tell("sda2/partition", "2");
+  tell("sda2/start", "2048");
+  EXPECT_EQ(start("device/sda2"), 2048u);
 }
 
 TEST(Telling, TheSurestIsTheOneThatAVolumeMadeAnewDoesNotHave) {
@@ -140,7 +151,15 @@ TEST(Telling, TheSurestIsTheOneThatAVolumeMadeAnewDoesNotHave) {
   EXPECT_EQ(surest_first({"md-name-host:0", "md-uuid-4", "lvm-pv-uuid-3"}).front(), "md-uuid-4");
   EXPECT_EQ(surest_first({"ata-DISK_7", "lvm-pv-uuid-3"}).front(), "ata-DISK_7");
   EXPECT_EQ(surest_first({"scsi-SQEMU_7", "wwn-0x5"}).front(), "wwn-0x5");
+  EXPECT_EQ(surest_first({"dm-uuid-CRYPT-PLAIN-v", "ata-DISK_7"}).front(), "ata-DISK_7");
   EXPECT_EQ(surest_first({"wwn-0x5", "dm-name-a", "ata-b", "wwn-0x5"}), (Names{"wwn-0x5", "ata-b", "dm-name-a"}));
+}
+
+// cryptsetup's of a volume that has no UUID is the mapping's name.
+TEST(Telling, OfAMappingThatHasAName) {
+  EXPECT_EQ(telling_of("dm-uuid-CRYPT-LUKS2-0123456789abcdef0123456789abcdef-v"), Telling::made);
+  for (const std::string name : {"CRYPT-PLAIN-v", "CRYPT-TCRYPT-v-1", "CRYPT-LOOPAES-v", "CRYPT-PLAIN-", "CRYPT-", "CRYPT-VERITY-v"})
+    EXPECT_EQ(telling_of("dm-uuid-" + name), Telling::named) << name;
 }
 
 }  // namespace

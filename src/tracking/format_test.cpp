@@ -284,6 +284,10 @@ TEST(Identity, TellsOfWritesToADevice) {
   EXPECT_FALSE(difference(before, now, true)) << "the device is another one to the kernel: it tells nothing";
   now.writes = {};
   EXPECT_FALSE(difference(before, now, true)) << "where the kernel does not count";
+  now.writes = {"boot 7", DeviceWrites::not_counted};
+  EXPECT_FALSE(difference(before, now, true)) << "somebody has told it not to";
+  std::swap(before, now);
+  EXPECT_FALSE(difference(before, now, true)) << "and to go on";
 }
 
 // Mounted through another device, or after another boot, a file has another device number.
@@ -394,7 +398,8 @@ TEST(Identity, SamplesWhereADiskWasWritten) {
   for (const std::uint64_t place : places) EXPECT_TRUE(place >= written.offset && place < written.end()) << place;
 }
 
-// An LVM volume that was inactive has the boot and, on kernels that do not number devices, nothing else that tells it from before.
+// A partition that was made again, or an LVM volume that was inactive, of a kernel that does not number devices, has the boot and
+// nothing else that tells it from before.
 TEST(Identity, CountsThatHaveGoneBackHaveBegunAnew) {
   ImageIdentity before;
   before.is_device = true;
@@ -402,10 +407,30 @@ TEST(Identity, CountsThatHaveGoneBackHaveBegunAnew) {
   before.canaries = {{0, 1}, {4096, 2}};
   ImageIdentity now = before;
   now.writes.sectors = 99;
-  EXPECT_FALSE(difference(before, now, true)) << "they tell nothing";
-  now.canaries[1].sum = 3;
-  EXPECT_TRUE(difference(before, now, true)) << "the samples do";
+  EXPECT_TRUE(difference(before, now, true)) << "who counts anew has not counted what was in between";
   EXPECT_FALSE(difference(before, now, false));
+  now.writes.sectors = 100;
+  EXPECT_FALSE(difference(before, now, true));
+  now.canaries[1].sum = 3;
+  EXPECT_TRUE(difference(before, now, true)) << "the samples tell";
+  EXPECT_FALSE(difference(before, now, false));
+}
+
+// Made anew under its number, elsewhere on the disk.
+TEST(Identity, APartitionIsWhereItBegins) {
+  ImageIdentity before;
+  before.is_device = true;
+  before.stable_id = "wwn-0x5-part1";
+  before.inode = 2048;
+  ImageIdentity now = before;
+  for (const bool clean : {false, true}) {
+    now.inode = 2048;
+    EXPECT_FALSE(difference(before, now, clean));
+    now.inode = 40960;
+    EXPECT_TRUE(difference(before, now, clean));
+    now.inode = 0;
+    EXPECT_FALSE(difference(before, now, clean)) << "as in roots of older programs";
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "tracking/identity.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <utility>
 
@@ -28,6 +29,24 @@ Task<std::vector<Canary>> read_canaries(File& file, std::uint64_t size, std::vec
   co_return std::move(canaries);
 }
 
+Task<std::vector<Canary>> canaries_by(Reactor& reactor, std::string device, std::uint64_t size, std::vector<std::uint64_t> places,
+                                      bool direct) {
+  OpenFlags reading;
+  reading.direct = direct;
+  File file = co_await File::open(reactor, std::move(device), reading);
+  auto read = co_await read_canaries(file, size, std::move(places)).result();
+  co_await file.close();
+  co_return co_await unwrap(std::move(read));
+}
+
+// Past the page cache: as long as anybody has a device open it shows what was there, whoever else has written to it.
+Task<std::vector<Canary>> canaries_of(Reactor& reactor, std::string device, std::uint64_t size, std::vector<std::uint64_t> places) {
+  auto read = co_await canaries_by(reactor, device, size, places, true).result();
+  const bool refused = !read && read.error().os_errno() == EINVAL;
+  if (refused) read = co_await canaries_by(reactor, std::move(device), size, std::move(places), false).result();
+  co_return co_await unwrap(std::move(read));
+}
+
 // Numbers with blanks between them.
 std::vector<std::uint64_t> numbers(std::string_view line) {
   std::vector<std::uint64_t> found;
@@ -45,14 +64,28 @@ std::vector<std::uint64_t> numbers(std::string_view line) {
 // A device that is taken away and comes back, an LVM volume say, counts from nothing: under another number of its own.
 Task<DeviceWrites> written_to(Reactor& reactor, std::string device) {
   constexpr std::size_t sectors_written = 6, sectors_discarded = 13;
+  const std::string disk = co_await disk_of(reactor, device);
   const std::string boot = co_await boot_id(reactor);
-  const std::string of_disk = co_await first_line(reactor, device + "/diskseq");
-  const std::string of_partition = co_await first_line(reactor, device + "/../diskseq");
+  const std::string number = co_await first_line(reactor, disk + "/diskseq");
+  const std::string counting = co_await first_line(reactor, disk + "/queue/iostats");
   const auto counts = numbers(co_await first_line(reactor, device + "/stat"));
   DeviceWrites writes;
-  if (!boot.empty()) writes.since = boot + ' ' + of_disk + of_partition;
-  if (counts.size() > sectors_discarded) writes.sectors = counts[sectors_written] + counts[sectors_discarded];
+  if (!boot.empty()) writes.since = boot + ' ' + number;
+  const bool counted = counts.size() > sectors_discarded && counting != "0";
+  writes.sectors = counted ? counts[sectors_written] + counts[sectors_discarded] : DeviceWrites::not_counted;
   co_return std::move(writes);
+}
+
+// What tells of writes to a device, whoever made them, but for its content.
+Task<ImageIdentity> with_traces(Reactor& reactor, std::string device, ImageIdentity identity) {
+  const FileInfo info = co_await fs::stat(reactor, device);
+  const std::string told = told_of(info);
+  const std::optional<FileInfo> shown = co_await file_of_loop(reactor, told, std::move(device));
+  identity.device = shown ? shown->device : 0;             // numbers of devices change from boot to boot
+  identity.change_time_ns = shown ? shown->change_time_ns : 0;
+  identity.inode = co_await start_of(reactor, told);
+  identity.writes = co_await written_to(reactor, told);
+  co_return std::move(identity);
 }
 
 // Numbers of files that are gone are given to new ones, and those of file systems are given anew.
@@ -76,6 +109,8 @@ Since since_of(const DeviceWrites& writes) {
 }
 
 std::optional<std::string> other_device(const ImageIdentity& before, const ImageIdentity& now, bool clean, bool mounted) {
+  const bool both_parts = before.inode != 0 && now.inode != 0;
+  if (both_parts && before.inode != now.inode) return "the image is another part of its disk than the store's";
   // An older state of a loop device's file has its name, too.
   const bool placed = before.device != 0 && now.device != 0;
   if (mounted && placed && before.device != now.device) return "the image is another device than the store's";
@@ -86,6 +121,14 @@ std::optional<std::string> other_device(const ImageIdentity& before, const Image
   if (was.boot.empty() || is.boot.empty()) return std::nullopt;
   if (was.boot == is.boot && was.disk != is.disk) return "the image is another device than the store's, or was taken away meanwhile";
   if (was.boot != is.boot && !clean && !both_have) return "the host went down, and the device has no name that tells it from others";
+  return std::nullopt;
+}
+
+std::optional<std::string> other_count(const DeviceWrites& before, const DeviceWrites& now) {
+  const bool counted = before.sectors != DeviceWrites::not_counted && now.sectors != DeviceWrites::not_counted;
+  if (!counted || before.since.empty() || before.since != now.since) return std::nullopt;
+  if (before.sectors < now.sectors) return "the device was written while the store was closed";
+  if (before.sectors > now.sectors) return "the device was made anew while the store was closed: the kernel counts its writes anew";
   return std::nullopt;
 }
 
@@ -155,46 +198,31 @@ std::vector<std::uint64_t> places_written(const NodeBitmaps& bitmaps) {
   return places;
 }
 
-Task<std::vector<Canary>> canaries_now(Reactor& reactor, std::string device, std::vector<Canary> before) {
-  const FileInfo info = co_await fs::stat(reactor, device);
-  std::vector<std::uint64_t> places;
-  for (const Canary& canary : before) places.push_back(canary.offset);
-  const OpenFlags reading;
-  File file = co_await File::open(reactor, std::move(device), reading);
-  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
-  co_await file.close();
-  co_return co_await unwrap(std::move(read));
-}
-
 Task<ImageIdentity> identify(Reactor& reactor, std::string image, std::vector<std::string> names, std::vector<std::uint64_t> places) {
   const FileInfo info = co_await fs::stat(reactor, image);
   ImageIdentity identity;
   identity.is_device = info.type == FileInfo::Type::block_device;
   identity.size = info.size;
-  identity.device = info.device;
   if (!identity.is_device) {
+    identity.device = info.device;
     identity.inode = info.inode;
     identity.change_time_ns = info.change_time_ns;
     identity.birth_time_ns = info.birth_time_ns;
     co_return identity;
   }
-  identity.device = 0;                    // numbers of devices change from boot to boot
   if (!names.empty()) identity.stable_id = shortened(names.front());
   identity.names = std::move(names);
-  const OpenFlags reading;
-  File file = co_await File::open(reactor, std::move(image), reading);
+  identity = co_await with_traces(reactor, image, std::move(identity));
   if (places.empty()) places = places_over(info.size);
-  auto read = co_await read_canaries(file, info.size, std::move(places)).result();
-  co_await file.close();
-  identity.canaries = co_await unwrap(std::move(read));
-  const std::string told = told_of(info);
-  const std::optional<FileInfo> shown = co_await file_of_loop(reactor, told);
-  if (shown) {
-    identity.device = shown->device;
-    identity.change_time_ns = shown->change_time_ns;
-  }
-  identity.writes = co_await written_to(reactor, told);
+  identity.canaries = co_await canaries_of(reactor, std::move(image), info.size, std::move(places));
   co_return identity;
+}
+
+Task<ImageIdentity> identify_by(Reactor& reactor, std::string device, ImageIdentity now, std::vector<Canary> before) {
+  std::vector<std::uint64_t> places;
+  for (const Canary& canary : before) places.push_back(canary.offset);
+  now.canaries = co_await canaries_of(reactor, device, now.size, std::move(places));
+  co_return co_await with_traces(reactor, std::move(device), std::move(now));
 }
 
 Task<ImageIdentity> identify_durably(Reactor& reactor, std::string image, std::vector<std::string> names,
@@ -218,8 +246,7 @@ std::optional<std::string> difference(const ImageIdentity& before, const ImageId
   if (before.size != now.size) return "the image's size changed while the store was closed";
   const bool timed = !before.is_device || (before.change_time_ns != 0 && now.change_time_ns != 0);
   if (timed && before.change_time_ns != now.change_time_ns) return "the image was changed while the store was closed";
-  const bool counted = !before.writes.since.empty() && before.writes.since == now.writes.since;
-  if (counted && before.writes.sectors < now.writes.sectors) return "the device was written while the store was closed";
+  if (auto why = other_count(before.writes, now.writes)) return why;
   if (before.canaries != now.canaries) return "the device's content changed while the store was closed";
   return std::nullopt;
 }

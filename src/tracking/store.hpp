@@ -107,6 +107,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
 
   // store_open.cpp
   Task<> make();
+  Task<> check_not_needed(const Superblock& there);
   Task<bool> find(StoreFile::Use use);
   Task<> report_no_root();
   StoreFile::Links links() const noexcept { return options_.named ? StoreFile::Links::follow : StoreFile::Links::refuse; }

@@ -45,6 +45,7 @@ Task<> TrackingStore::make() {
   const auto there = co_await file_.read_root();
   if (there && there->layer != root.layer)
     co_await Error(Errc::busy, "tracking store '" + options_.path + "' belongs to the '" + there->layer + "' node of the image");
+  if (first && there) co_await check_not_needed(*there);
   const Result<> formatted = co_await file_.format(root.log_bytes).result();
   if (!formatted) {
     (void)co_await file_.unlink().result();
@@ -52,6 +53,16 @@ Task<> TrackingStore::make() {
   }
   root_ = std::move(root);
   catalogue_ = {};
+}
+
+// It was not there when the node was opened, or not found: what it has nobody has seen.
+Task<> TrackingStore::check_not_needed(const Superblock& there) {
+  const auto catalogue = co_await file_.read_catalogue(there).result();
+  if (!catalogue && catalogue.error().code() == Errc::corrupt) co_return;
+  if (!catalogue) co_await catalogue.error();
+  if (catalogue->entries.empty() && !catalogue->about_groups()) co_return;
+  co_await Error(Errc::exists, "tracking store '" + options_.path + "' has bitmaps already, and was not found when the node was opened: "
+                               "remove the node and add it again to have them, or remove '" + options_.path + "'");
 }
 
 Task<std::unique_ptr<TrackingStore>> TrackingStore::open(BlockNode& node, StoreOptions options, ImageIdentity image,
@@ -199,7 +210,7 @@ Task<std::optional<std::string>> TrackingStore::judge(const Superblock& root, Im
   const bool mounted = same_boot && !closed && store.device != image.device;
   // Of a device: its samples are where the last session has written.
   if (closed && image.is_device && image.size == root.image.size)
-    image.canaries = co_await canaries_now(home_.reactor(), options_.image, root.image.canaries);
+    image = co_await identify_by(home_.reactor(), options_.image, std::move(image), root.image.canaries);
   if (auto why = difference(root.image, image, closed, mounted)) co_return why;
   if (root.clean && root.digest != 0 && root.digest != record.digest)
     co_return "the image's own bitmaps are not those that it was closed with";

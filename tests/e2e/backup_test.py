@@ -5,7 +5,7 @@ import signal
 import threading
 import unittest
 
-from bed import DAMAGED, DONE, MiB, Bed, first_difference, flip
+from bed import DAMAGED, DONE, FAILED, MiB, Bed, first_difference, flip
 from monitor import Monitor
 
 
@@ -207,6 +207,27 @@ class OneDisk(Bed):
         point = self.backup(level="incremental")
         self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
         self.assert_restores(point["point"], self.content())
+
+    def test_a_node_that_is_the_disk_no_more(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        self.backup("--disk", "disk", level="full")
+        self.run_tidemark("snapshot", "create", "disk", "--name", "monday")
+        self.change()
+        point = self.backup("--disk", "disk", level="incremental")
+        self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
+        self.assert_restores(point["point"], self.content())
+        export, = self.qmp().execute("query-block-exports")
+        self.qmp().execute("block-export-add", type="nbd", id="other", node_name=export["node-name"], writable=True)
+        self.qmp().execute("block-export-del", id="disk", mode="hard")
+        self.assertIn(f"'{export['node-name']}' stands on it", self.run_tidemark("backup", "backups", "--disk", "disk", expect=FAILED).stderr)
+        self.qmp().execute("blockdev-add", driver="null-co", node_name="another", size=MiB)
+        self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="another", name="another")
+        self.assertIn("stands on it", self.run_tidemark("backup", "backups", "--disk", "disk", expect=FAILED).stderr)
+        self.qmp().execute("block-export-del", id="disk", mode="hard")
+        self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="disk")
+        self.assertEqual(self.backup("--disk", "disk", level="full")["disks"][0]["name"], "disk")     # what clients see by that name
+        self.assertIn("no node 'nothing'", self.run_tidemark("backup", "backups", "--disk", "nothing", expect=FAILED).stderr)
 
     def test_why_a_backup_is_full(self):
         self.raw("disk.img")

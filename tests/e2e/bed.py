@@ -55,10 +55,10 @@ class Bed(unittest.TestCase):
         raw.unlink()
         return self.path / name
 
-    def loop_device(self, name):
+    def loop_device(self, name, *options):
         """A block device that is a file here, until the end of the test, which is skipped where there is none to be had."""
         try:
-            made = self.lab.run("losetup", "-f", "--show", name, ok=None)
+            made = self.lab.run("losetup", "-f", "--show", *options, name, ok=None)
         except OSError as error:
             self.skipTest(f"no loop devices here: {error}")
         if made.returncode:

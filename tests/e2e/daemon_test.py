@@ -5,8 +5,10 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import unittest
 
+import nbd
 from bed import DONE, FAILED, USAGE, Bed, MiB, first_difference
 from lab import processes
 from lab.qmp import Qmp
@@ -137,6 +139,42 @@ class Daemon(Bed):
                                      "--blockdev", "null-co,node-name=target,size=8388608")
         processes.wait_for_socket(self.path / "qmp.sock", self.daemon)
         self.client = self.qmp()
+
+    def serve_within(self, *limits, direct="off"):
+        for aio in ("io_uring", "threads"):
+            with self.subTest(aio):
+                daemon = self.lab.start(*limits, self.tidemarkd, "--aio", aio, "--blockdev", f"file,node-name=disk,filename=disk.img,cache.direct={direct}",
+                                        "--nbd-server", "addr.type=unix,addr.path=nbd.sock",
+                                        "--export", "nbd,id=e,node-name=disk,name=disk,writable=on")
+                processes.wait_for_socket(self.path / "nbd.sock", daemon)
+                yield self.disk("disk")
+                self.assertEqual(self.lab.stop(daemon), DONE)
+
+    def test_a_write_beyond_its_limits_is_an_error(self):
+        """No signal that ends it; also when nothing else is under way, and the main thread writes."""
+        self.raw("disk.img")
+        for guest in self.serve_within("prlimit", f"--fsize={MiB}"):
+            for _ in range(5):
+                guest.pwrite(b"1" * 4096, 0)
+                time.sleep(0.1)
+                with self.assertRaises(nbd.Error) as caught:
+                    guest.pwrite(b"1" * 4096, 2 * MiB)
+                self.assertEqual(caught.exception.errno, "ENOSPC")
+            self.assertEqual(guest.pread(4096, 0), b"1" * 4096)
+
+    def test_where_there_is_no_thread_to_be_had(self):
+        self.path.chmod(0o777)
+        with open(self.path / "disk.img", "wb") as file:
+            file.truncate(64 * MiB)
+        os.chmod(self.path / "disk.img", 0o666)
+        limits = ("setpriv", "--reuid=64321", "--regid=64321", "--clear-groups", "prlimit", "--nproc=1")
+        if os.geteuid() or self.lab.run(*limits, self.tidemarkd, "--version", ok=None).returncode:
+            self.skipTest("cannot be run as somebody else here")
+        for guest in self.serve_within(*limits, direct="on"):
+            for i in range(8):
+                guest.pwrite(bytes([i + 1]) * MiB, i * 4 * MiB)
+            for i in range(8):
+                self.assertEqual(guest.pread(MiB, i * 4 * MiB), bytes([i + 1]) * MiB)
 
     def test_nohup(self):
         daemon = self.lab.start("sh", "-c", f"trap '' HUP; exec '{self.tidemarkd}' --chardev socket,id=c,path=qmp.sock,server=on,wait=off"

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import subprocess
 import unittest
 
 import nbd
@@ -10,6 +11,7 @@ from lab import processes
 from lab.qmp import QmpError
 
 DISK, FILE = 4 * MiB, 8 * MiB
+SIZE = 32 * MiB
 
 # Its next flush fails when there is a file 'broken'; kept.img is what the last good one saw.
 SERVER = ["nbdkit", "-f", "-U", "target.sock", "eval", f"get_size=echo {FILE}", "can_write=exit 0", "can_flush=exit 0",
@@ -142,6 +144,97 @@ class FlushLoss(Bed):
         self.assertNotIn("error", self.client.wait_job("j"))
         self.stop()
         self.assertEqual(self.stored(), b"1" * 2 * MiB + self.below[2 * MiB:])
+
+
+class PageCacheLoss(Bed):
+    """A volume that is full when the kernel writes back what it has taken; what could not be written stays in the page cache."""
+
+    def setUp(self):
+        super().setUp()
+        volume = self.path / "volume"
+        volume.mkdir()
+        if os.geteuid() != 0:
+            self.skipTest("mounting needs root")
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", volume], capture_output=True, text=True)
+        if done.returncode:
+            self.skipTest("cannot mount: " + done.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", "-l", volume], check=True)
+        self.volume = volume
+        with open(volume / "device.img", "wb") as file:
+            file.truncate(64 * MiB)
+        self.below = self.raw("below.img", SIZE).read_bytes()
+        self.device = self.loop_device(volume / "device.img")
+        held = open(self.device, "rb")            # its page cache goes with the last who has it open
+        self.addCleanup(held.close)
+
+    def start(self, *disk):
+        self.daemon = self.lab.start(self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off",
+                                     "--monitor", "chardev=c", "--nbd-server", "addr.type=unix,addr.path=nbd.sock", *disk,
+                                     "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on")
+        for name in ("qmp.sock", "nbd.sock"):
+            processes.wait_for_socket(self.path / name, self.daemon)
+        self.guest = self.disk("disk")
+        self.client = self.qmp()
+
+    def lose(self):
+        """Strewn writes, more than the volume takes, and what the disk is by then on the device."""
+        for at in range(0, SIZE, MiB):
+            self.guest.pwrite(bytes([1 + at // MiB]) * (MiB // 2), at)
+        for _ in range(2):
+            with self.assertRaises(nbd.Error) as caught:
+                self.guest.flush()
+            self.assertEqual(caught.exception.errno, "EIO")
+        subprocess.run(["mount", "-o", "remount,size=128m", self.volume], check=True)
+
+    def drop_page_cache(self):
+        subprocess.run(["blockdev", "--flushbufs", self.device], check=True)
+
+    def test_an_image_is_opened_anew(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.path / "below.img", self.device, str(SIZE))
+        qcow2 = {"driver": "qcow2", "node-name": "disk", "file": {"driver": "host_device", "filename": self.device}}
+        self.start("--blockdev", json.dumps(qcow2))
+        self.lose()
+        self.client.execute("blockdev-reopen", options=[qcow2])
+        now = bytearray(self.guest.pread(SIZE, 0))
+        self.guest.pwrite(b"x" * 64 * KiB, 3 * MiB)
+        now[3 * MiB:3 * MiB + 64 * KiB] = b"x" * 64 * KiB
+        self.guest.flush()
+        self.client.execute("quit")
+        self.assertEqual(self.daemon.wait(), 0)
+        self.drop_page_cache()
+        self.lab.run("qemu-img", "check", "-q", self.device, ok=(0, 3))         # 3: leaks, of what was lost
+        self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.device, "now.raw")
+        self.assertTrue((self.path / "now.raw").read_bytes() == bytes(now))
+
+    def test_what_is_closed_shows_what_is_on_the_device(self):
+        self.start("--blockdev", f"driver=host_device,node-name=disk,filename={self.device}")
+        self.lose()
+        self.client.execute("quit")
+        self.daemon.wait()
+        shown = []
+        for _ in range(2):
+            with open(self.device, "rb") as device:
+                shown.append(device.read(SIZE))
+            self.drop_page_cache()
+        self.assertTrue(shown[0] == shown[1])
+
+    def test_a_raw_disk_is_opened_anew(self):
+        raw = {"driver": "raw", "node-name": "disk", "file": {"driver": "host_device", "filename": self.device}}
+        self.start("--blockdev", json.dumps(raw))
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
+        self.lose()
+        self.client.execute("block-dirty-bitmap-clear", node="disk", name="b")      # what could not be written is shown until then
+        self.client.execute("blockdev-reopen", options=[raw])
+        node = next(n for n in self.client.execute("query-named-block-nodes") if n["node-name"] == "disk")
+        self.assertEqual(node["dirty-bitmaps"][0]["count"], 64 * MiB)
+        now = self.guest.pread(SIZE, 0)
+        self.guest.pwrite(b"x" * 4096, 0)
+        self.guest.flush()
+        self.client.execute("quit")
+        self.assertEqual(self.daemon.wait(), 0)
+        self.drop_page_cache()
+        with open(self.device, "rb") as device:
+            self.assertTrue(device.read(SIZE) == b"x" * 4096 + now[4096:])
 
 
 if __name__ == "__main__":

@@ -182,7 +182,8 @@ class Guide(SnapshotBed):
         self.assertEqual(self.flat("moved.qcow2"), self.flat("there.qcow2"))
 
     def test_the_first_page_s_snapshot(self):
-        shown = self.run_guide("README.md", begin="## Serve a disk", end="## First backup", also=[("## Snapshots of disks in use", "## Jobs")])
+        also = [("## When storage fails", "## In scripts"), ("## Snapshots of disks in use", "## Jobs")]
+        shown = self.run_guide("README.md", begin="## Serve a disk", end="## First backup", also=also)
         self.assertIn("disk0[1] disk.raw <- disk0[0] disk0.monday.qcow2", shown)
 
 

@@ -1,5 +1,5 @@
 // Any bytes as an image's name of its backing file: a description of a plain file, or an error.
-#include "control/backing_names.hpp"
+#include "control/graph/backing_names.hpp"
 #include "tests/fuzz/input.hpp"
 
 using namespace tidemark;

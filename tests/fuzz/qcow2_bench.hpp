@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "block/graph.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 #include "format/qcow2/driver.hpp"
 #include "io/sim/process.hpp"
 #include "tests/fuzz/input.hpp"

@@ -1,7 +1,7 @@
 // The daemon without its sockets: QMP's commands, as their table has them, on a simulated process.
 #pragma once
 
-#include "control/command_set.hpp"
+#include "control/commands/command_set.hpp"
 
 namespace tidemark::sim {
 

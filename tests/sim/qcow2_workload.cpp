@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 #include "storage/file.hpp"
 #include "task/group.hpp"
 

@@ -2,6 +2,7 @@
 // identity, damage, modes, suspicion.
 #include "tests/sim/test_tracking_store.hpp"
 #include "tracking/checksum.hpp"
+#include "tracking/distrust.hpp"
 
 namespace tidemark::sim {
 namespace {
@@ -395,6 +396,104 @@ TEST_F(TrackingStoreTest, SuspicionIsClearedWhereTheContentIsAsItWas) {
   const Found found = look();
   EXPECT_EQ(found.dirty, 0u);
   EXPECT_EQ(found.suspected, 0u);
+}
+
+// Of a device: at the end they are missing from what counts, at the open they are in it.
+TEST_F(TrackingStoreTest, WritesOfOthersWhileSamplesAreReadAreFoundByTheirNumber) {
+  const std::string device = "/dev/disk";
+  world.disk().make_device(device, 1 * MiB, 4096);
+  const auto count = [this](const std::string& written) {
+    const std::string line = "0 0 0 0 0 0 " + written + " 0 0 0 0 0 0 0 0 0 0\n";
+    const Bytes bytes = as_bytes(line);
+    world.disk().import_file("/sys/dev/block/0:0/stat", std::vector<std::byte>(bytes.begin(), bytes.end()));
+  };
+  SimFault slow;
+  slow.action = SimFault::Action::delay;
+  slow.kind = IoOp::Kind::read;
+  slow.path = device;
+  slow.delay = std::chrono::seconds(10);
+  const auto write_later = [&](Reactor& reactor, std::string written) -> Task<> {
+    world.faults().add(slow);
+    co_await reactor.sleep(std::chrono::seconds(5));
+    count(written);
+  };
+  SimProcess process(world);
+  auto all = [&]() -> Task<> {
+    Reactor& reactor = process.reactor();
+    tracking::Background first(reactor), second(reactor);
+    count("100");
+    first.start(write_later(reactor, "200"));
+    const auto before = co_await tracking::identify(reactor, device);
+    co_await first.join();
+    EXPECT_EQ(before.writes.sectors, 100u);
+    second.start(write_later(reactor, "300"));
+    const auto now = co_await tracking::identify_by(reactor, device, before, before.canaries);
+    co_await second.join();
+    EXPECT_EQ(now.writes.sectors, 300u);
+    EXPECT_EQ(now.canaries, before.canaries);
+  };
+  const Result<> ran = process.run(all());
+  EXPECT_TRUE(ran.ok()) << ran.error().message();
+}
+
+// It came after the node was opened, or was not found then.
+TEST_F(TrackingStoreTest, OneThatHasBitmapsIsNotMadeAnew) {
+  make();
+  const auto bytes = file(store);
+  world.disk().import_file(store, {});
+  auto use = [&](TrackedNode& node) -> Task<> {
+    world.disk().import_file(store, bytes);
+    const Result<> made = co_await node.add_store().result();
+    EXPECT_THAT(made ? "" : made.error().message(), HasSubstr("add it again"));
+  };
+  EXPECT_TRUE(session(use).ok());
+  EXPECT_EQ(file(store), bytes);
+  EXPECT_EQ(look().dirty, 4096u);
+}
+
+// Or as it was, if the power is cut meanwhile.
+TEST_F(TrackingStoreTest, OneThatIsDistrustedWhileNobodyHasItIsInconsistent) {
+  for (const bool kill : {false, true}) {
+    make(kill);
+    auto once = [](Reactor& reactor) -> Task<> {
+      const bool told = co_await tracking::distrust(reactor, store, "somebody was here");
+      EXPECT_TRUE(told);
+      const bool again = co_await tracking::distrust(reactor, store, "and here");
+      EXPECT_FALSE(again);
+    };
+    std::uint64_t found = 0, cut = 1;
+    for (;; ++cut) {
+      const auto other = world.after_crash(cut);
+      other->crash_after_ops(cut);
+      {
+        SimProcess process(*other);
+        (void)process.run(once(process.reactor()));
+      }
+      const bool crashed = other->crashes() != 0;
+      other->crash_after_ops(0);
+      machine = other.get();
+      const Found now = look();
+      machine = &world;
+      EXPECT_TRUE(now.there) << cut;
+      EXPECT_TRUE(now.inconsistent == "somebody was here" || (crashed && now.inconsistent.empty() && now.dirty == 4096)) << cut;
+      found += !now.inconsistent.empty();
+      if (!crashed) break;
+    }
+    EXPECT_GT(cut, 4u);
+    EXPECT_GT(found, 1u);
+    world.disk().import_file(store, {});
+  }
+}
+
+TEST_F(TrackingStoreTest, OneThatSomebodyHasIsNotDistrusted) {
+  auto use = [this](TrackedNode& node) -> Task<> {
+    co_await add(node);
+    SimProcess other(world, "other");
+    const auto told = other.run(tracking::distrust(other.reactor(), store, "somebody was here"));
+    EXPECT_TRUE(!told.ok() && told.error().code() == Errc::busy);
+  };
+  EXPECT_TRUE(session(use).ok());
+  EXPECT_EQ(look().inconsistent, "");
 }
 
 TEST_F(TrackingStoreTest, ANewerFormatIsLeftAlone) {

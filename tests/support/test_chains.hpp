@@ -3,9 +3,9 @@
 
 #include "block/status.hpp"
 #include "format/qcow2/driver.hpp"
-#include "job/commit.hpp"
-#include "job/mirror.hpp"
-#include "job/stream.hpp"
+#include "job/chain/commit.hpp"
+#include "job/chain/stream.hpp"
+#include "job/mirror/mirror.hpp"
 #include "tests/support/test_jobs.hpp"
 
 namespace tidemark::test {

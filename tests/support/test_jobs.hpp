@@ -1,7 +1,7 @@
 // For tests of jobs: disks, a job manager that writes its events down, and backups to start.
 #pragma once
 
-#include "job/backup.hpp"
+#include "job/backup/backup.hpp"
 #include "tests/support/test_disks.hpp"
 
 namespace tidemark::test {

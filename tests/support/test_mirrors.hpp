@@ -1,7 +1,7 @@
 // For tests of mirrors: a disk and its target, late and slow, with a guest at work.
 #pragma once
 
-#include "job/mirror.hpp"
+#include "job/mirror/mirror.hpp"
 #include "tests/support/test_jobs.hpp"
 
 namespace tidemark::test {

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/images.hpp"
 #include "storage/file.hpp"
@@ -123,7 +124,7 @@ Task<> BackupRun::plan() {
   if (!checkpoints_ && !(options_.checkpoint.empty() && options_.since.empty()))
     co_await Error(Errc::unsupported, "the daemon has no checkpoints");
   extended_ = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
-  co_await choose_disks();
+  co_await choose_disks(nodes);
   if (!options_.checkpoint.empty()) co_await check_checkpoint();
   for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
 }
@@ -138,7 +139,26 @@ Task<> BackupRun::check_checkpoint() {
                                                "tidemark checkpoint delete {1}", disk.choice.name, options_.checkpoint));
 }
 
-Task<> BackupRun::choose_disks() {
+// Who names a disk by its node means the disk, also when guests write to an overlay on that node by now.
+Task<> BackupRun::find_top(DiskChoice& choice, const Json& nodes) {
+  const Json* node = find_by(nodes, "node-name", choice.node);
+  std::string above;                     // temporary images for others who read a disk stand on it, too, but it is written itself
+  if (node && flag(*node, "ro")) above = overlay_above(nodes, choice.node);
+  if (node && above.empty()) co_return;
+  const Json exports = co_await client_.execute("query-block-exports");
+  const Json* named = find_by(exports, "id", choice.node);
+  if (!named && !node) co_return;                        // which is told where it is looked for
+  std::string shown;
+  if (named) shown = below_jobs(nodes, text(*named, "node-name"));
+  if (named && shown == choice.node) co_return;          // others stand on it, but this is what clients see by that name
+  if (node && (!named || !stands_on(nodes, shown, choice.node)))
+    co_await Error(Errc::busy, fmt::format("node '{}' is not all of a disk: '{}' stands on it; name that one, or the disk's export",
+                                           choice.node, above));
+  choice = {std::move(shown), choice.name.empty() ? choice.node : choice.name};
+}
+
+Task<> BackupRun::choose_disks(const Json& nodes) {
+  for (DiskChoice& choice : options_.disks) co_await find_top(choice, nodes);
   if (options_.disks.empty()) {
     options_.disks = co_await exported_writable(client_);
     // Points of early programs have it by its node's name.
@@ -236,7 +256,7 @@ Task<> BackupRun::start() {
   if (!started && extended_ && started.error().code() != Errc::disconnected) {
     bitmaps_reason_ = started.error().message();
     const auto again = co_await start_jobs(false).result();
-    if (!again) co_await started.error();
+    if (!again) co_await again.error();
     if (!context_.json) print_error(Error(Errc::unsupported, bitmaps_reason_ + "; the bitmaps of this backup end with the daemon"), false);
     started = again;
   }

@@ -52,7 +52,8 @@ class BackupRun {
  private:
   Task<> clear_left_behind();
   Task<> plan();
-  Task<> choose_disks();
+  Task<> find_top(DiskChoice& choice, const Json& nodes);
+  Task<> choose_disks(const Json& nodes);
   Task<> check_since();
   Task<> drop_checkpoint();
   Task<> note_checkpoint();

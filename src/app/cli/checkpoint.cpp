@@ -101,7 +101,8 @@ Task<> run(const Context& context, QmpClient& client, CheckpointOptions options)
   }
 }
 
-// What a job has put above a disk goes with the job, and has a name that nobody gave.
+}  // namespace
+
 std::string below_jobs(const Json& nodes, std::string name) {
   static constexpr std::string_view of_jobs[] = {"copy-before-write", "copy-on-read", "mirror_top", "commit_top"};
   for (;;) {
@@ -114,8 +115,6 @@ std::string below_jobs(const Json& nodes, std::string name) {
     name = text(*below, "node-name");
   }
 }
-
-}  // namespace
 
 // Of several exports of a node the one that is called as the node, or else the first by name.
 Task<std::vector<DiskChoice>> exported_writable(QmpClient& client) {

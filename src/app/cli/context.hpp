@@ -4,7 +4,7 @@
 #include <string>
 
 #include "base/json.hpp"
-#include "control/qmp_client.hpp"
+#include "control/qmp/qmp_client.hpp"
 #include "io/reactor.hpp"
 
 namespace tidemark::cli {

@@ -50,7 +50,7 @@ void add_backup(CLI::App& app, Options& options) {
   auto chosen = std::make_shared<BackupOptions>();
   auto disks = std::make_shared<std::vector<std::string>>();
   command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required()->check(not_empty());
-  command->add_option("--disk", *disks, "a node to back up, and its name in the backup (default: all exported writable)")
+  command->add_option("--disk", *disks, "a disk, by its node or export, and its name in the backup (default: all exported writable)")
       ->type_name("NODE[=NAME]");
   static const std::map<std::string, BackupLevel> levels{
       {"auto", BackupLevel::automatic}, {"full", BackupLevel::full}, {"incremental", BackupLevel::incremental}};

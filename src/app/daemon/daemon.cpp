@@ -5,8 +5,8 @@
 #include <fmt/format.h>
 
 #include "app/version.hpp"
-#include "control/housekeeping.hpp"
-#include "control/node_events.hpp"
+#include "control/commands/housekeeping.hpp"
+#include "control/graph/node_events.hpp"
 
 namespace tidemark {
 namespace {

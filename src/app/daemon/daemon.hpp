@@ -8,7 +8,7 @@
 
 #include "app/daemon/monitors.hpp"
 #include "app/daemon/options.hpp"
-#include "control/command_set.hpp"
+#include "control/commands/command_set.hpp"
 
 namespace tidemark {
 

@@ -83,6 +83,7 @@ Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options,
 }
 
 int run_daemon(const DaemonOptions& options) {
+  ::signal(SIGPIPE, SIG_IGN);            // who waits for it, or reads what it says, may have gone
   Background background;
   if (options.daemonize) {
     auto entered = Background::enter();

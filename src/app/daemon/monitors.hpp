@@ -4,7 +4,7 @@
 #include <map>
 #include <optional>
 
-#include "control/qmp_server.hpp"
+#include "control/qmp/qmp_server.hpp"
 #include "schema/options.hpp"
 #include "task/group.hpp"
 

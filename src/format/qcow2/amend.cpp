@@ -4,9 +4,9 @@
 #include <bit>
 
 #include "block/edge.hpp"
-#include "format/qcow2/next_tables.hpp"
 #include "format/qcow2/pending_clusters.hpp"
 #include "format/qcow2/preallocate.hpp"
+#include "format/qcow2/tables/next_tables.hpp"
 
 namespace tidemark {
 
@@ -196,8 +196,8 @@ Task<std::uint64_t> Qcow2Driver::preallocate(Range range, Qcow2Preallocation how
   Result<> zeroed;
   if (!g.external_data && !pending.reads_as_zero) zeroed = co_await image_.write_zeroes(place).result();
   if (zeroed && !g.external_data) zeroed = co_await qcow2::reserve(image_.data(), place, how).result();
-  if (zeroed) pending.commit();
-  else pending.abort();
+  if (zeroed) zeroed = pending.commit();
+  if (!zeroed) pending.abort();
   co_await unwrap(zeroed);
   co_return place.length;
 }

@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "bitmap/dirty_bitmap.hpp"
-#include "format/qcow2/bitmap_directory.hpp"
+#include "format/qcow2/layout/bitmap_directory.hpp"
 
 namespace tidemark {
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "format/qcow2/codec.hpp"
+#include "format/qcow2/layout/codec.hpp"
 #include "format/qcow2/pending_clusters.hpp"
 
 namespace tidemark {
@@ -106,7 +106,8 @@ Task<> Qcow2Driver::store_compressed(std::uint64_t offset, Bytes compressed) {
   const HostOffset at = co_await refcounts_.allocate_bytes(compressed.size());
   const CompressedPlace place{at, compressed.size()};
   image_.tell(DebugEvent::write_compressed);
-  const Result<> written = co_await image_.write(at, Buffers::of_const(compressed)).result();
+  Result<> written = co_await image_.write(at, Buffers::of_const(compressed)).result();
+  if (written) written = image_.intact();                // the storage may have lost it already
   const std::uint64_t reach = std::uint64_t{1} << std::min(56u, CompressedPlace::offset_bits(g));
   if (!written || at.value >= reach) {
     refcounts_.free_later(place.clusters(g));

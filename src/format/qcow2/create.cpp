@@ -8,8 +8,8 @@
 
 #include "block/node.hpp"
 #include "format/qcow2/create_options.hpp"
+#include "format/qcow2/layout/refcount_slice.hpp"
 #include "format/qcow2/preallocate.hpp"
-#include "format/qcow2/refcount_slice.hpp"
 
 namespace tidemark {
 

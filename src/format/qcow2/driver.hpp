@@ -18,11 +18,11 @@
 
 #include "block/mapped_driver.hpp"
 #include "format/qcow2/bitmaps.hpp"
-#include "format/qcow2/cache_sizes.hpp"
-#include "format/qcow2/cluster_map.hpp"
-#include "format/qcow2/codec.hpp"
-#include "format/qcow2/committer.hpp"
-#include "format/qcow2/snapshot_table.hpp"
+#include "format/qcow2/layout/cache_sizes.hpp"
+#include "format/qcow2/layout/codec.hpp"
+#include "format/qcow2/tables/cluster_map.hpp"
+#include "format/qcow2/tables/committer.hpp"
+#include "format/qcow2/tables/snapshot_table.hpp"
 #include "io/reactor.hpp"
 #include "task/range_lock.hpp"
 
@@ -95,9 +95,12 @@ class Qcow2Driver final : public MappedDriver {
   const std::string& backing_format() const noexcept { return header_.backing_format; }
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
-  // What a flush that failed has lost is given up: the image is what its file says, and is written again.  Nobody uses it
-  // meanwhile; fails where its storage cannot make anything durable yet.
-  Task<> open_anew();
+  Task<> open_anew() override;
+  // It can be written, but for a loss.
+  bool lost() noexcept { return !read_only_ && image_.loss().has_value(); }
+  // As if the storage had lost something, which the next flush tells: nothing is written until the image is opened anew.
+  void lose(std::string_view why);
+  bool lost_by(const Error&) const noexcept override { return given_up_; }
   // Options of an image that is open, which nobody uses meanwhile.  What its memory is laid out for stays.
   Task<> change_options(Qcow2OpenOptions options);
   Result<> check_change(const Qcow2OpenOptions& options) const;      // whether it may
@@ -281,6 +284,7 @@ class Qcow2Driver final : public MappedDriver {
   Mutex resizing_data_file_, showing_file_;
   bool marked_corrupt_ = false;
   bool file_shown_ = false;              // the tables were read again after a loss
+  bool given_up_ = false;                // lose()
 };
 
 }  // namespace tidemark

@@ -2,7 +2,7 @@
 // and what is done afterwards is right.
 #include "base/bytes.hpp"
 #include "block/test_driver.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark::qcow2 {

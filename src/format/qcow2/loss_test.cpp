@@ -3,7 +3,7 @@
 #include <set>
 
 #include "block/test_driver.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark::qcow2 {
@@ -19,12 +19,18 @@ class Volatile final : public test::TestDriver {
   Errc fails_with = Errc::io;
   std::size_t changes_after = 0;                // since it has failed
   bool failed = false;
+  std::function<Task<>()> while_reading, while_writing;      // the next time
 
   void keep() { kept_ = content(); }
   bool lost_by(const Error& error) const noexcept override { return error.code() == Errc::io; }
+  Task<> read(std::uint64_t offset, Buffers into) override {
+    if (const auto meanwhile = std::exchange(while_reading, nullptr)) co_await meanwhile();
+    co_await TestDriver::read(offset, into);
+  }
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override {
     changes_after += failed;
-    return TestDriver::write(offset, from, flags);
+    co_await TestDriver::write(offset, from, flags);
+    if (const auto meanwhile = std::exchange(while_writing, nullptr)) co_await meanwhile();
   }
   Task<> write_zeroes(Range range, WriteFlags flags) override {
     changes_after += failed;
@@ -172,6 +178,66 @@ TEST_F(Loss, AFilterThatComesInBetween) {
   run(static_cast<Qcow2Driver&>(disk.driver()).open_anew());
   run(guest.write(0, Buffers(MutableBytes(data))));
   run(guest.flush());
+}
+
+// It has not told any flush that follows of itself.
+TEST_F(Loss, WhatIsUnderWayFails) {
+  Volatile& file = add_file(make());
+  auto image = open();
+  BlockNode& storage = node("file1");
+  EXPECT_TRUE(write(*image, 1 * MiB, 64 * KiB, 6).ok());
+  run(image->flush());
+  const auto lose = [&]() -> Task<> {
+    file.flushes_left = 0;
+    const Result<> flushed = co_await storage.make_durable().result();
+    EXPECT_FALSE(flushed.ok());
+  };
+  const auto check = [&](const Result<>& done) {
+    ASSERT_TRUE(file.failed);
+    EXPECT_FALSE(done.ok());
+    expect(*image, 0, 1 * MiB, below);
+    file.failed = false;
+    run(image->open_anew());
+    expect(*image, 0, 1 * MiB, below);
+    expect(*image, 1 * MiB, 64 * KiB, 6);
+  };
+  file.while_writing = lose;
+  check(write(*image, 0, 64 * KiB, 7));
+  file.while_writing = lose;
+  check(write(*image, 4096, 4096, 7));
+  file.while_writing = lose;
+  Content even(64 * KiB, std::byte{7});
+  check(reactor.run(image->write_compressed(0, Buffers(MutableBytes(even)))));
+  run(image->close());
+  image = open();                                // its tables are not in memory
+  file.while_reading = lose;
+  const Range whole{1 * MiB, 64 * KiB};
+  check(reactor.run(image->write_zeroes(whole, WriteFlags::none)));
+  run(image->close());
+  expect_well(file.content());
+}
+
+// As if the storage had.
+TEST_F(Loss, AnImageThatIsGivenUp) {
+  Volatile& file = add_file(make());
+  BlockNode& disk = add("disk", open());
+  auto& image = static_cast<Qcow2Driver&>(disk.driver());
+  Edge& guest = attach(disk);
+  Content data(4096, std::byte{7});
+  run(guest.write(0, Buffers(MutableBytes(data))));
+  EXPECT_FALSE(image.lost());
+  image.lose("just so");
+  EXPECT_TRUE(image.lost());
+  const std::string why = "qcow2: nothing more is written to the image 'file1' until it is opened anew (blockdev-reopen): just so";
+  EXPECT_EQ(error_of(guest.write(0, Buffers(MutableBytes(data)))).message(), why);
+  EXPECT_EQ(error_of(disk.make_durable()).message(), why);
+  EXPECT_EQ(disk.losses(), 1u);
+  run(image.open_anew());
+  EXPECT_FALSE(image.lost());
+  EXPECT_EQ(error_of(guest.flush()).message(), "what was written before may be lost: " + why);
+  run(guest.write(0, Buffers(MutableBytes(data))));
+  run(guest.flush());
+  EXPECT_FALSE(file.failed);
 }
 
 TEST_F(Loss, IsOpenedAnewWhereItIs) {

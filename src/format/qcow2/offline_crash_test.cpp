@@ -3,10 +3,10 @@
 
 #include "base/random.hpp"
 #include "block/graph.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
+#include "format/qcow2/check/offline.hpp"
 #include "format/qcow2/driver.hpp"
-#include "format/qcow2/offline.hpp"
-#include "format/qcow2/refcount_slice.hpp"
+#include "format/qcow2/layout/refcount_slice.hpp"
 #include "io/threads/threads_backend.hpp"
 
 namespace tidemark::qcow2 {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "block/node.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 #include "format/qcow2/driver.hpp"
 
 namespace tidemark {
@@ -123,7 +123,7 @@ Task<> Qcow2Driver::load(std::string snapshot) {
 // that hold only while all writers know them are switched off.
 Task<> Qcow2Driver::prepare_to_write() {
   image_.watch();
-  file_shown_ = false;
+  file_shown_ = given_up_ = false;
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
   const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots_);

@@ -39,7 +39,9 @@ void Qcow2Driver::PendingClusters::settle(Range wanted, std::uint64_t size) noex
   after = {range.end(), to - range.end()};
 }
 
-void Qcow2Driver::PendingClusters::commit() noexcept {
+// The storage may have lost it while it was being written.
+Result<> Qcow2Driver::PendingClusters::commit() noexcept {
+  if (auto ok = driver_.image_.intact(); !ok) return ok;
   const Geometry& g = driver_.header_.geometry;
   const std::uint64_t first = start();
   for (std::uint64_t i = 0; i < run_.count; ++i) {
@@ -53,6 +55,7 @@ void Qcow2Driver::PendingClusters::commit() noexcept {
     if (!reused_) driver_.map_.release(old, DiscardCause::never);
   }
   driver_.image_.wrote(Stage::data);
+  return {};
 }
 
 }  // namespace tidemark

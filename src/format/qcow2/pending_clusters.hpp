@@ -18,7 +18,7 @@ class Qcow2Driver::PendingClusters final : public PendingWrite {
   // run_ is chosen: what of `wanted` goes there, and what must be copied beside it, on a disk of `size`.
   void settle(Range wanted, std::uint64_t size) noexcept;
 
-  void commit() noexcept override;
+  Result<> commit() noexcept override;
   void abort() noexcept override {
     if (!reused_ && run_.count != 0) driver_.refcounts_.free_later(run_);
   }

@@ -65,6 +65,7 @@ Task<> Qcow2Driver::change_options(Qcow2OpenOptions options) {
 
 // A flush may be under way, of nobody's who uses it; none that begins from here on writes anything.
 Task<> Qcow2Driver::open_anew() {
+  co_await BlockDriver::open_anew();
   if (read_only_ || !image_.loss()) co_return;
   if (image_.corruption()) co_await *image_.corruption();
   co_await committer_.rest();
@@ -80,6 +81,13 @@ Task<> Qcow2Driver::open_anew() {
   if (!ready) image_.lose(loss);
   if (BlockNode* node = file_->parent()) node->graph().content_replaced(*node);
   co_await unwrap(ready);
+}
+
+void Qcow2Driver::lose(std::string_view why) {
+  if (image_.loss()) return;
+  image_.lose(Error(Errc::io, "qcow2: nothing more is written to the image '" + file_->node().name() + "' until it is opened anew "
+                              "(blockdev-reopen): " + std::string(why), EIO));
+  given_up_ = true;
 }
 
 // What it shows, and what stands on it, relies on what the present header says; with another name below it is the same.

@@ -3,7 +3,7 @@
 #include <charconv>
 
 #include "format/qcow2/driver.hpp"
-#include "format/qcow2/next_tables.hpp"
+#include "format/qcow2/tables/next_tables.hpp"
 
 namespace tidemark {
 

@@ -97,6 +97,7 @@ Task<> Qcow2Driver::zero_slice(Range range, Zeroing how) {
     if (!map_.valid(cluster.offset, old)) co_await map_.invalid(cluster.offset, old);
     if (old.compressed() && now.has_cluster())
       co_await Error(Errc::unsupported, "qcow2: part of a compressed cluster cannot be zeroed");
+    if (image_.loss()) co_await *image_.loss();      // while this waited
     map_.set(entries, i, now);
     if (!now.has_cluster()) map_.release(old, DiscardCause::request);
     if (how != Zeroing::keep_clusters && how != Zeroing::uncover) co_await pass_discard(cluster, old, now);

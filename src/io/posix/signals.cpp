@@ -25,6 +25,7 @@ void on_signal(int number) {
 
 Result<SignalWatch> SignalWatch::create(Reactor& reactor, std::initializer_list<int> signals) {
   TM_ASSERT(writing_end == -1);
+  ::signal(SIGXFSZ, SIG_IGN);            // a write beyond RLIMIT_FSIZE fails, and says why
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return Error::from_errno(errno, "watching signals");

@@ -9,7 +9,7 @@ namespace tidemark {
 
 class SignalWatch {
  public:
-  // From here on the signals no longer end the process.
+  // From here on the signals no longer end the process, nor does a write that is too large for its limits.
   static Result<SignalWatch> create(Reactor& reactor, std::initializer_list<int> signals);
   SignalWatch(SignalWatch&&) = default;
   Task<int> next(CancelToken token = {});

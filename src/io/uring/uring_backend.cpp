@@ -11,6 +11,7 @@
 #include <array>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "io/posix/busy_wait.hpp"
 #include "io/posix/inline_io.hpp"
@@ -46,14 +47,20 @@ struct WaitArgument {
 };
 static_assert(sizeof(WaitArgument) == sizeof(io_uring_getevents_arg));
 
-// Completions that belong to no IoOp.
+// Completions that are no IoOp's own: of the watch for wake-ups, and of the cancelling of the one whose address this is besides.
 constexpr std::uint64_t wake_tag = 1;
-constexpr std::uint64_t ignored_tag = 2;
+constexpr std::uint64_t cancel_tag = 2;
+static_assert(alignof(IoOp) > (wake_tag | cancel_tag));
+
+// The kernel's refusal to cancel counts for the moment: an operation that one of its threads is just at may be waiting for its
+// peer a moment later.
+constexpr Duration cancel_pause = std::chrono::milliseconds(1);
 
 Duration worth_waiting(Duration longest) { return std::thread::hardware_concurrency() > 1 ? longest : Duration::zero(); }
 
-// In backend_data[1] of an operation that is with the ring, not with the workers.
-constexpr std::uint64_t ring_mark = 2;
+// In backend_data[1] of an operation that is with the ring, not with the workers; that is to be cancelled there; that the ring is
+// done with, though nobody may have heard of it yet.
+constexpr std::uint64_t ring_mark = 2, cancelled_mark = 3, completed_mark = 4;
 
 // What the queue entries point to until the kernel has taken them.
 struct Arena {
@@ -106,10 +113,11 @@ void enable(const io_uring& ring) {
   TM_ASSERT(::syscall(__NR_io_uring_register, ring.ring_fd, opcode, nullptr, 0) == 0);
 }
 
-// The ring may say no where a thread that can wait, or do without a flag, would succeed.
+// The ring may say no where a thread that can wait, or do without a flag, would succeed: also that it was cancelled, which nobody does
+// to these, when the ring gets no thread for it.
 bool must_be_repeated(const IoOp& op, std::int64_t result) {
   const bool on_file = op.kind == IoOp::Kind::read || op.kind == IoOp::Kind::write;
-  return on_file && (result == -EAGAIN || result == -EINTR || result == -EOPNOTSUPP);
+  return on_file && (result == -EAGAIN || result == -EINTR || result == -EOPNOTSUPP || result == -ECANCELED);
 }
 
 class UringBackend final : public IoBackend, public TunableBackend {
@@ -151,6 +159,11 @@ class UringBackend final : public IoBackend, public TunableBackend {
   void sleep_for_many(Instant deadline);
   // The ring tells one of its own threads to do it.
   bool goes_aside(const IoOp& op) const noexcept { return op.aside && processors_ > 1; }
+  void submit_cancel(IoOp& op);
+  // What the kernel has refused is asked for again, where that is due.
+  void ask_again();
+  Instant next_asking() const noexcept;
+  void cancel_answered(std::uint64_t address, std::int32_t result);
   void reap();
   void complete(const io_uring_cqe& cqe);
   bool wants_thread(const IoOp& op) const;
@@ -172,6 +185,10 @@ class UringBackend final : public IoBackend, public TunableBackend {
   posix::BusyWait busy_wait_;
   const std::unique_ptr<Arena> arena_ = std::make_unique<Arena>();
   std::vector<IoOp*> done_;
+  std::vector<IoOp*> refused_aside_;             // sends that the ring had no thread for
+  std::vector<IoOp*> cancelled_;                 // with the ring, and not completed
+  std::vector<IoOp*> refused_;                   // of those: asked for again at
+  Instant ask_again_at_ = no_deadline;
 };
 
 // The ring's one submitter is the thread that comes here first.
@@ -283,14 +300,42 @@ void UringBackend::fill_message(io_uring_sqe& sqe, const IoOp& op) {
 }
 
 void UringBackend::cancel(IoOp& op) {
-  if (op.backend_data[1] != ring_mark) {
-    if (pool_.cancel(op)) finish(op, -ECANCELED);
-    return;
-  }
+  if (op.backend_data[1] == cancelled_mark || op.backend_data[1] == completed_mark) return;
+  const bool with_pool = op.backend_data[1] != ring_mark;
+  if (with_pool ? pool_.cancel(op) : std::erase(refused_aside_, &op) != 0) return finish(op, -ECANCELED);
+  if (with_pool) return;
+  op.backend_data[1] = cancelled_mark;
+  cancelled_.push_back(&op);
+  submit_cancel(op);
+}
+
+void UringBackend::submit_cancel(IoOp& op) {
   io_uring_sqe& sqe = entry();
   const int first_match = 0;
   ::io_uring_prep_cancel(&sqe, &op, first_match);
-  sqe.user_data = ignored_tag;
+  sqe.user_data = reinterpret_cast<std::uint64_t>(&op) | cancel_tag;
+}
+
+// It may have completed meanwhile, and another one be at its address.
+void UringBackend::cancel_answered(std::uint64_t address, std::int32_t result) {
+  if (result >= 0) return;
+  IoOp* op = reinterpret_cast<IoOp*>(address);
+  const auto is_it = [op](const IoOp* other) { return other == op; };
+  if (std::none_of(cancelled_.begin(), cancelled_.end(), is_it) || std::any_of(refused_.begin(), refused_.end(), is_it)) return;
+  if (refused_.empty()) ask_again_at_ = now() + cancel_pause;
+  refused_.push_back(op);
+}
+
+void UringBackend::ask_again() {
+  for (IoOp* op : std::exchange(refused_aside_, {})) submit_to_ring(*op);
+  if (refused_.empty() || now() < ask_again_at_) return;
+  for (IoOp* op : std::exchange(refused_, {})) submit_cancel(*op);
+}
+
+// Some may have been refused while others were asked for.
+Instant UringBackend::next_asking() const noexcept {
+  if (!refused_aside_.empty()) return Instant::min();
+  return refused_.empty() ? no_deadline : ask_again_at_;
 }
 
 // With deferred task work, completions come only when the kernel is asked; it says when to ask.
@@ -350,7 +395,9 @@ void UringBackend::wait(Instant deadline, std::vector<IoOp*>& completed) {
   if (!started_) start();
   reap();
   if (!wakeups_watched_) watch_wakeups();        // after reap(), which may find that the watch has ended
-  pool_.flush();                                 // after it, too: it may pass an op on
+  ask_again();
+  pool_.flush();                                 // after these, too: they may pass an op on
+  deadline = std::min(deadline, next_asking());
   const bool poll = deadline == Instant::min() || !done_.empty() || wakeup_.notified();
   if (!poll) wait_for_event(deadline);
   else if (::io_uring_sq_ready(&ring_) != 0 || events_pending()) submit_entries(events_pending());
@@ -374,15 +421,28 @@ void UringBackend::reap() {
 }
 
 void UringBackend::complete(const io_uring_cqe& cqe) {
-  if (cqe.user_data == ignored_tag) return;
   if (cqe.user_data == wake_tag) {
     if (!(cqe.flags & IORING_CQE_F_MORE)) wakeups_watched_ = false;
     return;
   }
+  if (cqe.user_data & cancel_tag) return cancel_answered(cqe.user_data & ~cancel_tag, cqe.res);
   IoOp& op = *reinterpret_cast<IoOp*>(cqe.user_data);
+  std::int32_t result = cqe.res;
   if (op.kind == IoOp::Kind::write) --writes_;
-  if (must_be_repeated(op, cqe.res)) return pool_.submit(op);
-  finish(op, cqe.res);
+  const bool cancelled = op.backend_data[1] == cancelled_mark;
+  if (cancelled) {
+    std::erase(cancelled_, &op);
+    std::erase(refused_, &op);
+    if (result == -EINTR) result = -ECANCELED;   // it was waiting on a thread of the ring
+  }
+  if (must_be_repeated(op, result)) return pool_.submit(op);
+  if (result == -ECANCELED && !cancelled && op.aside) {
+    op.aside = false;
+    refused_aside_.push_back(&op);
+    return;
+  }
+  op.backend_data[1] = completed_mark;
+  finish(op, result);
 }
 
 }  // namespace

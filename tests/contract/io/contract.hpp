@@ -56,7 +56,6 @@ class IoContract : public testing::TestWithParam<WorldCase> {
   std::string directory = world->directory();
   Reactor reactor{world->backend()};
 
- private:
   Task<> connect_pair(SocketAddress address, Socket& near, Socket& far);
 };
 

@@ -211,6 +211,66 @@ TEST_P(SocketContract, ASenderThatIsStuckIsCancelled) {
   });
 }
 
+// Whoever has just taken what is to be sent, and is about to wait for room, has not heard of it.
+TEST_P(SocketContract, ASenderIsCancelledWhateverItIsAtJustThen) {
+  check_pair([&](Socket& near, Socket&) -> Task<> {
+    const std::string text(1 * MiB, 'x');
+    for (int round = 0; round < 400; ++round) {
+      CancelSource source;
+      Result<> sent;
+      auto send = [&]() -> Task<> { sent = co_await near.send_all(out(text), source.token()).result(); };
+      auto both = [&](TaskGroup& group) -> Task<> {
+        group.spawn(send());
+        for (int turn = 0; turn < round % 8; ++turn) co_await reactor.yield();
+        source.request();
+        co_await group.join();
+      };
+      co_await with_group(reactor, both);
+      expect_error(sent, Errc::cancelled);
+    }
+  });
+}
+
+// More at once than a queue has room for, of which some have just been answered: later ones, at the same places, are not touched.
+TEST_P(SocketContract, WhatHasEndedIsNotCancelledAgain) {
+  constexpr std::size_t many = 400, answered = 40;
+  check([&]() -> Task<> {
+    std::vector<Socket> near(many), far(many);
+    for (std::size_t i = 0; i < many; ++i) co_await connect_pair(unix_address(), near[i], far[i]);
+    std::size_t got = 0, cancelled = 0;
+    auto receive_one = [&](Socket& from, CancelToken token) -> Task<> {
+      std::string text(1, '?');
+      const Result<std::size_t> received = co_await from.recv_some(in(text), token).result();
+      if (received) ++got;
+      else if (received.error().code() == Errc::cancelled) ++cancelled;
+    };
+    CancelSource source;
+    auto first = [&](TaskGroup& group) -> Task<> {
+      for (Socket& socket : far) group.spawn(receive_one(socket, source.token()));
+      co_await let_others_run();
+      for (std::size_t i = 0; i < answered; ++i) co_await near[i].send_all(out("x"));
+      source.request();
+      co_await group.join();
+    };
+    co_await with_group(reactor, first);
+    EXPECT_EQ(got + cancelled, many);
+    const std::size_t taken = std::exchange(got, 0);
+    cancelled = 0;
+    auto second = [&](TaskGroup& group) -> Task<> {
+      for (Socket& socket : far) group.spawn(receive_one(socket, CancelToken()));
+      co_await reactor.sleep(std::chrono::milliseconds(20));
+      for (Socket& socket : near) co_await socket.send_all(out("y"));
+      co_await group.join();
+    };
+    co_await with_group(reactor, second);
+    EXPECT_EQ(got, many);
+    EXPECT_EQ(cancelled, 0u);
+    EXPECT_LE(taken, answered);
+    for (Socket& socket : near) co_await socket.close();
+    for (Socket& socket : far) co_await socket.close();
+  });
+}
+
 TEST_P(SocketContract, CancellingAReceiverLosesNoByte) {
   check_pair([&](Socket& near, Socket& far) -> Task<> {
     for (int round = 0; round < 200; ++round) {

@@ -1,6 +1,6 @@
 // blockdev-add and blockdev-create of qcow2 images, with what QEMU made and what images themselves say.
-#include "control/images_made.hpp"
-#include "control/node_opener.hpp"
+#include "control/nodes/images_made.hpp"
+#include "control/nodes/node_opener.hpp"
 #include "schema/keyval.hpp"
 #include "tests/interop/qcow2/rig.hpp"
 

@@ -9,7 +9,7 @@
 #include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/session.hpp"
-#include "control/chain_cost_commands.hpp"
+#include "control/commands/chain_cost_commands.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 

@@ -81,6 +81,27 @@ std::vector<std::string> nodes_on(const Json& nodes, const std::string& image) {
   return all;
 }
 
+std::string overlay_above(const Json& nodes, const std::string& image) {
+  for (const Json& node : items(nodes)) {
+    const std::string name = text(node, "node-name");
+    const bool job = name.starts_with('#') && (driver_of(nodes, name) == "mirror_top" || driver_of(nodes, name) == "commit_top");
+    const bool shows = filtered_by(nodes, name) == image || (job && has_child(node, image));
+    if (!shows && child_of(nodes, name, "backing") == image) return name;
+    if (!shows && file_below(nodes, name) != image) continue;
+    if (std::string above = overlay_above(nodes, name); !above.empty()) return above;
+  }
+  return "";
+}
+
+bool stands_on(const Json& nodes, const std::string& top, const std::string& below) {
+  if (top == below) return true;
+  const Json* node = find_by(nodes, "node-name", top);
+  const Json* children = node ? node->find("children") : nullptr;
+  if (!children) return false;
+  const auto& all = items(*children);
+  return std::any_of(all.begin(), all.end(), [&](const Json& child) { return stands_on(nodes, text(child, "node-name"), below); });
+}
+
 std::string storage_driver(const Json& nodes, std::string name) {
   for (std::string file = file_below(nodes, name); !file.empty(); file = file_below(nodes, name)) name = file;
   return driver_of(nodes, name);

@@ -23,6 +23,12 @@ bool has_child(const Json& node, const std::string& name);
 // What stands on a node, or on filters that show it.
 std::vector<std::string> nodes_on(const Json& nodes, const std::string& image);
 
+// An image that hides what this one holds, and has it as its backing file; also of the storage below one.  Empty: there is none.
+std::string overlay_above(const Json& nodes, const std::string& image);
+
+// Whether one node is the other or, by whatever it is made of, above it.
+bool stands_on(const Json& nodes, const std::string& top, const std::string& below);
+
 // The driver of the node at the bottom, which has an image's bytes.
 std::string storage_driver(const Json& nodes, std::string name);
 

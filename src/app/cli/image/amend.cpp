@@ -6,7 +6,7 @@
 #include "app/cli/image/make.hpp"
 #include "app/cli/progress.hpp"
 #include "app/images.hpp"
-#include "control/tracking_stores.hpp"
+#include "control/nodes/tracking_stores.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {

@@ -3,7 +3,7 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/session.hpp"
 #include "app/cli/progress.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 
 namespace tidemark::cli {
 namespace {

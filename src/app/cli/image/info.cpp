@@ -6,7 +6,7 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/text.hpp"
-#include "control/node_info.hpp"
+#include "control/commands/node_info.hpp"
 #include "io/file.hpp"
 
 namespace tidemark::cli {

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "app/cli/image/session.hpp"
-#include "format/qcow2/check.hpp"
+#include "format/qcow2/check/check.hpp"
 
 namespace tidemark::cli {
 namespace {

@@ -7,7 +7,7 @@
 #include "app/cli/image/session.hpp"
 #include "block/status.hpp"
 #include "format/qcow2/create_options.hpp"
-#include "format/qcow2/measure.hpp"
+#include "format/qcow2/layout/measure.hpp"
 
 namespace tidemark::cli {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "app/cli/image/shared_bytes.hpp"
 #include "app/cli/image/uri.hpp"
-#include "control/backing_names.hpp"
+#include "control/graph/backing_names.hpp"
 #include "format/qcow2/driver.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "format/qcow2/header.hpp"
+#include "format/qcow2/layout/header.hpp"
 #include "io/reactor.hpp"
 #include "schema/node.hpp"
 

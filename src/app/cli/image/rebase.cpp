@@ -8,7 +8,7 @@
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/progress.hpp"
 #include "app/cli/text.hpp"
-#include "format/qcow2/offline.hpp"
+#include "format/qcow2/check/offline.hpp"
 #include "image/rebase.hpp"
 
 namespace tidemark::cli {

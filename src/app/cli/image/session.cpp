@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "app/cli/image/snapshots.hpp"
-#include "control/node_opener.hpp"
+#include "control/nodes/node_opener.hpp"
 #include "task/cancel_follower.hpp"
 
 namespace tidemark::cli {

@@ -4,7 +4,7 @@
 
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/snapshots.hpp"
-#include "control/tracking_stores.hpp"
+#include "control/nodes/tracking_stores.hpp"
 
 namespace tidemark::cli {
 namespace {

@@ -12,7 +12,7 @@
 #include "app/cli/snapshot/overlays.hpp"
 #include "app/cli/snapshot/quiesce.hpp"
 #include "base/paths.hpp"
-#include "control/tracking_stores.hpp"
+#include "control/nodes/tracking_stores.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
 

@@ -5,7 +5,7 @@
 #include "app/cli/chain/look.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/new_file.hpp"
-#include "control/tracking_stores.hpp"
+#include "control/nodes/tracking_stores.hpp"
 #include "io/file.hpp"
 #include "storage/file.hpp"
 

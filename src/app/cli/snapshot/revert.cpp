@@ -17,7 +17,7 @@
 #include "app/cli/snapshot/overlays.hpp"
 #include "app/new_file.hpp"
 #include "base/paths.hpp"
-#include "control/tracking_stores.hpp"
+#include "control/nodes/tracking_stores.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
