@@ -206,7 +206,7 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
 RestoreTarget::~RestoreTarget() = default;
 
 Task<> RestoreTarget::create_now(std::string format, std::uint64_t size) {
-  created_ = co_await create_partial(reactor_, partial_path());
+  created_ = co_await create_partial(reactor_, partial_path(), maker_);
   BlockNode* node = nullptr;
   if (format == "qcow2") {
     Qcow2CreateOptions options;
@@ -245,12 +245,14 @@ Task<> RestoreTarget::publish() {
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit
   co_await fs::sync_dir(reactor_, std::move(parent));
   co_await release();
+  co_await maker_.close();
 }
 
 Task<> RestoreTarget::discard() {
   (void)co_await close().result();
   (void)co_await release().result();
   const auto undone = co_await undo_create_file(reactor_, created_).result();
+  (void)co_await maker_.close().result();
   if (!undone && undone.error().code() != Errc::not_found) co_await undone.error();
 }
 

@@ -90,6 +90,7 @@ class RestoreTarget {
   bool replace_;
   std::unique_ptr<HeldFile> replaced_, made_;
   CreatedFile created_;                  // nothing, until it is
+  File maker_;
   std::unique_ptr<Edge> disk_;
 };
 

@@ -21,12 +21,18 @@ Task<NewFile> NewFile::begin_held(Reactor& reactor, std::string path) {
   co_return std::move(file);
 }
 
-Task<> NewFile::make_partial() { created_ = co_await create_partial(*reactor_, partial_); }
+Task<> NewFile::make_partial() { created_ = co_await create_partial(*reactor_, partial_, maker_); }
 
 Task<> NewFile::let_go() {
+  co_await let_go_of_images();
+  co_await maker_.close();
+}
+
+// Others may use them; who makes the same one yet waits.
+Task<> NewFile::let_go_of_images() {
   const auto held = std::exchange(held_, nullptr), made = std::exchange(made_, nullptr);
   if (made) (void)co_await made->release().result();
-  if (held) co_await held->release();
+  if (held) (void)co_await held->release().result();
 }
 
 Task<> NewFile::hold() { made_ = co_await HeldFile::take_made(*reactor_, created_); }
@@ -43,8 +49,10 @@ Task<> NewFile::publish() {
 }
 
 Task<> NewFile::discard() {
-  (void)co_await let_go().result();
-  co_await undo_create_file(*reactor_, created_);
+  co_await let_go_of_images();
+  const auto undone = co_await undo_create_file(*reactor_, created_).result();
+  (void)co_await maker_.close().result();
+  co_await unwrap(undone);
 }
 
 }  // namespace tidemark

@@ -3,6 +3,7 @@
 // before leaves the old file as it was.
 //
 // Invariant: only what was there at the beginning is replaced; what has come meanwhile, by either name, is somebody else's, and stays.
+// Of several who make the same file one does, and the others leave nothing.
 #pragma once
 
 #include <memory>
@@ -23,26 +24,29 @@ class NewFile {
   static NewFile begin_new(Reactor& reactor, std::string path) { return NewFile(reactor, std::move(path), false); }
 
   const std::string& partial() const noexcept { return partial_; }
-  Task<> make_partial();                 // empty; what a run that was killed has left goes
-  // The file is closed.  Nobody else who makes the same file takes the partial name away from here on, until let_go();
-  // Errc::busy when one has by now.
+  // Empty; what a run that was killed has left goes.  Errc::busy when another makes the same file; nobody else does until let_go().
+  Task<> make_partial();
+  // The file is closed.  Nobody uses it as an image from here on, until let_go(); Errc::busy when somebody does, or has replaced it.
   Task<> hold();
   // What was written to it is durable; it is held, else this does it.
   Task<> publish();
-  // What was made, and nobody uses, goes, from under its own name, too; but what was there before does not come back.
+  // What was made, and nobody uses, goes, from under its own name, too; but what was there before does not come back.  Before
+  // let_go(), which it does, or another may be making it by then.
   Task<> discard();
   // What `why` says that another program has taken is not discarded.
   void leave_if_taken(const Error& why) { tidemark::leave_if_taken(created_, why); }
-  Task<> let_go();                       // of all that is held; before this goes, when it was published or held
+  Task<> let_go();                       // of all that is held; before this goes
 
  private:
   NewFile(Reactor& reactor, std::string path, bool replaces)
       : reactor_(&reactor), path_(std::move(path)), partial_(path_ + ".tidemark-partial"), replaces_(replaces) {}
+  Task<> let_go_of_images();
 
   Reactor* reactor_;
   std::string path_, partial_;
   bool replaces_;
   CreatedFile created_;                  // nothing, until it is
+  File maker_;
   std::shared_ptr<HeldFile> held_, made_;  // what it replaces; itself
 };
 
@@ -52,11 +56,12 @@ Task<> make_file(NewFile file, Make make) {
   Result<> made = co_await file.make_partial().result();
   if (made) made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
+  if (!made) {
+    file.leave_if_taken(made.error());
+    (void)co_await file.discard().result();
+  }
   (void)co_await file.let_go().result();
-  if (made) co_return;
-  file.leave_if_taken(made.error());         // by who is making the same file
-  (void)co_await file.discard().result();
-  co_await made.error();
+  co_await unwrap(made);
 }
 
 template <class Make>

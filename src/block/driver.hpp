@@ -76,6 +76,8 @@ class BlockDriver {
   virtual Task<> flush() = 0;
   // Whether a flush that failed so may have dropped what was written, whatever the next one says; what is below tells for itself.
   virtual bool lost_by(const Error&) const noexcept { return edges().empty(); }
+  // It has lost something by such a flush, and is to be opened anew before it is what it was.
+  virtual bool lost() noexcept { return false; }
   // What a flush that failed has lost is given up: it shows what is stored, and is written again.  Nobody uses it meanwhile; fails
   // where nothing can be made durable yet.  The default goes on to what it stands on, as write_back() does.
   virtual Task<> open_anew();

@@ -18,10 +18,4 @@ void mark_lost_content(BlockNode& node) {
     for (const auto& bitmap : *bitmaps) mark_again(*bitmap);
 }
 
-void mark_lost_content_above(BlockNode& node) {
-  mark_lost_content(node);
-  for (const Edge* user : node.parents())
-    if (user->parent() && keeps_content(user->role())) mark_lost_content_above(*user->parent());
-}
-
 }  // namespace tidemark

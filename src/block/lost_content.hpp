@@ -1,4 +1,5 @@
-// A node whose storage has lost what was written reads there as it did at its last good flush: that changes it, without a write.
+// A node whose storage has lost what was written reads there as it did at its last good flush, at once or when it is opened anew:
+// that changes it, without a write.
 //
 // Bitmaps that have begun, or were cleared, since that flush began with what is lost.  What those that are stored have dropped since
 // is kept until a flush succeeds, and is dirty again; of the others nobody knows what they have dropped: all is dirty.
@@ -13,7 +14,5 @@ inline bool keeps_content(Role role) noexcept { return role == Role::file || rol
 
 // The node's bitmaps, while it is told that something is lost; those that are stored need not wait, for what is kept is stored.
 void mark_lost_content(BlockNode& node);
-// The same of all nodes that keep their content in this one: it shows another again, for what could not be written is given up.
-void mark_lost_content_above(BlockNode& node);
 
 }  // namespace tidemark

@@ -106,7 +106,8 @@ class BlockNode final {
   Task<> make_durable();
   // BlockDriver::open_anew().  Users are told of what it finds lost.
   Task<> open_anew();
-  // How often the storage of its content has lost something, by a flush that failed.
+  // How often the storage of its content has lost something, by a flush that failed, or has shown another content since, for it was
+  // opened anew.
   std::uint64_t losses() const noexcept { return losses_; }
   bool quiesced() const noexcept { return quiesced_; }
 
@@ -148,6 +149,7 @@ class BlockNode final {
   void tell_threshold(std::uint64_t end) noexcept;
   void listen_to_driver();
   void tell_lost(const Error& why) noexcept;
+  void tell_shown_anew() noexcept;
   bool flush_under_way() const noexcept;                // of this node, or of what its flush goes to
   Task<> put(std::uint64_t offset, Buffers from, WriteFlags flags);
   Task<> put_durably(std::uint64_t offset, Buffers from, WriteFlags flags);

@@ -197,8 +197,10 @@ Task<> BlockNode::make_durable() {
 }
 
 Task<> BlockNode::open_anew() {
+  const bool lost = driver_->lost();
   const Result<> opened = co_await driver_->open_anew().result();
   if (!opened && driver_->lost_by(opened.error())) tell_lost(opened.error());
+  if (lost) tell_shown_anew();
   co_await unwrap(opened);
 }
 
@@ -231,6 +233,16 @@ void BlockNode::tell_lost(const Error& why) noexcept {
     } else if (user->parent() && keeps_content(user->role())) {
       user->parent()->tell_lost(why);
     }
+  }
+}
+
+// Of who stands on it only: whoever remembers what it has lost itself, as an image does, is to lose nothing by its end.
+void BlockNode::tell_shown_anew() noexcept {
+  mark_lost_content(*this);
+  for (Edge* user : parents_) {
+    if (!user->parent() || !keeps_content(user->role())) continue;
+    ++user->parent()->losses_;
+    user->parent()->tell_shown_anew();
   }
 }
 

@@ -131,8 +131,23 @@ Task<> undo_now(File& file, const CreatedFile& created) {
 }
 
 Task<> remove_unused(File& file) {
+  co_await lock_as_maker(file);
   co_await take_new(file);
   co_await fs::unlink(file.reactor(), file.path());
+}
+
+Error being_made(const std::string& path) {
+  return Error(Errc::busy, "'" + path + "' is being made by another program; let it end first");
+}
+
+// One that was just made: another may take it for what an earlier run has left, until it is locked.
+Task<CreatedFile> take_partial(File& file) {
+  co_await lock_as_maker(file);
+  const FileInfo info = co_await file.stat();
+  CreatedFile created{file.path(), info.device, info.inode, Replaced::nothing};
+  const auto named = co_await check_named(file.reactor(), created).result();
+  if (!named) co_await being_made(file.path());
+  co_return std::move(created);
 }
 
 // What an earlier run has left under a name.
@@ -197,18 +212,18 @@ Task<CreatedFile> create_file(Reactor& reactor, std::string path, std::uint64_t 
   co_return created;
 }
 
-Task<CreatedFile> create_partial(Reactor& reactor, std::string path) {
+Task<CreatedFile> create_partial(Reactor& reactor, std::string path, File& maker) {
   co_await remove_left(reactor, path);
   OpenFlags flags;
   flags.write = flags.create = flags.exclusive = true;
   auto opened = co_await File::open(reactor, path, flags).result();
+  if (!opened && opened.error().code() == Errc::exists) co_await being_made(path);
   if (!opened) co_await could_not("create", opened.error(), path);
-  const Result<FileInfo> info = co_await opened->stat().result();
-  const Result<> closed = co_await opened->close().result();
-  if (!info || !closed) (void)co_await fs::unlink(reactor, path).result();
-  co_await unwrap(info);
-  co_await unwrap(closed);
-  co_return CreatedFile{std::move(path), info->device, info->inode, Replaced::nothing};
+  const Result<CreatedFile> taken = co_await take_partial(*opened).result();
+  if (!taken) (void)co_await opened->close().result();
+  co_await unwrap(taken);
+  maker = *std::move(opened);
+  co_return *taken;
 }
 
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path) {

@@ -48,8 +48,9 @@ Task<CreatedFile> create_file(Reactor& reactor, std::string path, std::uint64_t 
                               FilePreallocation preallocation, CancelToken interrupted = {});
 
 // A new file for the time being, empty: one that an earlier run has left there goes first.  Refused while another uses that, and
-// where it is a link, through which nothing is written.
-Task<CreatedFile> create_partial(Reactor& reactor, std::string path);
+// where it is a link, through which nothing is written.  Of those who make the same one at once it is one's: until he closes `maker`,
+// which he does when it has its own name or is gone, it is refused to the others (Errc::busy).
+Task<CreatedFile> create_partial(Reactor& reactor, std::string path, File& maker);
 
 // What create_file() would overwrite; its refusals, without a change.
 Task<Replaced> check_overwritable(Reactor& reactor, std::string path);

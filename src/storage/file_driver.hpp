@@ -34,7 +34,7 @@ class FileDriver final : public BlockDriver {
   Task<> open_anew() override;
   // What is told of a loss afterwards, without asking the kernel, is not another one.
   bool lost_by(const Error& failed) const noexcept override { return !lost_ || failed.message() != lost_->message(); }
-  bool lost() const noexcept { return lost_.has_value(); }         // and not opened anew since
+  bool lost() noexcept override { return lost_.has_value(); }
   Task<> truncate(std::uint64_t size) override;
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;

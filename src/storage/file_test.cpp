@@ -484,10 +484,13 @@ TEST_F(FileTest, AFileIsKnownByMoreThanItsName) {
 TEST_F(FileTest, APartialFileIsNewWhateverWasLeft) {
   put("/d/a", 4096);
   const std::uint64_t left = run(fs::stat(reactor, "/d/a")).inode;
-  EXPECT_NE(run(create_partial(reactor, "/d/a")).inode, left);
+  File maker, another;
+  EXPECT_NE(run(create_partial(reactor, "/d/a", maker)).inode, left);
   EXPECT_EQ(world.disk().export_file("/d/a").size(), 0u);
+  EXPECT_EQ(error_of(create_partial(reactor, "/d/a", another)).code(), Errc::busy);      // it is being made
+  run(maker.close());
   const Driver user = run(open_file(reactor, named("/d/a", true)));
-  EXPECT_EQ(error_of(create_partial(reactor, "/d/a")).code(), Errc::busy);
+  EXPECT_EQ(error_of(create_partial(reactor, "/d/a", another)).code(), Errc::busy);
   EXPECT_TRUE(world.disk().exists("/d/a"));
   run(user->close());
 }

@@ -6,6 +6,7 @@ namespace tidemark {
 namespace {
 
 constexpr std::uint64_t used_byte = 100, unshared_byte = 200;
+constexpr std::uint64_t maker_byte = 300;      // none that QEMU looks at
 
 struct Permission {
   unsigned bit;
@@ -68,6 +69,14 @@ Task<> unlock_image(File& file) {
     const LockRequest request{LockRequest::Mode::unlock, byte, permissions_known.size()};
     co_await file.lock(request);
   }
+}
+
+Task<> lock_as_maker(File& file) {
+  const LockRequest request{LockRequest::Mode::exclusive, maker_byte, 1};
+  const Result<> taken = co_await file.lock(request).result();
+  if (taken) co_return;
+  if (taken.error().code() != Errc::busy) co_await taken.error().with_context("Failed to lock byte " + std::to_string(maker_byte));
+  co_await Error(Errc::busy, "'" + file.path() + "' is being made by another program; let it end first", taken.error().os_errno());
 }
 
 Task<> move_lock(File& before, Permissions had, File& file, Permissions permissions) {

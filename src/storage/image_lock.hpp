@@ -17,6 +17,10 @@ Task<> lock_image(File& file, Permissions permissions);
 
 Task<> unlock_image(File& file);
 
+// Of a file that is made under another name: one who makes it, or removes what an earlier run has left of it, at a time.  Unlike
+// images' locks, of two who ask at once one gets it.  Errc::busy: another has it.
+Task<> lock_as_maker(File& file);
+
 // The same for an image that we have open already as `before`, which has no locks afterwards: there is no moment without.
 // On error it has those that it had.
 Task<> move_lock(File& before, Permissions had, File& file, Permissions permissions);

@@ -236,6 +236,44 @@ class PageCacheLoss(Bed):
         with open(self.device, "rb") as device:
             self.assertTrue(device.read(SIZE) == b"x" * 4096 + now[4096:])
 
+    def mirror(self, *disk):
+        """To a file of the device's size, up to where nothing is left to copy."""
+        self.start(*disk)
+        self.raw("target.img", 64 * MiB)
+        self.client.execute("blockdev-add", driver="file", node_name="target", filename=str(self.path / "target.img"))
+        self.client.execute("blockdev-mirror", job_id="j", device="disk", target="target", sync="full")
+        self.client.wait_event("BLOCK_JOB_READY", device="j")
+
+    def go_over(self):
+        self.client.execute("job-complete", id="j")
+        self.client.wait_event("BLOCK_JOB_COMPLETED", device="j")
+
+    def mirrored(self):
+        return (self.path / "target.img").read_bytes()[:SIZE]
+
+    def test_a_mirror_copies_what_a_file_that_is_opened_anew_shows(self):
+        low = {"driver": "host_device", "node-name": "low", "filename": self.device}
+        self.mirror("--blockdev", json.dumps(low), "--blockdev", "driver=raw,node-name=disk,file=low")
+        self.lose()
+        before = self.guest.pread(SIZE, 0)
+        self.guest.pwrite(before[:4096], 0)          # it looks what is lost when it has something to do
+        self.until(lambda: self.mirrored() == before, "a mirror of what the page cache shows")
+        self.client.execute("blockdev-reopen", options=[low])
+        now = self.guest.pread(SIZE, 0)
+        self.assertFalse(now == before)
+        self.go_over()
+        self.assertTrue(self.mirrored() == now)
+
+    def test_a_mirror_takes_a_disk_off_storage_whose_flushes_fail(self):
+        self.mirror("--blockdev", f"driver=host_device,node-name=disk,filename={self.device}")
+        self.lose()
+        self.guest.pwrite(b"x" * 4096, 0)
+        now = self.guest.pread(SIZE, 0)
+        self.go_over()
+        self.assertTrue(self.mirrored() == now)
+        self.assertTrue(self.guest.pread(SIZE, 0) == now)
+        self.guest.flush()
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -7,7 +7,6 @@
 #include "control/nodes/image_tracking.hpp"
 #include "control/nodes/read_only.hpp"
 #include "control/nodes/tracking_stores.hpp"
-#include "storage/file_driver.hpp"
 
 namespace tidemark {
 namespace {
@@ -21,11 +20,7 @@ void collect(BlockNode& node, Nodes& found) {
   if (std::find(found.begin(), found.end(), &node) == found.end()) found.push_back(&node);
 }
 
-bool has_lost(const BlockNode& node) {
-  if (auto* const image = dynamic_cast<Qcow2Driver*>(&node.driver())) return image->lost();
-  const auto* const file = dynamic_cast<FileDriver*>(&node.driver());
-  return file && file->lost();
-}
+bool has_lost(const BlockNode* node) { return node->driver().lost(); }
 
 Task<> claim_bitmaps(BlockNode& node, Qcow2Driver& image) {
   auto* const tracking = dynamic_cast<ImageTracking*>(node.tracking());
@@ -42,7 +37,7 @@ Task<> claim_bitmaps(BlockNode& node, Qcow2Driver& image) {
 Task<> open_anew(BlockNode& node) {
   Nodes all;
   collect(node, all);
-  const bool any = std::any_of(all.begin(), all.end(), [](const BlockNode* one) { return has_lost(*one); });
+  const bool any = std::any_of(all.begin(), all.end(), has_lost);
   if (!any) co_return;
   std::vector<std::string> names;                // they may go meanwhile
   for (const BlockNode* one : all) names.push_back(one->name());
@@ -51,10 +46,9 @@ Task<> open_anew(BlockNode& node) {
     if (BlockNode* one = node.graph().find(name)) at_rest.push_back(co_await one->graph().drain_within(*one));
   all.clear();
   collect(node, all);
-  std::erase_if(all, [](const BlockNode* one) { return !has_lost(*one); });
+  std::erase_if(all, [](const BlockNode* one) { return !has_lost(one); });
   Result<> opened = co_await node.open_anew().result();
   for (BlockNode* one : all) {
-    mark_lost_content_above(*one);
     auto* const image = dynamic_cast<Qcow2Driver*>(&one->driver());
     if (!image || image->lost()) continue;
     const Result<> claimed = co_await claim_bitmaps(*one, *image).result();

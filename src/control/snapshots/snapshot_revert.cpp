@@ -152,6 +152,7 @@ class LayerRevert final : public Revert {
     Reactor& reactor = homes_.main().reactor;
     co_await check_named(reactor, made_);
     co_await fs::rename(reactor, partial_, file_, !replaces_);
+    (void)co_await maker_.close().result();
     const Result<> synced = co_await fs::sync_dir(reactor, std::filesystem::path(file_).parent_path() / ".").result();
     if (!synced && synced.error().code() != Errc::permission) durable_ = synced;     // one that may not be read cannot be
   }
@@ -170,6 +171,7 @@ class LayerRevert final : public Revert {
     if (in_place_) co_await homes_.at(*place_, take_out_of_place(*node_, *overlay_, moved_));
     if (overlay_) (void)co_await homes_.at(*place_, remove(*overlay_, kept_)).result();
     (void)co_await undo_create_file(homes_.main().reactor, made_).result();
+    (void)co_await maker_.close().result();
     co_await Revert::abort();
   }
 
@@ -197,7 +199,7 @@ class LayerRevert final : public Revert {
   }
 
   Task<> make(BlockNode& below) {
-    made_ = co_await create_partial(homes_.main().reactor, partial_);
+    made_ = co_await create_partial(homes_.main().reactor, partial_, maker_);
     co_await homes_.at(*place_, make_overlay_file(below, partial_, "qcow2"));
     if (replaces_) co_await unwrap(take_over_owner(file_, partial_));
   }
@@ -214,6 +216,7 @@ class LayerRevert final : public Revert {
   std::string path_, file_, partial_;              // as nodes are told; what that leads to; where it is made
   Result<>& durable_;
   CreatedFile made_;                               // nothing to undo until it is
+  File maker_;
   bool in_place_ = false;
   BlockNode* overlay_ = nullptr;
   std::unique_ptr<Edge> kept_;

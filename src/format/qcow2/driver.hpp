@@ -97,7 +97,7 @@ class Qcow2Driver final : public MappedDriver {
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
   Task<> open_anew() override;
   // It can be written, but for a loss.
-  bool lost() noexcept { return !read_only_ && image_.loss().has_value(); }
+  bool lost() noexcept override { return !read_only_ && image_.loss().has_value(); }
   // As if the storage had lost something, which the next flush tells: nothing is written until the image is opened anew.
   void lose(std::string_view why);
   bool lost_by(const Error&) const noexcept override { return given_up_; }

@@ -101,20 +101,23 @@ Task<> LiveCopy::to_new_file(std::string path) {
     co_await file->make_partial();
   }
   auto done = co_await make(name).result();
-  if (!done) leave_if_taken(taken_, done.error());
+  if (!done && file) file->leave_if_taken(done.error());
+  else if (!done) leave_if_taken(taken_, done.error());
   if (done) {
     ImageName target{name, format_};
     done = co_await mirror_to(std::move(target)).result();
   }
   if (done && file) {
     done = co_await file->publish().result();
-    (void)co_await file->let_go().result();
     if (!done) file->leave_if_taken(done.error());
   }
+  if (!done && !in_daemon_) {
+    if (file) (void)co_await file->discard().result();
+    else (void)co_await undo_create_file(context_.reactor, taken_).result();
+  }
+  if (file) (void)co_await file->let_go().result();
   if (done) co_return;
   if (in_daemon_) co_await done.error().with_context(fmt::format("'{}' stays, for the daemon may use it", name));
-  if (!file) (void)co_await undo_create_file(context_.reactor, taken_).result();
-  else if (made_) (void)co_await file->discard().result();
   if (done.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; nothing was left behind");
   co_await done.error();
 }
@@ -140,7 +143,6 @@ Task<> LiveCopy::take_name(std::string path) {
   auto opened = co_await File::open(context_.reactor, path, flags).result();
   if (!opened && opened.error().code() == Errc::exists) co_await target_exists();
   File file = co_await unwrap(std::move(opened));
-  made_ = true;
   const auto info = co_await file.stat().result();
   if (info) taken_ = CreatedFile{path, info->device, info->inode, Replaced::nothing};
   const auto closed = co_await file.close().result();
@@ -158,9 +160,8 @@ Task<> LiveCopy::make(std::string path) {
     format.qcow2.backing_file = text(items(layers_)[1], "filename");
     format.qcow2.backing_format = text(items(layers_)[1], "driver");
   }
-  const auto made = co_await make_image(context_.reactor, path, format_, std::move(format)).result();
-  made_ = made_ || made || made.error().code() != Errc::busy;    // else another's who is making it
-  co_await unwrap(made);
+  co_await make_image(context_.reactor, path, format_, std::move(format));
+  made_ = true;
 }
 
 Task<Json> LiveCopy::describe_target(ImageName target) {

@@ -46,16 +46,15 @@ Task<DataFile> place_data_file(Reactor& reactor, std::string image, std::string 
 Task<> make_with_data_file(Reactor& reactor, std::string image, DataFile data,
                            std::function<Task<>(std::string image, std::string data)> make) {
   NewFile content = co_await NewFile::begin(reactor, data.path);
-  co_await content.make_partial();
+  co_await content.make_partial();           // which holds nothing when it fails
   auto into = [&](std::string partial) -> Task<> {
     co_await make(std::move(partial), content.partial());
     co_await content.publish();
   };
   const auto made = co_await make_file(reactor, std::move(image), into).result();
+  if (!made) (void)co_await content.discard().result();
   (void)co_await content.let_go().result();
-  if (made) co_return;
-  (void)co_await content.discard().result();
-  co_await made.error();
+  co_await unwrap(made);
 }
 
 }  // namespace tidemark::cli

@@ -38,7 +38,7 @@ Task<> make_all(Reactor& reactor, const std::vector<NewOverlay>& overlays, std::
     co_await file.make_partial();
     auto made = co_await make_overlay(reactor, overlay, file.partial()).result();
     if (made) made = co_await file.hold().result();
-    if (!made) file.leave_if_taken(made.error());      // by who is making the same file
+    if (!made) file.leave_if_taken(made.error());
     co_await unwrap(made);
   }
   for (NewFile& file : files) co_await file.publish();
@@ -57,10 +57,10 @@ Task<> make_overlay(Reactor& reactor, NewOverlay overlay, std::string path) {
 Task<> make_overlays(Reactor& reactor, std::vector<NewOverlay> overlays) {
   std::vector<NewFile> files;
   const auto made = co_await make_all(reactor, overlays, files).result();
+  if (!made)
+    for (NewFile& file : files) (void)co_await file.discard().result();
   for (NewFile& file : files) (void)co_await file.let_go().result();
-  if (made) co_return;
-  for (NewFile& file : files) (void)co_await file.discard().result();
-  co_await made.error();
+  co_await unwrap(made);
 }
 
 // It may have been replaced between its opening and its lock.

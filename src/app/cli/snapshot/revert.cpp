@@ -57,11 +57,12 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     co_await remove_store_left_over(reactor, overlay.file);
   };
   const auto replaced = co_await in_session<void>(reactor, body).result();
+  if (!replaced) {
+    file.leave_if_taken(replaced.error());
+    (void)co_await file.discard().result();
+  }
   (void)co_await file.let_go().result();
-  if (replaced) co_return;
-  file.leave_if_taken(replaced.error());
-  (void)co_await file.discard().result();                 // not held any more
-  co_await replaced.error();
+  co_await unwrap(replaced);
 }
 
 void print(const Context& context, const SnapshotRevertOptions& options, const std::string& snapshot, const std::string& file) {
