@@ -229,6 +229,26 @@ class OneDisk(Bed):
         self.assertEqual(self.backup("--disk", "disk", level="full")["disks"][0]["name"], "disk")     # what clients see by that name
         self.assertIn("no node 'nothing'", self.run_tidemark("backup", "backups", "--disk", "nothing", expect=FAILED).stderr)
 
+    def test_a_disk_behind_a_filter_that_is_written_below_it(self):
+        self.qcow2("disk.qcow2")
+        self.serve(f"{self.path}/disk.qcow2=image")
+        client = self.qmp()
+        client.execute("object-add", qom_type="throttle-group", id="g")
+        client.execute("blockdev-add", driver="throttle", node_name="limited", file="image", throttle_group="g")
+        client.execute("block-export-add", type="nbd", id="disk", node_name="limited", name="disk", writable=True)
+        for disk in ("disk", "limited", "image"):
+            words = ("--disk", f"{disk}={disk}")
+            self.backup(*words, "--checkpoint", f"{disk}-monday", level="full")
+            for name in ("disk", "image"):
+                self.change(name, seed=len(disk))
+                self.assert_restores(self.backup(*words, level="incremental")["point"], self.content("image"), disk)
+            self.change("image", seed=99)
+            point = self.backup(*words, "--since", f"{disk}-monday", level="incremental")["point"]
+            self.assert_restores(point, self.content("image"), disk)
+            client.execute("checkpoint-delete", name=f"{disk}-monday")
+        self.assertEqual([one["name"].split(":")[-1] for one in self.json("bitmap", "list", "image")], ["image"])
+        self.backup(level="incremental")                   # all that is exported: two exports of one disk
+
     def test_why_a_backup_is_full(self):
         self.raw("disk.img")
         self.serve("disk.img=disk")

@@ -139,17 +139,21 @@ Task<> BackupRun::check_checkpoint() {
                                                "tidemark checkpoint delete {1}", disk.choice.name, options_.checkpoint));
 }
 
-// Who names a disk by its node means the disk, also when guests write to an overlay on that node by now.
+// Who names a disk by its node means the disk, also when guests write to an overlay on that node by now, or names a filter.
 Task<> BackupRun::find_top(DiskChoice& choice, const Json& nodes) {
   const Json* node = find_by(nodes, "node-name", choice.node);
   std::string above;                     // temporary images for others who read a disk stand on it, too, but it is written itself
   if (node && flag(*node, "ro")) above = overlay_above(nodes, choice.node);
-  if (node && above.empty()) co_return;
+  if (node && above.empty()) {
+    std::string image = image_of_disk(nodes, choice.node);
+    choice = {std::move(image), choice.name.empty() ? choice.node : choice.name};
+    co_return;
+  }
   const Json exports = co_await client_.execute("query-block-exports");
   const Json* named = find_by(exports, "id", choice.node);
   if (!named && !node) co_return;                        // which is told where it is looked for
   std::string shown;
-  if (named) shown = below_jobs(nodes, text(*named, "node-name"));
+  if (named) shown = image_of_disk(nodes, text(*named, "node-name"));
   if (named && shown == choice.node) co_return;          // others stand on it, but this is what clients see by that name
   if (node && (!named || !stands_on(nodes, shown, choice.node)))
     co_await Error(Errc::busy, fmt::format("node '{}' is not all of a disk: '{}' stands on it; name that one, or the disk's export",

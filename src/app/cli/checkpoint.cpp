@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/commands.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/text.hpp"
@@ -103,26 +104,13 @@ Task<> run(const Context& context, QmpClient& client, CheckpointOptions options)
 
 }  // namespace
 
-std::string below_jobs(const Json& nodes, std::string name) {
-  static constexpr std::string_view of_jobs[] = {"copy-before-write", "copy-on-read", "mirror_top", "commit_top"};
-  for (;;) {
-    const Json* node = find_by(nodes, "node-name", name);
-    const Json* children = node && name.starts_with('#') ? node->find("children") : nullptr;
-    if (!children || std::ranges::find(of_jobs, text(*node, "drv")) == std::end(of_jobs)) return name;
-    const Json* below = find_by(*children, "child", "file");
-    if (!below) below = find_by(*children, "child", "backing");
-    if (!below) return name;
-    name = text(*below, "node-name");
-  }
-}
-
 // Of several exports of a node the one that is called as the node, or else the first by name.
 Task<std::vector<DiskChoice>> exported_writable(QmpClient& client) {
   const Json nodes = co_await client.execute("query-named-block-nodes");
   const Json exports = co_await client.execute("query-block-exports");
   std::vector<DiskChoice> found;
   for (const Json& entry : items(exports)) {
-    const DiskChoice disk{below_jobs(nodes, text(entry, "node-name")), text(entry, "id")};
+    const DiskChoice disk{image_of_disk(nodes, text(entry, "node-name")), text(entry, "id")};
     const Json* node = find_by(nodes, "node-name", disk.node);
     if (node && !flag(*node, "ro")) found.push_back(disk);
   }

@@ -75,10 +75,8 @@ struct CheckpointOptions {
   bool transient = false;
 };
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
-// What a daemon exports writable: the nodes, below the filters of jobs that run, each by the name of its export.
+// What a daemon exports writable: the nodes, below filters (image_of_disk()), each by the name of its export.
 Task<std::vector<DiskChoice>> exported_writable(QmpClient& client);
-// The disk below what a job has put above it, which goes with the job and has a name that nobody gave.
-std::string below_jobs(const Json& nodes, std::string name);
 
 struct JobOptions {
   enum class Verb : std::uint8_t { list, watch, pause, resume, complete, cancel, set_speed } verb = Verb::list;

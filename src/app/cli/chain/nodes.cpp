@@ -37,6 +37,13 @@ std::string filtered_by(const Json& nodes, const std::string& name) {
   return filters ? file_below(nodes, name) : "";
 }
 
+std::string below_job(const Json& nodes, const std::string& name) {
+  static constexpr std::string_view of_jobs[] = {"copy-before-write", "copy-on-read", "mirror_top", "commit_top"};
+  if (!name.starts_with('#') || std::ranges::find(of_jobs, driver_of(nodes, name)) == std::end(of_jobs)) return "";
+  const std::string file = file_below(nodes, name);
+  return file.empty() ? child_of(nodes, name, "backing") : file;
+}
+
 }  // namespace
 
 bool has_child(const Json& node, const std::string& name) {
@@ -64,6 +71,15 @@ Result<Json> node_in(const Json& nodes, const std::string& name) {
 std::string image_below_filters(const Json& nodes, std::string name) {
   for (std::string file = filtered_by(nodes, name); !file.empty(); file = filtered_by(nodes, name)) name = file;
   return name;
+}
+
+std::string image_of_disk(const Json& nodes, std::string name) {
+  for (;;) {
+    std::string below = filtered_by(nodes, name);
+    if (below.empty()) below = below_job(nodes, name);
+    if (below.empty()) return name;
+    name = std::move(below);
+  }
 }
 
 std::vector<std::string> nodes_on(const Json& nodes, const std::string& image) {

@@ -17,6 +17,9 @@ Result<Json> node_in(const Json& nodes, const std::string& name);
 
 // The image that what is exported shows: an overlay goes below filters.
 std::string image_below_filters(const Json& nodes, std::string name);
+// Below what jobs that run have put above it, too, which goes with the job and has a name that nobody gave.  All writers of a disk
+// come to it, whatever they write through: it has the disk's bitmaps, and is what is backed up.
+std::string image_of_disk(const Json& nodes, std::string name);
 
 bool has_child(const Json& node, const std::string& name);
 
