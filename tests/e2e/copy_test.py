@@ -9,7 +9,7 @@ import time
 import unittest
 
 import nbd
-from bed import FAILED, KiB, Bed
+from bed import DONE, FAILED, KiB, Bed
 from lab import processes
 
 BLOCK, BLOCKS = 4 * KiB, 512
@@ -202,6 +202,25 @@ class Copies(Bed):
         self.assert_a_moment("next", first, self.writer.last)
         self.assert_nothing_is_left_but("slow.tidemark-partial")
         self.assert_disk_is_whole()
+
+    def test_a_backup_that_outlasts_it(self):
+        process = self.start_slow_copy()
+        backup = self.start_slow_backup()
+        process.send_signal(signal.SIGINT)
+        status, _, err = self.end_of(process)
+        self.assertEqual((status, "run this again" in err), (FAILED, True), err)
+        job, = self.qmp().execute("query-block-jobs")
+        first = self.writer.last
+        process = self.lab.start(self.tidemark, "copy", "disk", "next", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.assertIn("another job has disk 'disk'", process.stderr.readline())
+        self.qmp().execute("block-job-set-speed", device=job["device"], speed=0)
+        self.assertEqual(self.end_of(process)[0], DONE)
+        self.assertEqual(self.end_of(backup)[0], DONE)
+        self.assert_a_moment("next", first, self.writer.last)
+        self.assertFalse(self.overlays())
+        self.assertEqual(self.exported(), "disk")
+        self.writer.end()
+        self.assert_restores(self.backup(level="incremental")["point"], moment(self.writer.last))
 
     def test_incrementals_know_what_was_written_meanwhile(self):
         self.begin("raw")
