@@ -105,7 +105,7 @@ Task<Stage::Room> Stage::room_for(std::uint64_t units) {
 void Stage::add(std::uint64_t offset, Room& room, std::size_t index) {
   StagePool::Slot& slot = room.slots_[index];
   if (is_zero(pool_.bytes(slot))) {
-    units_.emplace(offset / unit, Place::zeroes());
+    zeroes_ += units_.emplace(offset / unit, Place::zeroes()).second;
     return;  // the slot goes back with the room
   }
   pool_.assign(slot, offset / unit);
@@ -119,7 +119,7 @@ void Stage::add(std::uint64_t offset, Bytes data) {
     data = data.subspan(one.size());
     if (has(offset)) continue;
     if (is_zero(one)) {
-      units_.emplace(offset / unit, Place::zeroes());
+      zeroes_ += units_.emplace(offset / unit, Place::zeroes()).second;
       continue;
     }
     const StagePool::Slot slot = pool_.take();
@@ -175,7 +175,9 @@ void Stage::forget(Range range) {
     if (place.in_scratch()) {
       scratch_free_.push_back(place.slot());
       --spilled_;
-    } else if (!place.is_zero()) {
+    } else if (place.is_zero()) {
+      --zeroes_;
+    } else {
       pool_.give_back(place.slot());
     }
   }

@@ -1,7 +1,8 @@
 // Stage: old data that a guest has overwritten on the disk, waiting for a slow target.
 //
 // Data is kept in units of 4 KiB: in memory, and beyond what memory there is for it in a scratch
-// file, which has no name and so is gone when the program is.  Units of zeroes cost nothing.
+// file, which has no name and so is gone when the program is.  Units of zeroes are kept nowhere; for
+// what is remembered of each many of them count as one.
 // Whoever wants to stage asks for room first; that waits while memory is being spilled.  When all
 // that may be staged is used up the answer is an error, or a wait for the target, as the user wants.
 //
@@ -42,6 +43,7 @@ class Stage {
  public:
   static constexpr std::uint64_t unit = StagePool::unit;
   static constexpr std::uint64_t room_max = 256;  // units at once
+  static constexpr std::uint64_t zeroes_a_unit = 64;
 
   Stage(Reactor& reactor, StageOptions options);
   Stage(const Stage&) = delete;
@@ -106,7 +108,7 @@ class Stage {
     std::uint32_t bits_;
   };
 
-  std::uint64_t used() const noexcept { return pool_.used() + spilled_; }
+  std::uint64_t used() const noexcept { return pool_.used() + spilled_ + zeroes_ / zeroes_a_unit; }
   bool can_spill() const noexcept { return options_.spill && !spill_error_; }
   Error full(bool in_budget) const;
   void start_spilling();
@@ -126,7 +128,7 @@ class Stage {
   File scratch_;
   std::vector<std::uint32_t> scratch_free_;
   std::uint32_t scratch_end_ = 0;
-  std::uint64_t spilled_ = 0;
+  std::uint64_t spilled_ = 0, zeroes_ = 0;
   std::optional<Error> spill_error_;   // the scratch file takes nothing any more
   std::optional<Error> ended_;
   bool spilling_ = false;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "base/random.hpp"
@@ -120,15 +121,32 @@ TEST_F(StageTest, KeepsWhatWasAdded) {
         else co_await process->reactor().sleep(Duration(random.below(3'000'000)));
         spilled = std::max(spilled, stage->usage().spilled);
       }
-      std::uint64_t bytes = 0;
-      for (const auto& [offset, unit] : model) bytes += is_zero(unit) ? 0 : Stage::unit;
-      EXPECT_EQ(stage->usage().staged, bytes);
+      const auto zeroes = static_cast<std::uint64_t>(std::ranges::count_if(model, [](const auto& one) { return is_zero(one.second); }));
+      EXPECT_EQ(stage->usage().staged, (model.size() - zeroes + zeroes / Stage::zeroes_a_unit) * Stage::unit);
       stage->forget({0, limit * Stage::unit});
       EXPECT_EQ(stage->usage().staged, 0u);
       EXPECT_EQ(stage->usage().spilled, 0u);
     });
   }
   EXPECT_GT(spilled, 1 * MiB);
+}
+
+TEST_F(StageTest, ZeroesAreBoundedToo) {
+  make(1, small());
+  run([&]() -> Task<> {
+    const std::uint64_t units = small().budget / Stage::unit;
+    std::uint64_t added = 0;
+    for (bool full = false; !full && added <= units * Stage::zeroes_a_unit;) {
+      auto room = co_await stage->room_for(Stage::room_max).result();
+      full = !room;
+      if (full) continue;
+      for (const iovec& piece : room->memory(Stage::room_max * Stage::unit)) std::memset(piece.iov_base, 0, piece.iov_len);
+      for (std::size_t i = 0; i < Stage::room_max; ++i) stage->add(added++ * Stage::unit, *room, i);
+    }
+    EXPECT_EQ(added, (units - Stage::room_max) * Stage::zeroes_a_unit + Stage::room_max);
+    stage->forget({0, added * Stage::unit});
+    EXPECT_EQ(stage->usage().staged, 0u);
+  });
 }
 
 TEST_F(StageTest, BeyondItsLimitsForWhatWouldBeLost) {
