@@ -101,7 +101,8 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
   Timed timed(via, node.stats_.write_zeroes, range.length);
   Changing changing(via);
   if (auto ok = node.check_writable(via, range, "write zeroes to"); !ok) co_await ok.error();
-  if (!node.options_.discard) flags = without(flags, WriteFlags::may_unmap);
+  // What guests ask for; it need not be done by unmapping.  Else as the node's storage is to be used.
+  if (!node.options_.discard && !via.is_root()) flags = without(flags, WriteFlags::may_unmap);
   node.note_write(range);
   const Marks marks(node, range, flags);
   if (!node.admitted(range, flags)) co_await node.wait_admitted(range);

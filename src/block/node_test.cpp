@@ -247,11 +247,13 @@ TEST_F(NodeTest, ZeroesAreAlignedAndSplit) {
   expect_content();
 }
 
-TEST_F(NodeTest, UnmapIsWithheldWhereDiscardIsIgnored) {
+TEST_F(NodeTest, UnmapIsWithheldFromNodesAboveWhereDiscardIsIgnored) {
   make({}, {.name = {}, .discard = false});
-  run(edge->write_zeroes({0, 4096}, WriteFlags::may_unmap));
+  run(edge->write_zeroes({0, 4096}, WriteFlags::may_unmap));           // a guest's: it asks for what it means
   run(edge->discard({4096, 4096}));
-  const std::vector<Logged> calls = {{Call::zeroes, {0, 4096}}};
+  const auto below = *Edge::attach(node("disk"), Role::file, {P::write, P::all}, "test");
+  run(below->write_zeroes({0, 4096}, WriteFlags::may_unmap));
+  const std::vector<Logged> calls = {{Call::zeroes, {0, 4096}, WriteFlags::may_unmap}, {Call::zeroes, {0, 4096}}};
   EXPECT_EQ(driver->log, calls);
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t requests_max = 128;      // in flight
 constexpr Duration handshake_max = std::chrono::seconds(30), silence_first = handshake_max;
-constexpr Duration end_of_writing_max = std::chrono::seconds(1);
+constexpr Duration end_of_writing_max = std::chrono::seconds(1), last_flush_max = std::chrono::seconds(5);
 constexpr Duration pause_min = std::chrono::seconds(1), pause_max = std::chrono::seconds(16);
 
 // Of what is not flushed: from where on it is, unasked, and from where on writes wait for that.
@@ -46,7 +46,7 @@ std::string_view verb(nbd::Command command) {
 
 NbdSession::NbdSession(Reactor& reactor, NbdOptions options)
     : reactor_(reactor), options_(std::move(options)), silence_(silence_first), changed_(reactor),
-      slots_(reactor, requests_max), running_(reactor) {}
+      slots_(reactor, requests_max), changes_(reactor), running_(reactor) {}
 
 std::string NbdSession::describe() const {
   return "NBD server '" + options_.server.describe() + "'";
@@ -55,7 +55,7 @@ std::string NbdSession::describe() const {
 Task<> NbdSession::open() {
   const Instant until = reactor_.now() + options_.open_timeout;
   for (;;) {
-    auto link = co_await connect().result();
+    auto link = co_await connect(until).result();
     if (link) {
       run(*link);
       co_return run_detached(keep_connected(*std::move(link)), running_.enter());
@@ -65,12 +65,12 @@ Task<> NbdSession::open() {
   }
 }
 
-Task<std::shared_ptr<NbdLink>> NbdSession::connect() {
+Task<std::shared_ptr<NbdLink>> NbdSession::connect(Instant until) {
   attempt_.emplace();
   const CancelFollower given_up(*attempt_, opened_ ? CancelToken() : options_.given_up);
   bool late = false;
   const auto within_limit = [&](TaskGroup& group) -> Task<std::shared_ptr<NbdLink>> {
-    group.spawn(expire(group.token(), late));
+    group.spawn(expire(until, group.token(), late));
     co_return co_await connect_once(attempt_->token());
   };
   auto link = co_await with_group(reactor_, within_limit).result();
@@ -80,8 +80,9 @@ Task<std::shared_ptr<NbdLink>> NbdSession::connect() {
   co_return *std::move(link);
 }
 
-Task<> NbdSession::expire(CancelToken token, bool& late) {
-  co_await reactor_.sleep(handshake_max, token);
+Task<> NbdSession::expire(Instant until, CancelToken token, bool& late) {
+  const Duration left = options_.open_timeout == Duration::zero() ? handshake_max : until - reactor_.now();
+  co_await reactor_.sleep(std::min(handshake_max, left), token);
   late = true;
   attempt_->request();
 }
@@ -199,7 +200,7 @@ Task<> NbdSession::repeat(NbdLink& link, const UnflushedWrites::Piece& piece) {
   const bool advice = exchange.command == nbd::Command::trim;
   if (exchange.error == 0 || advice) co_return;
   const bool owned = piece.entry->number > ownerless_;
-  (owned ? lost_writes_ : lost_ownerless_) = failure(exchange).with_context("written again after the connection was lost");
+  (owned ? lost_writes_ : lost_once_) = failure(exchange).with_context("written again after the connection was lost");
 }
 
 Task<> NbdSession::give_up_silent(NbdLink& link, CancelToken token) {
@@ -229,14 +230,15 @@ Task<std::shared_ptr<NbdLink>> NbdSession::current_link(Instant until) {
 Task<> NbdSession::perform(NbdExchange exchange, std::optional<nbd::Extent>* extent) {
   const bool flush = exchange.command == nbd::Command::flush;
   co_await take_slot(UnflushedWrites::changes(exchange.command));
-  Task<> sending = flush ? transmit_flush(exchange) : transmit(exchange);
+  const bool change = UnflushedWrites::changes(exchange.command);
+  Task<> sending = flush ? transmit_flush(exchange) : change ? transmit_change(exchange) : transmit(exchange);
   const Result<> done = co_await std::move(sending).result();
   slots_.release();
   co_await unwrap(done);
   if (exchange.error != 0) co_await failure(exchange);
   const bool durable = flush || (exchange.flags & nbd::command_flag::fua) != 0;
   if (durable && lost_writes_) co_await *lost_writes_;
-  if (flush && lost_ownerless_) co_await *std::exchange(lost_ownerless_, std::nullopt);
+  if (flush && lost_once_) co_await *std::exchange(lost_once_, std::nullopt);
   if (extent) *extent = exchange.extent;
 }
 
@@ -250,6 +252,13 @@ Task<> NbdSession::take_slot(bool changes) {
 }
 
 bool NbdSession::full() const noexcept { return unflushed_.bytes() > unflushed_max && (flushing_early_ || flushes_ != 0); }
+
+// The server may answer what it does at once in any order, and what was written first would be the last that is sent again.
+Task<> NbdSession::transmit_change(NbdExchange& exchange) {
+  auto alone = changes_.hold(exchange.range, RangeLock::Mode::exclusive);
+  co_await alone;
+  co_await transmit(exchange);
+}
 
 Task<> NbdSession::transmit(NbdExchange& exchange) {
   Instant until = no_deadline;
@@ -292,8 +301,7 @@ Task<> NbdSession::flush_early() {
   NbdExchange flush;
   flush.command = nbd::Command::flush;
   const Result<> answered = co_await transmit(flush).result();
-  const bool owned = unflushed_.last() > ownerless_;
-  if (answered && flush.error != 0) (owned ? lost_writes_ : lost_ownerless_) = failure(flush);
+  if (answered && flush.error != 0) lost_once_ = failure(flush);
   flushing_early_ = false;
   flush_ended();
 }
@@ -307,7 +315,7 @@ void NbdSession::flush_ended() noexcept {
 // Who wrote it may still ask, as a job does that lets go of its target first.
 void NbdSession::drop_ownerless() {
   if (!unflushed_.any_until(ownerless_)) return;
-  lost_ownerless_ = lost_->with_context("what was written before is not durable");
+  lost_once_ = lost_->with_context("what was written before is not durable");
   unflushed_.forget(ownerless_);
 }
 
@@ -358,7 +366,27 @@ Error NbdSession::failure(const NbdExchange& exchange) const {
   return Error::from_errno(os_errno, what);
 }
 
+Task<> NbdSession::wait_flushed_early() {
+  bool late = false;
+  const auto expire = [this, &late](CancelToken token) -> Task<> {
+    co_await reactor_.sleep(last_flush_max, token);
+    late = true;
+    changed_.notify_all();
+  };
+  const auto within_limit = [&](TaskGroup& group) -> Task<> {
+    group.spawn(expire(group.token()));
+    while (flushing_early_ && link_ && !link_->ended() && !late) co_await changed_.wait();
+  };
+  lost_once_.reset();
+  if (flushing_early_) co_await with_group(reactor_, within_limit);
+  if (late)
+    co_await Error(Errc::timed_out, describe() + ": the server has not answered a flush; what was written before may not be durable",
+                   ETIMEDOUT);
+  if (lost_once_) co_await lost_once_->with_context("what was written before may be lost");
+}
+
 Task<> NbdSession::close() {
+  const Result<> flushed = co_await wait_flushed_early().result();
   closing_ = true;
   if (attempt_) attempt_->request();
   changed_.notify_all();
@@ -366,6 +394,7 @@ Task<> NbdSession::close() {
   if (!link) link = next_;
   if (link) co_await link->leave();
   co_await running_.wait_idle();
+  co_await unwrap(flushed);
 }
 
 }  // namespace tidemark

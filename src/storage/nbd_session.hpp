@@ -13,6 +13,7 @@
 #include "storage/nbd.hpp"
 #include "storage/nbd_unflushed.hpp"
 #include "task/group.hpp"
+#include "task/range_lock.hpp"
 
 namespace tidemark {
 
@@ -39,12 +40,14 @@ class NbdSession {
   // The same; and what is being sent again has been answered.  Errc::timed_out when it is not within a second: the connection is
   // given up, and the server may still write what it was sent.
   Task<> end_writing();
+  // Waits a while for a flush that nobody waits for, and fails when that does.
   Task<> close();
 
  private:
-  Task<std::shared_ptr<NbdLink>> connect();
+  // A first one, until then.
+  Task<std::shared_ptr<NbdLink>> connect(Instant until = no_deadline);
   Task<std::shared_ptr<NbdLink>> connect_once(CancelToken token);
-  Task<> expire(CancelToken token, bool& late);
+  Task<> expire(Instant until, CancelToken token, bool& late);
   Result<> check_terms(const NbdTerms& terms) const;
   // Whether requests that a link did not answer may be sent again by the next one.
   static bool may_repeat(const Error& why) noexcept;
@@ -64,12 +67,14 @@ class NbdSession {
   Error failure(const NbdExchange& exchange) const;
   // Until a link has answered it.
   Task<> transmit(NbdExchange& exchange);
+  Task<> transmit_change(NbdExchange& exchange);
   Task<> transmit_flush(NbdExchange& exchange);
   void note_answer(const NbdExchange& exchange, std::uint64_t newest_before);
   void begin_flush() noexcept;
   void flush_ended() noexcept;
   void drop_ownerless();
   Task<> flush_early();
+  Task<> wait_flushed_early();
   // One that changes something waits for room to remember that first.
   Task<> take_slot(bool changes);
   bool full() const noexcept;
@@ -89,11 +94,12 @@ class NbdSession {
   bool flushing_early_ = false;            // unasked: they are many, or their writers have gone
   unsigned flushes_ = 0;                   // asked for by others, and not answered
   std::optional<Error> lost_writes_;       // what was answered is not there; flushes say so from then on
-  std::optional<Error> lost_ownerless_;    // likewise, but who wrote it has gone: the next flush says so
+  std::optional<Error> lost_once_;         // may not be there, as after any flush that fails: the next one says so
   Duration silence_;                       // that a server may keep while it is sent again what it has lost; twice that the next time
   Event changed_;                          // any of these has
   std::optional<CancelSource> attempt_;    // ends a connection being made, or the wait before it
   Semaphore slots_;                        // for requests
+  RangeLock changes_;                      // one after the other where they overlap: answers come in the order of their effects
   Gate running_;
 };
 

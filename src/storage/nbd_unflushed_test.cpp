@@ -42,6 +42,7 @@ class NbdUnflushedTest : public NbdClientTest {
   bool refuses_trims = false;
   bool dies_at_writes = false, silent_flush = false, silent_writes = false;
   bool late_flush = false;                                   // it is answered before the next read is
+  unsigned late_writes = 0;                                  // likewise
   Message late;
 
  private:
@@ -72,7 +73,7 @@ class NbdUnflushedTest : public NbdClientTest {
       durable = now;
     }
     Message reply = *well(request);
-    if (flush && late_flush) {
+    if ((flush && late_flush) || (write && late_writes != 0 && late_writes-- != 0)) {
       late = std::exchange(reply, {});
     } else if (request.command == nbd::Command::read) {
       append(late, reply);
@@ -303,8 +304,47 @@ TEST_F(NbdUnflushedTest, IsFlushedUnaskedWhenItIsMuch) {
   EXPECT_LE(flushes, 3u);
   bad_flushes = 1;
   write_much();
-  EXPECT_FALSE(flush().ok());                                // the server has said so once
-  EXPECT_FALSE(flush().ok());
+  EXPECT_TRUE(is_told_once());                               // as of a flush that somebody asked for
+}
+
+TEST_F(NbdUnflushedTest, WhatOverlapsIsWrittenInTurn) {
+  server.flags |= nbd::export_flag::send_fua;
+  begin(10);
+  std::vector<std::byte> first(4096, std::byte{1}), second(4096, std::byte{2});
+  Gate running(process.reactor());
+  late_writes = 1;
+  run_detached(disk->write(0, Buffers(first), WriteFlags::none), running.enter());
+  run_detached(disk->write(0, Buffers(second), WriteFlags::fua), running.enter());
+  sleep(std::chrono::seconds(1));
+  EXPECT_TRUE(read().ok());                                  // the server may answer the second one first, else
+  EXPECT_TRUE(process.run(running.wait_idle()).ok());
+  EXPECT_EQ(now, (Content{{0, std::byte{2}}}));
+  restart();
+  sleep(std::chrono::seconds(5));
+  EXPECT_EQ(now, (Content{{0, std::byte{2}}}));
+}
+
+TEST_F(NbdUnflushedTest, ItsEndWaitsForAFlushUnderWay) {
+  begin(0);
+  EXPECT_TRUE(write(0, 1).ok());
+  bad_flushes = 1;
+  disk->writers_gone();
+  const Result<> closed = process.run(disk->close());
+  EXPECT_FALSE(closed.ok());
+  EXPECT_EQ(durable.size(), 0u);
+  ASSERT_TRUE(open(0).ok());
+  EXPECT_TRUE(write(0, 1).ok());
+  disk->writers_gone();
+  EXPECT_TRUE(process.run(disk->close()).ok());
+  EXPECT_EQ(durable.size(), 1u);
+  ASSERT_TRUE(open(0).ok());
+  EXPECT_TRUE(write(0, 1).ok());
+  silent_flush = true;
+  disk->writers_gone();
+  const Instant before = process.reactor().now();
+  EXPECT_FALSE(process.run(disk->close()).ok());
+  EXPECT_LT(process.reactor().now() - before, std::chrono::seconds(6));
+  disk.reset();
 }
 
 TEST(UnflushedWritesTest, DiscardsAndWritesAreNotManyMorePieces) {

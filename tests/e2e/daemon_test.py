@@ -254,6 +254,24 @@ class Daemon(Bed):
         processes.wait_for_socket(self.path / "qmp.sock", daemon)
         self.assertEqual(len(self.qmp().execute("query-named-block-nodes")), 2)
 
+    def test_zeroes_that_a_client_writes_need_no_space(self):
+        size, used = 32 * MiB, 1 * MiB
+        for name in ("from.raw", "to.raw"):
+            (self.path / name).touch()
+            os.truncate(self.path / name, size)
+        with open(self.path / "from.raw", "r+b") as file:
+            file.write(b"x" * used)
+        with open(self.path / "to.raw", "r+b") as file:
+            file.write(b"y" * size)
+        daemon = self.lab.start(self.tidemarkd, "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--blockdev",
+                                "driver=raw,node-name=to,file.driver=file,file.filename=to.raw", "--export",
+                                "nbd,id=to,node-name=to,writable=on")
+        processes.wait_for_socket(self.path / "nbd.sock", daemon)
+        self.lab.run("nbdcopy", "from.raw", "nbd+unix:///to?socket=nbd.sock")
+        self.lab.stop(daemon)
+        self.assertTrue((self.path / "to.raw").read_bytes() == (self.path / "from.raw").read_bytes())
+        self.assertLess((self.path / "to.raw").stat().st_blocks * 512, 2 * used)
+
     def test_short_forms(self):
         for word in ("-V", "-h"):
             self.assertIn("tidemarkd", self.lab.run(self.tidemarkd, word).stdout)

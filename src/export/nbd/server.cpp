@@ -12,6 +12,8 @@ constexpr std::size_t pool_kept_max = 64 * MiB;              // on each thread
 constexpr std::uint64_t unlimited = UINT64_MAX / 2;
 // After accept() failed for want of something (descriptors, memory), until it is tried again.
 constexpr Duration accept_pause = std::chrono::milliseconds(100);
+// Who is so in a handshake may be anybody who is busy.
+constexpr Duration silence_min = std::chrono::milliseconds(500);
 
 Task<std::shared_ptr<NbdExport>> create_export(BlockNode& node, Reactor& server, NbdExportOptions options) {
   co_return co_await unwrap(NbdExport::create(node, server, std::move(options)));
@@ -94,9 +96,22 @@ NbdConnection* NbdServer::longest_silent() const noexcept {
   return found;
 }
 
-// There is, unless all who are on their way have said what they want and wait for slots.
+// There is, unless all who are on their way have just said something, or what they want, and wait for slots.
 Task<> NbdServer::wait_for_room(CancelToken token) {
-  while (on_their_way() >= options_.handshakes_max && !longest_silent()) co_await left_hall_.wait(token);
+  const auto waking = [this](Instant when, CancelToken woken) -> Task<> {
+    co_await reactor_.sleep(when - reactor_.now(), woken);
+    left_hall_.notify_all();
+  };
+  while (on_their_way() >= options_.handshakes_max) {
+    const NbdConnection* const silent = longest_silent();
+    const Instant when = silent ? silent->admission().last_heard() + silence_min : Instant();
+    if (silent && when <= reactor_.now()) co_return;
+    const auto until_then = [&](TaskGroup& group) -> Task<> {
+      if (silent) group.spawn(waking(when, group.token()));
+      co_await left_hall_.wait(token);
+    };
+    co_await with_group(reactor_, until_then);
+  }
 }
 
 Task<> NbdServer::serve_client(Socket socket) {

@@ -16,7 +16,8 @@ namespace tidemark {
 struct NbdServerOptions {
   std::vector<SocketAddress> addresses;
   std::uint32_t max_connections = 100;       // that are served; 0: unlimited; 1: exports do not offer multi-conn
-  std::uint32_t handshakes_max = 64;         // at a time; beyond that who has been silent longest is dropped
+  // At a time; beyond that who has been silent longest is dropped, when it has been for a while.
+  std::uint32_t handshakes_max = 64;
   Duration handshake_max = std::chrono::seconds(10);     // 0: unlimited
   Duration stop_max = std::chrono::seconds(2);   // what an orderly stop gives clients to read answers
 };
