@@ -196,7 +196,6 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
   target->replaced_ = std::move(replaced);
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
-    leave_if_taken(target->created_, created.error());
     (void)co_await target->discard().result();
     co_await created.error();
   }

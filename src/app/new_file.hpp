@@ -33,8 +33,6 @@ class NewFile {
   // What was made, and nobody uses, goes, from under its own name, too; but what was there before does not come back.  Before
   // let_go(), which it does, or another may be making it by then.
   Task<> discard();
-  // What `why` says that another program has taken is not discarded.
-  void leave_if_taken(const Error& why) { tidemark::leave_if_taken(created_, why); }
   Task<> let_go();                       // of all that is held; before this goes
 
  private:
@@ -56,10 +54,7 @@ Task<> make_file(NewFile file, Make make) {
   Result<> made = co_await file.make_partial().result();
   if (made) made = co_await make(file.partial()).result();
   if (made) made = co_await file.publish().result();
-  if (!made) {
-    file.leave_if_taken(made.error());
-    (void)co_await file.discard().result();
-  }
+  if (!made) (void)co_await file.discard().result();
   (void)co_await file.let_go().result();
   co_await unwrap(made);
 }

@@ -30,7 +30,9 @@ Task<FileInfo> check_and_lock(File& file, const FileOptions& options, std::strin
   if (info.read_only && !options.read_only)
     co_await Error(Errc::permission,
                    "Could not open '" + options.filename + "': The device is not writable");
-  if (options.locking && options.active) co_await lock_image(file, lock_permissions(options));
+  const bool locked = options.locking && options.active;
+  if (locked) co_await lock_image(file, lock_permissions(options));
+  if (locked && wanted == Type::regular && !options.read_only) co_await check_no_store(file);
   // Who had the lock until now may have resized it.
   const FileInfo ours = co_await file.stat();
   if (ours.size > max_disk_size)
@@ -95,6 +97,7 @@ Task<> take_new(File& file) {
   if (info.type != Type::regular) co_await wrong_type("file", file.path(), Type::regular);
   const FileOptions writer{.filename = file.path()};
   co_await lock_image(file, lock_permissions(writer));
+  co_await check_no_store(file);
   // Between its opening and its lock another may have made it, and given it its own name.
   const auto named = co_await fs::stat(file.reactor(), file.path()).result();
   if (!named || named->device != info.device || named->inode != info.inode)

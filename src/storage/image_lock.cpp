@@ -71,6 +71,15 @@ Task<> unlock_image(File& file) {
   }
 }
 
+Task<> check_no_store(File& file) {
+  const LockRequest request{LockRequest::Mode::test_exclusive, 0, 1};
+  const Result<> free = co_await file.lock(request).result();
+  if (free) co_return;
+  if (free.error().code() != Errc::busy) co_await free.error().with_context("Failed to test byte 0");
+  co_await Error(Errc::busy, "'" + file.path() + "' is in use as the tracking store of a disk; choose another name",
+                 free.error().os_errno());
+}
+
 Task<> lock_as_maker(File& file) {
   const LockRequest request{LockRequest::Mode::exclusive, maker_byte, 1};
   const Result<> taken = co_await file.lock(request).result();

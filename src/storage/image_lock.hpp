@@ -17,6 +17,9 @@ Task<> lock_image(File& file, Permissions permissions);
 
 Task<> unlock_image(File& file);
 
+// Errc::busy: the file is no image but a tracking store, and in use; what holds its first byte does not look at images' locks.
+Task<> check_no_store(File& file);
+
 // Of a file that is made under another name: one who makes it, or removes what an earlier run has left of it, at a time.  Unlike
 // images' locks, of two who ask at once one gets it.  Errc::busy: another has it.
 Task<> lock_as_maker(File& file);

@@ -1,5 +1,6 @@
 """`tidemark copy`: a file of a disk in use, which is what the disk held at one moment; guests go on, and nothing is left of the
 overlay that they wrote to meanwhile, whatever happens."""
+import os
 import random
 import signal
 import struct
@@ -9,7 +10,7 @@ import time
 import unittest
 
 import nbd
-from bed import DONE, FAILED, KiB, Bed
+from bed import DONE, FAILED, Bed, KiB, MiB
 from lab import processes
 
 BLOCK, BLOCKS = 4 * KiB, 512
@@ -171,6 +172,30 @@ class Copies(Bed):
         self.end_of(process)
         self.assert_nothing_is_left()
         self.assert_disk_is_whole()
+
+    def test_of_several_at_once_one_does_and_the_others_say_why(self):
+        self.begin("raw")
+        for n in range(6):
+            all = [self.lab.start(self.tidemark, "copy", "disk", f"{n}-{i}", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                   for i in range(3)]
+            for status, _, err in [self.end_of(process) for process in all]:
+                self.assertTrue(status == DONE or "another copy of disk 'disk' is under way" in err, err)
+        self.assert_nothing_is_left()
+        self.assert_disk_is_whole()
+
+    def test_an_overlay_that_cannot_be_made_is_not_left(self):
+        volume = self.path / "volume"
+        volume.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", volume], capture_output=True, text=True)
+        if done.returncode:
+            self.skipTest("cannot mount: " + done.stderr.strip())
+        self.addCleanup(subprocess.run, ["umount", "-l", volume], check=True)
+        (volume / "disk.raw").touch()
+        os.truncate(volume / "disk.raw", MiB)
+        self.serve(f"{volume}/disk.raw=disk")
+        (volume / "rest").write_bytes(bytes(2 * MiB - 64 * KiB))
+        self.assertIn("No space left", self.fails("copy", "disk", "one"))
+        self.assertEqual(sorted(path.name for path in volume.iterdir()), ["disk.raw", "rest"])
 
     def test_an_overlay_that_was_not_made_whole_is_no_danger(self):
         """The command was killed before the header was there."""

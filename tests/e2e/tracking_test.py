@@ -256,6 +256,20 @@ class Tracking(Bed):
         for name, content in before.items():
             self.assertEqual((self.path / name).read_bytes(), content)
 
+    def test_a_store_in_use_is_not_overwritten(self):
+        self.raw("disk.img", DISK)
+        self.start("raw")
+        self.add_bitmap("b")
+        store = self.path / "disk.img.tidemark"
+        before = store.read_bytes()
+        for command, name in (("blockdev-snapshot-sync", "snapshot-file"), ("drive-backup", "target")):
+            disk = {"node-name": "disk"} if name == "snapshot-file" else {"device": "disk", "sync": "full", "job-id": "j"}
+            with self.assertRaisesRegex(QmpError, "is in use as the tracking store of a disk"):
+                self.client.execute(command, **disk, **{name: str(store), "format": "qcow2"},
+                                    **({"snapshot-node-name": "o"} if name == "snapshot-file" else {}))
+        self.assertIn("tracking store", self.fails("image", "create", "-f", "raw", store, "1M"))
+        self.assertEqual(store.read_bytes(), before)
+
     def test_what_has_the_stores_own_name_is_left_alone(self):
         """A link that leads elsewhere, another file, and what is no file at all and would be waited for."""
         self.raw("disk.img", DISK)

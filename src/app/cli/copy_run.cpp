@@ -185,12 +185,18 @@ Task<> CopyRun::see_to_what_is_left() {
   for (const std::string& suffix : suffixes) co_await see_to(overlay_of(suffix));
 }
 
+Error CopyRun::under_way() const { return Error(Errc::busy, fmt::format("another copy of disk '{}' is under way", options_.disk)); }
+
 // One that is being used is locked.
 Task<> CopyRun::see_to(Overlay left) {
-  File file = co_await open_to_lock(context_.reactor, left.path);
+  auto opened = co_await open_to_lock(context_.reactor, left.path).result();
+  if (!opened && opened.error().code() == Errc::not_found) co_return;        // whose it was has ended
+  File file = co_await unwrap(std::move(opened));
   auto merged = [&]() -> Task<> {
     const Result<> locked = co_await lock(file).result();
-    if (!locked) co_await Error(Errc::busy, fmt::format("another copy of disk '{}' is under way", options_.disk));
+    if (!locked) co_await under_way();
+    const bool there = co_await fs::exists(context_.reactor, left.path);
+    if (!there) co_return;
     const bool on_top = co_await is_in_daemon(left.name);
     report_.merged_before = report_.merged_before || on_top;
     if (on_top) co_return co_await merge(left);
@@ -206,14 +212,26 @@ Task<> CopyRun::see_to(Overlay left) {
 
 Task<> CopyRun::copy_by_overlay(std::string partial) {
   const Overlay overlay = overlay_of(fmt::format("{:08x}", context_.reactor.backend().random() & 0xffffffff));
-  co_await make_overlay(overlay.path);
-  File file = co_await open_to_lock(context_.reactor, overlay.path);
-  auto copied = [&]() -> Task<> {
-    co_await lock(file);
-    co_await copy_beside_guests(std::move(partial), overlay);
-  };
+  File file;
+  co_await make_locked(overlay.path, file);
+  auto copied = [&]() -> Task<> { return copy_beside_guests(std::move(partial), overlay); };
   auto close = [&file]() -> Task<> { return file.close(); };
   co_await finally(copied(), close);
+}
+
+// Before there is anything in it: others take one that nobody has locked for what a run before has left.
+Task<> CopyRun::make_locked(std::string path, File& file) {
+  OpenFlags flags;
+  flags.write = flags.create = flags.exclusive = true;
+  file = co_await File::open(context_.reactor, path, flags);
+  const Result<> locked = co_await lock(file).result();
+  Result<> made = locked;
+  if (locked) made = co_await make_overlay(path).result();
+  if (made) co_return;
+  if (locked) (void)co_await fs::unlink(context_.reactor, path).result();
+  (void)co_await file.close().result();
+  if (!locked) co_await under_way();
+  co_await made.error();
 }
 
 Task<> CopyRun::make_overlay(std::string path) {
@@ -247,7 +265,11 @@ Task<> CopyRun::copy_beside_guests(std::string partial, Overlay overlay) {
 Task<> CopyRun::snapshot(Overlay overlay) {
   Json arguments = Json::object({{"node-name", node_}, {"snapshot-file", overlay.path}, {"snapshot-node-name", overlay.name},
                                  {"format", "qcow2"}, {"mode", "existing"}});
-  co_await client_.execute("blockdev-snapshot-sync", std::move(arguments));
+  const auto taken = co_await client_.execute("blockdev-snapshot-sync", std::move(arguments)).result();
+  if (taken) co_return;
+  const auto all = co_await overlays_beside(context_.reactor, image_).result();
+  if (all && all->size() > 1) co_await under_way();      // it was first
+  co_await taken.error();
 }
 
 Task<> CopyRun::copy(std::string partial) {

@@ -49,7 +49,9 @@ class CopyRun {
   Task<> see_to(Overlay left);
   Task<> copy_by_overlay(std::string partial);
   Task<> copy_beside_guests(std::string partial, Overlay overlay);
+  Task<> make_locked(std::string path, File& file);
   Task<> make_overlay(std::string path);
+  Error under_way() const;
   Task<> snapshot(Overlay overlay);
   Task<> copy(std::string partial);
   Task<> copy_data(std::string partial);

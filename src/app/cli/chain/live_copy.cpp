@@ -101,16 +101,12 @@ Task<> LiveCopy::to_new_file(std::string path) {
     co_await file->make_partial();
   }
   auto done = co_await make(name).result();
-  if (!done && file) file->leave_if_taken(done.error());
-  else if (!done) leave_if_taken(taken_, done.error());
+  if (!done && !file) leave_if_taken(taken_, done.error());
   if (done) {
     ImageName target{name, format_};
     done = co_await mirror_to(std::move(target)).result();
   }
-  if (done && file) {
-    done = co_await file->publish().result();
-    if (!done) file->leave_if_taken(done.error());
-  }
+  if (done && file) done = co_await file->publish().result();
   if (!done && !in_daemon_) {
     if (file) (void)co_await file->discard().result();
     else (void)co_await undo_create_file(context_.reactor, taken_).result();

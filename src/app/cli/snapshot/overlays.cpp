@@ -36,10 +36,8 @@ Task<> make_all(Reactor& reactor, const std::vector<NewOverlay>& overlays, std::
   for (const NewOverlay& overlay : overlays) {
     NewFile& file = files.emplace_back(NewFile::begin_new(reactor, overlay.file));
     co_await file.make_partial();
-    auto made = co_await make_overlay(reactor, overlay, file.partial()).result();
-    if (made) made = co_await file.hold().result();
-    if (!made) file.leave_if_taken(made.error());
-    co_await unwrap(made);
+    co_await make_overlay(reactor, overlay, file.partial());
+    co_await file.hold();
   }
   for (NewFile& file : files) co_await file.publish();
   // Nobody else has made one for these images: they are held.

@@ -57,10 +57,7 @@ Task<> replace_top(Reactor& reactor, NewOverlay overlay) {
     co_await remove_store_left_over(reactor, overlay.file);
   };
   const auto replaced = co_await in_session<void>(reactor, body).result();
-  if (!replaced) {
-    file.leave_if_taken(replaced.error());
-    (void)co_await file.discard().result();
-  }
+  if (!replaced) (void)co_await file.discard().result();
   (void)co_await file.let_go().result();
   co_await unwrap(replaced);
 }
