@@ -23,6 +23,12 @@ class NbdAdmission {
   void heard(Instant when) noexcept { heard_ = when; }
   Instant last_heard() const noexcept { return heard_; }
 
+  // There is one for it at this moment.
+  bool at_once() noexcept {
+    if (!slots_.try_acquire()) return false;
+    stage_ = Stage::admitted;
+    return true;
+  }
   Task<> wait(CancelToken token) {
     stage_ = Stage::waiting;
     const Result<> granted = co_await slots_.acquire(1, token).result();

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "task/cancel_follower.hpp"
+#include "task/group.hpp"
+
 namespace tidemark {
 namespace {
 
@@ -83,9 +86,25 @@ Task<> NbdHandshake::receive_option() {
   }
 }
 
+// Who goes meanwhile waits for nothing, and neither does who goes on before it is answered.
+Task<> NbdHandshake::wait_for_slot() {
+  CancelSource gone;
+  const CancelFollower stopped(gone, token_);
+  const auto watch = [&](CancelToken answered) -> Task<> {
+    std::byte early;
+    (void)co_await socket_.recv_all(MutableBytes(&early, 1), answered).result();
+    if (!answered.requested()) gone.request();
+  };
+  const auto in_line = [&](TaskGroup& group) -> Task<> {
+    group.spawn(watch(group.token()));
+    co_await admission_.wait(gone.token());
+  };
+  co_await with_group(socket_.reactor(), in_line);
+}
+
 // With all slots taken the client waits for its answer.
 Task<> NbdHandshake::answer_choice() {
-  co_await admission_.wait(token_);
+  if (!admission_.at_once()) co_await wait_for_slot();
   co_await answer();
   if (agreement_) admission_.enter();
   else admission_.give_back();

@@ -44,6 +44,7 @@ class NbdHandshake {
   Task<> receive_option();
   Task<> answer();                                 // to option_, data_
   Task<> answer_choice();                          // of an export to be served
+  Task<> wait_for_slot();
   Task<> send();
   void reply(Reply type, std::string_view text = {});
   std::shared_ptr<NbdExport> find(std::string_view name) const;

@@ -226,6 +226,28 @@ TEST_F(NbdServerTest, WhoWaitsForASlotIsNotDropped) {
   }
 }
 
+TEST_F(NbdServerTest, WhoGoesWaitsForNoSlot) {
+  NbdServerOptions options;
+  options.max_connections = 1;
+  options.handshakes_max = 2;
+  bed.serve(options);
+  bed.add_export("node", named(""));
+  auto served = bed.client();
+  served.enter(Headers::simple);
+  nbd::Message go;
+  nbd::encode_info_request(go, nbd::InfoRequest{"", {}});
+  for (int i = 0; i < 6; ++i) {                  // more than there is room for
+    auto waiting = bed.client();
+    waiting.greet();
+    waiting.send_option(Option::go, go);
+    seconds(1);
+    EXPECT_EQ(bed.server->clients(), 1u);
+  }
+  auto other = bed.client();
+  other.greet();
+  EXPECT_EQ(other.info_or_go(Option::info, "").back().type, nbd::OptionReply::ack);
+}
+
 // What cannot be had takes no slot away.
 TEST_F(NbdServerTest, ARefusedChoiceGivesItsSlotBack) {
   NbdServerOptions options;
