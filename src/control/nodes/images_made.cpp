@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.hpp"
 #include "block/status.hpp"
 #include "control/graph/file_names.hpp"
 #include "format/qcow2/driver.hpp"
