@@ -34,6 +34,19 @@ TEST(Paths, ArePlainAsFarAsTheyLeadToTheSame) {
   files::remove_all(top);
 }
 
+TEST(Paths, OfFilesAreNoProtocols) {
+  const std::string here = std::filesystem::current_path().string();
+  const struct {
+    const char *image, *base;
+    std::string name;
+  } all[] = {{"o", "b", "b"},           {"d/o", "d/b", "b"},         {"./o", "b", "b"},         {"e/o", "d/b", here + "/d/b"},
+             {"d/o", "/d/b", "/d/b"},   {"d/o", "nbd://h/x", "nbd://h/x"}, {"d/o", "json:{}", "json:{}"},
+             {"d/o", "d/b:c", "./b:c"}, {"o", "./b:c", "./b:c"},     {"d/o", "./b:c", here + "/b:c"}, {"/d/o", "/d/b:c", "/d/b:c"}};
+  for (const auto& one : all) EXPECT_EQ(name_from(one.image, one.base), one.name) << one.image << ' ' << one.base;
+  EXPECT_EQ(file_not_protocol("b:c"), "./b:c");
+  EXPECT_EQ(file_not_protocol("b/c:d"), "b/c:d");
+}
+
 TEST(Bytes, StoresAndLoadsInBothOrders) {
   std::array<std::byte, 9> memory{};
   std::byte* odd = memory.data() + 1;

@@ -24,4 +24,17 @@ std::string real_path(const std::string& path) {
   return error ? path : real.string();
 }
 
+bool has_protocol(std::string_view name) { return name.find(':') < name.find('/'); }
+
+std::string file_not_protocol(std::string name) {
+  if (has_protocol(name)) name.insert(0, "./");
+  return name;
+}
+
+std::string name_from(const std::string& image, const std::string& base) {
+  const std::filesystem::path path(base), plain = plain_path(path), above = plain_path(image);
+  if (path.is_absolute() || has_protocol(base)) return base;
+  return plain.parent_path() == above.parent_path() ? file_not_protocol(path.filename().string()) : absolute_path(base);
+}
+
 }  // namespace tidemark

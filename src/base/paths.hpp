@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace tidemark {
 
@@ -13,5 +14,13 @@ std::string plain_path(const std::filesystem::path& path);
 std::string absolute_path(const std::string& path);
 // Where it leads behind all symbolic links; as it is when nothing is there.
 std::string real_path(const std::string& path);
+
+// Whether a name that is no option of a file's node leads to something else: before a colon stands a protocol.
+bool has_protocol(std::string_view name);
+// A file's name where it could be taken for that of something else.
+std::string file_not_protocol(std::string name);
+// The name of `base`, as this process knows it, for the header of `image`: one that is not absolute counts from where the image is, so
+// one that this process knows from elsewhere becomes absolute.  That of a protocol stays.
+std::string name_from(const std::string& image, const std::string& base);
 
 }  // namespace tidemark

@@ -32,7 +32,10 @@ class JsonNames(ImageBed):
         yield {"driver": "raw", "offset": MiB, "file.driver": "file", "file.filename": str(self.path / "b.raw")}, "raw"
         yield {"driver": "raw", "size": 64 * KiB, "file": self.at("b.raw")}, "raw"
         yield {"driver": "raw", "file": self.part()}, "raw"
-        yield {**qcow2, "backing": {"driver": "raw", "file": self.at("b.raw")}}, "qcow2"
+        (self.path / "c.raw").write_bytes(b"c" * MiB)
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "m.qcow2", "-F", "qcow2", "l.qcow2")
+        yield {**qcow2, "backing": {"driver": "raw", "file": self.at("c.raw")}}, "qcow2"
+        yield {"driver": "qcow2", "file": self.at("l.qcow2"), "backing": {**qcow2, "backing": None}}, "qcow2"
         yield {"driver": "raw", "file": qcow2}, "raw"
 
     def test_what_a_name_says_of_a_part_is_not_thrown_away(self):
@@ -119,6 +122,22 @@ class JsonNames(ImageBed):
                 self.as_qemu_reads()
                 self.image("rebase", "-b", "", "o.qcow2")
                 self.as_qemu_reads()
+
+    def test_a_name_that_repeats_what_the_images_say(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "b.raw", "-F", "raw", "l.qcow2")
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "l.qcow2", "-F", "qcow2", "m.qcow2")
+        self.qemu_io("l.qcow2", "write -P 6 512k 4k")
+        self.qemu_io("m.qcow2", "write -P 7 1M 64k")
+        raw = {"driver": "raw", "file": self.at("b.raw")}
+        below = {"driver": "qcow2", "file": {**self.at("l.qcow2"), "locking": "auto"}, "node-name": "l"}
+        for backing in (below, {**below, "backing": raw}):
+            self.overlay({"driver": "qcow2", "file": self.at("m.qcow2"), "backing": backing}, "qcow2")
+            self.qemu_io("o.qcow2", "write -P 1 64k 4k")
+            self.as_qemu_reads()
+            info = json.loads(self.image("info", "--backing-chain", "--output=json", "o.qcow2").stdout)
+            self.assertEqual([one["filename"].rsplit("/")[-1] for one in info], ["o.qcow2", "m.qcow2", "l.qcow2", "b.raw"])
+        self.run_tidemark("chain", "remove", "o.qcow2", "[1]")
+        self.image("compare", "o.qcow2", "theirs.raw")
 
     def test_a_chain_that_is_cut(self):
         """With `backing`: null nothing is below, whatever the image itself says."""

@@ -26,7 +26,7 @@ Result<std::vector<bool>> find_layers(const Layers& layers, const std::vector<st
 Task<schema::ChainLayerCost> describe(BlockNode& node, const ChainCosts& costs, std::size_t layer) {
   schema::ChainLayerCost described;
   described.node_name = node.name();
-  described.filename = co_await file_name_of(node);
+  described.filename = co_await name_to_keep_of(node);
   described.driver = schema::parse_enum<schema::BlockdevDriver>(node.driver().name()).value();
   described.bytes = costs.held(layer);
   if (layer != 0) described.pull = costs.pull(layer);

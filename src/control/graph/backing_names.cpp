@@ -14,12 +14,13 @@ using schema::BlockdevOptions;
 namespace {
 
 bool is_plain(const schema::BlockdevRef& reference);
+bool is_plain(const std::optional<schema::BlockdevRefOrNull>& backing);
 
 struct Plainness {
   bool operator()(const schema::BlockdevOptionsFile&) const { return true; }
   bool operator()(const schema::BlockdevOptionsRaw& raw) const { return is_plain(raw.file); }
   bool operator()(const schema::BlockdevOptionsQcow2& image) const {
-    return is_plain(image.file) && !image.backing && !image.data_file;
+    return is_plain(image.file) && is_plain(image.backing) && !image.data_file;
   }
   template <class Other>
   bool operator()(const Other&) const {
@@ -33,6 +34,24 @@ bool is_plain(const BlockdevOptions& options) {
 bool is_plain(const schema::BlockdevRef& reference) {
   const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&reference.value);
   return inlined && is_plain(**inlined);
+}
+// What is below the image whatever it says itself: nothing, or what may be named as well.
+bool is_plain(const std::optional<schema::BlockdevRefOrNull>& backing) {
+  if (!backing || std::holds_alternative<std::nullptr_t>(backing->value)) return true;
+  const auto* inlined = std::get_if<schema::Box<BlockdevOptions>>(&backing->value);
+  return inlined && is_plain(**inlined);
+}
+
+// Nothing of what is plain is written because its name says so.
+void only_read(BlockdevOptions& plain) {
+  plain.read_only.reset();
+  if (auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&plain.branch))
+    only_read(*std::get<schema::Box<BlockdevOptions>>(raw->file.value));
+  auto* image = std::get_if<schema::BlockdevOptionsQcow2>(&plain.branch);
+  if (!image) return;
+  only_read(*std::get<schema::Box<BlockdevOptions>>(image->file.value));
+  auto* below = image->backing ? std::get_if<schema::Box<BlockdevOptions>>(&image->backing->value) : nullptr;
+  if (below) only_read(**below);
 }
 
 // {"file.filename": x} is {"file": {"filename": x}}.
@@ -58,10 +77,17 @@ Result<Json> unfolded(const Json::Object& members) {
   return whole;
 }
 
-// A name alone is a file's.
+void complete(Json& node);
+
+void complete_below(Json& image) {
+  if (Json* file = image.find("file"); file && file->is_object()) complete(*file);
+  if (Json* backing = image.find("backing"); backing && backing->is_object()) complete_below(*backing);
+}
+
+// A name alone is a file's, but not of what is below an image: its format would be guessed.
 void complete(Json& node) {
   if (!node.find("driver") && node.find("filename")) node.set("driver", "file");
-  if (Json* file = node.find("file"); file && file->is_object()) complete(*file);
+  complete_below(node);
 }
 
 Result<BlockdevOptions> described_in_json(std::string_view text, const std::string& format) {
@@ -76,7 +102,7 @@ Result<BlockdevOptions> described_in_json(std::string_view text, const std::stri
   if (!options) return options;
   if (!is_plain(*options))
     return Error(Errc::invalid_argument, "it is not made of plain files; give the backing node with 'backing'");
-  options->read_only.reset();
+  only_read(*options);
   return options;
 }
 
@@ -121,6 +147,14 @@ Result<BlockdevOptions> describe_backing(const std::string& image, const std::st
   if (plain) return node_of<schema::BlockdevOptionsRaw>(BlockdevDriver::raw, *path);
   return Error(Errc::unsupported, fmt::format("'{}': the format of backing file '{}' is '{}'; give the backing node with 'backing'",
                                               image, *path, format));
+}
+
+const BlockdevOptions* described_below(const BlockdevOptions& described) {
+  if (const auto* raw = std::get_if<schema::BlockdevOptionsRaw>(&described.branch))
+    return described_below(*std::get<schema::Box<BlockdevOptions>>(raw->file.value));
+  const auto* image = std::get_if<schema::BlockdevOptionsQcow2>(&described.branch);
+  const auto* below = image && image->backing ? std::get_if<schema::Box<BlockdevOptions>>(&image->backing->value) : nullptr;
+  return below ? &**below : nullptr;
 }
 
 const std::string& file_of(const BlockdevOptions& described) {

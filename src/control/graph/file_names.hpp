@@ -8,7 +8,13 @@
 
 namespace tidemark {
 
-// On the node's thread.
+// Both on the node's thread.
+
+// As QEMU tells it, which takes an image for changed when its header does not have the very name of what is below it.
 Task<std::string> file_name_of(BlockNode& node);
+
+// For who opens it later, as an image's header does: `json:` only where the plain name would lead to something else, and then
+// with files from the root on.  A plain one is as this process knows it.  Filters are none of it.
+Task<std::string> name_to_keep_of(BlockNode& node);
 
 }  // namespace tidemark

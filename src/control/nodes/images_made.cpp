@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.hpp"
 #include "block/status.hpp"
 #include "control/graph/file_names.hpp"
 #include "format/qcow2/driver.hpp"
@@ -211,8 +212,8 @@ BlockNode* node_below(BlockNode& source, schema::MirrorSyncMode sync) {
 Task<BackingName> name_below(BlockNode* below) {
   BackingName backing;
   if (!below) co_return backing;
-  backing.name = co_await file_name_of(*below);
-  backing.format = below->driver().name();
+  backing.name = co_await name_to_keep_of(*below);
+  backing.format = skip_filters(*below).driver().name();
   co_return std::move(backing);
 }
 

@@ -166,11 +166,10 @@ Task<std::unique_ptr<Edge>> NodeOpener::open_backing(std::optional<schema::Block
   const std::string format = said ? driver.backing_format() : "raw";
   BlockdevOptions described = co_await unwrap(describe_backing(image, name, format));
   // Before it is opened: one that is being written is locked, which says nothing of chains.
-  const std::string below = file_of(described);
-  for (const ChainLink* above = own.chain; above; above = above->above)
-    if (same_file(above->file, below))
-      co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain loops: '{}' is below itself", image, below));
-  ++own.depth;
+  for (const BlockdevOptions* layer = &described; layer; layer = described_below(*layer), ++own.depth)
+    for (const ChainLink* above = own.chain; above; above = above->above)
+      if (same_file(above->file, file_of(*layer)))
+        co_await Error(Errc::invalid_format, fmt::format("'{}': its backing chain loops: '{}' is below itself", image, file_of(*layer)));
   if (!said) {
     own.guessed = true;
     const bool qcow2 = co_await looks_like_qcow2(described, own);

@@ -134,11 +134,9 @@ Task<> Qcow2Driver::end_lazily() {
 
 std::optional<std::string> Qcow2Driver::backing_path(const std::string& image, std::string name) {
   if (name.starts_with("file:")) name.erase(0, 5);
-  if (name.empty() || name.find(':') < name.find('/')) return std::nullopt;      // before a colon stands a protocol
+  if (name.empty() || has_protocol(name)) return std::nullopt;
   if (name.starts_with('/')) return name;
-  std::string path = plain_path(std::filesystem::path(image).parent_path() / name);
-  if (path.find(':') < path.find('/')) path.insert(0, "./");       // a file's name all the same
-  return path;
+  return file_not_protocol(plain_path(std::filesystem::path(image).parent_path() / name));
 }
 
 Task<ImageInfo> Qcow2Driver::info() {

@@ -1,26 +1,21 @@
 #include "job/chain/chain_names.hpp"
 
-#include <filesystem>
-
 #include "base/paths.hpp"
 #include "block/status.hpp"
 
 namespace tidemark {
 namespace {
 
-namespace files = std::filesystem;
-
-bool has_protocol(const std::string& name) { return name.find(':') < name.find('/'); }
-
 bool is_storage(const BlockNode& node) { return !node.driver().is_filter() && node.driver().edges().empty(); }
 
-}  // namespace
-
-std::string name_from(const std::string& image, const std::string& base) {
-  const files::path path(base);
-  if (path.is_absolute() || has_protocol(base)) return base;
-  return path.parent_path() == files::path(image).parent_path() ? path.filename().string() : absolute_path(base);
+// The driver at the bottom has the name.
+bool is_in_file(const BlockNode& layer) {
+  const BlockNode* at = &layer;
+  for (const Edge* file = at->child(Role::file); file; file = at->child(Role::file)) at = &skip_filters(file->node());
+  return at->driver().name() == "file" || at->driver().name() == "host_device";
 }
+
+}  // namespace
 
 Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol) {
   if (!base) co_return BackingName();
@@ -32,7 +27,7 @@ Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optiona
     co_return std::move(name);
   }
   const ImageInfo image = co_await overlay.driver().info(), below = co_await layer.driver().info();
-  name.name = name_from(image.filename, below.filename);
+  name.name = name_from(image.filename, is_in_file(layer) ? file_not_protocol(below.filename) : below.filename);
   if (name.name.empty())
     co_await Error(Errc::invalid_argument, "Node '" + layer.name() + "' has no file name for the image above it; give 'backing-file'");
   co_return std::move(name);

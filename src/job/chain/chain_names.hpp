@@ -13,10 +13,6 @@ struct BackingName {
   bool operator==(const BackingName&) const = default;
 };
 
-// The name of `base`, as this process knows it, for a header in `image`: one that is not absolute counts from where the image
-// is, so one that this process knows from elsewhere becomes absolute.
-std::string name_from(const std::string& image, const std::string& base);
-
 // Of `base` for `overlay`, a format; null for none.  `given` is the user's word for it.  `mask_protocol` has "raw" where
 // the base is a storage with no format.  Errc::invalid_argument when the base has no name.
 Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol);

@@ -95,7 +95,7 @@ TEST_F(Opener, ADataFileElsewhereMustBeGiven) {
 TEST_F(Opener, BackingFilesByEveryName) {
   write_file("base.raw", std::vector<std::byte>(MiB, std::byte{5}));
   qemu_img("create -q -f qcow2 -b base.raw -F raw mid.qcow2");
-  const std::string at = '"' + path("mid.qcow2") + '"';
+  const std::string at = '"' + path("mid.qcow2") + '"', base = '"' + path("base.raw") + '"';
   for (const std::string& name : {
            std::string("mid.qcow2"), path("mid.qcow2"), std::string("file:mid.qcow2"),
            R"(json:{"driver":"qcow2","file":{"driver":"file","filename":)" + at + "}}",
@@ -103,6 +103,8 @@ TEST_F(Opener, BackingFilesByEveryName) {
            R"(json:{"file.filename":)" + at + "}",
            R"(json:{"file":{"filename":)" + at + "}}",
            R"(json:{"driver":"raw","file.filename":)" + at + "}",
+           R"(json:{"driver":"qcow2","file.filename":)" + at + R"(,"backing.driver":"raw","backing.file.filename":)" + base + "}",
+           R"(json:{"driver":"qcow2","file.filename":)" + at + R"(,"backing":{"driver":"raw","file":{"filename":)" + base + "}}}",
            R"(json:{"driver":"raw","file.driver":"qcow2","file.file.driver":"file","file.file.filename":)" + at + "}"}) {
     const bool says_itself = name.find("file.file.") != std::string::npos;
     stand_on(name, says_itself ? "" : "qcow2");
@@ -110,6 +112,24 @@ TEST_F(Opener, BackingFilesByEveryName) {
     EXPECT_EQ(read(image, 0, 1)[0], std::byte{5}) << name;
     close_all();
     if (!says_itself) expect_content("a.qcow2", std::vector<std::byte>(MiB, std::byte{5}));
+  }
+}
+
+TEST_F(Opener, BackingFilesThatStandOnOthersThanTheySay) {
+  write_file("base.raw", std::vector<std::byte>(MiB, std::byte{5}));
+  write_file("other.raw", std::vector<std::byte>(MiB, std::byte{6}));
+  qemu_img("create -q -f qcow2 -b base.raw -F raw mid.qcow2");
+  const std::string mid = R"(json:{"driver":"qcow2","file.filename":")" + path("mid.qcow2") + R"(","backing":)";
+  const std::pair<std::string, std::byte> all[] = {
+      {R"({"driver":"raw","file":{"driver":"file","read-only":false,"filename":")" + path("other.raw") + "\"}}", std::byte{6}},
+      {"null", std::byte{0}}};
+  for (const auto& [backing, shown] : all) {
+    stand_on(mid + backing + "}", "qcow2");
+    Edge& image = opened(plain);
+    EXPECT_EQ(read(image, 0, 1)[0], shown) << backing;
+    for (BlockNode* at = image.node().backing(); at; at = at->backing()) EXPECT_TRUE(at->child(Role::file)->node().read_only());
+    close_all();
+    expect_content("a.qcow2", std::vector<std::byte>(MiB, shown));
   }
 }
 
@@ -143,8 +163,12 @@ TEST_F(Opener, BackingFilesThatCannotBe) {
                               R"({"driver":"nbd","server.type":"unix","server.path":"/s"})",
                               R"({"driver":"qcow2","node-name":"x","file.driver":"file","file.filename":"/x"})",
                               R"({"driver":"qcow2","file.filename":"/x","backing.driver":"null-co"})",
+                              R"({"driver":"qcow2","file.filename":"/x","backing":"disk"})",
+                              R"({"driver":"qcow2","file.filename":"/x","backing":{"driver":"raw","file":"disk"}})",
                               R"({"driver":"qcow2","file.filename":"/x","data-file.driver":"null-co"})"})
     EXPECT_NE(refused(std::string("json:") + outside, "").find("not made of plain files"), std::string::npos) << outside;
+  const char* no_format = R"(json:{"driver":"qcow2","file.filename":"/x","backing.filename":"/y"})";
+  EXPECT_NE(refused(no_format, "").find("'backing.driver'"), std::string::npos);
   EXPECT_NE(refused("json:{oops", "raw").find("backing file 'json:{oops'"), std::string::npos);
   EXPECT_NE(refused("json:[1]", "raw").find("it is no JSON object"), std::string::npos);
   EXPECT_NE(refused(R"(json:{"file":"x","file.driver":"file"})", "").find("used inconsistently"), std::string::npos);
@@ -169,6 +193,9 @@ TEST_F(Opener, ChainsThatLoop) {
   std::filesystem::create_hard_link(path("a.qcow2"), path("hard"));
   stand_on("json:{\"driver\":\"raw\",\"file.filename\":\"" + path("hard") + "\"}", "raw");
   EXPECT_NE(refusal(plain).find("is below itself"), std::string::npos);
+  stand_on("json:{\"driver\":\"qcow2\",\"file.filename\":\"" + path("b.qcow2") +
+               "\",\"backing.driver\":\"qcow2\",\"backing.file.filename\":\"" + path("hard") + "\"}", "qcow2");
+  EXPECT_NE(refusal(plain).find("'" + path("hard") + "' is below itself"), std::string::npos);
 }
 
 }  // namespace

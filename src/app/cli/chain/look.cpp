@@ -9,6 +9,7 @@
 #include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/image/session.hpp"
+#include "base/paths.hpp"
 #include "control/commands/chain_cost_commands.hpp"
 #include "io/file.hpp"
 #include "task/finally.hpp"
@@ -150,9 +151,7 @@ std::string name_seen_from(const std::string& file, const std::string& other) {
   const stdfs::path real = stdfs::weakly_canonical(file, error).parent_path();          // the image may be yet to be made
   const auto reaches_from = [&](const stdfs::path& directory) { return stdfs::equivalent(directory / name, whole, error); };
   if (name.empty() || !reaches_from(from) || !reaches_from(real)) return whole.string();
-  std::string said = name.string();
-  if (said.find(':') < said.find('/')) said.insert(0, "./");       // before a colon would stand a protocol
-  return said;
+  return file_not_protocol(name.string());
 }
 
 std::string layer_name(const ChainName& chain, std::size_t layer) { return fmt::format("{}[{}]", chain.live ? chain.top : "", layer); }

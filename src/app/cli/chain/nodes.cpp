@@ -29,6 +29,11 @@ std::string child_of(const Json& nodes, const std::string& name, std::string_vie
 
 std::string file_below(const Json& nodes, const std::string& name) { return child_of(nodes, name, "file"); }
 
+std::string storage_below(const Json& nodes, std::string name) {
+  for (std::string file = file_below(nodes, name); !file.empty(); file = file_below(nodes, name)) name = file;
+  return name;
+}
+
 // By a filter that users put above disks.  A copy-before-write is a backup's as a rule, which is under way.
 std::string filtered_by(const Json& nodes, const std::string& name) {
   const std::string driver = driver_of(nodes, name);
@@ -118,9 +123,12 @@ bool stands_on(const Json& nodes, const std::string& top, const std::string& bel
   return std::any_of(all.begin(), all.end(), [&](const Json& child) { return stands_on(nodes, text(child, "node-name"), below); });
 }
 
-std::string storage_driver(const Json& nodes, std::string name) {
-  for (std::string file = file_below(nodes, name); !file.empty(); file = file_below(nodes, name)) name = file;
-  return driver_of(nodes, name);
+std::string storage_driver(const Json& nodes, const std::string& name) { return driver_of(nodes, storage_below(nodes, name)); }
+
+std::string file_of_image(const Json& nodes, const std::string& name) {
+  const Json* node = find_by(nodes, "node-name", name);
+  if (!node || !text(*node, "file").starts_with("json:") || text(*node, "drv") != "qcow2") return node ? text(*node, "file") : "";
+  return text(*find_by(nodes, "node-name", storage_below(nodes, name)), "file");
 }
 
 std::string free_node_name(const Json& nodes, const std::string& file) {

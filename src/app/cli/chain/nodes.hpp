@@ -33,7 +33,10 @@ std::string overlay_above(const Json& nodes, const std::string& image);
 bool stands_on(const Json& nodes, const std::string& top, const std::string& below);
 
 // The driver of the node at the bottom, which has an image's bytes.
-std::string storage_driver(const Json& nodes, std::string name);
+std::string storage_driver(const Json& nodes, const std::string& name);
+
+// The file that an image is in: an image that was given another backing file than it names is told of as `json:`.
+std::string file_of_image(const Json& nodes, const std::string& name);
 
 // A name that no node has, after that of its file.
 std::string free_node_name(const Json& nodes, const std::string& file);

@@ -105,7 +105,7 @@ Json as_number(const Json& value) {
   return error == std::errc() && end == text.data() + text.size() ? Json(number) : value;
 }
 
-// The rest, of a node and what is below its `file`, whose options may be its own with a path: `file.filename`.
+// The rest, of a node and what is below it; the options of its `file` may be its own with a path: `file.filename`.
 Json without_tuning(const Json& node) {
   Json rest = Json::object();
   for (const auto& [key, value] : node.as_object()) {
@@ -113,7 +113,7 @@ Json without_tuning(const Json& node) {
     while (option.starts_with("file.")) option.remove_prefix(5);
     if (only_tunes(option.substr(0, option.find('.')))) continue;
     const bool is_number = option == "offset" || option == "size";
-    if (option == "file" && value.is_object()) rest.as_object().emplace_back(key, without_tuning(value));
+    if ((option == "file" || option == "backing") && value.is_object()) rest.as_object().emplace_back(key, without_tuning(value));
     else rest.as_object().emplace_back(key, is_number ? as_number(value) : value);
   }
   return rest;
@@ -127,21 +127,61 @@ bool take_end(Json& description) {
   return is_end;
 }
 
+Error no_plain_file(const std::string& name) {
+  return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
+                                              name));
+}
+
+std::optional<ImageName> whole_file(const BlockdevOptions& described) {
+  const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described.branch);
+  const std::string& file = file_of(described);
+  if (!shows_whole_file(qcow2 ? inlined(qcow2->file) : described) || local_path(file) != file) return std::nullopt;
+  return ImageName{file, qcow2 ? "qcow2" : "raw"};
+}
+
+struct Described {
+  ImageName image;
+  BlockdevOptions options;
+};
+
 // What a json: name in `image` leads to, as a daemon takes it.  Here a layer is a file and a format, no more: what says
 // anything else about the content is refused, or another part of the disk would be read, and written.
-Result<ImageName> plain_file(const std::string& image, const std::string& name, const std::string& format) {
+Result<Described> plain_file(const std::string& image, const std::string& name, const std::string& format) {
   const auto parsed = parse_json(std::string_view(name).substr(5));
   Json wanted = parsed && parsed->is_object() ? without_tuning(*parsed) : Json::object();
   const bool alone = take_end(wanted);
-  const auto described = describe_backing(image, "json:" + to_text(wanted), format);
-  if (described) {
-    const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described->branch);
-    const std::string& file = file_of(*described);
-    if (shows_whole_file(qcow2 ? inlined(qcow2->file) : *described) && local_path(file) == file)
-      return ImageName{file, qcow2 ? "qcow2" : "raw", {}, qcow2 && alone};
+  auto described = describe_backing(image, "json:" + to_text(wanted), format);
+  auto file = described ? whole_file(*described) : std::nullopt;
+  if (!file) return no_plain_file(name);
+  file->alone = file->format == "qcow2" && alone;
+  return Described{*std::move(file), *std::move(described)};
+}
+
+bool says_end(const BlockdevOptions& described) {
+  const auto* qcow2 = std::get_if<schema::BlockdevOptionsQcow2>(&described.branch);
+  return qcow2 && qcow2->backing && std::holds_alternative<std::nullptr_t>(qcow2->backing->value);
+}
+
+// The name of the image below that a header has, when it says no more than that.
+Task<ImageName> named_in(Reactor& reactor, ImageName image) {
+  const qcow2::Header header = co_await read_header(reactor, image.name);
+  if (!is_json(header.backing_name)) co_return co_await backing_of(reactor, image.name, header.backing_name, header.backing_format);
+  Described below = co_await unwrap(plain_file(image.name, header.backing_name, header.backing_format));
+  if (described_below(below.options)) co_await no_plain_file(header.backing_name);
+  co_return std::move(below.image);
+}
+
+// From here on a layer is followed by its own header: what a name in `image` says of the layers below has to be what they say.
+Task<> check_as_headers_say(Reactor& reactor, Described image, std::string name) {
+  const BlockdevOptions* below = described_below(image.options);
+  for (ImageName at = image.image; below; below = described_below(*below)) {
+    const auto said = whole_file(*below);
+    auto named = co_await named_in(reactor, at).result();
+    if (!said || says_end(*below) || !named || named->alone || named->format != said->format) co_await no_plain_file(name);
+    const bool same = co_await is_same_file(reactor, named->name, said->name);
+    if (!same) co_await no_plain_file(name);
+    at = *std::move(named);
   }
-  return Error(Errc::unsupported, fmt::format("'{}' is not the name of a whole file and its format; describe the chain with a json: name",
-                                              name));
 }
 
 // One file of a chain, told apart by what it is and not by how it is called.
@@ -202,7 +242,11 @@ Task<qcow2::Header> read_header(Reactor& reactor, std::string path) {
 }
 
 Task<ImageName> backing_of(Reactor& reactor, std::string path, std::string backing_name, std::string backing_format) {
-  if (is_json(backing_name)) co_return co_await unwrap(plain_file(path, backing_name, backing_format));
+  if (is_json(backing_name)) {
+    const Described below = co_await unwrap(plain_file(path, backing_name, backing_format));
+    co_await check_as_headers_say(reactor, below, backing_name);
+    co_return below.image;
+  }
   auto found = Qcow2Driver::backing_path(path, backing_name);
   if (!found)
     co_await Error(Errc::unsupported, fmt::format("'{}' is not a plain file; describe the chain with a json: name", backing_name));

@@ -60,8 +60,8 @@ Task<std::vector<Made>> choose_live(const Context& context, QmpClient& client, c
     made.disk = disk.name;
     const std::string top = co_await node_of_disk(client, disk.name);
     made.image = image_below_filters(nodes, top);
-    const Json node = co_await unwrap(node_in(nodes, made.image));
-    made.below = text(node, "file");
+    (void)co_await unwrap(node_in(nodes, made.image));
+    made.below = file_of_image(nodes, made.image);
     if (!options.internal) {
       const bool beside = made.below.starts_with('/') && storage_driver(nodes, made.image) == "file";
       co_await unwrap(check_named(disk, made.below, beside));

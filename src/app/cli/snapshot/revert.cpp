@@ -111,9 +111,9 @@ struct NodeRevert {
 
 Task<NodeRevert> to_kept(const Json& nodes, const SnapshotRevertOptions& options, std::string node) {
   NodeRevert revert;
-  const Json image = co_await unwrap(node_in(nodes, node));
+  (void)co_await unwrap(node_in(nodes, node));
   revert.snapshot = fmt::format("'{}'", options.snapshot);
-  revert.file = text(image, "file");
+  revert.file = file_of_image(nodes, node);
   revert.arguments = Json::object({{"node-name", node}, {"mode", "internal"}, {"snapshot", options.snapshot}});
   revert.node = revert.next = std::move(node);
   co_return std::move(revert);
