@@ -85,7 +85,8 @@ class Differences {
 
   Task<> keep(Range range, MutableBytes content) {
     written_ += range.length;
-    if (is_zero(content)) co_await overlay_.write_zeroes(range, WriteFlags::may_unmap);
+    // Not by unmapping, which says nothing where the header names nothing below yet.
+    if (is_zero(content)) co_await overlay_.write_zeroes(range, WriteFlags::none);
     else co_await overlay_.write(range.offset, Buffers(content));
   }
 

@@ -17,6 +17,10 @@ class ImageBed(Bed):
     def qemu_io(self, name, *commands, format="qcow2"):
         self.lab.run("qemu-io", "-f", format, *(word for command in commands for word in ("-c", command)), name, timeout=60)
 
+    def raw_bytes(self, name):
+        self.qemu_img("convert", "-O", "raw", name, "out.raw")
+        return (self.path / "out.raw").read_bytes()
+
     def qemu_info(self, name, *words):
         return json.loads(self.qemu_img("info", "--output=json", *words, name).stdout)
 

@@ -113,6 +113,15 @@ class Bitmaps(ImageBed):
         process.kill()
         self.end_of(process)
 
+    def test_none_of_a_disk_without_content(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "empty.qcow2", "0")
+        self.assertIn("without content", self.fails("image", "bitmap", "--add", "empty.qcow2", "b"))
+        self.qemu_img("create", "-q", "-f", "qcow2", "some.qcow2", "1M")
+        self.image("bitmap", "--add", "some.qcow2", "b")
+        self.assertIn("remove them first", self.fails("image", "resize", "--shrink", "some.qcow2", "0"))
+        self.assertEqual(self.bitmaps("some.qcow2"), {"b": ["auto"]})
+        self.qemu_check("some.qcow2")
+
     def test_an_inconsistent_one(self):
         name = self.make("a.qcow2")
         self.qemu_img("bitmap", "--add", name, "b")

@@ -1,4 +1,5 @@
 """tidemark image rebase and commit, with qemu-img as the judge."""
+import subprocess
 import unittest
 
 from bed import KiB, MiB
@@ -40,6 +41,20 @@ class Rebase(ImageBed):
         self.image("rebase", "-b", "other.qcow2", "-F", "qcow2", "top.qcow2")
         self.assert_as_before("other.qcow2")
 
+    def test_zeroes_of_a_version_2_image_that_stood_on_nothing(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-o", "compat=0.10", "top.qcow2", "1M")
+        self.raw("base.raw", MiB)
+        self.image("rebase", "-b", "base.raw", "-F", "raw", "top.qcow2")
+        self.assertEqual(self.qemu_info("top.qcow2").get("backing-filename"), "base.raw")
+        self.assertTrue(self.raw_bytes("top.qcow2") == bytes(MiB))
+
+    def test_what_the_header_cannot_take_is_refused_before_anything_is_written(self):
+        self.chain()
+        self.qemu_img("convert", "-O", "qcow2", "other.qcow2", "x" * 200)
+        before = (self.path / "top.qcow2").read_bytes()
+        self.assertIn("too long", self.fails("image", "rebase", "-b", "./" * 500 + "x" * 200, "-F", "qcow2", "top.qcow2"))
+        self.assertTrue((self.path / "top.qcow2").read_bytes() == before)
+
     def test_unsafe(self):
         self.chain()
         for name in ("a", "a-longer-name.qcow2", "b", str(self.path / ("x" * 200)), "c.qcow2"):
@@ -72,6 +87,31 @@ class Commit(ImageBed):
         self.qemu_img("create", "-q", "-f", "qcow2", "-b", "mid.qcow2", "-F", "qcow2", "top.qcow2", "70M")
         self.scribble("top.qcow2", seed=3)
         self.qemu_img("convert", "-O", "raw", "top.qcow2", "before.raw")
+
+    def test_nobody_writes_to_it_until_it_is_emptied(self):
+        """The base is checked before that, which takes a while."""
+        for n in range(4):
+            self.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "base.qcow2", "16M")
+            self.qemu_io("base.qcow2", "write -P 1 0 16M")
+            self.qemu_img("bitmap", "--add", "base.qcow2", "b")
+            self.qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+            self.qemu_io("top.qcow2", "write -P 2 0 64k")
+            process = self.lab.start(self.tidemark, "image", "commit", "top.qcow2", stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            written = 0
+            while process.poll() is None and not written:
+                done = self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 9 1M 64k", "top.qcow2", ok=None)
+                written = done.returncode == 0
+            process.wait()
+            expected = bytes([9]) * (64 * KiB) if written else bytes([1]) * (64 * KiB)
+            self.assertTrue(self.raw_bytes("top.qcow2")[MiB:MiB + 64 * KiB] == expected, n)
+
+    def test_who_names_the_base_keeps_the_image(self):
+        self.chain()
+        before = (self.path / "top.qcow2").read_bytes()
+        self.image("commit", "-b", "mid.qcow2", "top.qcow2")
+        self.assertTrue((self.path / "top.qcow2").read_bytes() == before)
+        self.assert_holds("mid.qcow2")
 
     def assert_holds(self, name):
         self.assertIn("identical", self.qemu_img("compare", name, "before.raw").stdout)

@@ -1,6 +1,7 @@
 """tidemark image on a full volume: what is there reads as before, and holds nothing for nothing."""
 import os
 import random
+import struct
 import subprocess
 import unittest
 
@@ -94,6 +95,36 @@ class FullDisk(ImageBed):
                 (self.small / "a.qcow2").unlink()
                 self.lab.run("mount", "-o", "remount,size=4m", str(self.small))
 
+    def test_bitmaps_that_are_not_usable_share_nothing_with_what_was_tidied(self):
+        for verb in ("commit", "rebase"):
+            image = "small/a.qcow2"
+            self.qemu_img("create", "-q", "-f", "raw", "old.raw", "4M")
+            self.qemu_io("old.raw", "write -P 3 0 4M", format="raw")
+            below = [] if verb == "commit" else ["-b", str(self.path / "old.raw"), "-F", "raw"]
+            self.qemu_img("create", "-q", "-f", "qcow2", *below, image, "4M")
+            self.qemu_img("create", "-q", "-f", "qcow2", "-b", image, "-F", "qcow2", "top.qcow2", "4M")
+            self.qemu_io("top.qcow2", "write -P 5 0 4M")
+            for name in ("good", "bad"):
+                self.qemu_img("bitmap", "--add", image, name)
+            self.qemu_io(image, "write -P 1 0 64k")
+            content = bytearray((self.path / image).read_bytes())
+            extension = content.index(struct.pack(">II", 0x23852875, 24))
+            directory, = struct.unpack_from(">Q", content, extension + 24)
+            content[content.index(b"bad", directory) - 9] |= 1        # its flags: in use
+            (self.path / image).write_bytes(content)
+            self.qemu_check(image)
+            filler = self.small / "filler"
+            with open(filler, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 1 * MiB)
+            words = ["commit", "top.qcow2"] if verb == "commit" else ["rebase", "-b", "", image]
+            self.assertIn("No space left", self.fails("image", *words))
+            filler.unlink()
+            self.qemu_check(image)
+            self.qemu_io(image, "write -P 1 1M 64k")
+            self.image("bitmap", "--remove", image, "bad")
+            self.qemu_check(image)
+            (self.path / image).unlink()
+
     def test_new_tables_that_do_not_fit(self):
         self.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "small/a.qcow2", "64M")
         self.qemu_io("small/a.qcow2", *(f"write -P 1 {n * 2}M 64k" for n in range(30)))
@@ -111,10 +142,6 @@ class FullDisk(ImageBed):
         info = self.json("image", "info", "small/a.qcow2")
         self.assertNotIn("snapshots", info)
         self.assertEqual(info["format-specific"]["data"]["refcount-bits"], 16)
-
-    def raw_bytes(self, name):
-        self.qemu_img("convert", "-O", "raw", name, "out.raw")
-        return (self.path / "out.raw").read_bytes()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,14 @@ class Apart(ImageBed):
         (self.path / "link").symlink_to("r.raw")
         self.before = {name: (self.path / name).read_bytes() for name in self.names()}
 
+    def test_zeroes_over_a_base_onto_a_device(self):
+        self.qemu_img("create", "-q", "-f", "qcow2", "-b", str(self.path / "b.qcow2"), "-F", "qcow2", "over.qcow2")
+        self.qemu_io("over.qcow2", "write -P 0 0 1M", "write -z 4M 1M", "write -P 7 6M 64k")
+        self.raw("device.img", 32 * MiB)
+        device = self.loop_device(self.path / "device.img")
+        self.image("convert", "-O", "qcow2", "-B", str(self.path / "b.qcow2"), "-F", "qcow2", "over.qcow2", device)
+        self.assertIn("identical", self.qemu_img("compare", "-f", "qcow2", "-F", "qcow2", "over.qcow2", device).stdout)
+
     def test_a_source_that_others_write_to_is_not_taken_for_the_target(self):
         self.raw("live.raw", 8 * MiB)
         self.raw("t.raw", 8 * MiB, seed=7)

@@ -144,7 +144,7 @@ Task<BlockNode*> NodeOpener::open(BlockdevOptions options, Inherited parent) {
   if (options.tracking) node.tracking = tracking_options(*options.tracking);
   BlockNode* added = co_await graph_.add(std::move(node), std::move(driver));
   own.opened->push_back(added->name());
-  if (!own.active || (image_bitmaps_ == ImageBitmaps::left_alone && image_with_bitmaps(*added))) co_return added;
+  if (!own.active || (image_bitmaps_ != ImageBitmaps::followed && image_with_bitmaps(*added))) co_return added;
   const auto tracked = co_await open_tracking(*added).result();
   const auto is_persistent = [](const auto& bitmap) { return bitmap->persistent(); };
   const auto& bitmaps = added->bitmaps().all();

@@ -30,7 +30,8 @@ class NodeOpener {
  public:
   // What becomes of the bitmaps that qcow2 images hold: they are the nodes', or they do not count while an image is written.
   // Those of other images are in stores alone, and followed always: nothing in the image says that it was written.
-  enum class ImageBitmaps : std::uint8_t { followed, left_alone };
+  // Those that images keep: tracked; do not count once they are written; or do, for what they read as will not change.
+  enum class ImageBitmaps : std::uint8_t { followed, left_alone, true_still };
   explicit NodeOpener(Graph& graph, ImageBitmaps bitmaps = ImageBitmaps::followed) : graph_(graph), image_bitmaps_(bitmaps) {}
   // The throttle groups that there are; without them nodes can be in none.
   void use_groups(ThrottleGroups groups) { groups_ = std::move(groups); }

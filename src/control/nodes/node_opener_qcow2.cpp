@@ -96,6 +96,7 @@ Task<std::unique_ptr<BlockDriver>> NodeOpener::open_qcow2(schema::BlockdevOption
   Qcow2OpenOptions given = co_await unwrap(to_open_options(qcow2, own.unmap));
   given.read_only = own.read_only;
   given.bitmaps_follow = image_bitmaps_ == ImageBitmaps::followed;
+  given.keeps_content = image_bitmaps_ == ImageBitmaps::true_still;
   given.write_order = qcow2::WriteOrder::standard_but(graph_.workings().broken);
   auto opened = co_await Qcow2Driver::open(std::move(file), given).result();
   if (!opened) co_await opened.error().with_context(fmt::format("Could not open '{}'", image));

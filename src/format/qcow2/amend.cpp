@@ -85,12 +85,16 @@ Task<> Qcow2Driver::amend(Qcow2AmendOptions options) {
   if (options.size && *options.size != size()) co_await truncate(*options.size);
 }
 
+Result<> Qcow2Driver::check_backing_name(std::string name, std::string format) const {
+  Qcow2AmendOptions options;
+  options.backing_file = std::move(name);
+  options.backing_format = std::move(format);
+  return check_names(amended(header_, options), options);
+}
+
 Task<> Qcow2Driver::write_backing_name(std::string name, std::string format) {
   co_await unwrap(check_writable());
-  Qcow2AmendOptions options;
-  options.backing_file = name;
-  options.backing_format = format;
-  co_await unwrap(check_names(amended(header_, options), options));
+  co_await unwrap(check_backing_name(name, format));
   co_await flush();
   co_await header_writer_.set_backing(std::move(name), std::move(format));
 }

@@ -96,6 +96,7 @@ class Qcow2Driver final : public MappedDriver {
   void set_backing(std::unique_ptr<Edge> backing) noexcept { backing_ = std::move(backing); }   // before it has a node
   std::unique_ptr<Edge>* backing_place() noexcept override { return &backing_; }
   Task<> open_anew() override;
+  Result<> check_backing_name(std::string name, std::string format) const;       // whether the header can take it
   // It can be written, but for a loss.
   bool lost() noexcept override { return !read_only_ && image_.loss().has_value(); }
   // As if the storage had lost something, which the next flush tells: nothing is written until the image is opened anew.

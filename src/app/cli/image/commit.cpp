@@ -68,25 +68,24 @@ Error broken_off(const Error& error, const std::string& top, const std::string& 
 // The layers above the base are opened as if they stood on nothing: only what they have is copied.
 Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName> above, ImageName base,
                                    std::uint64_t size_above) {
-  KeptBitmaps kept = co_await KeptBitmaps::load(context, base);
-  bool opened = false, begun = false;
+  std::optional<KeptBitmaps> kept;
+  Result<> stored;
+  bool begun = false;
   std::function<Task<image::CopyReport>(Session&)> body = [&](Session& session) -> Task<image::CopyReport> {
     Json description = co_await describe_layers(session.reactor(), above);
     Edge* top = co_await session.open(std::move(description), false);
     ImageAccess access;
-    access.write = true;
+    access.write = access.keeps_content = true;
     Edge* below = co_await session.open(base, access);
-    kept.attach(below->node());
-    opened = true;
+    kept.emplace(co_await KeptBitmaps::take(context, base, below->node()));
     auto copied = co_await copy_down(context, *top, *below, size_above, begun).result();
-    kept.collect(below->node());
+    stored = co_await kept->put_back(below->node()).result();
     co_return co_await unwrap(std::move(copied));
   };
   auto copied = co_await in_session<image::CopyReport>(context.reactor, body, context.interrupted).result();
-  // First what holds nothing goes, which makes room for the bitmaps.
   std::string left;
-  if (!copied && opened) left = co_await tidy_after_failure(context, base);
-  auto stored = co_await kept.store().result();
+  if (!copied && kept) left = co_await tidy_after_failure(context, base);
+  if (kept) stored = co_await kept->finish(std::move(stored)).result();
   if (copied) co_await unwrap(stored);
   if (!copied && !stored) left += "; its bitmaps do not count any more";
   if (!copied && begun) co_await broken_off(copied.error(), above[0].name, base.name, left);
@@ -125,13 +124,21 @@ Task<> empty_image(const Context& context, std::string path) {
   co_await in_session<void>(context.reactor, body, context.interrupted);
 }
 
-Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) {
-  const std::string format = co_await format_of(context.reactor, options.image, false);
-  const auto path = local_path(options.image.name);
-  if (!path) co_await Error(Errc::unsupported, fmt::format("'{}': only files and block devices can be committed", options.image.name));
-  ImageName top{*path, format};
-  const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
-  const std::size_t depth = co_await layers_above(context.reactor, chain, options.base);
+namespace {
+
+// One that nobody has written to since it was copied down: `held` for reading since before that.
+Task<> empty_held(const Context& context, Session& holding, Edge* held, std::string path) {
+  const qcow2::Header header = co_await read_header(context.reactor, path);
+  if (header.geometry.external_data) {
+    co_await holding.release(held);
+    co_return co_await empty_slowly(context, path);
+  }
+  co_await holding.begin_to_write(*held);
+  co_await qcow2::empty_image(*held);
+}
+
+Task<ImageCommitted> commit_held(const Context& context, const ImageCommitOptions& options, Session& holding, Edge* held,
+                                 const std::vector<ImageName>& chain, std::size_t depth) {
   for (std::size_t layer = 0; layer < depth; ++layer) co_await check_keeps_none(context.reactor, chain[layer]);
   std::uint64_t size_above = 0;
   if (!options.above.empty()) {
@@ -141,14 +148,32 @@ Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) 
   const auto end = chain.begin() + static_cast<std::ptrdiff_t>(depth);
   const image::CopyReport report =
       co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth], size_above);
-  const bool emptied = !options.keep && depth == 1;      // an image above others would show what they have
+  // An image above others would show what they have.  Who names the base goes on with that one, as with qemu-img.
+  const bool emptied = !options.keep && depth == 1 && options.base.empty();
   if (emptied) {
-    const auto gone = co_await empty_image(context, *path).result();
-    const std::string state = fmt::format("'{}' has all of '{}', which reads as before", chain[depth].name, *path);
+    const auto gone = co_await empty_held(context, holding, held, chain[0].name).result();
+    const std::string state = fmt::format("'{}' has all of '{}', which reads as before", chain[depth].name, chain[0].name);
     if (!gone && gone.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; " + state);
     if (!gone) co_await gone.error().with_context(state + " and was not emptied");
   }
   co_return ImageCommitted{chain[depth].name, report.data_bytes, report.zero_bytes, emptied};
+}
+
+}  // namespace
+
+Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options) {
+  const std::string format = co_await format_of(context.reactor, options.image, false);
+  const auto path = local_path(options.image.name);
+  if (!path) co_await Error(Errc::unsupported, fmt::format("'{}': only files and block devices can be committed", options.image.name));
+  ImageName top{*path, format};
+  const std::vector<ImageName> chain = co_await chain_of(context.reactor, top);
+  const std::size_t depth = co_await layers_above(context.reactor, chain, options.base);
+  std::function<Task<ImageCommitted>(Session&)> body = [&](Session& holding) -> Task<ImageCommitted> {
+    const ImageAccess reading;
+    Edge* held = co_await holding.open_bytes(*path, reading);
+    co_return co_await commit_held(context, options, holding, held, chain, depth);
+  };
+  co_return co_await in_session<ImageCommitted>(context.reactor, body);
 }
 
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options) {

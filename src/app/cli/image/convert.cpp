@@ -127,6 +127,7 @@ class Convert {
   struct Target {
     ImageName name;
     bool is_zero = false, in_place = false;
+    bool stands = false;                   // it is new, and reads as the base that the source stands on, too
     std::string data_file = {};
     KeptBitmaps* bitmaps = nullptr;        // its own
   };
@@ -161,18 +162,19 @@ class Convert {
 
   Task<> fill(Edge& target, const Target& into) {
     const Range all{0, size_};
-    if (into.in_place) co_await copy_in_place(target, into.is_zero);
+    if (into.in_place) co_await copy_in_place(target, into);
     else co_await copy(target, all, into.is_zero);
     co_await target.flush();
   }
 
-  Task<> copy_in_place(Edge& target, bool is_zero) {
+  // The start, by which it would be taken for whole, comes last.
+  Task<> copy_in_place(Edge& target, const Target& into) {
     const Range start{0, std::min(start_bytes, size_)};
-    if (!is_zero) co_await clear_start(target, start);
+    if (!into.is_zero && !into.stands) co_await clear_start(target, start);
     const Range rest{start.end(), size_ - start.end()};
-    co_await copy(target, rest, is_zero);
+    co_await copy(target, rest, into.is_zero);
     co_await target.flush();
-    co_await copy(target, start, true);
+    co_await copy(target, start, !into.stands);
   }
 
   // Servers and mappings do not say what they show: whether the source loses what the target does, and gets it back, is looked at.
@@ -267,21 +269,21 @@ Task<> copy_bitmaps(const Context& context, const ImageConvertOptions& options, 
 Task<> into_new(const Context& context, const ImageConvertOptions& options, FormatOptions format, Convert& convert,
                 Bitmaps bitmaps) {
   Reactor& reactor = context.reactor;
-  const bool file = co_await is_file_name(reactor, options.target);
+  const bool file = co_await is_file_name(reactor, options.target), below = !format.qcow2.backing_file.empty();
   if (!file) {
     if (const auto device = local_path(options.target)) co_await convert.check_apart(*device);
     if (options.target_format != "raw") co_await convert.check_other(options.target);
     co_await make_image_on(reactor, options.target, options.target_format, format);
-    Convert::Target target{{options.target, options.target_format}, options.target_format == "qcow2" || options.target_is_zero, true};
+    Convert::Target target{{options.target, options.target_format}, (options.target_format == "qcow2" && !below) || options.target_is_zero,
+                           true, below};
     co_await convert.copy_to(std::move(target));
     co_return co_await copy_bitmaps(context, options, bitmaps, options.target);
   }
   const DataFile data = co_await place_data_file(reactor, options.target, format.qcow2.data_file);
   format.qcow2.data_file = data.stored;
-  const bool below = !format.qcow2.backing_file.empty();
   std::function<Task<>(std::string, std::string)> both = [&](std::string partial, std::string partial_data) -> Task<> {
     co_await make_image(reactor, partial, options.target_format, format, partial_data);
-    Convert::Target target{{partial, options.target_format}, !below, false, std::move(partial_data)};
+    Convert::Target target{{partial, options.target_format}, !below, false, below, std::move(partial_data)};
     co_await convert.copy_to(std::move(target));
     co_await copy_bitmaps(context, options, bitmaps, std::move(partial));
   };
@@ -295,7 +297,7 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
   co_await convert.open_sources();
   if (options.target_exists) {
     if (const auto path = local_path(options.target)) co_await convert.check_apart(*path);
-    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, {}, bitmaps.own};
+    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, false, {}, bitmaps.own};
     co_return co_await convert.copy_to(std::move(target));
   }
   format.qcow2.size = align_up(convert.size(), sector_size);

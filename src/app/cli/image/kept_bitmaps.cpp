@@ -17,17 +17,57 @@ Task<> KeptBitmaps::read(Session& session, bool force_share) {
   Qcow2OpenOptions reading;
   reading.read_only = true;
   Qcow2Driver* image = co_await session.open_qcow2(image_.name, reading, force_share);
-  can_hold_ = image->can_have_bitmaps();
-  disk_size_ = align_up(image->size(), sector_size);
-  std::vector<qcow2::BitmapEntry> entries = co_await image->bitmap_entries();
+  co_await read_from(*image);
+}
+
+Task<> KeptBitmaps::read_from(Qcow2Driver& image) {
+  can_hold_ = image.can_have_bitmaps();
+  disk_size_ = align_up(image.size(), sector_size);
+  std::vector<qcow2::BitmapEntry> entries = co_await image.bitmap_entries();
   for (qcow2::BitmapEntry& entry : entries) {
     Qcow2Bitmap bitmap{entry, std::nullopt};
     if (entry.usable()) {
-      DirtyBitmap bits = co_await image->load_bitmap(entry);
+      DirtyBitmap bits = co_await image.load_bitmap(entry);
       bitmap.bits = std::move(bits);
     }
     bitmaps_.push_back(std::move(bitmap));
   }
+}
+
+Task<KeptBitmaps> KeptBitmaps::take(const Context& context, ImageName image, BlockNode& node) {
+  KeptBitmaps kept(context, std::move(image));
+  auto* const qcow2 = dynamic_cast<Qcow2Driver*>(&node.driver());
+  if (!qcow2) co_return std::move(kept);
+  co_await kept.read_from(*qcow2);
+  if (kept.empty()) co_return std::move(kept);
+  co_await qcow2->drop_bitmaps();
+  kept.attach(node);
+  co_return std::move(kept);
+}
+
+Task<> KeptBitmaps::put_back(BlockNode& node) {
+  if (bitmaps_.empty()) co_return;
+  collect(node);
+  std::vector<Qcow2Bitmap> stored;
+  for (const Qcow2Bitmap& bitmap : bitmaps_) {
+    stored.push_back({bitmap.entry, std::nullopt});
+    if (bitmap.bits) stored.back().bits = bitmap.bits->clone();
+  }
+  co_await static_cast<Qcow2Driver&>(node.driver()).store_bitmaps(std::move(stored));
+}
+
+Task<> KeptBitmaps::finish(Result<> put_back) {
+  if (bitmaps_.empty()) co_return;
+  if (put_back) co_return co_await give_back_leaks(*context_, image_);
+  (void)co_await tidy_after_failure(*context_, image_).result();
+  co_await store();
+}
+
+// Where they have not counted meanwhile, what those that are not usable took may be somebody else's by now.
+void KeptBitmaps::complete(const Qcow2Driver& image) {
+  if (image.has_bitmaps()) return;
+  for (Qcow2Bitmap& bitmap : bitmaps_)
+    if (!bitmap.bits) bitmap.bits.emplace(image.size(), std::uint64_t{1} << bitmap.entry.granularity_bits);
 }
 
 // Nobody knows how large the disk has been: what a shrinking cut off, perhaps long ago, has changed once it is there again.
@@ -83,6 +123,7 @@ Task<> KeptBitmaps::store() {
     Qcow2OpenOptions options;
     options.keeps_content = true;
     Qcow2Driver* image = co_await session.open_qcow2(image_.name, options);
+    complete(*image);
     co_await image->store_bitmaps(std::move(bitmaps_));
   };
   co_await in_session<void>(context_->reactor, write, context_->interrupted);

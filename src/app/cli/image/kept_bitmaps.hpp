@@ -1,8 +1,11 @@
 // KeptBitmaps: the bitmaps of a qcow2 image go on recording while a verb writes to it, as they would in QEMU.
 //
-//   KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
-//   ... open the image, kept.attach(node), write, kept.collect(node), close ...
-//   co_await kept.store();                 // whether the writing has failed or not
+//   ... open the image, with ImageAccess::keeps_content ...
+//   KeptBitmaps kept = co_await KeptBitmaps::take(context, image, node);
+//   ... write ...
+//   stored = co_await kept.put_back(node).result();      // whether the writing has failed or not
+//   ... close, which gives the image to others ...
+//   stored = co_await kept.finish(std::move(stored)).result();
 //
 // Cut off between, the image says that its bitmaps do not count.
 #pragma once
@@ -16,6 +19,13 @@ class KeptBitmaps {
  public:
   // None, when the image, by its format, is not qcow2, or holds none.
   static Task<KeptBitmaps> load(const Context& context, ImageName image, bool force_share = false);
+
+  // The same of one that is open to be written; they do not count from here on, and record.
+  static Task<KeptBitmaps> take(const Context& context, ImageName image, BlockNode& node);
+  Task<> put_back(BlockNode& node);
+  // What they took before is given back; where there was no room for them, there is then: they are stored all the same.
+  Task<> finish(Result<> put_back);
+  bool empty() const noexcept { return bitmaps_.empty(); }
 
   void attach(BlockNode& node) const;
   void collect(BlockNode& node);
@@ -31,6 +41,8 @@ class KeptBitmaps {
  private:
   KeptBitmaps(const Context& context, ImageName image) : context_(&context), image_(std::move(image)) {}
   Task<> read(Session& session, bool force_share);
+  Task<> read_from(Qcow2Driver& image);
+  void complete(const Qcow2Driver& image);
 
   const Context* context_;
   ImageName image_;

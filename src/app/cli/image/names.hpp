@@ -27,6 +27,7 @@ struct ImageAccess {
   bool write = false, force_share = false, direct = false;
   std::string data_file = {};      // where its external data file is; empty: as the image says
   bool below = true;               // with its backing files; false: what is below reads as zeroes
+  bool keeps_content = false;      // its bitmaps count though it is written: what it reads as stays, or KeptBitmaps sees to them
   bool trust_content = false;      // a name that says otherwise does not matter: nothing but this file is opened
 };
 

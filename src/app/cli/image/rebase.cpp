@@ -1,8 +1,8 @@
-// First what differs is written into the image, and is durable; then its header names the new file.
+// First what differs is written into the image, and is durable; then its header names the new file, while nobody else has the image.
+// What it reads as stays, so its bitmaps stay true.
 #include <fmt/format.h>
 
 #include "app/cli/image/commands.hpp"
-#include "app/cli/image/kept_bitmaps.hpp"
 #include "app/cli/image/leaks.hpp"
 #include "app/cli/image/make.hpp"
 #include "app/cli/image/snapshots.hpp"
@@ -22,14 +22,18 @@ Task<Edge*> open_below(Session& session, std::vector<ImageName> chain, bool forc
   co_return co_await session.open(std::move(description), false);
 }
 
-Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& options, std::vector<ImageName> before,
+Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& options, std::string path, std::vector<ImageName> before,
                          std::vector<ImageName> after, bool& begun) {
   std::function<Task<std::uint64_t>(Session&)> body = [&](Session& session) -> Task<std::uint64_t> {
     ImageAccess access;
-    access.write = true;
+    access.write = access.keeps_content = true;
     access.below = false;
-    ImageName image{options.image.name, "qcow2"};
+    ImageName image{path, "qcow2"};
     Edge* overlay = co_await session.open(std::move(image), access);
+    auto& driver = static_cast<Qcow2Driver&>(overlay->node().driver());
+    if (const auto kept = driver.snapshots(); !kept.empty()) co_await would_change(path, kept.front().name);
+    const std::string format = options.backing.empty() ? std::string() : options.backing_format;
+    co_await unwrap(driver.check_backing_name(options.backing, format));
     Edge* was = co_await open_below(session, before, options.force_share);
     Edge* will_be = co_await open_below(session, after, options.force_share);
     Progress progress(context, "rebase");
@@ -40,6 +44,7 @@ Task<std::uint64_t> copy(const Context& context, const ImageRebaseOptions& optio
     begun = true;
     const std::uint64_t written = co_await image::copy_differences(*overlay, was, will_be, std::move(course));
     co_await overlay->flush();
+    co_await driver.write_backing_name(options.backing, format);
     co_return written;
   };
   co_return co_await in_session<std::uint64_t>(context.reactor, body, context.interrupted);
@@ -80,16 +85,10 @@ Task<std::uint64_t> rebase_safely(const Context& context, const ImageRebaseOptio
     after = *std::move(found);
   }
   const ImageName image{path, "qcow2"};
-  co_await check_keeps_none(context.reactor, image);
-  // What is written does not change what is read: the bitmaps need not know.
-  KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
   bool begun = false;
-  auto copied = co_await copy(context, options, std::move(before), std::move(after), begun).result();
+  auto copied = co_await copy(context, options, path, std::move(before), std::move(after), begun).result();
   std::string left;
   if (!copied && begun) left = co_await tidy_after_failure(context, image);
-  auto stored = co_await kept.store().result();
-  if (copied) co_await unwrap(stored);
-  if (!copied && !stored) left += "; its bitmaps do not count any more";
   if (!copied) co_await broken_off(copied.error(), left);
   co_return co_await unwrap(std::move(copied));
 }
@@ -107,8 +106,8 @@ Task<std::uint64_t> rebase(const Context& context, ImageRebaseOptions options) {
   std::uint64_t written = 0;
   if (options.unsafe && !options.backing.empty())
     co_await check_unchecked_backing(context.reactor, *path, options.backing, options.backing_format);
-  if (!options.unsafe) written = co_await rebase_safely(context, options, *path);
-  co_await change_header(context, options);
+  if (options.unsafe) co_await change_header(context, options);
+  else written = co_await rebase_safely(context, options, *path);
   co_return written;
 }
 

@@ -58,7 +58,8 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
   const Qcow2Preallocation preallocation = co_await unwrap(parse_preallocation(options.preallocation));
   std::uint64_t before = 0, after = 0;
   options.image.format = co_await format_of(context.reactor, options.image, false);
-  KeptBitmaps kept = co_await KeptBitmaps::load(context, options.image);
+  std::optional<KeptBitmaps> kept;
+  Result<> stored;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
     access.write = true;
@@ -66,27 +67,34 @@ Task<Exit> image_resize(const Context& context, ImageResizeOptions options) {
     // What is given back when space runs out is to be free for others, too.
     const bool reserves = preallocation != Qcow2Preallocation::off;
     if (reserves && options.image.format == "qcow2") description.set("pass-discard-other", true);
-    Edge* image = co_await session.open(std::move(description), true);
+    Edge* image = co_await session.open(std::move(description), true, true);
     before = image->size();
     after = co_await unwrap(new_size(options.size, before));
     if (after < before && !options.shrink)
       co_await Error(Errc::invalid_argument,
                      fmt::format("'{}' would lose all data beyond {} bytes; give --shrink if that is wanted", options.image.name, after));
     co_await check_preallocation(*image, after, preallocation);
-    kept.attach(image->node());
+    auto* const qcow2 = dynamic_cast<Qcow2Driver*>(&image->node().driver());
+    if (after == 0 && qcow2 && qcow2->has_bitmaps())
+      co_await Error(Errc::invalid_argument, fmt::format("'{}' has bitmaps, and a disk without content cannot; remove them first",
+                                                         options.image.name));
+    kept.emplace(co_await KeptBitmaps::take(context, options.image, image->node()));
     auto resized = co_await image->truncate(after).result();
     if (resized && reserves && after > before) {
       resized = co_await reserve(*image, before, preallocation, context.interrupted).result();
       if (!resized) resized = co_await go_back(*image, before, resized.error()).result();
     }
-    kept.collect(image->node());
+    if (resized) resized = co_await image->flush().result();
+    stored = co_await kept->put_back(image->node()).result();
     co_await unwrap(resized);
-    co_await image->flush();
   };
   auto resized = co_await in_session<void>(context.reactor, body, context.interrupted).result();
-  auto stored = co_await kept.store().result();
-  co_await unwrap(resized);
-  co_await unwrap(stored);
+  if (kept) stored = co_await kept->finish(std::move(stored)).result();
+  const char* const forgotten = "its bitmaps do not count any more";
+  if (!resized && stored) co_await resized.error();
+  if (!resized)
+    co_await Error(resized.error().code(), fmt::format("{}; {}", resized.error().message(), forgotten), resized.error().os_errno());
+  if (!stored) co_await stored.error().with_context(fmt::format("'{}' has {} bytes now, and {}", options.image.name, after, forgotten));
   if (context.json) print_json(Json::object({{"filename", options.image.name}, {"virtual-size", after}}));
   else print_line(fmt::format("resized '{}' from {} to {}", options.image.name, human_size(before), human_size(after)));
   co_return Exit::ok;

@@ -20,19 +20,20 @@ constexpr Permissions writing{P::consistent_read | P::write | P::resize, P::cons
 Task<Edge*> Session::open(ImageName name, ImageAccess access) {
   if (!name.snapshot.empty()) co_return co_await open_snapshot(std::move(name), access);
   Json description = co_await describe(reactor(), std::move(name), access);
-  co_return co_await open(std::move(description), access.write);
+  co_return co_await open(std::move(description), access.write, access.keeps_content);
 }
 
-Task<BlockNode*> Session::resolve(Json description) {
+Task<BlockNode*> Session::resolve(Json description, bool keeps_content) {
   schema::BlockdevRef reference;
   reference.value = schema::Box<schema::BlockdevOptions>(
       co_await unwrap(schema::from_json<schema::BlockdevOptions>(description)));
-  NodeOpener opener(graph_, NodeOpener::ImageBitmaps::left_alone);     // KeptBitmaps keeps them
+  using Bitmaps = NodeOpener::ImageBitmaps;
+  NodeOpener opener(graph_, keeps_content ? Bitmaps::true_still : Bitmaps::left_alone);
   co_return co_await opener.resolve(std::move(reference));
 }
 
-Task<Edge*> Session::open(Json description, bool write) {
-  BlockNode* node = co_await resolve(std::move(description));
+Task<Edge*> Session::open(Json description, bool write, bool keeps_content) {
+  BlockNode* node = co_await resolve(std::move(description), keeps_content);
   co_return co_await keep(*node, write);
 }
 
@@ -42,6 +43,12 @@ Task<Edge*> Session::open_bytes(std::string name, ImageAccess access) {
   description.set("file", std::move(storage));
   apply(description, access);
   co_return co_await open(std::move(description), access.write);
+}
+
+Task<> Session::begin_to_write(Edge& edge) {
+  const auto at_rest = co_await graph_.drain(edge.node());
+  co_await graph_.set_read_only(edge.node(), false);
+  co_await unwrap(edge.set_permissions(writing));
 }
 
 Task<Edge*> Session::keep(BlockNode& node, bool write) {

@@ -21,7 +21,7 @@ class Session {
 
   // The session's until it closes.
   Task<Edge*> open(ImageName name, ImageAccess access);
-  Task<Edge*> open(Json description, bool write);
+  Task<Edge*> open(Json description, bool write, bool keeps_content = false);
   // The bytes that an image of some format lies in.
   Task<Edge*> open_bytes(std::string name, ImageAccess access);
   // A qcow2 image without anything below it, for what is not a disk's content.
@@ -29,6 +29,8 @@ class Session {
   Task<Qcow2Driver*> open_qcow2(std::string name, Qcow2OpenOptions options, bool force_share = false);
   Task<> close();
 
+  // One that was opened to be read; nobody has had it between.
+  Task<> begin_to_write(Edge& edge);
   // Lets go of one before the others, and closes its nodes.
   Task<> release(Edge*& edge);
 
@@ -42,7 +44,7 @@ class Session {
   Graph& graph() noexcept { return graph_; }
 
  private:
-  Task<BlockNode*> resolve(Json description);
+  Task<BlockNode*> resolve(Json description, bool keeps_content = false);
   Task<Edge*> open_snapshot(ImageName name, ImageAccess access);
   Task<Edge*> keep(BlockNode& node, bool write);
   Task<std::unique_ptr<Qcow2Driver>> load_qcow2(std::string name, Qcow2OpenOptions options, ImageAccess access);

@@ -63,6 +63,7 @@ Result<> check_bitmap_entry(const BitmapEntry& entry, std::uint64_t disk_size) {
     return Error(Errc::invalid_argument, "Granularity is too small: at least 512 bytes");
   if (entry.granularity_bits > granularity_bits_max)
     return Error(Errc::invalid_argument, "Granularity is too large: at most 2 GiB");
+  if (disk_size == 0) return Error(Errc::invalid_argument, "A disk without content cannot have bitmaps");
   if (bitmap_bytes(disk_size, entry.granularity_bits) > bitmap_bytes_max)
     return Error(Errc::invalid_argument, "Too much space will be occupied by the bitmap. Use larger granularity");
   return {};
