@@ -60,6 +60,27 @@ class HeaderNames(SnapshotBed):
         self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path / name, self.path / "theirs", cwd="/")
         self.assertEqual((self.path / "theirs").read_bytes() == content, True, name)
 
+    def test_what_jobs_leave_on_a_part_of_a_file(self):
+        size = 8 * 2 ** 20
+        (self.path / "two.raw").write_bytes(b"A" * size + b"B" * size)
+        part = {"driver": "raw", "offset": size, "size": size, "file": {"driver": "file", "filename": str(self.path / "two.raw")}}
+        for command in ("block-stream", "block-commit"):
+            for name in ("mid", "top"):
+                self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", str(size))
+            self.start()
+            self.do("blockdev-add", **{"node-name": "part", **part})
+            self.add("mid", self.path / "mid.qcow2", backing="part")
+            self.add("top", self.path / "top.qcow2", backing="mid")
+            self.export("top")
+            names = {"base-node": "part"} if command == "block-stream" else {"base-node": "part", "top-node": "mid"}
+            with Qmp(self.path / "qmp.sock") as qmp:
+                qmp.execute(command, **{"job-id": "j", "device": "top", **names})
+                qmp.wait_event("BLOCK_JOB_COMPLETED", device="j")
+            content = self.content("top")
+            self.assertTrue(content == b"B" * size)
+            self.end()
+            self.opens_anew("top.qcow2", content)
+
     def test_nodes_that_are_given_are_what_the_image_names(self):
         self.image("base.qcow2", 1)
         self.image("top.qcow2", 2, "-b", "base.qcow2", "-F", "qcow2")

@@ -29,7 +29,7 @@ Task<> change_name(NodeAccess& access, BlockNode& image, std::string name) {
   const bool read_only = image.read_only();
   if (read_only) co_await access.make_writable(image);
   const std::optional<std::string> given(name);
-  BackingName below = co_await backing_name(image, image.backing(), given, true);
+  BackingName below = co_await backing_name(image, image.backing(), given, true, &access);
   const Result<> changed = co_await image.driver().write_backing_name(std::move(below.name), std::move(below.format)).result();
   if (read_only) co_await access.make_read_only(image);
   if (!changed) co_await changed.error().with_context(fmt::format("Could not change backing file to '{}'", name));

@@ -2,6 +2,7 @@
 
 #include "block/status.hpp"
 #include "control/bitmaps/bitmap_following.hpp"
+#include "control/graph/file_names.hpp"
 #include "control/graph/size_change.hpp"
 #include "control/nodes/open_anew.hpp"
 #include "control/nodes/read_only.hpp"
@@ -26,6 +27,8 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
     co_await Error(Errc::unsupported, "Node '" + image.name() + "' cannot give up what it holds");
   co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
 }
+
+Task<std::string> NodeAccess::name_to_keep(BlockNode& node) { return name_to_keep_of(node); }
 
 Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }
 

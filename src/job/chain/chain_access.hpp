@@ -1,6 +1,8 @@
 // ChainAccess: what jobs on backing chains ask of who has opened the nodes.
 #pragma once
 
+#include <string>
+
 #include "block/node.hpp"
 #include "task/task.hpp"
 
@@ -15,6 +17,8 @@ class ChainAccess {
   virtual Task<> make_read_only(BlockNode& node) = 0;
   // The image gives up what it holds there, in whole clusters: what is below it shows, which is the same, durably.
   virtual Task<> uncover(BlockNode& image, Range range) = 0;
+  // By which an image's header leads to it as it is open, with the options that change what it reads as; by default its file's.
+  virtual Task<std::string> name_to_keep(BlockNode& node);
   // Whether all that shows the node can be shown another size.
   virtual Result<> check_size_change(const BlockNode& node) = 0;
 

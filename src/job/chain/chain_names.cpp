@@ -17,7 +17,13 @@ bool is_in_file(const BlockNode& layer) {
 
 }  // namespace
 
-Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol) {
+Task<std::string> ChainAccess::name_to_keep(BlockNode& node) {
+  ImageInfo info = co_await node.driver().info();
+  co_return std::move(info.filename);
+}
+
+Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol,
+                               ChainAccess* access) {
   if (!base) co_return BackingName();
   BlockNode& layer = skip_filters(*base);
   BackingName name;
@@ -27,7 +33,10 @@ Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optiona
     co_return std::move(name);
   }
   const ImageInfo image = co_await overlay.driver().info(), below = co_await layer.driver().info();
-  name.name = name_from(image.filename, is_in_file(layer) ? file_not_protocol(below.filename) : below.filename);
+  std::string kept = below.filename;
+  if (access) kept = co_await access->name_to_keep(layer);
+  if (kept == below.filename && is_in_file(layer)) kept = file_not_protocol(kept);
+  name.name = name_from(image.filename, kept);
   if (name.name.empty())
     co_await Error(Errc::invalid_argument, "Node '" + layer.name() + "' has no file name for the image above it; give 'backing-file'");
   co_return std::move(name);

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "block/node.hpp"
+#include "job/chain/chain_access.hpp"
 
 namespace tidemark {
 
@@ -14,7 +14,8 @@ struct BackingName {
 };
 
 // Of `base` for `overlay`, a format; null for none.  `given` is the user's word for it.  `mask_protocol` has "raw" where
-// the base is a storage with no format.  Errc::invalid_argument when the base has no name.
-Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol);
+// the base is a storage with no format.  Errc::invalid_argument when the base has no name.  `access` null: the file's name.
+Task<BackingName> backing_name(BlockNode& overlay, BlockNode* base, std::optional<std::string> given, bool mask_protocol,
+                               ChainAccess* access);
 
 }  // namespace tidemark

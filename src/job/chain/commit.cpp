@@ -22,7 +22,7 @@ Task<> CommitJob::attach() {
   const Permissions nothing{P::none, P::all};
   edge_ = co_await unwrap(Edge::attach(*options_.disk, Role::root, nothing, user()));
   // Names are asked for at the end; that there is one is to be known now.
-  (void)co_await backing_name(*options_.disk, &base(), options_.backing_file, options_.mask_protocol);
+  (void)co_await backing_name(*options_.disk, &base(), options_.backing_file, options_.mask_protocol, options_.access);
   if (base().read_only()) {
     co_await options_.access->make_writable(base());
     made_writable_ = true;
@@ -155,7 +155,7 @@ Task<> CommitJob::cover_tail() {
 
 Task<> CommitJob::rename(Overlay& overlay) {
   BlockNode& node = *overlay.node;
-  BackingName name = co_await backing_name(node, &base(), options_.backing_file, options_.mask_protocol);
+  BackingName name = co_await backing_name(node, &base(), options_.backing_file, options_.mask_protocol, options_.access);
   const ImageInfo info = co_await node.driver().info();
   if (node.read_only()) {
     co_await options_.access->make_writable(node);

@@ -136,7 +136,7 @@ Task<> Preserver::Child::pull(JobContext& context, OnError policy) {
 // What it is to stand on.
 Task<BackingName> Preserver::Child::name_below() {
   const std::optional<std::string> as_opened;
-  return backing_name(image_, preserver_.base().backing(), as_opened, options().mask_protocol);
+  return backing_name(image_, preserver_.base().backing(), as_opened, options().mask_protocol, options().access);
 }
 
 Task<> Preserver::Child::rename() {

@@ -106,7 +106,8 @@ Task<> StreamJob::react(JobContext& context, Pieces::Failed failed) {
 Task<> StreamJob::prepare() {
   if (!image_.backing()) co_return;
   BlockNode* const base = options_.bottom->backing();
-  BackingName name = co_await backing_name(image_, base, options_.backing_file, options_.mask_protocol);
+  BackingName name = co_await backing_name(image_, base, options_.backing_file, options_.mask_protocol,
+                                              options_.access);
   co_await edge_->flush();
   co_await unwrap(check_nothing_lost(*filter_node_));
   const ImageInfo before = co_await image_.driver().info();

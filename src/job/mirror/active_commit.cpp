@@ -17,7 +17,7 @@ constexpr std::uint64_t area_max = 16 * MiB;     // in which guests' writes wait
 Task<> ActiveCommit::open_base() {
   BlockNode& image = skip_filters(top_);
   const bool takes_out = options_.empty_active && stands_on_others();
-  if (keeps_top() || takes_out) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
+  if (keeps_top() || takes_out) (void)co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol, options_.access);
   const Permissions nothing{P::none, P::all};
   kept_ = co_await unwrap(Edge::attach(base_, Role::filtered, nothing, user_));
   top_writable_ = !top_.read_only();
@@ -84,7 +84,7 @@ Task<> ActiveCommit::take_out_layers() {
   BlockNode& image = skip_filters(top_);
   BlockNode* const below = image.backing();
   if (preserver_) co_await preserver_->rename();
-  BackingName name = co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol);
+  BackingName name = co_await backing_name(image, &base_, options_.backing_file, options_.mask_protocol, options_.access);
   const ImageInfo before = co_await image.driver().info();
   Result<> done = co_await image.driver().write_backing_name(std::move(name.name), std::move(name.format)).result();
   if (done) done = image.graph().set_backing(image, &base_);
