@@ -177,7 +177,7 @@ class Bitmaps(ImageBed):
         self.raw("r.raw", 2 * MiB)
         self.assertIn("qcow2", self.fails("image", "convert", "-O", "qcow2", "--bitmaps", "r.raw", "n.qcow2"))
         server = self.lab.start("qemu-nbd", "-f", "qcow2", "-k", str(self.path / "n.sock"), "-t", "s.qcow2")
-        self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
+        self.until(lambda: "in-use" in self.qemu_img("info", "-U", "s.qcow2").stdout, "qemu-nbd, which has its socket before the image")
         self.assertIn("inconsistent", self.fails("image", "convert", "-U", "-O", "qcow2", "--bitmaps", "s.qcow2", "n.qcow2"))
         self.assertFalse((self.path / "n.qcow2").exists())
         self.image("convert", "-U", "-O", "qcow2", "--bitmaps", "--skip-broken-bitmaps", "s.qcow2", "n.qcow2")
