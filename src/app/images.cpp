@@ -243,8 +243,9 @@ Task<> RestoreTarget::publish() {
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit
   co_await fs::sync_dir(reactor_, std::move(parent));
-  co_await release();
-  co_await maker_.close();
+  const auto released = co_await release().result();
+  (void)co_await maker_.close().result();
+  co_await unwrap(released);
 }
 
 Task<> RestoreTarget::discard() {

@@ -212,26 +212,26 @@ Task<> CopyRun::see_to(Overlay left) {
 
 Task<> CopyRun::copy_by_overlay(std::string partial) {
   const Overlay overlay = overlay_of(fmt::format("{:08x}", context_.reactor.backend().random() & 0xffffffff));
-  File file;
-  co_await make_locked(overlay.path, file);
+  File file = co_await make_locked(overlay.path);
   auto copied = [&]() -> Task<> { return copy_beside_guests(std::move(partial), overlay); };
   auto close = [&file]() -> Task<> { return file.close(); };
   co_await finally(copied(), close);
 }
 
 // Before there is anything in it: others take one that nobody has locked for what a run before has left.
-Task<> CopyRun::make_locked(std::string path, File& file) {
+Task<File> CopyRun::make_locked(std::string path) {
   OpenFlags flags;
   flags.write = flags.create = flags.exclusive = true;
-  file = co_await File::open(context_.reactor, path, flags);
+  File file = co_await File::open(context_.reactor, path, flags);
   const Result<> locked = co_await lock(file).result();
   Result<> made = locked;
   if (locked) made = co_await make_overlay(path).result();
-  if (made) co_return;
+  if (made) co_return std::move(file);
   if (locked) (void)co_await fs::unlink(context_.reactor, path).result();
   (void)co_await file.close().result();
   if (!locked) co_await under_way();
   co_await made.error();
+  co_return File();
 }
 
 Task<> CopyRun::make_overlay(std::string path) {

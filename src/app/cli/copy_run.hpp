@@ -49,7 +49,7 @@ class CopyRun {
   Task<> see_to(Overlay left);
   Task<> copy_by_overlay(std::string partial);
   Task<> copy_beside_guests(std::string partial, Overlay overlay);
-  Task<> make_locked(std::string path, File& file);
+  Task<File> make_locked(std::string path);
   Task<> make_overlay(std::string path);
   Error under_way() const;
   Task<> snapshot(Overlay overlay);

@@ -28,9 +28,9 @@ Result<std::uint64_t> to_unsigned(const char* name, std::int64_t given);
 
 class NodeOpener {
  public:
-  // What becomes of the bitmaps that qcow2 images hold: they are the nodes', or they do not count while an image is written.
-  // Those of other images are in stores alone, and followed always: nothing in the image says that it was written.
-  // Those that images keep: tracked; do not count once they are written; or do, for what they read as will not change.
+  // What becomes of the bitmaps that qcow2 images hold: they are the nodes', do not count while an image is written, or do, for what
+  // it reads as will not change.  Those of other images are in stores alone, and followed always: nothing in the image says that it
+  // was written.
   enum class ImageBitmaps : std::uint8_t { followed, left_alone, true_still };
   explicit NodeOpener(Graph& graph, ImageBitmaps bitmaps = ImageBitmaps::followed) : graph_(graph), image_bitmaps_(bitmaps) {}
   // The throttle groups that there are; without them nodes can be in none.

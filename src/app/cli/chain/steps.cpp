@@ -87,10 +87,9 @@ Task<> remove_offline(const Context& context, const Json& layers, Removal step) 
   committing.base = file_of(layers, step.into());
   committing.keep = true;
   if (step.first != 0) committing.above = file_of(layers, step.first - 1);
+  else committing.stands_on = ImageName{name_seen_from(file_of(layers, 0), committing.base), format_of(layers, step.into())};
   (void)co_await commit(context, std::move(committing));
-  if (step.first != 0) co_return co_await set_backing(context, layers, step.first - 1, step.into(), true);
-  if (step.last != 0) co_await set_backing(context, layers, 0, step.into(), true);
-  co_await empty_image(context, file_of(layers, 0));
+  if (step.first != 0) co_await set_backing(context, layers, step.first - 1, step.into(), true);
 }
 
 }  // namespace

@@ -104,6 +104,8 @@ struct ImageCommitOptions {
   std::string base;                      // empty: the image right below
   bool keep = false;                     // the image is not emptied afterwards
   std::string above;                     // a qcow2 image that stands on the image, and on the base then; empty: none
+  // The image's header names this, the base, before it is emptied, which it is however many layers went into that.
+  std::optional<ImageName> stands_on = {};
 };
 struct ImageCommitted {
   std::string base;
@@ -111,7 +113,6 @@ struct ImageCommitted {
   bool emptied = false;
 };
 Task<ImageCommitted> commit(const Context& context, ImageCommitOptions options);
-Task<> empty_image(const Context& context, std::string path);      // it reads as what is below it
 Task<Exit> image_commit(const Context& context, ImageCommitOptions options);
 
 struct ImageAmendOptions {

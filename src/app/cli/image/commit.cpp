@@ -96,45 +96,32 @@ Task<image::CopyReport> commit_to(const Context& context, std::vector<ImageName>
 // One whose data lies in another file cannot be emptied by its tables alone.
 Task<> empty_slowly(const Context& context, std::string path) {
   const ImageName image{path, "qcow2"};
-  KeptBitmaps kept = co_await KeptBitmaps::load(context, image);
+  std::optional<KeptBitmaps> kept;
+  Result<> stored;
   std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
     ImageAccess access;
-    access.write = true;
+    access.write = access.keeps_content = true;
     access.below = false;
     Edge* top = co_await session.open(image, access);
-    co_await static_cast<Qcow2Driver&>(top->node().driver()).empty();
+    kept.emplace(co_await KeptBitmaps::take(context, image, top->node()));
+    const auto emptied = co_await static_cast<Qcow2Driver&>(top->node().driver()).empty().result();
+    stored = co_await kept->put_back(top->node()).result();
+    co_await unwrap(emptied);
   };
-  auto emptied = co_await in_session<void>(context.reactor, body, context.interrupted).result();
-  auto stored = co_await kept.store().result();
+  const auto emptied = co_await in_session<void>(context.reactor, body, context.interrupted).result();
+  if (kept) stored = co_await kept->finish(std::move(stored)).result();
   co_await unwrap(emptied);
   co_await unwrap(stored);
 }
 
-}  // namespace
-
-Task<> empty_image(const Context& context, std::string path) {
-  const qcow2::Header header = co_await read_header(context.reactor, path);
-  if (header.geometry.external_data) co_return co_await empty_slowly(context, path);
-  std::function<Task<>(Session&)> body = [&](Session& session) -> Task<> {
-    ImageAccess access;
-    access.write = true;
-    Edge* file = co_await session.open_bytes(path, access);
-    co_await qcow2::empty_image(*file);
-  };
-  co_await in_session<void>(context.reactor, body, context.interrupted);
-}
-
-namespace {
-
 // One that nobody has written to since it was copied down: `held` for reading since before that.
-Task<> empty_held(const Context& context, Session& holding, Edge* held, std::string path) {
+Task<> empty_held(const Context& context, Session& holding, Edge* held, std::string path, std::optional<ImageName> stands_on) {
   const qcow2::Header header = co_await read_header(context.reactor, path);
-  if (header.geometry.external_data) {
-    co_await holding.release(held);
-    co_return co_await empty_slowly(context, path);
-  }
   co_await holding.begin_to_write(*held);
-  co_await qcow2::empty_image(*held);
+  if (stands_on) co_await qcow2::change_backing(*held, stands_on->name, stands_on->format);
+  if (!header.geometry.external_data) co_return co_await qcow2::empty_image(*held);
+  co_await holding.release(held);                        // its data is another file's, which only its driver knows
+  co_await empty_slowly(context, path);
 }
 
 Task<ImageCommitted> commit_held(const Context& context, const ImageCommitOptions& options, Session& holding, Edge* held,
@@ -149,9 +136,9 @@ Task<ImageCommitted> commit_held(const Context& context, const ImageCommitOption
   const image::CopyReport report =
       co_await commit_to(context, std::vector<ImageName>(chain.begin(), end), chain[depth], size_above);
   // An image above others would show what they have.  Who names the base goes on with that one, as with qemu-img.
-  const bool emptied = !options.keep && depth == 1 && options.base.empty();
+  const bool emptied = options.stands_on || (!options.keep && depth == 1 && options.base.empty());
   if (emptied) {
-    const auto gone = co_await empty_held(context, holding, held, chain[0].name).result();
+    const auto gone = co_await empty_held(context, holding, held, chain[0].name, options.stands_on).result();
     const std::string state = fmt::format("'{}' has all of '{}', which reads as before", chain[depth].name, chain[0].name);
     if (!gone && gone.error().code() == Errc::cancelled) co_await Error(Errc::cancelled, "interrupted; " + state);
     if (!gone) co_await gone.error().with_context(state + " and was not emptied");

@@ -59,6 +59,18 @@ Task<bool> reads_as(Reactor& reactor, BlockNode* node, std::vector<ImageName> ch
   co_return !node;
 }
 
+// The bitmaps of a target that is there, once it is open, and whether they are in it again.
+struct OwnBitmaps {
+  std::optional<KeptBitmaps> kept;
+  Result<> stored;
+};
+
+// What becomes of bitmaps: the target's own, and the source's, which it is to have, too.  Null: none do.
+struct Bitmaps {
+  OwnBitmaps* own = nullptr;
+  KeptBitmaps* more = nullptr;
+};
+
 class Convert {
  public:
   // `begun`: the target is not as it was any more.
@@ -129,14 +141,15 @@ class Convert {
     bool is_zero = false, in_place = false;
     bool stands = false;                   // it is new, and reads as the base that the source stands on, too
     std::string data_file = {};
-    KeptBitmaps* bitmaps = nullptr;        // its own
+    Bitmaps bitmaps = {};                  // of one that is there
   };
   Task<> copy_to(Target into) {
     ImageAccess access;
     access.write = true;
     access.direct = options_.direct;
     access.data_file = into.data_file;
-    Edge* target = co_await session_.open(std::move(into.name), access);
+    access.keeps_content = into.bitmaps.own != nullptr;
+    Edge* target = co_await session_.open(into.name, access);
     const auto copied = co_await copy_into(*target, into).result();
     const auto released = co_await session_.release(target).result();      // what was made, and has failed, is used by nobody then
     co_await unwrap(copied);
@@ -154,9 +167,12 @@ class Convert {
       co_await Error(Errc::no_space, fmt::format("'{}' has {} bytes, the source has {}", options_.target, target.size(), size_));
     if (options_.compress && !target.node().driver().supports_compression())
       co_await Error(Errc::invalid_argument, "Compression not supported for this file format");
-    if (into.bitmaps) into.bitmaps->attach(target.node());
-    const auto filled = co_await fill(target, into).result();
-    if (into.bitmaps) into.bitmaps->collect(target.node());
+    if (!into.bitmaps.own) co_return co_await fill(target, into);
+    auto& [kept, stored] = *into.bitmaps.own;
+    kept.emplace(co_await KeptBitmaps::take(context_, into.name, target.node()));
+    auto filled = co_await fill(target, into).result();
+    if (filled && into.bitmaps.more) filled = kept->add(std::move(*into.bitmaps.more), options_.skip_broken_bitmaps);
+    stored = co_await kept->put_back(target.node()).result();
     co_await unwrap(filled);
   }
 
@@ -252,11 +268,6 @@ class Convert {
   bool& begun_;
 };
 
-// What becomes of bitmaps: the target's own, and the source's, which it is to have, too.  Null: none do.
-struct Bitmaps {
-  KeptBitmaps *own = nullptr, *more = nullptr;
-};
-
 // Into a new image.
 Task<> copy_bitmaps(const Context& context, const ImageConvertOptions& options, Bitmaps bitmaps, std::string target) {
   if (!bitmaps.more) co_return;
@@ -297,7 +308,7 @@ Task<> run_convert(const Context& context, const ImageConvertOptions& options, F
   co_await convert.open_sources();
   if (options.target_exists) {
     if (const auto path = local_path(options.target)) co_await convert.check_apart(*path);
-    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, false, {}, bitmaps.own};
+    Convert::Target target{{options.target, options.target_format}, options.target_is_zero, true, false, {}, bitmaps};
     co_return co_await convert.copy_to(std::move(target));
   }
   format.qcow2.size = align_up(convert.size(), sector_size);
@@ -331,15 +342,17 @@ Task<> with_bitmaps(const Context& context, const ImageConvertOptions& options, 
     bitmaps.more = &*more;
   }
   if (!options.target_exists || options.target_format != "qcow2") co_return co_await convert(bitmaps);
-  ImageName target{options.target, options.target_format};
-  KeptBitmaps own = co_await KeptBitmaps::load(context, std::move(target));
-  if (more) co_await unwrap(own.check_room_for(*more, options.skip_broken_bitmaps));
+  if (more) {                                            // before anything is written
+    ImageName target{options.target, options.target_format};
+    const KeptBitmaps there = co_await KeptBitmaps::load(context, std::move(target));
+    co_await unwrap(there.check_room_for(*more, options.skip_broken_bitmaps));
+  }
+  OwnBitmaps own;
   bitmaps.own = &own;
-  auto converted = co_await convert(bitmaps).result();
-  if (converted && more) converted = own.add(*std::move(more), options.skip_broken_bitmaps);
-  const auto stored = co_await own.store().result();
+  const auto converted = co_await convert(bitmaps).result();
+  if (own.kept) own.stored = co_await own.kept->finish(std::move(own.stored)).result();
   co_await unwrap(converted);
-  co_await unwrap(stored);
+  co_await unwrap(own.stored);
 }
 
 Result<FormatOptions> format_options(const ImageConvertOptions& options) {

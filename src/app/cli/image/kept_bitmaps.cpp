@@ -59,6 +59,8 @@ Task<> KeptBitmaps::put_back(BlockNode& node) {
 Task<> KeptBitmaps::finish(Result<> put_back) {
   if (bitmaps_.empty()) co_return;
   if (put_back) co_return co_await give_back_leaks(*context_, image_);
+  for (Qcow2Bitmap& bitmap : bitmaps_)
+    if (bitmap.bits && bitmap.entry.enabled()) bitmap.bits->set_all();
   (void)co_await tidy_after_failure(*context_, image_).result();
   co_await store();
 }

@@ -7,7 +7,7 @@
 //   ... close, which gives the image to others ...
 //   stored = co_await kept.finish(std::move(stored)).result();
 //
-// Cut off between, the image says that its bitmaps do not count.
+// Cut off between, the image says that its bitmaps do not count.  Invariant: they never count without a mark of what anybody wrote.
 #pragma once
 
 #include "app/cli/context.hpp"
@@ -23,12 +23,11 @@ class KeptBitmaps {
   // The same of one that is open to be written; they do not count from here on, and record.
   static Task<KeptBitmaps> take(const Context& context, ImageName image, BlockNode& node);
   Task<> put_back(BlockNode& node);
-  // What they took before is given back; where there was no room for them, there is then: they are stored all the same.
+  // What they took before is given back; where there was no room for them, there is then: they are stored all the same, wholly
+  // dirty, for others may have written since the image was closed.
   Task<> finish(Result<> put_back);
-  bool empty() const noexcept { return bitmaps_.empty(); }
 
-  void attach(BlockNode& node) const;
-  void collect(BlockNode& node);
+  // Into an image that nobody else knows of yet.
   Task<> store();
 
   // Whether all could be copied: one that is inconsistent cannot.
@@ -40,6 +39,9 @@ class KeptBitmaps {
 
  private:
   KeptBitmaps(const Context& context, ImageName image) : context_(&context), image_(std::move(image)) {}
+  bool empty() const noexcept { return bitmaps_.empty(); }
+  void attach(BlockNode& node) const;
+  void collect(BlockNode& node);
   Task<> read(Session& session, bool force_share);
   Task<> read_from(Qcow2Driver& image);
   void complete(const Qcow2Driver& image);
