@@ -328,21 +328,28 @@ Task<> CopyRun::start_merging(std::string name) {
   const Json running = co_await job(name);
   if (running.is_object() && text(running, "status") != "concluded") co_return;
   if (running.is_object()) co_await command_for_job("job-dismiss", name);
-  for (bool told = false, last = false;;) {
-    Json arguments = Json::object({{"job-id", name}, {"device", name}, {"base-node", node_}, {"empty-active", true},
-                                   {"auto-dismiss", false}});
-    const auto started = co_await client_.execute("block-commit", std::move(arguments)).result();
-    if (started) co_return;
+  Result<> started = co_await begin_commit(name).result();
+  for (bool told = false; !started; told = true) {
     const bool busy = co_await is_below_job(name);       // a backup that began during the copy
-    if (!busy && std::exchange(last, true)) co_await started.error();
-    last = !busy;                                        // it may have ended since
-    if (context_.interrupted.requested())
-      co_await Error(Errc::busy, fmt::format("interrupted while another job has disk '{}' yet", options_.disk));
-    if (!std::exchange(told, true) && !context_.json)
-      print_error(Error(Errc::busy, fmt::format("another job has disk '{}'; what guests write is merged when that has ended",
-                                                options_.disk)), false);
-    co_await context_.reactor.sleep(poll_interval);
+    if (busy) co_await wait_for_other_job(!told);
+    started = co_await begin_commit(name).result();      // that job may have ended since, too
+    if (!busy) co_await unwrap(started);
   }
+}
+
+Task<> CopyRun::begin_commit(std::string name) {
+  Json arguments = Json::object({{"job-id", name}, {"device", name}, {"base-node", node_}, {"empty-active", true},
+                                 {"auto-dismiss", false}});
+  co_await client_.execute("block-commit", std::move(arguments));
+}
+
+Task<> CopyRun::wait_for_other_job(bool tell) {
+  if (context_.interrupted.requested())
+    co_await Error(Errc::busy, fmt::format("interrupted while another job has disk '{}' yet", options_.disk));
+  if (tell && !context_.json)
+    print_error(Error(Errc::busy, fmt::format("another job has disk '{}'; what guests write is merged when that has ended",
+                                              options_.disk)), false);
+  co_await context_.reactor.sleep(poll_interval);
 }
 
 // Whose filter is on top of it, and goes with the job.

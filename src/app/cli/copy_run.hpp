@@ -59,6 +59,8 @@ class CopyRun {
   Task<> merge(Overlay overlay);
   Task<Json> job(std::string id);
   Task<> start_merging(std::string name);
+  Task<> begin_commit(std::string name);
+  Task<> wait_for_other_job(bool tell);
   Task<bool> is_below_job(std::string name);
   Task<Json> wait_for(std::string id, std::string_view status);
   Task<> command_for_job(std::string_view command, std::string id);
