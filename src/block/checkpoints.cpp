@@ -45,9 +45,17 @@ std::vector<Checkpoint>::const_iterator find_checkpoint(const std::vector<Checkp
   return last == all.rend() ? all.end() : std::prev(last.base());
 }
 
+namespace {
+
+constexpr const char* unrecorded = "what was written since is not known: its bitmap, or that of a newer one, was disabled or removed";
+
+}  // namespace
+
 void end_older(NodeBitmaps& bitmaps) {
   bool newer_records = false;
   const auto all = checkpoints_in(bitmaps);
+  if (!all.empty() && !all.back().bitmap->enabled() && !all.back().bitmap->inconsistent())
+    all.back().bitmap->set_inconsistent(unrecorded);
   for (auto at = all.rbegin(); at != all.rend(); ++at) {
     NodeBitmap& bitmap = *at->bitmap;
     if (!bitmap.enabled() || bitmap.inconsistent()) continue;
@@ -57,6 +65,8 @@ void end_older(NodeBitmaps& bitmaps) {
 }
 
 Result<DirtyBitmap> written_since(const std::vector<Checkpoint>& all, std::vector<Checkpoint>::const_iterator from) {
+  if (const Checkpoint& newest = all.back(); !newest.bitmap->enabled() && !newest.bitmap->inconsistent())
+    return Error(Errc::corrupt, "Checkpoint '" + newest.name.name + "' does not record: " + unrecorded);
   std::uint64_t grain = from->bitmap->granularity();
   for (auto at = from; at != all.end(); ++at) {
     grain = std::min(grain, at->bitmap->granularity());

@@ -33,11 +33,12 @@ std::vector<Checkpoint> checkpoints_in(const NodeBitmaps& bitmaps);
 // The last of them that has the name.
 std::vector<Checkpoint>::const_iterator find_checkpoint(const std::vector<Checkpoint>& all, std::string_view name);
 
-// Only the newest records.  A crash while one was taken may have left the one before it recording, too: that ends here.  Safe at
-// any moment at which nobody writes: what comes is in the newest.
+// Only the newest records.  A crash while one was taken may have left the one before it recording, too: that ends here.  One that
+// does not record, because another program has disabled it or removed what did, is inconsistent.  Safe at any moment at which nobody
+// writes: what comes is in the newest.
 void end_older(NodeBitmaps& bitmaps);
 
-// What was written from there on.  Errc::corrupt when one of the bitmaps cannot be believed.
+// What was written from there on.  Errc::corrupt when one of the bitmaps cannot be believed, or the newest does not record.
 Result<DirtyBitmap> written_since(const std::vector<Checkpoint>& all, std::vector<Checkpoint>::const_iterator from);
 
 }  // namespace tidemark

@@ -150,6 +150,12 @@ void NodeBitmap::suspect(const DirtyBitmap& granules) {
   suspected_->merge(granules);
 }
 
+void NodeBitmap::merge(const DirtyBitmap& written) {
+  bits_.merge(written);
+  DirtyAreas areas(written, {0, written.size()});
+  for (auto area = areas.next(); area && suspected_; area = areas.next()) trust(*area);
+}
+
 void NodeBitmap::trust(Range range) noexcept {
   const Range whole = range.widened(suspected_->granularity());
   suspected_->clear(whole.intersect({0, suspected_->size()}));

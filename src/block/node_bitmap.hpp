@@ -59,6 +59,9 @@ class NodeBitmap : public std::enable_shared_from_this<NodeBitmap> {
     if (suspected_) trust(range);
   }
 
+  // What is in `written` was written, whatever was suspected of it.
+  void merge(const DirtyBitmap& written);
+
   // Of bits that a store keeps: as long as it is the same, so are they.  Kept bits are among the first, a group's recorder too.
   struct Stamp {
     std::uint64_t remade = 0, changes = 0, recorded = 0;

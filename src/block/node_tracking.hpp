@@ -49,6 +49,7 @@ class NodeTracking {
 
   virtual bool admitted(Range range) noexcept = 0;      // already durable: no wait
   virtual Task<> admit(Range range) = 0;                // never fails
+  virtual bool survives_crashes() const noexcept = 0;   // else bitmaps last from one orderly end to the next
   virtual void resized(std::uint64_t size) noexcept = 0;
 
   // The disk is flushed and the persistent bitmaps are durable as they were in memory at some moment after

@@ -184,6 +184,7 @@ class TestTracking final : public NodeTracking {
     asked.push_back(range);
     co_await open.wait();
   }
+  bool survives_crashes() const noexcept override { return true; }
   void resized(std::uint64_t size) noexcept override { size_seen = size; }
   Task<> save() override { co_return; }
   Task<> before_close() override { co_return; }

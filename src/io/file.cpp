@@ -243,7 +243,8 @@ Task<FileInfo> stat(Reactor& reactor, std::string path) {
 Task<bool> exists(Reactor& reactor, std::string path) {
   const Result<FileInfo> info = co_await stat(reactor, std::move(path)).result();
   if (info) co_return true;
-  if (info.error().code() != Errc::not_found) co_await info.error();
+  // Nothing can have a name that is too long.
+  if (info.error().code() != Errc::not_found && info.error().os_errno() != ENAMETOOLONG) co_await info.error();
   co_return false;
 }
 

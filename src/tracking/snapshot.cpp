@@ -19,14 +19,14 @@ bool loses(const Losses& losses, const NodeBitmap& bitmap, bool all) {
   });
 }
 
-// All bitmaps to be stored.  One that is leaving hides the new one of its name.
+// All bitmaps to be stored.  Of several of one name, of which all but one are leaving, that is the one that has left first: an undo
+// brings it back.
 std::vector<const NodeBitmap*> to_store(const NodeBitmaps& bitmaps, const Losses& losses, std::uint64_t ended) {
   std::vector<const NodeBitmap*> stored;
   std::set<std::string_view> leaving;
   for (const auto& bitmap : bitmaps.retired()) {
     if (!bitmap->persistent() || loses(losses, *bitmap, true) || bitmap->held_by(ended)) continue;
-    stored.push_back(bitmap.get());
-    leaving.insert(bitmap->name());
+    if (leaving.insert(bitmap->name()).second) stored.push_back(bitmap.get());
   }
   for (const auto& bitmap : bitmaps.all())
     if (bitmap->persistent() && !leaving.contains(bitmap->name())) stored.push_back(bitmap.get());

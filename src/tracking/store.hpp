@@ -51,6 +51,7 @@ class TrackingStore final : public NodeTracking, LogOwner {
 
   bool admitted(Range range) noexcept override;
   Task<> admit(Range range) override;
+  bool survives_crashes() const noexcept override { return true; }
   void resized(std::uint64_t size) noexcept override;
   Task<> save() override;
   Task<> before_close() override;

@@ -50,7 +50,15 @@ class Files(SnapshotBed):
         self.assertEqual((self.flat("alt.qcow2") == self.top, self.flat("top.qcow2") == self.top), (True, True))
 
     def test_bitmaps_of_an_image_that_had_the_name(self):
-        (self.path / "over.qcow2.tidemark").write_text("what another image's bitmaps knew")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "over.qcow2", "1M")
+        self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
+        self.serve("over.qcow2=vda")
+        self.run_tidemark("bitmap", "add", "vda", "b", "--persistent")
+        self.daemon.kill()
+        self.daemon.wait(20)
+        self.offline()
+        (self.path / "over.qcow2").unlink()
+        self.assertTrue((self.path / "over.qcow2.tidemark").exists())
         self.snapshot("create", "top.qcow2=over.qcow2")
         self.assertFalse((self.path / "over.qcow2.tidemark").exists())
 

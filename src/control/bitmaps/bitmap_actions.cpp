@@ -69,7 +69,10 @@ Result<> clear_bitmap(Graph& graph, const schema::BlockDirtyBitmap& arguments, T
   auto old = std::make_shared<DirtyBitmap>(bitmap->clear());
   transaction.on_commit([bitmap] { bitmap->release_kept(); });
   found->node->bitmaps().begun();
-  transaction.on_abort([bitmap, old] { bitmap->bits().merge(*old); });     // old ∪ since
+  transaction.on_abort([bitmap, old] {
+    bitmap->bits().merge(*old);            // old ∪ since
+    bitmap->release_kept();
+  });
   return {};
 }
 
@@ -159,7 +162,7 @@ Result<> merge_bitmaps(Graph& graph, const schema::BlockDirtyBitmapMerge& argume
   if (!since) return since.error();
   if (*since) sources.push_back(&**since);
   auto old = std::make_shared<DirtyBitmap>(bitmap->bits().clone());
-  for (const DirtyBitmap* source : sources) bitmap->bits().merge(*source);
+  for (const DirtyBitmap* source : sources) bitmap->merge(*source);
   transaction.on_abort([bitmap, old] {
     old->truncate(bitmap->bits().size());
     bitmap->bits() = std::move(*old);

@@ -89,7 +89,7 @@ Task<BlockNode*> find_disk_image(Graph& graph, std::string node) {
 
 Task<> prepare_checkpoint(Graph& graph, std::string node, const schema::CheckpointCreate& arguments) {
   BlockNode* image = co_await find_disk_image(graph, std::move(node));
-  if (arguments.persistent) co_await ensure_tracking(*image);
+  if (arguments.persistent) co_await ensure_tracking_ahead(*image);
 }
 
 Task<> create_checkpoint(BlockNode& image, const schema::CheckpointCreate& arguments, std::uint64_t taken,

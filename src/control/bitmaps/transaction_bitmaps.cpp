@@ -45,16 +45,21 @@ NodeBitmap* find_target(BlockNode& node, const schema::TransactionAction& action
   return node.bitmaps().find(std::get<schema::BlockDirtyBitmapWrapper>(action.branch).data.name);
 }
 
-Task<> touch(Graph& graph, const schema::TransactionAction& action, BitmapChange& change) {
+// Whether the bitmap is persistent.
+Task<bool> touch(Graph& graph, const schema::TransactionAction& action, BitmapChange& change) {
   BlockNode* node = graph.pin(node_of(action));
-  if (!node) co_return;
+  if (!node) co_return false;
   NodeBitmap* target = find_target(*node, action);
   co_await change.begin(*node);
-  if (target && !added_by(action)) change.touch(*target);
+  if (const auto* add = added_by(action)) co_return add->persistent;
+  if (!target) co_return false;
+  change.touch(*target);
+  co_return target->persistent();
 }
 
-Task<> act(Graph& graph, const schema::TransactionAction& action, const ForeignBits& foreign, BitmapChange& change) {
-  co_await touch(graph, action, change);
+// The same.
+Task<bool> act(Graph& graph, const schema::TransactionAction& action, const ForeignBits& foreign, BitmapChange& change) {
+  const bool persistent = co_await touch(graph, action, change);
   std::uint32_t granularity = 0;
   if (const auto* add = added_by(action)) {
     BlockNode* node = co_await unwrap(graph.lookup(add->node));
@@ -63,6 +68,12 @@ Task<> act(Graph& graph, const schema::TransactionAction& action, const ForeignB
   }
   co_await unwrap(change_bitmap(graph, action, granularity, foreign, change.steps()));
   if (added_by(action)) change.touch(*find_target(*graph.find(node_of(action)), action));
+  co_return persistent;
+}
+
+Task<> make_ready(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
+  BlockNode* node = graph.find(arguments.node);
+  if (node) co_await ensure_tracking_ahead(*node);
 }
 
 Task<> save(Graph& graph, const std::string& name, bool committed) {
@@ -87,21 +98,29 @@ class BitmapAction final : public TransactionAction {
     return names;
   }
 
+  // A store is made, or waited for, while guests go on; what has failed is not tried again while they wait.
+  Task<> ahead(OpenedAhead&) override {
+    const auto* add = added_by(action_);
+    if (!add || !add->persistent) co_return;
+    Place* place = co_await homes_.find(add->node);
+    if (place) ready_ = co_await homes_.at(*place, make_ready(place->graph, *add)).result();
+  }
   Task<> prepare() override {
+    co_await unwrap(ready_);
     const std::string& node = node_of(action_);
     Task<Place*> finding = added_by(action_) ? homes_.lookup(node) : find_place_of_bitmap(homes_, node);
     Place* place = co_await std::move(finding);
     ForeignBits foreign;
     if (const auto* merge = merged_by(action_)) foreign = co_await copy_foreign_sources(homes_, *merge, *place);
     place_ = place;
-    unsaved_->insert(node);
     change_ = std::make_unique<BitmapChange>(homes_, *place, group_.get());
-    co_await homes_.at(*place, act(place->graph, action_, foreign, *change_));
+    persistent_ = co_await homes_.at(*place, act(place->graph, action_, foreign, *change_));
+    if (persistent_) unsaved_->insert(node);
   }
 
   Task<> make_durable() override { return save_once(false); }
   Task<> commit() override {
-    unsaved_->insert(node_of(action_));
+    if (persistent_) unsaved_->insert(node_of(action_));
     co_await homes_.at(*place_, change_->take_effect());
     if (group_) group_->add(std::move(change_));
   }
@@ -124,7 +143,8 @@ class BitmapAction final : public TransactionAction {
   std::shared_ptr<JobTransaction> group_;
   Place* place_ = nullptr;
   std::unique_ptr<BitmapChange> change_;
-  bool saved_ = false;
+  Result<> ready_;
+  bool persistent_ = false, saved_ = false;
 };
 
 }  // namespace

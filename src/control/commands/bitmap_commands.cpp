@@ -13,20 +13,26 @@ namespace {
 // what is not recorded must be on the disk when the bitmaps' store is saved.
 //
 // What only loses marks has happened then, whether or not the store can forget them yet: that does no harm.
-enum class Saving : std::uint8_t { needed, tried };
+enum class Saving : std::uint8_t { none, needed, tried };
+
+// Of a bitmap that is there: the store of others has nothing to do with one that is not persistent.
+Saving if_persistent(Graph& graph, const std::string& node, const std::string& name, Saving saving) {
+  const auto found = find_bitmap(graph, node, name);
+  return found && found->bitmap->persistent() ? saving : Saving::none;
+}
 
 template <class Action>
 Task<> carry_out(Graph& graph, const std::string& name, Saving saving, Action action) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
   {
     std::vector<Graph::DrainGuard> drained;
-    if (node->tracking()) drained.push_back(co_await graph.drain_within(*node));
+    if (saving != Saving::none && node->tracking()) drained.push_back(co_await graph.drain_within(*node));
     Transaction transaction;
     co_await unwrap(action(transaction));
     transaction.commit();
   }
   if (saving == Saving::needed) co_await save_tracking(*node);
-  else co_await forget_dropped(*node);
+  if (saving == Saving::tried) co_await forget_dropped(*node);
 }
 
 Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
@@ -39,26 +45,29 @@ Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
     there = added.ok();
     return added;
   };
-  const Result<> saved = co_await carry_out(graph, arguments.node, Saving::needed, action).result();
+  const Saving saving = arguments.persistent ? Saving::needed : Saving::none;
+  const Result<> saved = co_await carry_out(graph, arguments.node, saving, action).result();
   if (!saved && there) (void)node->bitmaps().remove(*node->bitmaps().find(arguments.name));
   co_await unwrap(saved);
 }
 
 Task<> remove(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const auto action = [&](Transaction& transaction) { return remove_bitmap(graph, arguments, transaction); };
-  co_await carry_out(graph, arguments.node, Saving::tried, action);
+  const Saving saving = if_persistent(graph, arguments.node, arguments.name, Saving::tried);
+  co_await carry_out(graph, arguments.node, saving, action);
 }
 
 Task<> clear(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
   const auto action = [&](Transaction& transaction) { return clear_bitmap(graph, arguments, transaction); };
-  co_await carry_out(graph, arguments.node, Saving::tried, action);
+  const Saving saving = if_persistent(graph, arguments.node, arguments.name, Saving::tried);
+  co_await carry_out(graph, arguments.node, saving, action);
 }
 
 Task<> set_enabled(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled) {
   const auto before = find_bitmap(graph, arguments.node, arguments.name);
   const bool begins = enabled && before && !before->bitmap->enabled();
   const auto action = [&](Transaction& transaction) { return enable_bitmap(graph, arguments, enabled, transaction); };
-  const Saving saving = enabled ? Saving::needed : Saving::tried;
+  const Saving saving = if_persistent(graph, arguments.node, arguments.name, enabled ? Saving::needed : Saving::tried);
   const Result<> done = co_await carry_out(graph, arguments.node, saving, action).result();
   const auto there = find_bitmap(graph, arguments.node, arguments.name);
   if (!done && begins && there) there->bitmap->set_enabled(false);
@@ -67,7 +76,8 @@ Task<> set_enabled(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool
 
 Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign) {
   const auto action = [&](Transaction& transaction) { return merge_bitmaps(graph, arguments, foreign, transaction); };
-  co_await carry_out(graph, arguments.node, Saving::needed, action);
+  const Saving saving = if_persistent(graph, arguments.node, arguments.target, Saving::needed);
+  co_await carry_out(graph, arguments.node, saving, action);
 }
 
 Task<std::string> sha256(Graph& graph, const schema::BlockDirtyBitmap& arguments) {

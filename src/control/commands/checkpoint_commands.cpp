@@ -102,15 +102,17 @@ class Creation final : public CheckpointAction {
   Creation(Homes& homes, schema::CheckpointCreate arguments, std::shared_ptr<JobTransaction> group)
       : CheckpointAction(homes, arguments.disks, std::move(group)), arguments_(std::move(arguments)) {}
 
+  // Stores are made, or waited for, while guests go on; what has failed is not tried again while they wait.
   Task<> ahead(OpenedAhead&) override {
     for (const std::string& name : names_) {
       Place* place = co_await homes_.find(name);
-      if (place) (void)co_await homes_.at(*place, prepare_checkpoint(place->graph, name, arguments_)).result();
+      if (place && ready_) ready_ = co_await homes_.at(*place, prepare_checkpoint(place->graph, name, arguments_)).result();
     }
   }
   Task<> prepare() override {
     if (names_.empty()) co_await Error(Errc::invalid_argument, "a checkpoint needs a disk");
     co_await find_disks();
+    co_await unwrap(ready_);
     auto taken = static_cast<std::uint64_t>(homes_.main().reactor.backend().wall_clock_ns() / 1000);
     for (const auto& part : parts_) taken = co_await homes_.at(*part->place, next_time(*part->image, taken));
     for (const auto& part : parts_)
@@ -119,6 +121,7 @@ class Creation final : public CheckpointAction {
 
  private:
   const schema::CheckpointCreate arguments_;
+  Result<> ready_;
 };
 
 class Deletion final : public CheckpointAction {

@@ -7,6 +7,7 @@
 
 #include "control/graph/size_change.hpp"
 #include "control/nodes/auto_read_only.hpp"
+#include "control/nodes/image_bitmaps.hpp"
 
 namespace tidemark {
 namespace {
@@ -21,6 +22,7 @@ Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
   co_await begin_to_write(*node);
   if (node->read_only()) co_await Error(Errc::permission, "Image is read-only", EROFS);
   co_await unwrap(check_no_bitmaps_above(*node));
+  co_await unwrap(check_storable_at(*node, size));
   constexpr Permissions resizing{Permissions::resize, Permissions::all};
   auto edge = co_await unwrap(Edge::attach(*node, Role::root, resizing, "an unnamed block device"));
   co_await edge->truncate(size);

@@ -64,13 +64,19 @@ bool knows(const Superblock& root, const std::vector<std::string>& names) {
   return !root.image.stable_id.empty() && tracking::has_name(now, root.image.stable_id);
 }
 
+Task<std::vector<std::string>> bitmaps_of(StoreFile& file, const Superblock& root) {
+  std::vector<std::string> bitmaps;
+  const auto catalogue = co_await file.read_catalogue(root).result();
+  for (std::size_t n = 0; catalogue && n < catalogue->entries.size(); ++n) bitmaps.push_back(catalogue->entries[n].name);
+  co_return std::move(bitmaps);
+}
+
 // What a program of another time has made stays.
 Task<std::vector<std::string>> remove_store(StoreFile& file) {
   std::vector<std::string> bitmaps;
   const auto root = co_await file.read_root();
   if (root) {
-    const auto catalogue = co_await file.read_catalogue(*root).result();
-    for (std::size_t n = 0; catalogue && n < catalogue->entries.size(); ++n) bitmaps.push_back(catalogue->entries[n].name);
+    bitmaps = co_await bitmaps_of(file, *root);
   } else {
     const bool ours = co_await file.looks_ours(tracking::StoreOptions().log_bytes);
     if (!ours) co_await Error(Errc::exists, "it is no tracking store");
@@ -180,6 +186,16 @@ Task<DeviceStore> store_of_device(Reactor& reactor, std::string directory, std::
   store.others.erase(store.others.begin());
   if (!store.others.empty()) store.unreadable = std::move(found.why);
   co_return std::move(store);
+}
+
+Task<std::vector<std::string>> bitmaps_in_store(Reactor& reactor, std::string path) {
+  StoreFile file;
+  co_await file.open(reactor, std::move(path), StoreFile::Use::look, StoreFile::Links::refuse);
+  std::vector<std::string> bitmaps;
+  const auto root = co_await file.read_root().result();
+  if (root && *root) bitmaps = co_await bitmaps_of(file, **root);
+  co_await file.close();
+  co_return std::move(bitmaps);
 }
 
 Task<std::vector<std::string>> remove_other_store(Reactor& reactor, std::string path) {

@@ -29,6 +29,9 @@ struct DeviceStore {
 // another device's, unless it is the only one, not under a name that anybody may give, and the device that it knows is away.
 Task<DeviceStore> store_of_device(Reactor& reactor, std::string directory, std::vector<std::string> names);
 
+// The names of the bitmaps that it holds; none where there is no root that says so.
+Task<std::vector<std::string>> bitmaps_in_store(Reactor& reactor, std::string path);
+
 // One of `others`, once another store counts: the names of the bitmaps that go with it.  Errc::busy when somebody has it.
 Task<std::vector<std::string>> remove_other_store(Reactor& reactor, std::string path);
 

@@ -89,6 +89,13 @@ Qcow2Bitmap to_unusable(const NodeBitmap& bitmap, const std::vector<BitmapEntry>
   return held;
 }
 
+BitmapEntry entry_of(const std::string& name, std::uint64_t granularity) {
+  BitmapEntry entry;
+  entry.name = name;
+  entry.granularity_bits = log2_of(granularity);
+  return entry;
+}
+
 }  // namespace
 
 Qcow2Driver* image_with_bitmaps(BlockNode& node) noexcept {
@@ -143,10 +150,18 @@ Result<> check_storable(BlockNode& node, const std::string& name, std::uint64_t 
   const bool full = held + leaving >= tracking::Catalogue::bitmaps_max || (image && held >= qcow2::bitmaps_max);
   if (full) return refuse("Maximum number of persistent bitmaps is already reached");
   if (!image || !is_power_of_two(granularity)) return {};
-  BitmapEntry entry;
-  entry.name = name;
-  entry.granularity_bits = log2_of(granularity);
-  if (auto ok = qcow2::check_bitmap_entry(entry, node.size()); !ok) return refuse(ok.error().message());
+  if (auto ok = qcow2::check_bitmap_entry(entry_of(name, granularity), node.size()); !ok) return refuse(ok.error().message());
+  return {};
+}
+
+Result<> check_storable_at(BlockNode& node, std::uint64_t size) {
+  if (!image_with_bitmaps(node)) return {};
+  for (const auto& bitmap : node.bitmaps().all()) {
+    if (!bitmap->persistent()) continue;
+    if (auto ok = qcow2::check_bitmap_entry(entry_of(bitmap->name(), bitmap->granularity()), size); !ok)
+      return Error(Errc::invalid_argument, fmt::format("Bitmap '{}' cannot be kept in '{}' with that size: {}; remove it first",
+                                                       bitmap->name(), node.name(), ok.error().message()));
+  }
   return {};
 }
 

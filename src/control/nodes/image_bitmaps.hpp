@@ -21,5 +21,7 @@ Task<std::uint64_t> store_image_bitmaps(BlockNode& node, Qcow2Driver& image);
 
 // What a node's image could not hold, as QEMU says it.
 Result<> check_storable(BlockNode& node, const std::string& name, std::uint64_t granularity);
+// The same of those that it has, with another size.
+Result<> check_storable_at(BlockNode& node, std::uint64_t size);
 
 }  // namespace tidemark

@@ -23,6 +23,7 @@ class ImageTracking final : public NodeTracking {
 
   bool admitted(Range range) noexcept override { return !store_ || store_->admitted(range); }
   Task<> admit(Range range) override;
+  bool survives_crashes() const noexcept override { return store_ != nullptr; }
   void resized(std::uint64_t size) noexcept override;
   Task<> save() override;
   Task<> before_close() override;

@@ -324,15 +324,18 @@ Task<> drop_tracking(BlockNode& node) {
 
 Task<> ensure_tracking(BlockNode& node) {
   if (!node.tracking()) co_await begin_to_write(node);
-  if (node.tracking()) co_return;
+  const bool at_ends_only = node.options().tracking.mode == TrackingMode::off;
+  if (node.tracking() && (at_ends_only || node.tracking()->survives_crashes())) co_return;
   const auto refuse = [&](std::string_view why) {
     return Error(Errc::unsupported, fmt::format("bitmaps on node '{}' cannot be persistent: {}", node.name(), why));
   };
   if (node.read_only()) co_await refuse("it is read-only");
+  if (node.tracking())
+    co_await refuse("no tracking store could be made when it was added, as an event said; add it again where one can, or with "
+                    "'tracking.mode' 'off'");
   BlockNode* storage = storage_of(node);
   Qcow2Driver* image = image_with_bitmaps(node);
-  const bool at_ends_only = image && node.options().tracking.mode == TrackingMode::off;
-  if (!storage && at_ends_only) co_return co_await begin_tracking_image(node, *image, nullptr);
+  if (!storage && image && at_ends_only) co_return co_await begin_tracking_image(node, *image, nullptr);
   if (!storage) co_await refuse("it is no image in a file or on a block device");
   if (is_window(node, *storage)) co_await refuse("it shows a part of its image only");
   const auto named = co_await check_named(*storage).result();
@@ -350,11 +353,25 @@ Task<> ensure_tracking(BlockNode& node) {
   else node.set_tracking(*std::move(store));
 }
 
+Task<> ensure_tracking_ahead(BlockNode& node) {
+  if (node.active()) co_await ensure_tracking(node);
+}
+
 std::string store_beside(const std::string& image) { return real_path(image) + ".tidemark"; }
+
+// After an orderly end the image has them, or had; version 2 cannot.
+Task<std::vector<std::string>> bitmaps_left_over(Reactor& reactor, const qcow2::Header& image, std::string path) {
+  std::vector<std::string> left;
+  if (image.geometry.version >= 3 && !image.has(qcow2::Autoclear::tracked)) co_return std::move(left);
+  std::string store = store_beside(path);
+  auto found = co_await bitmaps_in_store(reactor, std::move(store)).result();
+  if (found) left = *std::move(found);
+  co_return std::move(left);
+}
 
 Task<> remove_store_left_over(Reactor& reactor, std::string image) {
   std::string store = store_beside(image);
-  (void)co_await fs::unlink(reactor, std::move(store)).result();
+  (void)co_await remove_other_store(reactor, std::move(store)).result();
 }
 
 Task<> save_tracking(BlockNode& node) {

@@ -45,6 +45,15 @@ Task<> check_no_bitmaps(Qcow2Driver& image) {
                                            bitmaps.front().name));
 }
 
+// Before the image is opened, which says that they do not count any more.
+Task<> check_none_left_over(Reactor& reactor, std::string path) {
+  const qcow2::Header header = co_await read_header(reactor, path);
+  const auto left = co_await bitmaps_left_over(reactor, header, path);
+  if (!left.empty())
+    co_await Error(Errc::busy, fmt::format("its tracking store holds bitmaps, '{}' for one, that would not know what changes; remove "
+                                           "'{}' to go on without them", left.front(), store_beside(path)));
+}
+
 Task<Qcow2Snapshot> change(const Context& context, Qcow2Driver& image, const ImageSnapshotOptions& options) {
   if (options.action == Action::create) co_return co_await create(context, image, options.name);
   const auto snapshots = image.snapshots();
@@ -76,6 +85,8 @@ Task<Qcow2Snapshot> change_snapshots(const Context& context, ImageSnapshotOption
   const std::string format = co_await format_of(context.reactor, options.image, false);
   if (format != "qcow2")
     co_await Error(Errc::unsupported, fmt::format("'{}': only qcow2 images have internal snapshots", options.image.name));
+  const auto path = local_path(options.image.name);
+  if (path && options.action == Action::apply) co_await check_none_left_over(context.reactor, *path);
   std::function<Task<Qcow2Snapshot>(Session&)> body = [&](Session& session) -> Task<Qcow2Snapshot> {
     Qcow2OpenOptions open;
     open.keeps_content = true;
