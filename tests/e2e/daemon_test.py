@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -175,6 +176,48 @@ class Daemon(Bed):
                 guest.pwrite(bytes([i + 1]) * MiB, i * 4 * MiB)
             for i in range(8):
                 self.assertEqual(guest.pread(MiB, i * 4 * MiB), bytes([i + 1]) * MiB)
+
+    def corrupt(self, name):
+        """An image whose first cluster is where none can be."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", name, "1M")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", name)
+        with open(self.path / name, "r+b") as image:
+            entry_at = 40                                    # of the L1 table's place; then of its first entry; then of the L2 table's
+            for _ in range(2):
+                image.seek(entry_at)
+                entry_at = struct.unpack(">Q", image.read(8))[0] & 0x00fffffffffffe00
+            image.seek(entry_at)
+            image.write(struct.pack(">Q", 1 << 63 | 0x12345600))
+
+    def test_nobody_waits_for_who_reads_what_it_says(self):
+        """Standard error is on a full disk, a pipe that nobody reads any more, or that is full."""
+        deaf, full = os.pipe(), os.pipe()
+        os.close(deaf[0])
+        self.addCleanup(os.close, deaf[1])
+        for end in full:
+            self.addCleanup(os.close, end)
+        os.set_blocking(full[1], False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                os.write(full[1], b"x" * 4096)
+        with open("/dev/full", "wb") as nowhere:
+            for stderr, blocking in ((nowhere.fileno(), True), (deaf[1], True), (full[1], True), (full[1], False)):
+                with self.subTest(stderr=os.readlink(f"/proc/self/fd/{stderr}"), blocking=blocking):
+                    os.set_blocking(stderr, blocking)
+                    self.corrupt("bad.qcow2")
+                    daemon = self.lab.start(
+                        self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c",
+                        "--blockdev", "qcow2,node-name=disk,file.driver=file,file.filename=bad.qcow2",
+                        "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "nbd,id=e,node-name=disk,writable=on",
+                        stderr=stderr)
+                    processes.wait_for_socket(self.path / "nbd.sock", daemon)
+                    client = self.qmp()
+                    guest = "qemu-io", "-f", "raw", "-c", "read 0 64k", "-c", "read 128k 64k", "nbd+unix:///disk?socket=nbd.sock"
+                    told = self.lab.run(*guest, ok=None, timeout=20)
+                    self.assertIn("read failed: Input/output error", told.stdout + told.stderr)
+                    self.assertIn("read 65536/65536 bytes at offset 131072", told.stdout)
+                    client.wait_event("BLOCK_IMAGE_CORRUPTED", node_name="disk")
+                    self.assertEqual(self.lab.stop(daemon), DONE)
 
     def test_nohup(self):
         daemon = self.lab.start("sh", "-c", f"trap '' HUP; exec '{self.tidemarkd}' --chardev socket,id=c,path=qmp.sock,server=on,wait=off"

@@ -1,6 +1,6 @@
 #include "app/daemon/daemon.hpp"
 
-#include <cstdio>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
@@ -11,18 +11,20 @@
 namespace tidemark {
 namespace {
 
+// What is sent is also said.
 template <class What>
-auto printed(std::function<void(const std::string& node, const What& what)> send) {
-  return [send = std::move(send)](const std::string& node, const What& what) {
-    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, what.message);
+auto said_too(Reactor& main, Notices& notices, std::function<void(const std::string& node, const What& what)> send) {
+  return [&main, &notices, send = std::move(send)](const std::string& node, const What& what) {
     send(node, what);
+    main.post_remote([&notices, line = fmt::format("tidemarkd: node '{}': {}", node, what.message)] { notices.tell(line); });
   };
 }
 
 }  // namespace
 
 Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend)
-    : quit_(reactor),
+    : notices_(STDERR_FILENO),
+      quit_(reactor),
       homes_(reactor, std::move(make_backend)),
       qmp_(reactor, commands_, qmp_options()),
       job_events_(qmp_),
@@ -30,8 +32,8 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       monitors_(reactor, group, qmp_),
       command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }) {
   Graph::Listeners told = send_node_events(reactor, qmp_);
-  told.tracking = printed<TrackingReport>(std::move(told.tracking));
-  told.corruption = printed<ImageCorruption>(std::move(told.corruption));
+  told.tracking = said_too<TrackingReport>(reactor, notices_, std::move(told.tracking));
+  told.corruption = said_too<ImageCorruption>(reactor, notices_, std::move(told.corruption));
   homes_.main().graph.listeners() = std::move(told);
   commands_ = command_set_.table();
   qmp_.command_lock().at_end([this] { return homes_.unpin(); });

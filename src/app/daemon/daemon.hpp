@@ -7,6 +7,7 @@
 #pragma once
 
 #include "app/daemon/monitors.hpp"
+#include "app/daemon/notices.hpp"
 #include "app/daemon/options.hpp"
 #include "control/commands/command_set.hpp"
 
@@ -33,6 +34,7 @@ class Daemon {
   Task<> lose_patience(CancelToken token);
   static QmpOptions qmp_options();
 
+  Notices notices_;
   CancelSource stopping_;
   Event quit_;
   Homes homes_;
