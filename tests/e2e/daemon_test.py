@@ -228,11 +228,49 @@ class Daemon(Bed):
         self.assertIsNone(daemon.poll())
         self.assertEqual(self.lab.stop(daemon), DONE)
 
-    def test_told_to_end_while_a_server_says_nothing(self):
+    def test_what_happens_at_the_end_is_told(self):
+        """To all monitors, as QEMU does; and who then tells it to end once more changes nothing."""
+        self.raw("disk.img")
+        for number in (None, signal.SIGTERM, signal.SIGINT, None, None):
+            self.start_with_a_target()
+            self.client.execute("blockdev-mirror", job_id="j", device="disk", target="target", sync="full", speed=65536)
+            self.client.wait_event("JOB_STATUS_CHANGE", id="j", status="running")
+            self.client.events.clear()
+            watching = self.qmp()
+            if number:
+                self.daemon.send_signal(number)
+            else:
+                self.assertEqual(self.client.execute("quit"), {})
+            for client in (watching, self.client):
+                with self.assertRaises(ConnectionError):
+                    client.wait_event("nothing more")
+            self.daemon.send_signal(signal.SIGTERM)
+            for client in (watching, self.client):
+                told = [event["data"].get("status", event["event"]) for event in client.events]
+                self.assertEqual(told, ["aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"])
+            self.assertEqual(self.end_of(self.daemon)[0], DONE)
+
+    def silent_server(self):
         silent = socket.socket(socket.AF_UNIX)
         self.addCleanup(silent.close)
         silent.bind(str(self.path / "silent.sock"))
         silent.listen(8)
+        silent.settimeout(20)
+        return silent
+
+    def test_told_to_end_while_an_option_waits(self):
+        silent = self.silent_server()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            daemon = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--blockdev", "nbd,node-name=n,server.type=unix,server.path=silent.sock",
+                                    stderr=subprocess.PIPE, text=True)
+            connected, _ = silent.accept()
+            self.addCleanup(connected.close)
+            daemon.send_signal(number)
+            self.assertEqual(self.end_of(daemon, patience=10)[0::2], (DONE, ""))
+            self.assertFalse((self.path / "pid").exists())
+
+    def test_told_to_end_while_a_server_says_nothing(self):
+        silent = self.silent_server()
         self.raw("disk.img")
         self.start_with_a_target()
         adding = {"execute": "blockdev-add", "arguments": {"driver": "nbd", "node-name": "n", "open-timeout": 60,
@@ -240,7 +278,6 @@ class Daemon(Bed):
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.path / "qmp.sock"))
             monitor.sendall(json.dumps({"execute": "qmp_capabilities"}).encode() + json.dumps(adding).encode())
-            silent.settimeout(20)
             connected, _ = silent.accept()
             self.addCleanup(connected.close)
             self.daemon.send_signal(signal.SIGTERM)

@@ -2,8 +2,9 @@
 //
 //   start    the command line's steps, in their order; a failure ends the daemon with it
 //   serve    until `quit` or a signal
-//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed;
-//            the iothreads end with the Daemon.  Peers that do not answer are not waited for
+//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed; QMP sessions,
+//            which are told all that, are ended; the iothreads end with the Daemon.  Peers that do not answer are not
+//            waited for
 #pragma once
 
 #include "app/daemon/monitors.hpp"
@@ -31,11 +32,12 @@ class Daemon {
  private:
   Task<> carry_out_all(const DaemonOptions& options);
   Task<> carry_out(const DaemonAction& action);
-  Task<> lose_patience(CancelToken token);
+  Task<> lose_patience();
+  Task<> hear_all();
   static QmpOptions qmp_options();
 
   Notices notices_;
-  CancelSource stopping_;
+  CancelSource stopping_, ended_;
   Event quit_;
   Homes homes_;
   CommandTable commands_;
