@@ -56,6 +56,29 @@ class Watch(Faked):
         self.assertEqual((code, out), (DONE, f"job '{job}' is done\n"))
         self.assertEqual(self.end_of(backup)[0], DONE)
 
+    def test_a_job_that_waits_to_be_finalized(self):
+        """Watching ends, and so does completing, with what to do."""
+        self.raw("disk.img", 4 * MiB)
+        self.serve("disk.img=disk")
+        job = {"job_id": "j", "device": "disk", "target": "target", "sync": "full", "auto_finalize": False, "auto_dismiss": False}
+        pending = "job 'j' is pending: 'tidemark job finalize j'\n"
+        with self.qmp() as qmp:
+            qmp.execute("blockdev-add", driver="null-co", node_name="target", size=4 * MiB)
+            qmp.execute("blockdev-backup", **job)
+            self.assertEqual(self.run_tidemark("job", "watch", "j").stdout, pending)
+            self.assertEqual(self.json("job", "watch", "j")["status"], "pending")
+            self.assertEqual(self.run_tidemark("job", "finalize", "j").stdout, "job 'j' is done\n")
+            self.assertEqual(self.json("job", "list")[0]["status"], "concluded")
+            self.assertEqual(self.run_tidemark("job", "dismiss", "j").stdout, "")
+            self.assertEqual(self.json("job", "list"), [])
+            qmp.execute("blockdev-mirror", **job)
+            self.assertEqual(self.run_tidemark("job", "watch", "j").stdout, "job 'j' is ready: 'tidemark job complete j'\n")
+            self.assertEqual(self.run_tidemark("job", "complete", "j").stdout, pending)
+            self.assertEqual(self.run_tidemark("job", "finalize", "j").stdout, "job 'j' is done\n")
+            self.assertEqual(self.json("job", "dismiss", "j"), {"id": "j"})
+        self.assertIn("j", self.fails("job", "finalize", "j"))
+        self.assertIn("j", self.fails("job", "dismiss", "j"))
+
     def test_interrupted(self):
         self.raw("disk.img", 4 * MiB)
         self.serve("disk.img=disk")

@@ -208,10 +208,12 @@ void add_job(CLI::App& app, Options& options) {
     return command;
   };
   verb("list", "all jobs", Verb::list);
-  verb("watch", "show a job's progress until it ends, or is ready to be completed", Verb::watch);
+  verb("watch", "show a job's progress until it ends, or waits to be completed or finalized", Verb::watch);
   verb("pause", "stop working, and keep the job", Verb::pause);
   verb("resume", "go on", Verb::resume);
   verb("complete", "let a job that is ready take effect, and wait until it has", Verb::complete);
+  verb("finalize", "let a job that is pending (auto-finalize=false) take effect, and wait until it has", Verb::finalize);
+  verb("dismiss", "forget a job that has concluded (auto-dismiss=false)", Verb::dismiss);
   verb("cancel", "end a job without its result", Verb::cancel)->add_flag("--force", chosen->force, "do not wait for writes");
   verb("set-speed", "limit a job's rate", Verb::set_speed)
       ->add_option("SPEED", chosen->speed, "bytes a second; 0: no limit")->required()->transform(size_check());
