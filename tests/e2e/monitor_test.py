@@ -149,9 +149,10 @@ class Silence(Faked):
 
 class Shapes(Faked):
     def test_answers_of_the_wrong_shape(self):
-        for n, answer in enumerate(({"return": 1}, {"return": [1, {"id": 2}]}, {"return": {}}, {"other": 1}, {"error": 1})):
+        for n, answer in enumerate(({"return": 1}, {"return": [1, {"id": 2}]}, {"return": {}}, {"other": 1}, {"error": 1},
+                                    {"return": [5, None, {"dirty-bitmaps": 5}, {"node-name": 5, "dirty-bitmaps": [5, {"count": "x"}]}]})):
             self.lab.env["TIDEMARK_QMP"] = f"{n}.sock"
-            for words in (["job", "list"], ["bitmap", "list"], ["job", "watch", "x"], ["backup", "backups"]):
+            for words in (["job", "list"], ["bitmap", "list"], ["checkpoint", "list"], ["job", "watch", "x"], ["backup", "backups"]):
                 monitor = Monitor(self.path / f"{n}.sock", lambda *_: [answer])
                 done = self.lab.run(self.tidemark, *words, ok=(DONE, FAILED), timeout=30)
                 self.assertLessEqual(len(done.stderr.splitlines()), 1, done.stderr)
