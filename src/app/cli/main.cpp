@@ -339,7 +339,7 @@ int main(int argc, char** argv) {
   add_snapshot(app, options);
   add_qmp_verb(app, options);
   try {
-    app.parse(argc, argv);
+    parse_words(app, argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
       app.exit(error);
