@@ -85,7 +85,7 @@ class Arguments(Bed):
         done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="quit nonsense=1\n", text=True,
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, len(done.stderr.splitlines())), (FAILED, 1))
-        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="query-jobs\r\n\nquery-jobs", text=True,
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input=' {"execute": "query-jobs"} \r\n\n\tquery-jobs', text=True,
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
 

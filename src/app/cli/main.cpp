@@ -224,6 +224,7 @@ void add_qmp_verb(CLI::App& app, Options& options) {
   auto chosen = std::make_shared<QmpOptions>();
   command->add_option("COMMAND", chosen->command, "its name; none: standard input gives commands");
   command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, also KEY.MEMBER=VALUE and KEY.0=VALUE, or one JSON object")->type_name("");
+  command->footer("A VALUE becomes what the command takes; where it takes anything, as qom-set does, a string: JSON says what it is.");
   add_qmp(command, options);
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return qmp(context, *chosen); };
