@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from bed import DONE, KiB, MiB, Bed
+from bed import DONE, FAILED, KiB, MiB, Bed
 from lab import processes
 from lab.qmp import Qmp, QmpError
 
@@ -272,7 +272,7 @@ class ToQemu(Bitmaps):
                                                 "bitmap. Use larger granularity")
         self.stop()
 
-    def end_on_a_full_disk(self):
+    def end_on_a_full_disk(self, by):
         small = self.path / "small"
         small.mkdir()
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], capture_output=True, text=True)
@@ -289,16 +289,23 @@ class ToQemu(Bitmaps):
             while True:
                 filler.write(bytes(4096))
                 filler.flush()
-        self.client.execute("block-export-del", id="disk")
-        self.client.execute("blockdev-del", node_name="disk")
+        if by == "blockdev-del":
+            self.client.execute("block-export-del", id="disk")
+            self.client.execute("blockdev-del", node_name="disk")
+        else:
+            self.client.execute("quit")
         self.client.wait_event("TRACKING_STORE_STATUS", node="disk", status="failed")
-        self.stop()
+        if by == "blockdev-del":
+            self.stop()
+        else:
+            self.assertEqual(self.daemon.wait(20), FAILED)
+            self.lab.ended(self.daemon)
         with self.daemon.stderr as said:
             self.assertIn("could not be stored in its image", said.read())
         (small / "filler").unlink()
 
     def test_a_full_disk_is_said_and_costs_no_mark(self):
-        self.end_on_a_full_disk()
+        self.end_on_a_full_disk("blockdev-del")
         self.assertEqual(self.info(), {})
         self.start(tracking="store")
         self.assertEqual(self.bitmaps()["a"]["count"], GRANULE)
@@ -307,9 +314,8 @@ class ToQemu(Bitmaps):
         self.lab.run("qemu-img", "check", "-q", IMAGE, ok=(0, 3))
         self.assertEqual(self.dirty("a"), {0})
 
-
     def test_a_mark_that_stayed_counts_for_the_next_session(self):
-        self.end_on_a_full_disk()
+        self.end_on_a_full_disk("quit")
         self.start(tracking="store")
         self.assertNotIn("inconsistent", self.bitmaps()["a"])
         self.kill()

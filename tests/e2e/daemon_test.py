@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -176,6 +177,48 @@ class Daemon(Bed):
             for i in range(8):
                 self.assertEqual(guest.pread(MiB, i * 4 * MiB), bytes([i + 1]) * MiB)
 
+    def corrupt(self, name):
+        """An image whose first cluster is where none can be."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", name, "1M")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", name)
+        with open(self.path / name, "r+b") as image:
+            entry_at = 40                                    # of the L1 table's place; then of its first entry; then of the L2 table's
+            for _ in range(2):
+                image.seek(entry_at)
+                entry_at = struct.unpack(">Q", image.read(8))[0] & 0x00fffffffffffe00
+            image.seek(entry_at)
+            image.write(struct.pack(">Q", 1 << 63 | 0x12345600))
+
+    def test_nobody_waits_for_who_reads_what_it_says(self):
+        """Standard error is on a full disk, a pipe that nobody reads any more, or that is full."""
+        deaf, full = os.pipe(), os.pipe()
+        os.close(deaf[0])
+        self.addCleanup(os.close, deaf[1])
+        for end in full:
+            self.addCleanup(os.close, end)
+        os.set_blocking(full[1], False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                os.write(full[1], b"x" * 4096)
+        with open("/dev/full", "wb") as nowhere:
+            for stderr, blocking in ((nowhere.fileno(), True), (deaf[1], True), (full[1], True), (full[1], False)):
+                with self.subTest(stderr=os.readlink(f"/proc/self/fd/{stderr}"), blocking=blocking):
+                    os.set_blocking(stderr, blocking)
+                    self.corrupt("bad.qcow2")
+                    daemon = self.lab.start(
+                        self.tidemarkd, "--chardev", "socket,id=c,path=qmp.sock,server=on,wait=off", "--monitor", "c",
+                        "--blockdev", "qcow2,node-name=disk,file.driver=file,file.filename=bad.qcow2",
+                        "--nbd-server", "addr.type=unix,addr.path=nbd.sock", "--export", "nbd,id=e,node-name=disk,writable=on",
+                        stderr=stderr)
+                    processes.wait_for_socket(self.path / "nbd.sock", daemon)
+                    client = self.qmp()
+                    guest = "qemu-io", "-f", "raw", "-c", "read 0 64k", "-c", "read 128k 64k", "nbd+unix:///disk?socket=nbd.sock"
+                    told = self.lab.run(*guest, ok=None, timeout=20)
+                    self.assertIn("read failed: Input/output error", told.stdout + told.stderr)
+                    self.assertIn("read 65536/65536 bytes at offset 131072", told.stdout)
+                    client.wait_event("BLOCK_IMAGE_CORRUPTED", node_name="disk")
+                    self.assertEqual(self.lab.stop(daemon), DONE)
+
     def test_nohup(self):
         daemon = self.lab.start("sh", "-c", f"trap '' HUP; exec '{self.tidemarkd}' --chardev socket,id=c,path=qmp.sock,server=on,wait=off"
                                 " --monitor c")
@@ -185,11 +228,49 @@ class Daemon(Bed):
         self.assertIsNone(daemon.poll())
         self.assertEqual(self.lab.stop(daemon), DONE)
 
-    def test_told_to_end_while_a_server_says_nothing(self):
+    def test_what_happens_at_the_end_is_told(self):
+        """To all monitors, as QEMU does; and who then tells it to end once more changes nothing."""
+        self.raw("disk.img")
+        for number in (None, signal.SIGTERM, signal.SIGINT, None, None):
+            self.start_with_a_target()
+            self.client.execute("blockdev-mirror", job_id="j", device="disk", target="target", sync="full", speed=65536)
+            self.client.wait_event("JOB_STATUS_CHANGE", id="j", status="running")
+            self.client.events.clear()
+            watching = self.qmp()
+            if number:
+                self.daemon.send_signal(number)
+            else:
+                self.assertEqual(self.client.execute("quit"), {})
+            for client in (watching, self.client):
+                with self.assertRaises(ConnectionError):
+                    client.wait_event("nothing more")
+            self.daemon.send_signal(signal.SIGTERM)
+            for client in (watching, self.client):
+                told = [event["data"].get("status", event["event"]) for event in client.events]
+                self.assertEqual(told, ["aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"])
+            self.assertEqual(self.end_of(self.daemon)[0], DONE)
+
+    def silent_server(self):
         silent = socket.socket(socket.AF_UNIX)
         self.addCleanup(silent.close)
         silent.bind(str(self.path / "silent.sock"))
         silent.listen(8)
+        silent.settimeout(20)
+        return silent
+
+    def test_told_to_end_while_an_option_waits(self):
+        silent = self.silent_server()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            daemon = self.lab.start(self.tidemarkd, "--pidfile", "pid", "--blockdev", "nbd,node-name=n,server.type=unix,server.path=silent.sock",
+                                    stderr=subprocess.PIPE, text=True)
+            connected, _ = silent.accept()
+            self.addCleanup(connected.close)
+            daemon.send_signal(number)
+            self.assertEqual(self.end_of(daemon, patience=10)[0::2], (DONE, ""))
+            self.assertFalse((self.path / "pid").exists())
+
+    def test_told_to_end_while_a_server_says_nothing(self):
+        silent = self.silent_server()
         self.raw("disk.img")
         self.start_with_a_target()
         adding = {"execute": "blockdev-add", "arguments": {"driver": "nbd", "node-name": "n", "open-timeout": 60,
@@ -197,7 +278,6 @@ class Daemon(Bed):
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.path / "qmp.sock"))
             monitor.sendall(json.dumps({"execute": "qmp_capabilities"}).encode() + json.dumps(adding).encode())
-            silent.settimeout(20)
             connected, _ = silent.accept()
             self.addCleanup(connected.close)
             self.daemon.send_signal(signal.SIGTERM)

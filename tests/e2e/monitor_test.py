@@ -56,6 +56,29 @@ class Watch(Faked):
         self.assertEqual((code, out), (DONE, f"job '{job}' is done\n"))
         self.assertEqual(self.end_of(backup)[0], DONE)
 
+    def test_a_job_that_waits_to_be_finalized(self):
+        """Watching ends, and so does completing, with what to do."""
+        self.raw("disk.img", 4 * MiB)
+        self.serve("disk.img=disk")
+        job = {"job_id": "j", "device": "disk", "target": "target", "sync": "full", "auto_finalize": False, "auto_dismiss": False}
+        pending = "job 'j' is pending: 'tidemark job finalize j'\n"
+        with self.qmp() as qmp:
+            qmp.execute("blockdev-add", driver="null-co", node_name="target", size=4 * MiB)
+            qmp.execute("blockdev-backup", **job)
+            self.assertEqual(self.run_tidemark("job", "watch", "j").stdout, pending)
+            self.assertEqual(self.json("job", "watch", "j")["status"], "pending")
+            self.assertEqual(self.run_tidemark("job", "finalize", "j").stdout, "job 'j' is done\n")
+            self.assertEqual(self.json("job", "list")[0]["status"], "concluded")
+            self.assertEqual(self.run_tidemark("job", "dismiss", "j").stdout, "")
+            self.assertEqual(self.json("job", "list"), [])
+            qmp.execute("blockdev-mirror", **job)
+            self.assertEqual(self.run_tidemark("job", "watch", "j").stdout, "job 'j' is ready: 'tidemark job complete j'\n")
+            self.assertEqual(self.run_tidemark("job", "complete", "j").stdout, pending)
+            self.assertEqual(self.run_tidemark("job", "finalize", "j").stdout, "job 'j' is done\n")
+            self.assertEqual(self.json("job", "dismiss", "j"), {"id": "j"})
+        self.assertIn("j", self.fails("job", "finalize", "j"))
+        self.assertIn("j", self.fails("job", "dismiss", "j"))
+
     def test_interrupted(self):
         self.raw("disk.img", 4 * MiB)
         self.serve("disk.img=disk")
@@ -126,9 +149,10 @@ class Silence(Faked):
 
 class Shapes(Faked):
     def test_answers_of_the_wrong_shape(self):
-        for n, answer in enumerate(({"return": 1}, {"return": [1, {"id": 2}]}, {"return": {}}, {"other": 1}, {"error": 1})):
+        for n, answer in enumerate(({"return": 1}, {"return": [1, {"id": 2}]}, {"return": {}}, {"other": 1}, {"error": 1},
+                                    {"return": [5, None, {"dirty-bitmaps": 5}, {"node-name": 5, "dirty-bitmaps": [5, {"count": "x"}]}]})):
             self.lab.env["TIDEMARK_QMP"] = f"{n}.sock"
-            for words in (["job", "list"], ["bitmap", "list"], ["job", "watch", "x"], ["backup", "backups"]):
+            for words in (["job", "list"], ["bitmap", "list"], ["checkpoint", "list"], ["job", "watch", "x"], ["backup", "backups"]):
                 monitor = Monitor(self.path / f"{n}.sock", lambda *_: [answer])
                 done = self.lab.run(self.tidemark, *words, ok=(DONE, FAILED), timeout=30)
                 self.assertLessEqual(len(done.stderr.splitlines()), 1, done.stderr)

@@ -25,6 +25,26 @@ class Arguments(Bed):
             self.run_tidemark("qmp", "block-dirty-bitmap-remove", "node=disk", f"name={name}")
         self.assertEqual(self.bitmaps(), {})
 
+    def test_words_in_brackets(self):
+        """They are names as any other, not lists."""
+        names = "[x,y]", "[x]", "[]", " [x,y]", "  [ ]", "x", "y"
+        for name in names:
+            self.run_tidemark("bitmap", "add", "disk", name)
+        self.assertEqual(set(self.bitmaps()), set(names))
+        handle = self.disk()
+        for name in names[:5]:
+            self.run_tidemark("bitmap", "add", "disk", "target")
+            self.run_tidemark("bitmap", "clear", "disk", name)
+            handle.pwrite(bytes(65536), 0)
+            self.run_tidemark("bitmap", "clear", "disk", "x")
+            self.run_tidemark("bitmap", "clear", "disk", "y")
+            self.run_tidemark("bitmap", "clear", "disk", "target")
+            self.run_tidemark("bitmap", "merge", "disk", "target", name)
+            self.assertEqual(self.bitmaps()["target"]["count"], 65536, name)
+            self.run_tidemark("bitmap", "remove", "disk", "target")
+        for disk in (["--disk=[x,y]"], ["--disk", "[x,y]"]):
+            self.assertIn("'[x,y]'", self.fails("checkpoint", "create", "c", *disk))
+
     def test_numbers_and_booleans(self):
         self.run_tidemark("qmp", "block-dirty-bitmap-add", "node=disk", "name=a", "granularity=4096", "disabled=on")
         self.assertEqual(self.bitmaps()["a"]["granularity"], 4096)
@@ -65,7 +85,7 @@ class Arguments(Bed):
         done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="quit nonsense=1\n", text=True,
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, len(done.stderr.splitlines())), (FAILED, 1))
-        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input="query-jobs\r\n\nquery-jobs", text=True,
+        done = subprocess.run([self.tidemark, "qmp"], cwd=self.path, env=self.lab.env, input=' {"execute": "query-jobs"} \r\n\n\tquery-jobs', text=True,
                               timeout=30, capture_output=True)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (DONE, '{"return": []}\n' * 2, ""))
 

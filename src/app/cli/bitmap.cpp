@@ -28,6 +28,7 @@ Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node)
     found = found || node == name;
     if (!bitmaps || (!node.empty() && node != name)) continue;
     for (const Json& bitmap : items(*bitmaps)) {
+      if (!bitmap.is_object()) continue;
       table.add({name, text(bitmap, "name"), human_size(number(bitmap, "granularity")), human_size(number(bitmap, "count")),
                  state_of(bitmap)});
       Json row = bitmap;

@@ -79,7 +79,7 @@ Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
 Task<std::vector<DiskChoice>> exported_writable(QmpClient& client);
 
 struct JobOptions {
-  enum class Verb : std::uint8_t { list, watch, pause, resume, complete, cancel, set_speed } verb = Verb::list;
+  enum class Verb : std::uint8_t { list, watch, pause, resume, complete, finalize, dismiss, cancel, set_speed } verb = Verb::list;
   std::string id;
   std::uint64_t speed = 0;
   bool force = false;

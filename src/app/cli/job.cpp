@@ -9,6 +9,8 @@
 namespace tidemark::cli {
 namespace {
 
+using Verb = JobOptions::Verb;
+
 constexpr Duration poll_interval = std::chrono::milliseconds(250);
 
 Task<> list_jobs(const Context& context, QmpClient& client) {
@@ -65,20 +67,28 @@ Task<Exit> tell_vanished(const Context& context, const std::string& id, const En
   co_return co_await tell_end(context, id, std::move(entry), error);
 }
 
-// Work that is kept up to date until somebody completes it.
-bool is_ready(const Json& job) { return text(job, "status") == "ready" || text(job, "status") == "standby"; }
+// Whether a job waits for somebody: work that is kept up to date to be completed, one with auto-finalize=false to take effect.
+// Who has told it to is not told to do so.
+bool waits_after(const Json& job, Verb told) {
+  const std::string status = text(job, "status");
+  if (status == "ready" || status == "standby") return told == Verb::watch;
+  return status == "pending" && told != Verb::finalize;
+}
 
-Task<Exit> tell_ready(const Context& context, const std::string& id, const Json& job) {
+Task<Exit> tell_what_it_waits_for(const Context& context, const std::string& id, const Json& job) {
+  const bool pending = text(job, "status") == "pending";
+  const char* state = pending ? "pending" : "ready";
   if (context.json) print_json(job);
-  else print_line(fmt::format("job '{}' is ready: 'tidemark job complete {}'", id, id));
+  else print_line(fmt::format("job '{}' is {}: 'tidemark job {} {}'", id, state, pending ? "finalize" : "complete", id));
   co_return Exit::ok;
 }
 
-Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, bool until_ready) {
+// `told`: what the job has just been told; watch: nothing.
+Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, Verb told) {
   Progress progress(context, id);
   Ending ending;
-  // Who has just completed it knows that it was there, however soon it ends.
-  for (bool seen = !until_ready;; seen = true) {
+  // Who has just told it something knows that it was there, however soon it ends.
+  for (bool seen = told != Verb::watch;; seen = true) {
     const Json jobs = co_await client.execute("query-jobs");
     co_await take_events(client, ending, id);
     const Json* job = find_by(jobs, "id", id);
@@ -86,9 +96,9 @@ Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, 
     if (!job || text(*job, "status") == "concluded") progress.finish();
     if (!job) co_return co_await tell_vanished(context, id, ending);
     if (text(*job, "status") == "concluded") co_return co_await tell_end(context, id, *job, text(*job, "error"));
-    if (until_ready && is_ready(*job)) {
+    if (waits_after(*job, told)) {
       progress.finish();
-      co_return co_await tell_ready(context, id, *job);
+      co_return co_await tell_what_it_waits_for(context, id, *job);
     }
     progress.update(number(*job, "current-progress"), number(*job, "total-progress"));
     (void)co_await context.reactor.sleep(poll_interval, context.interrupted).result();
@@ -97,15 +107,18 @@ Task<Exit> watch_job(const Context& context, QmpClient& client, std::string id, 
 }
 
 Task<Exit> run(const Context& context, QmpClient& client, JobOptions options) {
-  using Verb = JobOptions::Verb;
   Json by_id = Json::object({{"id", options.id}});
   Json by_device = Json::object({{"device", options.id}});
   switch (options.verb) {
     case Verb::list: co_await list_jobs(context, client); break;
-    case Verb::watch: co_return co_await watch_job(context, client, options.id, true);
+    case Verb::watch: co_return co_await watch_job(context, client, options.id, options.verb);
     case Verb::complete:
       co_await client.execute("job-complete", std::move(by_id));
-      co_return co_await watch_job(context, client, options.id, false);
+      co_return co_await watch_job(context, client, options.id, options.verb);
+    case Verb::finalize:
+      co_await client.execute("job-finalize", std::move(by_id));
+      co_return co_await watch_job(context, client, options.id, options.verb);
+    case Verb::dismiss: co_await client.execute("job-dismiss", std::move(by_id)); break;
     case Verb::pause: co_await client.execute("job-pause", std::move(by_id)); break;
     case Verb::resume: co_await client.execute("job-resume", std::move(by_id)); break;
     case Verb::cancel:
@@ -143,7 +156,7 @@ Task<Exit> connect_and_run(const Context& context, JobOptions options) {
 }  // namespace
 
 Task<Exit> job(const Context& context, JobOptions options) {
-  const bool watches = options.verb == JobOptions::Verb::watch || options.verb == JobOptions::Verb::complete;
+  const bool watches = options.verb == Verb::watch || options.verb == Verb::complete || options.verb == Verb::finalize;
   auto outcome = co_await connect_and_run(context, std::move(options)).result();
   const bool interrupted = !outcome && outcome.error().code() == Errc::cancelled;
   if (watches && interrupted) co_await Error(Errc::cancelled, "interrupted; jobs go on");

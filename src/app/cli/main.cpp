@@ -208,10 +208,12 @@ void add_job(CLI::App& app, Options& options) {
     return command;
   };
   verb("list", "all jobs", Verb::list);
-  verb("watch", "show a job's progress until it ends, or is ready to be completed", Verb::watch);
+  verb("watch", "show a job's progress until it ends, or waits to be completed or finalized", Verb::watch);
   verb("pause", "stop working, and keep the job", Verb::pause);
   verb("resume", "go on", Verb::resume);
   verb("complete", "let a job that is ready take effect, and wait until it has", Verb::complete);
+  verb("finalize", "let a job that is pending (auto-finalize=false) take effect, and wait until it has", Verb::finalize);
+  verb("dismiss", "forget a job that has concluded (auto-dismiss=false)", Verb::dismiss);
   verb("cancel", "end a job without its result", Verb::cancel)->add_flag("--force", chosen->force, "do not wait for writes");
   verb("set-speed", "limit a job's rate", Verb::set_speed)
       ->add_option("SPEED", chosen->speed, "bytes a second; 0: no limit")->required()->transform(size_check());
@@ -222,6 +224,7 @@ void add_qmp_verb(CLI::App& app, Options& options) {
   auto chosen = std::make_shared<QmpOptions>();
   command->add_option("COMMAND", chosen->command, "its name; none: standard input gives commands");
   command->add_option("ARGUMENT", chosen->arguments, "KEY=VALUE, also KEY.MEMBER=VALUE and KEY.0=VALUE, or one JSON object")->type_name("");
+  command->footer("A VALUE becomes what the command takes; where it takes anything, as qom-set does, a string: JSON says what it is.");
   add_qmp(command, options);
   command->callback([=, &options] {
     options.command = [=](const Context& context) { return qmp(context, *chosen); };
@@ -337,7 +340,7 @@ int main(int argc, char** argv) {
   add_snapshot(app, options);
   add_qmp_verb(app, options);
   try {
-    app.parse(argc, argv);
+    parse_words(app, argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
       app.exit(error);

@@ -24,6 +24,9 @@ struct Options {
 CLI::Validator size_check();
 CLI::Validator not_empty();
 
+// CLI11's, whose errors it throws, but that every word is what it says: CLI11 takes a word "[A,B]" for two where several are welcome.
+void parse_words(CLI::App& app, int argc, char** argv);
+
 // `tidemark image` and its verbs.
 void add_image(CLI::App& app, Options& options);
 // `tidemark chain` and its verbs.

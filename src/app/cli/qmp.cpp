@@ -47,12 +47,14 @@ Task<> print_events(QmpClient& client) {
   while (client.has_event()) print_line(tidemark::to_text(co_await client.next_event()));
 }
 
-// One command a line: a JSON object, or NAME [KEY=VALUE ...].
+constexpr const char* blanks = " \t";
+
+// One command a line, which is not blank: a JSON object, or NAME [KEY=VALUE ...].
 Result<Json> parse_line(const std::string& line) {
-  if (line.starts_with("{")) return parse_json(line);
+  if (line[line.find_first_not_of(blanks)] == '{') return parse_json(line);
   std::vector<std::string> words;
-  for (std::size_t at = 0; (at = line.find_first_not_of(" \t", at)) != std::string::npos;) {
-    const auto end = std::min(line.find_first_of(" \t", at), line.size());
+  for (std::size_t at = 0; (at = line.find_first_not_of(blanks, at)) != std::string::npos;) {
+    const auto end = std::min(line.find_first_of(blanks, at), line.size());
     words.push_back(line.substr(at, end - at));
     at = end;
   }
@@ -110,7 +112,7 @@ Task<Exit> interact(const Context& context, QmpClient& client) {
     const std::optional<std::string> given = co_await lines.next();
     if (!given) co_return outcome;
     const std::string& line = *given;
-    if (line.find_first_not_of(" \t") == std::string::npos) {
+    if (line.find_first_not_of(blanks) == std::string::npos) {
       co_await print_events(client);
       continue;
     }

@@ -1,6 +1,6 @@
 #include "app/daemon/daemon.hpp"
 
-#include <cstdio>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
@@ -11,18 +11,20 @@
 namespace tidemark {
 namespace {
 
+// What is sent is also said.
 template <class What>
-auto printed(std::function<void(const std::string& node, const What& what)> send) {
-  return [send = std::move(send)](const std::string& node, const What& what) {
-    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, what.message);
+auto said_too(Reactor& main, Notices& notices, std::function<void(const std::string& node, const What& what)> send) {
+  return [&main, &notices, send = std::move(send)](const std::string& node, const What& what) {
     send(node, what);
+    main.post_remote([&notices, line = fmt::format("tidemarkd: node '{}': {}", node, what.message)] { notices.tell(line); });
   };
 }
 
 }  // namespace
 
 Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backend)
-    : quit_(reactor),
+    : notices_(STDERR_FILENO),
+      quit_(reactor),
       homes_(reactor, std::move(make_backend)),
       qmp_(reactor, commands_, qmp_options()),
       job_events_(qmp_),
@@ -30,12 +32,13 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       monitors_(reactor, group, qmp_),
       command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }) {
   Graph::Listeners told = send_node_events(reactor, qmp_);
-  told.tracking = printed<TrackingReport>(std::move(told.tracking));
-  told.corruption = printed<ImageCorruption>(std::move(told.corruption));
+  told.tracking = said_too<TrackingReport>(reactor, notices_, std::move(told.tracking));
+  told.corruption = said_too<ImageCorruption>(reactor, notices_, std::move(told.corruption));
   homes_.main().graph.listeners() = std::move(told);
   commands_ = command_set_.table();
   qmp_.command_lock().at_end([this] { return homes_.unpin(); });
   group.spawn(keep_house(homes_, qmp_.command_lock(), stopping_.token()));
+  group.spawn(lose_patience());
 }
 
 QmpOptions Daemon::qmp_options() {
@@ -78,19 +81,30 @@ Task<> Daemon::carry_out(const DaemonAction& action) {
 }
 
 Task<> Daemon::end() {
-  stopping_.request();
+  quit();
   co_await monitors_.stop();
-  const auto patiently = [this](TaskGroup& group) -> Task<> {
-    group.spawn(lose_patience(group.token()));
-    co_await command_set_.end(qmp_.command_lock());
-  };
-  co_await with_group(homes_.main().reactor, patiently);
+  auto ended = co_await command_set_.end(qmp_.command_lock()).result();
+  co_await hear_all();
+  qmp_.end();
+  ended_.request();
+  co_await unwrap(std::move(ended));
 }
 
-// Requests that a peer has not answered after a while end without it, again and again, for ending makes new ones.
-Task<> Daemon::lose_patience(CancelToken token) {
+// What nodes have told until now has come to this thread.
+Task<> Daemon::hear_all() {
+  Reactor& main = homes_.main().reactor;
+  Event heard(main);
+  main.post_remote([&heard] { heard.set(); });
+  co_await heard.wait();
+}
+
+// Once it is told to end, which it may be while it starts, requests that a peer has not answered after a while end without it, again
+// and again, for ending makes new ones.
+Task<> Daemon::lose_patience() {
+  (void)co_await quit_.wait(ended_.token()).result();
   for (Duration patience = std::chrono::seconds(3);; patience = std::chrono::seconds(1)) {
-    co_await homes_.main().reactor.sleep(patience, token);
+    const Result<> waited = co_await homes_.main().reactor.sleep(patience, ended_.token()).result();
+    if (!waited) co_return;
     for (Place* place : homes_.all()) co_await homes_.at(*place, place->graph.cancel_all_in_flight());
   }
 }

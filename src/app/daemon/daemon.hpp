@@ -2,11 +2,13 @@
 //
 //   start    the command line's steps, in their order; a failure ends the daemon with it
 //   serve    until `quit` or a signal
-//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed;
-//            the iothreads end with the Daemon.  Peers that do not answer are not waited for
+//   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed; QMP sessions,
+//            which are told all that, are ended; the iothreads end with the Daemon.  Peers that do not answer are not
+//            waited for
 #pragma once
 
 #include "app/daemon/monitors.hpp"
+#include "app/daemon/notices.hpp"
 #include "app/daemon/options.hpp"
 #include "control/commands/command_set.hpp"
 
@@ -30,10 +32,12 @@ class Daemon {
  private:
   Task<> carry_out_all(const DaemonOptions& options);
   Task<> carry_out(const DaemonAction& action);
-  Task<> lose_patience(CancelToken token);
+  Task<> lose_patience();
+  Task<> hear_all();
   static QmpOptions qmp_options();
 
-  CancelSource stopping_;
+  Notices notices_;
+  CancelSource stopping_, ended_;
   Event quit_;
   Homes homes_;
   CommandTable commands_;

@@ -17,6 +17,8 @@
 namespace tidemark {
 namespace {
 
+constexpr std::initializer_list<int> ending{SIGINT, SIGTERM, SIGHUP};
+
 enum ExitStatus : int { done = 0, failed = 1, wrong_usage = 2 };      // tidemark's, too
 
 int fail(const Error& error, bool json, ExitStatus status = failed) {
@@ -99,10 +101,12 @@ int run_daemon(const DaemonOptions& options) {
   auto backend = make_backend(options.aio);
   if (!backend) return fail(backend.error(), options.json);
   Reactor reactor(**backend);
-  auto signals = SignalWatch::create(reactor, {SIGINT, SIGTERM, SIGHUP});
+  auto signals = SignalWatch::create(reactor, ending);
   if (!signals) return fail(signals.error(), options.json);
   wake_promptly();
   auto outcome = reactor.run(run(reactor, *signals, options, pidfile, background));
+  if (outcome)                           // it is over: who is told so by its monitor's end, and makes sure, changes nothing
+    for (const int number : ending) ::signal(number, SIG_IGN);
   (void)reactor.run(signals->close());
   return outcome ? done : fail(outcome.error(), options.json);
 }

@@ -17,7 +17,7 @@ class Monitors {
   // Listens, or connects; with wait=on returns once a first client is there.  Whether or not a monitor follows.
   Task<> add_chardev(schema::ChardevOptions options, CancelToken stopping);
   Result<> add_monitor(const schema::MonitorOptions& options, CancelToken stopping);
-  // Listens no more; sessions end after what they run.  Awaited before the server goes.
+  // Listens no more, and takes no more commands; sessions are told what happens until the server's end().
   Task<> stop();
 
  private:

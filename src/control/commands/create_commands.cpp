@@ -63,6 +63,8 @@ class CreateJob final : public Job {
 }  // namespace
 
 Task<> CreateCommandHandler::blockdev_create(schema::BlockdevCreateArguments arguments) {
+  if (std::holds_alternative<std::monostate>(arguments.options.branch))
+    co_await Error(Errc::unsupported, "Driver does not support blockdev-create");
   NodeNames names;
   if (const auto* image = std::get_if<schema::BlockdevCreateOptionsQcow2>(&arguments.options.branch)) names = names_in_creation(*image);
   // The job opens its nodes when others may have taken their names, on other threads, too.

@@ -20,9 +20,12 @@ QmpServer::QmpServer(Reactor& reactor, const CommandTable& commands, QmpOptions 
 }
 
 Task<> QmpServer::serve(Socket socket, bool pretty) {
+  if (stopping_) {
+    (void)co_await socket.close().result();
+    co_return;
+  }
   QmpSession session(std::move(socket), commands_, command_lock_, pretty ? pretty_options_ : options_);
   sessions_.push_back(&session);
-  if (stopping_) session.stop();
   (void)co_await session.run().result();
   sessions_.erase(std::find(sessions_.begin(), sessions_.end(), &session));
   session_ended_.notify_all();
@@ -53,6 +56,10 @@ Task<> QmpServer::accept_all(Listener& listener, bool pretty, CancelToken token,
 void QmpServer::stop() noexcept {
   stopping_ = true;
   for (QmpSession* session : sessions_) session->stop();
+}
+
+void QmpServer::end() noexcept {
+  for (QmpSession* session : sessions_) session->end();
 }
 
 void QmpServer::send(std::string_view name, Json data) {

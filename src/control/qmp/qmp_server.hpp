@@ -20,11 +20,13 @@ class QmpServer final : public EventSink {
 
   // One client, to its end.
   Task<> serve(Socket socket, bool pretty = false);
-  // Clients as they come, until the token is asked; then ends when stop() was called or they all
+  // Clients as they come, until the token is asked; then ends when end() was called or they all
   // have gone.  At most `sessions_max` at a time; more wait to be accepted.
   Task<> listen(Listener& listener, bool pretty, CancelToken token);
-  // Ends every session after the command that it runs; those that come later only get a greeting.
+  // No session takes a command after the one that it runs; events are sent until end(), which ends them all.  Those that
+  // come later are turned away.
   void stop() noexcept;
+  void end() noexcept;
 
   using EventSink::send;
   void send(std::string_view name, Json data) override;

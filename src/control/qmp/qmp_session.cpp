@@ -36,12 +36,24 @@ Task<> QmpSession::converse(TaskGroup& group) {
   send(qmp_greeting(options_.version));
   group.spawn(write_all());
   (void)co_await read_all().result();  // how a client ends is its own affair
+  while (stopped_ && !written_) co_await changed_.wait();
   read_to_end_ = true;
   changed_.notify_all();
   group.spawn(give_up_later());
   while (!written_) co_await changed_.wait();
   waiting_.request();
   co_await group.join();
+}
+
+void QmpSession::stop() noexcept {
+  stopped_ = true;
+  reading_.request();
+}
+
+void QmpSession::end() noexcept {
+  stopped_ = false;
+  reading_.request();
+  changed_.notify_all();
 }
 
 // Reading.

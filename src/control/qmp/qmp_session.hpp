@@ -6,7 +6,7 @@
 // client that does not read holds up nobody.  Its next command waits until it has read its answers, however
 // long these are; when events pile up beyond a bound it is disconnected.
 //
-// When the client ends its stream, or stop() is called, the command that runs is still carried out
+// When the client ends its stream, or end() is called, the command that runs is still carried out
 // and what is queued is sent, for a limited time.  One thread: the reactor's of the socket.
 #pragma once
 
@@ -37,8 +37,9 @@ class QmpSession {
   Task<> run();
   // An event as text; dropped before the client has negotiated.
   void send_event(std::string_view line);
-  // Ends it after the command that runs.
-  void stop() noexcept { reading_.request(); }
+  // Takes no more commands; events go on until end().
+  void stop() noexcept;
+  void end() noexcept;
   bool pretty() const noexcept { return options_.pretty; }
 
  private:
@@ -63,6 +64,7 @@ class QmpSession {
   std::string queue_;           // not handed to the socket yet
   std::size_t on_its_way_ = 0;  // bytes that the socket is sending
   std::size_t events_queued_ = 0, events_on_their_way_ = 0;     // of these, events
+  bool stopped_ = false;        // and not ended yet
   bool read_to_end_ = false;
   bool written_ = false;  // the writer is done
   Event changed_;         // something was queued, or sent, or ended

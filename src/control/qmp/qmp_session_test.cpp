@@ -79,6 +79,7 @@ class World {
   void end() {
     closing.request();
     server.stop();
+    server.end();
   }
 
   Reactor reactor;
@@ -273,6 +274,28 @@ TEST_P(QmpSessionTest, QuitIsAnsweredAndEndsTheSession) {
   world.run([&client] { return client(); });
   EXPECT_TRUE(client.closed);
   EXPECT_EQ(client.lines.size(), 3u) << "the greeting and two answers";
+}
+
+TEST_P(QmpSessionTest, StoppedItTakesNoCommandsAndStillTellsWhatHappens) {
+  auto talk = [&](LineSocket& socket) -> Task<> {
+    co_await negotiated(socket);
+    co_await socket.send("{'execute':'ping','arguments':{'text':'x'}}");
+    while (world.pings.begun == 0) co_await world.reactor.yield();
+    world.server.stop();
+    co_await socket.send("{'execute':'ping','arguments':{'text':'y'}}");
+    EXPECT_NE((co_await socket.line()).find(R"("return": "x")"), std::string::npos);
+    for (int i = 0; i < 3; ++i) {
+      co_await world.reactor.sleep(1s);
+      emit(i);
+      EXPECT_NE((co_await socket.line()).find("JOB_STATUS_CHANGE"), std::string::npos);
+    }
+    world.server.end();
+    const Result<std::string> last = co_await socket.line().result();
+    EXPECT_TRUE(!last || last->empty()) << "reset, for what was not read, or ended";
+    EXPECT_EQ(world.pings.begun, 1);
+  };
+  LineSocket socket(world, world.address);
+  world.run([&] { return socket.connected(talk); });
 }
 
 TEST_P(QmpSessionTest, AClientThatLeavesDuringACommandLeavesNothingBehind) {
