@@ -274,21 +274,28 @@ Task<> BackupDirectory::publish(PointManifest manifest) {
 
 Task<> BackupDirectory::discard(std::string id) { return remove_tree(new_path(id)); }
 
-Task<> BackupDirectory::note_checkpoint(std::string bitmap) {
-  const Json note = Json::object({{"bitmap", std::move(bitmap)}});
-  co_await fs::replace(*reactor_, path_ + std::string(checkpoint_file), to_text(note) + "\n");
+Task<> BackupDirectory::note_checkpoint(CheckpointNote note) {
+  Json json = Json::object({{"name", std::move(note.name)}, {"point", std::move(note.point)}, {"noted-ns", note.noted_ns}});
+  if (!note.bitmap.empty()) json.set("bitmap", std::move(note.bitmap));
+  co_await fs::replace(*reactor_, path_ + std::string(checkpoint_file), to_text(json) + "\n");
 }
 
 // What cannot be read as one says nothing.
-Task<std::string> BackupDirectory::noted_checkpoint() {
-  const auto text = co_await read_file(*reactor_, path_ + std::string(checkpoint_file)).result();
-  const Result<Json> note = text ? parse_json(*text) : Result<Json>(text.error());
-  const Json* bitmap = note ? note->find("bitmap") : nullptr;
-  if (!bitmap || !bitmap->is_string()) co_return std::string();
+Task<std::optional<CheckpointNote>> BackupDirectory::noted_checkpoint() {
+  std::optional<CheckpointNote> note;
+  const auto content = co_await read_file(*reactor_, path_ + std::string(checkpoint_file)).result();
+  const Result<Json> json = content ? parse_json(*content) : Result<Json>(content.error());
+  if (!json) co_return note;
+  const auto text = [&](std::string_view key) {
+    const Json* value = json->find(key);
+    return value && value->is_string() ? value->as_string() : std::string();
+  };
+  note = CheckpointNote{text("name"), text("point"), 0, text("bitmap")};
+  if (const Json* noted = json->find("noted-ns")) (void)noted->to_int64(note->noted_ns);
   for (const PointManifest& point : points_)
     for (const DiskManifest& disk : point.disks)
-      if (disk.checkpoint == bitmap->as_string()) co_return std::string();
-  co_return bitmap->as_string();
+      if (!note->bitmap.empty() && disk.checkpoint == note->bitmap) note.reset();
+  co_return note;
 }
 
 Task<> BackupDirectory::forget_checkpoint() {

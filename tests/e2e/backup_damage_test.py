@@ -1,0 +1,73 @@
+"""What is wrong in a backup directory is told as what it is: damage, or what kept it from being read."""
+import unittest
+
+from bed import DAMAGED, MiB, Bed, flip
+
+
+class Damaged(Bed):
+    def setUp(self):
+        super().setUp()
+        self.raw("disk.img")
+        self.serve("disk.img=disk")
+        self.points = [self.backup()["point"]]
+        self.change()
+        self.points.append(self.backup(level="incremental")["point"])
+        self.content_at_end = self.content()
+
+    def image(self, n):
+        return self.path / "backups" / "points" / self.points[n] / "disk.qcow2"
+
+    def assert_damaged(self, names):
+        line = self.fails("restore", "backups", "--to", "out.img", expect=DAMAGED)
+        for name in names:
+            self.assertIn(name, line)
+        self.assertEqual([p.name for p in self.path.iterdir() if p.name.startswith("out.img")], [])
+        rows = self.json("verify", "backups", "--all", expect=DAMAGED)
+        self.assertIn(False, [row["ok"] for row in rows])
+
+    def test_a_flipped_bit(self):
+        flip(self.image(0), self.image(0).stat().st_size - 70000)
+        self.assert_damaged(["'disk'", self.points[1], "checksum"])
+
+    def test_a_missing_image(self):
+        self.image(0).unlink()
+        self.assert_damaged(["'disk'", self.points[0]])
+
+    def test_a_short_image(self):
+        with open(self.image(0), "r+b") as file:
+            file.truncate(1 * MiB)
+        self.assert_damaged(["'disk'"])
+
+    def test_missing_sums(self):
+        self.image(0).with_name("disk.sums").unlink()
+        self.assert_damaged(["'disk'", self.points[0]])
+
+    def test_the_latest_is_not_an_older_one(self):
+        self.image(1).with_name("manifest.json").write_text("{")
+        for words in (["restore", "backups", "--to", "out.img"], ["restore", "backups", "latest", "--to", "out.img"], ["verify", "backups"]):
+            self.assertIn(f"may be {self.points[1]}", self.fails(*words, expect=DAMAGED))
+        self.assertFalse((self.path / "out.img").exists())
+        self.run_tidemark("verify", "backups", self.points[0])
+        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+        self.run_tidemark("verify", "backups")
+
+    def test_a_chain_by_other_names(self):
+        other = self.path / "backups" / "points" / ".other"
+        other.mkdir()
+        (other / "disk.qcow2").write_bytes(self.image(0).read_bytes())
+        self.lab.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "../.other/disk.qcow2", self.image(1))
+        self.assert_damaged(["'disk'", "../.other/disk.qcow2"])
+
+    def test_a_file_that_points_nowhere_hides_no_point(self):
+        self.image(0).with_name("note").symlink_to("nowhere")
+        self.assertEqual(len(self.json("list", "backups")["points"]), 2)
+
+    def test_a_broken_manifest_hides_the_point_and_what_builds_on_it(self):
+        (self.image(0).with_name("manifest.json")).write_text("{")
+        done = self.run_tidemark("verify", "backups", "--all", expect=DAMAGED)
+        self.assertIn(self.points[0], done.stderr)
+        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+
+
+if __name__ == "__main__":
+    unittest.main()
