@@ -20,7 +20,7 @@ constexpr std::string_view new_prefix = ".new-";
 
 Result<std::string> parse_marker(std::string_view text) {
   auto json = parse_json(text);
-  if (!json) return json.error();
+  if (!json) return Error(Errc::corrupt, json.error().message());
   const Json* format = json->find("format");
   const Json* version = json->find("version");
   const Json* id = json->find("id");
@@ -188,10 +188,9 @@ Task<> BackupDirectory::retract_content() {
 }
 
 Task<> BackupDirectory::load() {
-  const bool has_points = co_await fs::exists(*reactor_, path_ + "/points");
-  if (!has_points) co_return;
-  const auto names = co_await fs::list(*reactor_, path_ + "/points");
-  for (const std::string& name : names) {
+  const auto listed = co_await fs::list(*reactor_, path_ + "/points").result();
+  if (!listed) co_await as_damage(listed.error());
+  for (const std::string& name : *listed) {
     if (!valid_point_id(name)) continue;
     auto text = co_await read_file(*reactor_, point_path(name) + "/manifest.json").result();
     if (!text && text.error().os_errno() == ENOTDIR) continue;           // a file is no point
@@ -213,18 +212,20 @@ Result<const PointManifest*> BackupDirectory::find(std::string_view name) const 
     if (points_.empty()) return Error(Errc::not_found, fmt::format("'{}' holds no points", path_));
     return &points_.back();
   }
-  const PointManifest* found = nullptr;
-  for (const auto& point : points_) {
+  std::vector<Result<const PointManifest*>> beginning;
+  for (const PointManifest& point : points_) {
     if (point.id == name) return &point;
-    if (!point.id.starts_with(name) || name.empty()) continue;
-    if (found)
-      return Error(Errc::invalid_argument, fmt::format("'{}' is the beginning of several points' ids; give more of it", name));
-    found = &point;
+    if (point.id.starts_with(name)) beginning.push_back(&point);
   }
-  if (found) return found;
-  for (const DamagedPoint& point : damaged_)
-    if (point.id == name) return refused(point, fmt::format("point {} in '{}'", point.line(), path_));
-  return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
+  for (const DamagedPoint& point : damaged_) {
+    const Error why = refused(point, fmt::format("point {} in '{}'", point.line(), path_));
+    if (point.id == name) return why;
+    if (point.id.starts_with(name)) beginning.push_back(why);
+  }
+  if (name.empty() || beginning.empty())
+    return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
+  if (beginning.size() == 1) return beginning.front();
+  return Error(Errc::invalid_argument, fmt::format("'{}' is the beginning of several points' ids; give more of it", name));
 }
 
 Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointManifest& point, std::string_view disk) const {
@@ -232,7 +233,7 @@ Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointMani
   const PointManifest* at = &point;
   for (;;) {
     const DiskManifest* entry = at->find(disk);
-    if (!entry) return Error(Errc::not_found, fmt::format("point {} holds no disk '{}'", at->id, disk));
+    if (!entry) return Error(Errc::corrupt, fmt::format("point {} holds no disk '{}'", at->id, disk));
     layers.push_back(at);
     if (!entry->base) return layers;
     const auto base = std::find_if(points_.begin(), points_.end(), [&](const auto& p) { return p.id == *entry->base; });

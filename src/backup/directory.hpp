@@ -49,9 +49,9 @@ class BackupDirectory {
   // Oldest first.  Points whose manifest is damaged, or cannot be read, are left out and told in `damaged`.
   const std::vector<PointManifest>& points() const noexcept { return points_; }
   const std::vector<DamagedPoint>& damaged() const noexcept { return damaged_; }
-  // By id, by a unique beginning of it, or "latest": an error when one that may be later is damaged.
+  // By id, by a beginning that no other has, damaged or not, or "latest": an error when one that may be later is damaged.
   Result<const PointManifest*> find(std::string_view name) const;
-  // The point and those it builds on for `disk`, newest first.
+  // The point, which has `disk`, and those it builds on for that, newest first.
   Result<std::vector<const PointManifest*>> chain(const PointManifest& point, std::string_view disk) const;
 
   std::string point_path(std::string_view id) const { return path_ + "/points/" + std::string(id); }

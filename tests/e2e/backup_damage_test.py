@@ -1,4 +1,5 @@
 """What is wrong in a backup directory is told as what it is: damage, or what kept it from being read."""
+import os
 import unittest
 
 from bed import DAMAGED, MiB, Bed, flip
@@ -28,6 +29,45 @@ class Damaged(Bed):
     def test_a_flipped_bit(self):
         flip(self.image(0), self.image(0).stat().st_size - 70000)
         self.assert_damaged(["'disk'", self.points[1], "checksum"])
+
+    def test_images_that_cannot_be_opened(self):
+        """For whatever reason that is: none is in how they are read."""
+        good = self.image(0).read_bytes()
+        for offset, content in ((0, b"XXXX"), (4, bytes(4)), (20, b"\0\0\0\x3c"), (32, b"\0\0\0\2"), (40, bytes(7) + b"\1"),
+                                (64, bytes(7) + b"\1"), (72, b"\x40"), (79, b"\4"), (95, b"\2")):
+            with self.subTest(offset):
+                self.image(0).write_bytes(good[:offset] + content + good[offset + len(content):])
+                self.assert_damaged(["'disk'", self.points[1], "is damaged, nothing was restored"])
+                other = self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.image(0), "other.raw", ok=None)
+                self.assertNotEqual(other.returncode, 0)
+        self.image(0).write_bytes(b"")
+        self.assert_damaged(["'disk'", self.points[1], "is damaged, nothing was restored"])
+
+    def test_a_directory_without_its_points(self):
+        points, marker = self.path / "backups" / "points", self.path / "backups" / "tidemark-backup.json"
+        for words in (["list", "backups"], ["verify", "backups", "--all"], ["restore", "backups", "--to", "out.img"]):
+            points.rename(self.path / "away")
+            self.assertIn("backups/points", self.fails(*words, expect=DAMAGED))
+            points.symlink_to("nowhere")
+            self.assertIn("backups/points", self.fails(*words, expect=DAMAGED))
+            points.unlink()
+            (self.path / "away").rename(points)
+            whole = marker.read_text()
+            for content in (whole[:10], ""):
+                marker.write_text(content)
+                self.assertIn("tidemark-backup.json", self.fails(*words, expect=DAMAGED))
+            marker.write_text(whole)
+        points.rename(self.path / "away")
+        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+
+    def test_a_beginning_of_the_ids_of_a_damaged_point_and_another(self):
+        self.image(1).with_name("manifest.json").write_text("{")
+        both = os.path.commonprefix(self.points)
+        for words in (["restore", "backups", both, "--to", "out.img"], ["verify", "backups", both]):
+            self.assertIn("several points", self.fails(*words))
+        for words in (["restore", "backups", self.points[1][:-1], "--to", "out.img"], ["verify", "backups", self.points[1][:-1]]):
+            self.assertIn(self.points[1], self.fails(*words, expect=DAMAGED))
+        self.run_tidemark("verify", "backups", self.points[0][:-1])
 
     def test_a_missing_image(self):
         self.image(0).unlink()
