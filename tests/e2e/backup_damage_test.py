@@ -1,8 +1,10 @@
 """What is wrong in a backup directory is told as what it is: damage, or what kept it from being read."""
 import os
+import shutil
+import struct
 import unittest
 
-from bed import DAMAGED, MiB, Bed, flip
+from bed import DAMAGED, FAILED, KiB, MiB, Bed, flip
 
 
 class Damaged(Bed):
@@ -42,6 +44,36 @@ class Damaged(Bed):
                 self.assertNotEqual(other.returncode, 0)
         self.image(0).write_bytes(b"")
         self.assert_damaged(["'disk'", self.points[1], "is damaged, nothing was restored"])
+
+    def test_one_entry_of_a_table_is_one_granule(self):
+        with open(self.image(0), "r+b") as file:
+            file.seek(40)
+            file.seek(struct.unpack(">Q", file.read(8))[0])
+            l2 = struct.unpack(">Q", file.read(8))[0] & 0x00fffffffffffe00
+            file.seek(l2 + 8 * 20 + 6)
+            file.write(b"\2")                              # the cluster begins within another
+        self.fails("restore", "backups", self.points[0], "--to", "out.img", expect=DAMAGED)
+        row, = self.json("verify", "backups", self.points[0], expect=DAMAGED)
+        self.assertEqual((row["mismatches"], row["first-mismatches"]), (1, [{"offset": 20 * 64 * KiB, "length": 64 * KiB}]))
+        self.assertIn("is corrupt: the L2 entry", row["error"])
+        told = self.run_tidemark("verify", "backups", self.points[0], expect=DAMAGED).stdout
+        self.assertIn("DAMAGED: 1 granules differ from their checksum or cannot be read: ", told)
+
+    def test_what_keeps_it_from_being_read_is_no_damage(self):
+        """Nor is an error of a disk found by who reads it, whether at once or in the middle."""
+        if not shutil.which("strace"):
+            self.skipTest("no strace here")
+        for n in (1, 2):
+            inject = ["strace", "-f", "-o", "trace", "-P", str(self.image(0)), "-e", "trace=preadv2,preadv,pread64",
+                      "-e", f"inject=preadv2,preadv,pread64:error=EIO:when={n}+", self.tidemark, "--aio", "threads"]
+            for words in (["verify", "backups", self.points[0]], ["restore", "backups", self.points[0], "--to", "out.img"]):
+                with self.subTest(n=n, words=words):
+                    done = self.lab.run(*inject, *words, ok=None)
+                    self.assertEqual(done.returncode, FAILED, done.stdout + done.stderr)
+                    self.assertIn("Input/output error", done.stdout + done.stderr)
+                    self.assertNotIn("DAMAGED", done.stdout)
+            done = self.lab.run(*inject, "verify", "backups", self.points[0], ok=None)
+            self.assertIn("NOT VERIFIED", done.stdout)
 
     def test_a_directory_without_its_points(self):
         points, marker = self.path / "backups" / "points", self.path / "backups" / "tidemark-backup.json"
