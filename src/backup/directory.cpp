@@ -261,8 +261,10 @@ Task<std::string> BackupDirectory::begin_point() {
 }
 
 Task<> BackupDirectory::publish(PointManifest manifest) {
-  const std::string id = manifest.id;
-  co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", to_text(manifest));   // syncs the names, too
+  const std::string id = manifest.id, text = to_text(manifest);
+  if (const auto read = parse_manifest(text); !read)
+    co_await Error(Errc::invalid_argument, fmt::format("point {} could not be read again: {}", id, read.error().message()));
+  co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", text);                // syncs the names, too
   co_await fs::rename(*reactor_, new_path(id), point_path(id), true);
   const auto durable = co_await fs::sync_dir(*reactor_, path_ + "/points").result();
   if (!durable) {

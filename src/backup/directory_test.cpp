@@ -517,6 +517,24 @@ TEST_F(DirectoryTest, ABeginningOfDamagedPointsIds) {
   close(last);
 }
 
+TEST_F(DirectoryTest, WhatCouldNotBeReadAgainIsNotPublished) {
+  auto directory = open(BackupDirectory::Open::create);
+  auto publish = [&]() -> Task<> {
+    PointManifest manifest;
+    manifest.id = co_await directory.begin_point();
+    manifest.disks.push_back({"vda", "vda", size, {}, granule, 0, {}, "b"});
+    manifest.machine = Json(Json::Array(2 * 1024 * 1024));
+    const auto published = co_await directory.publish(std::move(manifest)).result();
+    EXPECT_FALSE(published);
+    EXPECT_TRUE(directory.points().empty());
+  };
+  EXPECT_TRUE(reactor_->run(publish()));
+  close(directory);
+  auto again = open(BackupDirectory::Open::write);
+  EXPECT_TRUE(again.damaged().empty());
+  close(again);
+}
+
 TEST_F(DirectoryTest, AMarkerThatIsNoneIsDamage) {
   auto writer = open(BackupDirectory::Open::create);
   close(writer);
