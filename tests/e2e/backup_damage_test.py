@@ -2,6 +2,7 @@
 import os
 import shutil
 import struct
+import subprocess
 import unittest
 
 from bed import DAMAGED, FAILED, KiB, MiB, Bed, flip
@@ -74,6 +75,19 @@ class Damaged(Bed):
                     self.assertNotIn("DAMAGED", done.stdout)
             done = self.lab.run(*inject, "verify", "backups", self.points[0], ok=None)
             self.assertIn("NOT VERIFIED", done.stdout)
+
+    def test_names_in_images_tell_a_terminal_nothing(self):
+        forged = b"../x\x1b[2J\nFORGED  disk  ok: 1 MiB\n\xff\xfe"
+        data = self.image(1).read_bytes()
+        at, length = struct.unpack(">QI", data[8:20])
+        self.assertLess(len(forged), length)
+        self.image(1).write_bytes(data[:at] + forged.ljust(length, b".") + data[at + length:])
+        for words in (["verify", "backups"], ["restore", "backups", "--to", "out.img"], ["image", "info", self.image(1)]):
+            done = subprocess.run([self.tidemark, *words], cwd=self.path, env=self.lab.env, capture_output=True)
+            told = done.stdout + done.stderr
+            self.assertIn(rb"../x\x1b[2J\x0aFORGED  disk  ok: 1 MiB\x0a\xff\xfe.", told)
+            self.assertNotIn(b"\x1b", told)
+            told.decode()
 
     def test_a_directory_without_its_points(self):
         points, marker = self.path / "backups" / "points", self.path / "backups" / "tidemark-backup.json"

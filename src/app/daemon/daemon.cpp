@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/version.hpp"
+#include "base/utf8.hpp"
 #include "control/commands/housekeeping.hpp"
 #include "control/graph/node_events.hpp"
 
@@ -14,7 +15,7 @@ namespace {
 template <class What>
 auto printed(std::function<void(const std::string& node, const What& what)> send) {
   return [send = std::move(send)](const std::string& node, const What& what) {
-    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, what.message);
+    fmt::print(stderr, "tidemarkd: node '{}': {}\n", node, printable(what.message));
     send(node, what);
   };
 }
