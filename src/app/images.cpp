@@ -59,7 +59,7 @@ Task<std::unique_ptr<PointImage>> PointImage::open(Reactor& reactor, std::vector
   auto opened = co_await image->open_layers(std::move(layers)).result();
   if (!opened) {
     (void)co_await image->close().result();
-    co_await damage_if_missing(opened.error());
+    co_await as_damage(opened.error());
   }
   co_return std::move(image);
 }

@@ -1,6 +1,7 @@
 #include "app/runtime.hpp"
 
 #include "base/json.hpp"
+#include "base/utf8.hpp"
 #include "io/threads/threads_backend.hpp"
 #include "io/uring/uring_backend.hpp"
 
@@ -26,7 +27,7 @@ void allow_many_files() noexcept {
 }
 
 void complain(std::string_view program, const Error& error, bool json) {
-  std::string line = std::string(program) + ": " + error.message();
+  std::string line = std::string(program) + ": " + printable(error.message());
   if (json) {
     Json told = Json::object({{"kind", to_string(error.code())}, {"message", error.message()}});
     line = to_text(Json::object({{"error", std::move(told)}}));

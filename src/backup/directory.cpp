@@ -20,7 +20,7 @@ constexpr std::string_view new_prefix = ".new-";
 
 Result<std::string> parse_marker(std::string_view text) {
   auto json = parse_json(text);
-  if (!json) return json.error();
+  if (!json) return Error(Errc::corrupt, json.error().message());
   const Json* format = json->find("format");
   const Json* version = json->find("version");
   const Json* id = json->find("id");
@@ -188,10 +188,9 @@ Task<> BackupDirectory::retract_content() {
 }
 
 Task<> BackupDirectory::load() {
-  const bool has_points = co_await fs::exists(*reactor_, path_ + "/points");
-  if (!has_points) co_return;
-  const auto names = co_await fs::list(*reactor_, path_ + "/points");
-  for (const std::string& name : names) {
+  const auto listed = co_await fs::list(*reactor_, path_ + "/points").result();
+  if (!listed) co_await as_damage(listed.error());
+  for (const std::string& name : *listed) {
     if (!valid_point_id(name)) continue;
     auto text = co_await read_file(*reactor_, point_path(name) + "/manifest.json").result();
     if (!text && text.error().os_errno() == ENOTDIR) continue;           // a file is no point
@@ -213,18 +212,20 @@ Result<const PointManifest*> BackupDirectory::find(std::string_view name) const 
     if (points_.empty()) return Error(Errc::not_found, fmt::format("'{}' holds no points", path_));
     return &points_.back();
   }
-  const PointManifest* found = nullptr;
-  for (const auto& point : points_) {
+  std::vector<Result<const PointManifest*>> beginning;
+  for (const PointManifest& point : points_) {
     if (point.id == name) return &point;
-    if (!point.id.starts_with(name) || name.empty()) continue;
-    if (found)
-      return Error(Errc::invalid_argument, fmt::format("'{}' is the beginning of several points' ids; give more of it", name));
-    found = &point;
+    if (point.id.starts_with(name)) beginning.push_back(&point);
   }
-  if (found) return found;
-  for (const DamagedPoint& point : damaged_)
-    if (point.id == name) return refused(point, fmt::format("point {} in '{}'", point.line(), path_));
-  return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
+  for (const DamagedPoint& point : damaged_) {
+    const Error why = refused(point, fmt::format("point {} in '{}'", point.line(), path_));
+    if (point.id == name) return why;
+    if (point.id.starts_with(name)) beginning.push_back(why);
+  }
+  if (name.empty() || beginning.empty())
+    return Error(Errc::not_found, fmt::format("'{}' holds no point '{}'; see 'tidemark list'", path_, name));
+  if (beginning.size() == 1) return beginning.front();
+  return Error(Errc::invalid_argument, fmt::format("'{}' is the beginning of several points' ids; give more of it", name));
 }
 
 Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointManifest& point, std::string_view disk) const {
@@ -232,7 +233,7 @@ Result<std::vector<const PointManifest*>> BackupDirectory::chain(const PointMani
   const PointManifest* at = &point;
   for (;;) {
     const DiskManifest* entry = at->find(disk);
-    if (!entry) return Error(Errc::not_found, fmt::format("point {} holds no disk '{}'", at->id, disk));
+    if (!entry) return Error(Errc::corrupt, fmt::format("point {} holds no disk '{}'", at->id, disk));
     layers.push_back(at);
     if (!entry->base) return layers;
     const auto base = std::find_if(points_.begin(), points_.end(), [&](const auto& p) { return p.id == *entry->base; });
@@ -260,8 +261,10 @@ Task<std::string> BackupDirectory::begin_point() {
 }
 
 Task<> BackupDirectory::publish(PointManifest manifest) {
-  const std::string id = manifest.id;
-  co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", to_text(manifest));   // syncs the names, too
+  const std::string id = manifest.id, text = to_text(manifest);
+  if (const auto read = parse_manifest(text); !read)
+    co_await Error(Errc::invalid_argument, fmt::format("point {} could not be read again: {}", id, read.error().message()));
+  co_await fs::replace(*reactor_, new_path(id) + "/manifest.json", text);                // syncs the names, too
   co_await fs::rename(*reactor_, new_path(id), point_path(id), true);
   const auto durable = co_await fs::sync_dir(*reactor_, path_ + "/points").result();
   if (!durable) {
@@ -274,21 +277,28 @@ Task<> BackupDirectory::publish(PointManifest manifest) {
 
 Task<> BackupDirectory::discard(std::string id) { return remove_tree(new_path(id)); }
 
-Task<> BackupDirectory::note_checkpoint(std::string bitmap) {
-  const Json note = Json::object({{"bitmap", std::move(bitmap)}});
-  co_await fs::replace(*reactor_, path_ + std::string(checkpoint_file), to_text(note) + "\n");
+Task<> BackupDirectory::note_checkpoint(CheckpointNote note) {
+  Json json = Json::object({{"name", std::move(note.name)}, {"point", std::move(note.point)}, {"noted-ns", note.noted_ns}});
+  if (!note.bitmap.empty()) json.set("bitmap", std::move(note.bitmap));
+  co_await fs::replace(*reactor_, path_ + std::string(checkpoint_file), to_text(json) + "\n");
 }
 
 // What cannot be read as one says nothing.
-Task<std::string> BackupDirectory::noted_checkpoint() {
-  const auto text = co_await read_file(*reactor_, path_ + std::string(checkpoint_file)).result();
-  const Result<Json> note = text ? parse_json(*text) : Result<Json>(text.error());
-  const Json* bitmap = note ? note->find("bitmap") : nullptr;
-  if (!bitmap || !bitmap->is_string()) co_return std::string();
+Task<std::optional<CheckpointNote>> BackupDirectory::noted_checkpoint() {
+  std::optional<CheckpointNote> note;
+  const auto content = co_await read_file(*reactor_, path_ + std::string(checkpoint_file)).result();
+  const Result<Json> json = content ? parse_json(*content) : Result<Json>(content.error());
+  if (!json) co_return note;
+  const auto text = [&](std::string_view key) {
+    const Json* value = json->find(key);
+    return value && value->is_string() ? value->as_string() : std::string();
+  };
+  note = CheckpointNote{text("name"), text("point"), 0, text("bitmap")};
+  if (const Json* noted = json->find("noted-ns")) (void)noted->to_int64(note->noted_ns);
   for (const PointManifest& point : points_)
     for (const DiskManifest& disk : point.disks)
-      if (disk.checkpoint == bitmap->as_string()) co_return std::string();
-  co_return bitmap->as_string();
+      if (!note->bitmap.empty() && disk.checkpoint == note->bitmap) note.reset();
+  co_return note;
 }
 
 Task<> BackupDirectory::forget_checkpoint() {

@@ -4,11 +4,12 @@
 //   DIR/lock                        held exclusively by whoever changes the directory
 //   DIR/points/ID/manifest.json     one point; ID/DISK.qcow2, ID/DISK.sums of each disk
 //   DIR/points/.new-ID/             one being written: litter when nobody holds the lock
-//   DIR/checkpoint.json             the checkpoint that was taken with that one
+//   DIR/checkpoint.json             the checkpoint that is taken with that one
 //
 // Invariant: a point appears under its name only whole and durable.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,14 @@ struct DamagedPoint {
   std::string id;
   Error why;
   std::string line() const { return id + ": " + why.message(); }
+};
+
+// A checkpoint that is taken with the point that is being written.  Before that the `bitmap` of it is not known: whether it was
+// taken, and which one it is, can be told by the point's bitmaps and the time.
+struct CheckpointNote {
+  std::string name, point;
+  std::int64_t noted_ns = 0;
+  std::string bitmap;
 };
 
 class BackupDirectory {
@@ -40,9 +49,9 @@ class BackupDirectory {
   // Oldest first.  Points whose manifest is damaged, or cannot be read, are left out and told in `damaged`.
   const std::vector<PointManifest>& points() const noexcept { return points_; }
   const std::vector<DamagedPoint>& damaged() const noexcept { return damaged_; }
-  // By id, by a unique beginning of it, or "latest": an error when one that may be later is damaged.
+  // By id, by a beginning that no other has, damaged or not, or "latest": an error when one that may be later is damaged.
   Result<const PointManifest*> find(std::string_view name) const;
-  // The point and those it builds on for `disk`, newest first.
+  // The point, which has `disk`, and those it builds on for that, newest first.
   Result<std::vector<const PointManifest*>> chain(const PointManifest& point, std::string_view disk) const;
 
   std::string point_path(std::string_view id) const { return path_ + "/points/" + std::string(id); }
@@ -55,10 +64,9 @@ class BackupDirectory {
   Task<> publish(PointManifest manifest);             // whole and durable when it returns
   Task<> discard(std::string id);
 
-  // With the lock held.  The bitmaps' name of the checkpoint that a daemon has taken with the point that is being written: who
-  // dies leaves the checkpoint to the next writer, to whom it is told unless the point was published.  Empty: there is none.
-  Task<> note_checkpoint(std::string bitmap);
-  Task<std::string> noted_checkpoint();
+  // With the lock held.  Who dies leaves the checkpoint to the next writer, to whom it is told unless the point was published.
+  Task<> note_checkpoint(CheckpointNote note);
+  Task<std::optional<CheckpointNote>> noted_checkpoint();
   Task<> forget_checkpoint();
 
   // After a failure, with the lock held: a backup directory that this object has made goes again, unless it

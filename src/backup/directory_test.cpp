@@ -203,7 +203,9 @@ TEST_F(DirectoryTest, FindsPointsAndTheirChains) {
   ASSERT_TRUE(chain);
   ASSERT_EQ(chain->size(), 2u);
   EXPECT_EQ((*chain)[1]->id, full);
-  EXPECT_FALSE(directory.chain(**directory.find("latest"), "vdb"));
+  const auto none = directory.chain(**directory.find("latest"), "vdb");
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code(), Errc::corrupt) << "of a point that another one builds on";
   close(directory);
 }
 
@@ -489,13 +491,70 @@ TEST_F(DirectoryTest, WhatIsNoFileIsNotWaitedFor) {
   close(reader);
 }
 
-TEST_F(DirectoryTest, WithoutItsPointsItHoldsNone) {
+TEST_F(DirectoryTest, ABeginningOfDamagedPointsIds) {
+  auto directory = open(BackupDirectory::Open::create);
+  const std::string older = add_point(directory, {}, {0}, {});
+  close(directory);
+  for (const char* id : {"damaged", "damaged-too", "2"}) {
+    std::filesystem::create_directory(path_ + "/points/" + id);
+    std::ofstream(path_ + "/points/" + id + "/manifest.json") << "{}";
+  }
+  auto again = open(BackupDirectory::Open::read);
+  const auto code = [&](std::string_view name) {
+    const auto found = again.find(name);
+    return found ? std::string((*found)->id) : std::string(to_string(found.error().code()));
+  };
+  EXPECT_EQ(code(older.substr(0, 8)), older);
+  EXPECT_EQ(code("2"), "corrupt") << "it is a whole id";
+  EXPECT_EQ(code("damaged"), "corrupt");
+  EXPECT_EQ(code("damaged-"), "corrupt");
+  EXPECT_EQ(code("dam"), "invalid argument");
+  EXPECT_EQ(code(""), "not found");
+  std::filesystem::create_directory(path_ + "/points/" + older.substr(0, 8) + "-later");
+  close(again);
+  auto last = open(BackupDirectory::Open::read);
+  EXPECT_FALSE(last.find(older.substr(0, 8))) << "that of one whose manifest is gone";
+  close(last);
+}
+
+TEST_F(DirectoryTest, WhatCouldNotBeReadAgainIsNotPublished) {
+  auto directory = open(BackupDirectory::Open::create);
+  auto publish = [&]() -> Task<> {
+    PointManifest manifest;
+    manifest.id = co_await directory.begin_point();
+    manifest.disks.push_back({"vda", "vda", size, {}, granule, 0, {}, "b"});
+    manifest.machine = Json(Json::Array(2 * 1024 * 1024));
+    const auto published = co_await directory.publish(std::move(manifest)).result();
+    EXPECT_FALSE(published);
+    EXPECT_TRUE(directory.points().empty());
+  };
+  EXPECT_TRUE(reactor_->run(publish()));
+  close(directory);
+  auto again = open(BackupDirectory::Open::write);
+  EXPECT_TRUE(again.damaged().empty());
+  close(again);
+}
+
+TEST_F(DirectoryTest, AMarkerThatIsNoneIsDamage) {
+  auto writer = open(BackupDirectory::Open::create);
+  close(writer);
+  for (const char* content : {"", "{\"format\"", "{}", "[]"}) {
+    std::ofstream(path_ + "/tidemark-backup.json") << content;
+    const auto opened = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::read));
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code(), Errc::corrupt) << content;
+  }
+}
+
+// They are made before the marker is: who writes may begin anew.
+TEST_F(DirectoryTest, WithoutItsPointsItIsDamaged) {
   auto writer = open(BackupDirectory::Open::create);
   close(writer);
   std::filesystem::remove(path_ + "/points");
-  auto reader = open(BackupDirectory::Open::read);
-  EXPECT_TRUE(reader.points().empty());
-  close(reader);
+  const auto reader = run(BackupDirectory::open(*reactor_, path_, BackupDirectory::Open::read));
+  ASSERT_FALSE(reader);
+  EXPECT_EQ(reader.error().code(), Errc::corrupt);
+  EXPECT_NE(reader.error().message().find(path_), std::string::npos) << reader.error().message();
   auto next = open(BackupDirectory::Open::write);
   add_point(next, {}, {0}, {});
   close(next);

@@ -4,10 +4,6 @@
 
 namespace tidemark {
 
-Error damage_if_missing(const Error& error) {
-  return error.code() == Errc::not_found ? Error(Errc::corrupt, error.message()) : error;
-}
-
 bool is_damage(const Error& error) noexcept {
   switch (error.code()) {
     case Errc::corrupt: case Errc::invalid_format: case Errc::unsupported: case Errc::out_of_range:
@@ -15,6 +11,8 @@ bool is_damage(const Error& error) noexcept {
     default: return false;
   }
 }
+
+Error as_damage(const Error& error) { return is_damage(error) ? Error(Errc::corrupt, error.message(), error.os_errno()) : error; }
 
 Task<Expectations> Expectations::open(Reactor& reactor, const BackupDirectory& directory,
                                       std::vector<const PointManifest*> chain, std::string disk) {
@@ -40,7 +38,7 @@ Task<> Expectations::open_layers(Reactor& reactor, const BackupDirectory& direct
                                         "' has another size or granularity than the points that build on it");
     auto layer = co_await SumsReader::open(reactor, directory.point_path(point->id) + "/" + entry.sums_file(),
                                            entry.size, entry.granularity, entry.sums_digest).result();
-    if (!layer) co_await damage_if_missing(layer.error());
+    if (!layer) co_await as_damage(layer.error());
     layers_.push_back(*std::move(layer));
   }
 }

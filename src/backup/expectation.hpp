@@ -15,10 +15,10 @@ struct Expectation {
   std::vector<Digest> digests;         // of each granule, unless zero
 };
 
-// A file that a manifest promises and that is not there is damage of the backup.
-Error damage_if_missing(const Error& error);
-// Of what is in a backup: no reason outside it, which may be another one next time.
+// Of what is in a backup, or is promised and not there: no reason outside it, which may be another one next time.
 bool is_damage(const Error& error) noexcept;
+// Of reading a backup: Errc::corrupt if it is damage, whatever that is called where it was found.
+Error as_damage(const Error& error);
 
 class Expectations {
  public:

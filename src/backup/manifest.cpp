@@ -188,15 +188,18 @@ std::uint64_t indentation(const Json& json, std::uint64_t depth) {
 
 Result<> check_machine(const Json& machine) {
   constexpr std::uint64_t room_for_disks = 1 * MiB;
+  constexpr int disks_max = 512;                           // with more of them it may yet be refused when it is published
   if (indentation(machine, 1) + to_text(machine).size() > manifest_size_max - room_for_disks)
     return Error(Errc::invalid_argument, "is too large to be kept with a point");
   PointManifest manifest;
   manifest.id = "any";
   manifest.machine = machine;
-  DiskManifest disk;
-  disk.name = "any";
-  disk.granularity = 64 * KiB;
-  manifest.disks.push_back(disk);
+  for (int i = 0; i < disks_max; ++i) {
+    DiskManifest disk;
+    disk.name = fmt::format("any{}", i);
+    disk.granularity = 64 * KiB;
+    manifest.disks.push_back(std::move(disk));
+  }
   if (const auto read = parse_manifest(to_text(manifest)); !read)
     return Error(Errc::invalid_argument, "cannot be kept with a point: " + read.error().message());
   return {};

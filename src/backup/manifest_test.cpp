@@ -101,6 +101,20 @@ TEST(Manifest, AGranuleFitsIntoMemory) {
   EXPECT_FALSE(parse_manifest(to_text(out)));
 }
 
+TEST(Manifest, AMachineLeavesRoomForManyDisks) {
+  std::size_t fits = 2 * 1024 * 1024;
+  while (!check_machine(Json(Json::Array(fits)))) fits -= 4096;
+  PointManifest out = sample();
+  out.machine = Json(Json::Array(fits));
+  DiskManifest disk = out.disks[0];
+  for (int i = 0; i < 300; ++i) {
+    disk.name = "more" + std::to_string(i);
+    out.disks.push_back(disk);
+  }
+  const auto read = parse_manifest(to_text(out));
+  EXPECT_TRUE(read) << read.error().message();
+}
+
 TEST(Manifest, LaterVersionsAreRefused) {
   Json json = *parse_json(to_text(sample()));
   json.set("version", 2);

@@ -24,7 +24,9 @@ class Walk {
       for (int i = 0; i < workers; ++i) group.spawn(work(group.token()));
       co_await group.join();
     };
-    co_await with_group(disk_.node().reactor(), body);
+    const auto walked = co_await with_group(disk_.node().reactor(), body).result();
+    if (!walked && (report_.mismatches == 0 || walked.error().code() == Errc::cancelled)) co_await walked.error();
+    if (!walked) report_.read_error = walked.error().message();     // what was found by then is damage all the same
     co_return std::move(report_);
   }
 
@@ -39,9 +41,12 @@ class Walk {
         piece = co_await expected_.next(buffer.size());
       }
       if (piece.range.empty()) co_return;
-      if (piece.zero) co_await check_zero(piece.range, buffer, stop);
-      else co_await check_data(piece, buffer);
-      if (!piece.zero) advance(piece.range.length);
+      if (piece.zero) {
+        co_await check_zero(piece.range, buffer.bytes(), stop);
+      } else {
+        co_await check_by_reading(piece, buffer.bytes());
+        advance(piece.range.length);
+      }
     }
   }
 
@@ -56,64 +61,61 @@ class Walk {
   }
 
   // What must be zero mostly is by the image's own word; only the rest is read.  One piece may be a whole disk.
-  Task<> check_zero(Range range, AlignedBuffer& buffer, CancelToken stop) {
+  Task<> check_zero(Range range, MutableBytes buffer, CancelToken stop) {
     while (!range.empty()) {
       co_await unwrap(going_on(stop));
-      const BlockStatus status = co_await block_status_above(disk_.node(), nullptr, range);
-      const Range part = status.range;
-      if (status.zero) {
+      const auto status = co_await block_status_above(disk_.node(), nullptr, range).result();
+      Range part = status ? status->range : range;
+      if (status && status->zero) {
         report_.zero_bytes += part.length;
         if (sink_) co_await sink_->zero(part);
-        advance(part.length);
       } else {
-        co_await check_zero_by_reading(part, buffer, stop);
-      }
-      range = {part.end(), range.length - part.length};
-    }
-  }
-
-  Task<> check_zero_by_reading(Range range, AlignedBuffer& buffer, CancelToken stop) {
-    while (!range.empty()) {
-      co_await unwrap(going_on(stop));
-      const MutableBytes bytes = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), range.length));
-      const Range part{range.offset, bytes.size()};
-      auto read = co_await disk_.read(part.offset, bytes).result();
-      if (!read || !is_zero(bytes)) {
-        co_await mismatch(part, read);
-      } else {
-        report_.zero_bytes += part.length;
-        if (sink_) co_await sink_->zero(part);
+        const std::uint64_t end = std::min(align_up(part.end(), expected_.granularity()), range.end());
+        part.length = std::min<std::uint64_t>(end - part.offset, buffer.size());
+        Expectation zeroes;
+        zeroes.range = part;
+        zeroes.zero = true;
+        co_await check_by_reading(zeroes, buffer);
       }
       advance(part.length);
       range = {part.end(), range.length - part.length};
     }
   }
 
-  Task<> check_data(const Expectation& piece, AlignedBuffer& buffer) {
-    const MutableBytes bytes = buffer.bytes().first(piece.range.length);
-    auto read = co_await disk_.read(piece.range.offset, bytes).result();
-    if (!read) co_return co_await mismatch(piece.range, read);
+  // What cannot be read in one is read granule by granule: those that can be are as good as others.
+  Task<> check_by_reading(const Expectation& piece, MutableBytes buffer) {
+    const MutableBytes bytes = buffer.first(piece.range.length);
+    const auto whole = co_await disk_.read(piece.range.offset, bytes).result();
+    if (!whole && !is_damage(whole.error())) co_await whole.error();
+    std::uint64_t& verified = piece.zero ? report_.zero_bytes : report_.data_bytes;
     bool right = true;
-    for (std::size_t i = 0; i < piece.digests.size(); ++i) {
-      const std::uint64_t at = i * expected_.granularity();
-      const Bytes granule = bytes.subspan(at, std::min<std::uint64_t>(expected_.granularity(), bytes.size() - at));
-      if (Digest::of(granule) == piece.digests[i]) continue;
-      right = false;
+    for (std::uint64_t at = 0; at < bytes.size(); at += expected_.granularity()) {
+      const MutableBytes granule = bytes.subspan(at, std::min<std::uint64_t>(expected_.granularity(), bytes.size() - at));
       const Range where{piece.range.offset + at, granule.size()};
-      co_await mismatch(where, Result<>());
+      Result<> read;
+      if (!whole) read = co_await disk_.read(where.offset, granule).result();
+      if (read && (piece.zero ? is_zero(granule) : Digest::of(granule) == piece.digests[at / expected_.granularity()])) {
+        verified += granule.size();
+        continue;
+      }
+      right = false;
+      co_await mismatch(where, read);
     }
-    if (!right) co_return;
-    report_.data_bytes += bytes.size();
-    if (sink_) co_await sink_->data(piece.range.offset, bytes);
+    if (!right || !sink_) co_return;
+    if (piece.zero) co_await sink_->zero(piece.range);
+    else co_await sink_->data(piece.range.offset, bytes);
   }
 
+  // That something outside the backup keeps it from being read says nothing about it.
   Task<> mismatch(Range where, Result<> read) {
+    if (!read && !is_damage(read.error())) co_await read.error();
     if (options_.stop_at_first_mismatch) {
-      if (!read) co_await read.error();
+      if (!read) co_await as_damage(read.error());
       co_await Error(Errc::corrupt, fmt::format("the backup is damaged: bytes {} to {} of the disk do not match their checksum",
                                                 where.offset, where.end()));
     }
-    report_.mismatches += div_up(where.length, expected_.granularity());
+    ++report_.mismatches;
+    if (!read && report_.read_error.empty()) report_.read_error = read.error().message();
     if (report_.first_mismatches.size() < WalkReport::mismatches_kept) report_.first_mismatches.push_back(where);
   }
 

@@ -29,11 +29,12 @@ struct WalkReport {
   std::uint64_t data_bytes = 0, zero_bytes = 0;    // verified
   std::uint64_t mismatches = 0;                    // granules
   std::vector<Range> first_mismatches;             // at most mismatches_kept of them
+  std::string read_error;                          // of the first of them that could not even be read; empty: all could
   static constexpr std::size_t mismatches_kept = 16;
 };
 
-// `disk` is the top image of the point's chain.  Ends with Errc::corrupt at the first mismatch when
-// told to stop there; unreadable ranges are errors (stop) or mismatches (go on).
+// `disk` is the top image of the point's chain.  Ends with Errc::corrupt at the first mismatch when told to stop there.  A granule
+// that cannot be read for what the image holds is one; what else fails to be read ends the walk with its own error.
 Task<WalkReport> walk_point(Edge& disk, Expectations& expected, WalkSink* sink, WalkOptions options);
 
 }  // namespace tidemark

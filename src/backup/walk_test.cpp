@@ -13,6 +13,22 @@ namespace {
 constexpr std::uint32_t granule = 64 * KiB;
 constexpr std::uint64_t size = 32 * MiB;
 
+// What is read from `unreadable` fails.
+class BadDriver final : public TestDriver {
+ public:
+  using TestDriver::TestDriver;
+  Task<> read(std::uint64_t offset, Buffers into) override {
+    const Range range{offset, into.size()};
+    if (unreadable.overlaps(range)) return fail();
+    return TestDriver::read(offset, std::move(into));
+  }
+  Range unreadable;
+  Errc why = Errc::corrupt;
+
+ private:
+  Task<> fail() { co_await Error(why, "it is a pity"); }
+};
+
 class LargeDisk : public BlockTest {
  protected:
   LargeDisk() {
@@ -21,8 +37,9 @@ class LargeDisk : public BlockTest {
     path = pattern;
     TestDriverOptions options;
     options.size = size;
-    driver = &add_disk("disk", options);
-    edge = &attach(node("disk"));
+    auto made = std::make_unique<BadDriver>(reactor, options);
+    driver = made.get();
+    edge = &attach(add("disk", std::move(made)));
   }
   ~LargeDisk() override { std::filesystem::remove_all(path); }
 
@@ -61,7 +78,7 @@ class LargeDisk : public BlockTest {
   }
 
   std::string path;
-  TestDriver* driver = nullptr;
+  BadDriver* driver = nullptr;
   Edge* edge = nullptr;
 };
 
@@ -120,6 +137,54 @@ TEST_F(LargeDisk, AWalkEndsWhenItIsInterrupted) {
     EXPECT_EQ(walked.error().code(), Errc::cancelled);
     EXPECT_LE(bytes_read(), 16 * MiB) << as_zero;
   }
+}
+
+TEST_F(LargeDisk, WhatIsDamagedIsCountedByGranules) {
+  for (const bool as_zero : {true, false}) {
+    std::filesystem::remove_all(path + "/backups");
+    driver->unreadable = {5 * MiB + 3 * granule, granule + 1};
+    driver->content()[20 * MiB] = std::byte{1};
+    WalkOptions options;
+    options.stop_at_first_mismatch = false;
+    const WalkReport report = run(walk(as_zero, std::move(options)));
+    EXPECT_EQ(report.mismatches, 3u) << as_zero;
+    EXPECT_EQ(as_zero ? report.zero_bytes : report.data_bytes, size - 3 * granule);
+    EXPECT_EQ(report.read_error, "it is a pity");
+    ASSERT_EQ(report.first_mismatches.size(), 3u);
+    std::uint64_t bytes = 0;
+    for (const Range& range : report.first_mismatches) bytes += range.length;
+    EXPECT_EQ(bytes, 3 * granule);
+    std::filesystem::remove_all(path + "/backups");
+    const auto stopped = reactor.run(walk(as_zero, {}));
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(stopped.error().code(), Errc::corrupt);
+  }
+}
+
+TEST_F(LargeDisk, WhatCannotBeReadForReasonsOutsideIsNoDamage) {
+  for (const bool as_zero : {true, false})
+    for (const bool stops : {true, false}) {
+      std::filesystem::remove_all(path + "/backups");
+      driver->unreadable = {30 * MiB, granule};
+      driver->why = Errc::io;
+      WalkOptions options;
+      options.stop_at_first_mismatch = stops;
+      const auto walked = reactor.run(walk(as_zero, std::move(options)));
+      ASSERT_FALSE(walked) << as_zero;
+      EXPECT_EQ(walked.error().code(), Errc::io);
+      EXPECT_EQ(walked.error().message(), "it is a pity");
+    }
+}
+
+TEST_F(LargeDisk, DamageThatWasFoundIsToldThoughTheRestCannotBeRead) {
+  driver->content()[0] = std::byte{1};
+  driver->unreadable = {31 * MiB, granule};
+  driver->why = Errc::io;
+  WalkOptions options;
+  options.stop_at_first_mismatch = false;
+  const WalkReport report = run(walk(false, std::move(options)));
+  EXPECT_EQ(report.mismatches, 1u);
+  EXPECT_EQ(report.read_error, "it is a pity");
 }
 
 }  // namespace

@@ -12,9 +12,18 @@
 #include "base/random.hpp"
 #include "base/range_set.hpp"
 #include "base/units.hpp"
+#include "base/utf8.hpp"
 
 namespace tidemark {
 namespace {
+
+TEST(Utf8, WhatIsShownIsOneLineOfText) {
+  EXPECT_EQ(printable("disk \xc3\xa4 \xe2\x82\xac '\\'"), "disk \xc3\xa4 \xe2\x82\xac '\\'");
+  EXPECT_EQ(printable("a\x1b[2J\n\t\x7f"), "a\\x1b[2J\\x0a\\x09\\x7f");
+  EXPECT_EQ(printable("\xc2\x9b!\xff\xfe\xe2\x82"), "\\xc2\\x9b!\\xff\\xfe\\xe2\\x82");
+  EXPECT_EQ(printable(std::string("\0", 1)), "\\x00");
+  EXPECT_EQ(printable(""), "");
+}
 
 // Above a link ".." leads to where the link leads, and not back.
 TEST(Paths, ArePlainAsFarAsTheyLeadToTheSame) {

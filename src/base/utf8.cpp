@@ -42,6 +42,22 @@ bool is_unicode_character(std::int32_t code) noexcept {
   return code >= 0 && code <= 0x10ffff && !surrogate && !reserved;
 }
 
+std::string printable(std::string_view text) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown;
+  while (!text.empty()) {
+    const Utf8Char next = decode_utf8(text);
+    const std::string_view bytes = text.substr(0, next.length);
+    text.remove_prefix(bytes.size());
+    if (next.code >= 0x20 && (next.code < 0x7f || next.code >= 0xa0)) {
+      shown += bytes;
+      continue;
+    }
+    for (const char c : bytes) shown.append("\\x").append(1, digits[(c >> 4) & 15]).append(1, digits[c & 15]);
+  }
+  return shown;
+}
+
 void append_utf8(std::string& to, std::int32_t code) {
   TM_ASSERT(is_unicode_character(code));
   const auto tail = [&](int shift) { to += static_cast<char>(0x80 | (code >> shift & 0x3f)); };

@@ -19,6 +19,10 @@ Utf8Char decode_utf8(std::string_view text) noexcept;
 
 bool is_unicode_character(std::int32_t code) noexcept;
 
+// For people: control characters and what is no UTF-8 as \xNN, byte by byte, so that text of any origin is one line and tells a
+// terminal nothing.
+std::string printable(std::string_view text);
+
 // Appends a code point that is_unicode_character().
 void append_utf8(std::string& to, std::int32_t code);
 

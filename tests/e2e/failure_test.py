@@ -1,16 +1,12 @@
 """What goes wrong on the way: interruption, death, full disks, damage, second instances.  Afterwards all is as it was."""
 import json
 import os
-import pathlib
 import re
-import resource
 import signal
 import subprocess
-import time
 import unittest
 
-from bed import DAMAGED, DONE, FAILED, INTERRUPTED, KiB, MiB, USAGE, Bed, first_difference, flip
-from lab.qmp import Qmp
+from bed import DAMAGED, DONE, FAILED, INTERRUPTED, MiB, USAGE, Bed, first_difference
 
 
 class Interrupted(Bed):
@@ -37,68 +33,6 @@ class Interrupted(Bed):
             self.assertEqual(code, INTERRUPTED, err)
             self.assertEqual(self.state(), self.before)
         self.assert_goes_on()
-
-    def test_ctrl_c_keeps_the_checkpoints_of_other_disks(self):
-        self.raw("other.img", MiB)
-        with Qmp(self.path / "qmp.sock") as qmp:
-            qmp.execute("blockdev-add", driver="raw", node_name="other", file={"driver": "file", "filename": "other.img"})
-            qmp.execute("checkpoint-create", name="weekly", disks=["other"])
-            process = self.start_slow_backup("--level", "full", "--disk", "disk", "--checkpoint", "weekly")
-            process.send_signal(signal.SIGINT)
-            self.assertEqual(self.end_of(process)[0], INTERRUPTED)
-            left = qmp.execute("query-checkpoints")
-        self.assertEqual([(checkpoint["name"], [disk["node"] for disk in checkpoint["disks"]]) for checkpoint in left],
-                         [("weekly", ["other"])])
-
-    def checkpoints(self):
-        with Qmp(self.path / "qmp.sock") as qmp:
-            return [one["name"] for one in qmp.execute("query-checkpoints")]
-
-    def start_with_checkpoint(self, name):
-        process = self.start_slow_backup("--level", "full", "--checkpoint", name)
-        self.until((self.path / "backups" / "checkpoint.json").exists, "the checkpoint is noted")
-        return process
-
-    def test_the_checkpoint_of_a_backup_that_was_cut_off_does_not_block_the_next(self):
-        """Of one that was killed, and of one whose daemon was."""
-        self.json("backup", "backups", "--checkpoint", "monday")
-        for cut_off in ("run", "daemon"):
-            with self.subTest(cut_off):
-                process = self.start_with_checkpoint("tuesday")
-                (process if cut_off == "run" else self.daemon).kill()
-                self.end_of(process)
-                if cut_off == "daemon":
-                    self.daemon.wait(10)
-                    self.lab.ended(self.daemon)
-                    self.serve("disk.img=disk")
-                self.assertEqual(self.checkpoints(), ["monday", "tuesday"])
-                self.json("backup", "backups", "--checkpoint", "tuesday")
-                self.assertFalse((self.path / "backups" / "checkpoint.json").exists())
-                self.assertEqual(self.checkpoints(), ["monday", "tuesday"])
-                self.json("backup", "backups", "--since", "tuesday")
-                self.run_tidemark("checkpoint", "delete", "tuesday")
-        self.assertIn("disk 'disk' has a checkpoint 'monday' already; give another name, or delete that one first",
-                      self.fails("backup", "backups", "--checkpoint", "monday"))
-
-    def test_a_checkpoint_that_somebody_has_taken_by_that_name_since_stays(self):
-        process = self.start_with_checkpoint("tuesday")
-        process.kill()
-        self.end_of(process)
-        with Qmp(self.path / "qmp.sock") as qmp:
-            qmp.execute("checkpoint-delete", name="tuesday")
-            qmp.execute("checkpoint-create", name="tuesday", disks=["disk"])
-        self.json("backup", "backups")
-        self.assertEqual(self.checkpoints(), ["tuesday"])
-
-    def test_the_checkpoint_of_a_published_point_stays(self):
-        """The run was killed just before it had forgotten its note."""
-        self.json("backup", "backups", "--checkpoint", "monday")
-        with Qmp(self.path / "qmp.sock") as qmp:
-            bitmap = qmp.execute("query-checkpoints")[0]["disks"][0]["bitmap"]
-        (self.path / "backups" / "checkpoint.json").write_text(json.dumps({"bitmap": bitmap}))
-        self.json("backup", "backups")
-        self.assertEqual(self.checkpoints(), ["monday"])
-        self.assertFalse((self.path / "backups" / "checkpoint.json").exists())
 
     def test_what_a_killed_backup_leaves_is_cleared_by_the_next(self):
         process = self.start_slow_backup("--level", "full")
@@ -270,71 +204,6 @@ class FullDisk(Bed):
         self.backup()
         self.assertIn("No space left on device", self.fails("restore", "backups", "--to", "small/out.img"))
         self.assertEqual(list(self.small.iterdir()), [])
-
-
-class Damaged(Bed):
-    def setUp(self):
-        super().setUp()
-        self.raw("disk.img")
-        self.serve("disk.img=disk")
-        self.points = [self.backup()["point"]]
-        self.change()
-        self.points.append(self.backup(level="incremental")["point"])
-        self.content_at_end = self.content()
-
-    def image(self, n):
-        return self.path / "backups" / "points" / self.points[n] / "disk.qcow2"
-
-    def assert_damaged(self, names):
-        line = self.fails("restore", "backups", "--to", "out.img", expect=DAMAGED)
-        for name in names:
-            self.assertIn(name, line)
-        self.assertEqual([p.name for p in self.path.iterdir() if p.name.startswith("out.img")], [])
-        rows = self.json("verify", "backups", "--all", expect=DAMAGED)
-        self.assertIn(False, [row["ok"] for row in rows])
-
-    def test_a_flipped_bit(self):
-        flip(self.image(0), self.image(0).stat().st_size - 70000)
-        self.assert_damaged(["'disk'", self.points[1], "checksum"])
-
-    def test_a_missing_image(self):
-        self.image(0).unlink()
-        self.assert_damaged(["'disk'", self.points[0]])
-
-    def test_a_short_image(self):
-        with open(self.image(0), "r+b") as file:
-            file.truncate(1 * MiB)
-        self.assert_damaged(["'disk'"])
-
-    def test_missing_sums(self):
-        self.image(0).with_name("disk.sums").unlink()
-        self.assert_damaged(["'disk'", self.points[0]])
-
-    def test_the_latest_is_not_an_older_one(self):
-        self.image(1).with_name("manifest.json").write_text("{")
-        for words in (["restore", "backups", "--to", "out.img"], ["restore", "backups", "latest", "--to", "out.img"], ["verify", "backups"]):
-            self.assertIn(f"may be {self.points[1]}", self.fails(*words, expect=DAMAGED))
-        self.assertFalse((self.path / "out.img").exists())
-        self.run_tidemark("verify", "backups", self.points[0])
-        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
-        self.run_tidemark("verify", "backups")
-
-    def test_a_chain_by_other_names(self):
-        other = self.path / "backups" / "points" / ".other"
-        other.mkdir()
-        (other / "disk.qcow2").write_bytes(self.image(0).read_bytes())
-        self.lab.run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", "../.other/disk.qcow2", self.image(1))
-        self.assert_damaged(["'disk'", "../.other/disk.qcow2"])
-
-    def test_a_file_that_points_nowhere_hides_no_point(self):
-        self.image(0).with_name("note").symlink_to("nowhere")
-        self.assertEqual(len(self.json("list", "backups")["points"]), 2)
-
-    def test_a_broken_manifest_hides_the_point_and_what_builds_on_it(self):
-        (self.image(0).with_name("manifest.json")).write_text("{")
-        done = self.run_tidemark("verify", "backups", "--all", expect=DAMAGED)
-        self.assertIn(self.points[0], done.stderr)
-        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
 
 
 class Wrong(Bed):

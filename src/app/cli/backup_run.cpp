@@ -25,6 +25,18 @@ std::vector<NodeBitmapState> bitmaps_of(const Json& node) {
   return states;
 }
 
+// Of a checkpoint whose bitmap nobody has seen: where the point's own bitmap is, they were taken in one transaction, and the disk had none
+// of that name before.  One that somebody has deleted and taken anew since is later.
+bool is_noted(const CheckpointNote& note, const Json& checkpoint, const Json& disk, const Json& nodes, const std::string& point_prefix) {
+  if (!note.bitmap.empty()) return text(disk, "bitmap") == note.bitmap;
+  constexpr std::uint64_t transaction_max = 10'000'000;  // microseconds
+  if (text(checkpoint, "name") != note.name) return false;
+  if (number(checkpoint, "taken") > static_cast<std::uint64_t>(note.noted_ns) / 1000 + transaction_max) return false;
+  const Json* node = find_by(nodes, "node-name", text(disk, "node"));
+  const auto bitmaps = node ? bitmaps_of(*node) : std::vector<NodeBitmapState>();
+  return std::any_of(bitmaps.begin(), bitmaps.end(), [&](const auto& bitmap) { return bitmap.name.starts_with(point_prefix); });
+}
+
 Json action(std::string_view type, Json data) { return Json::object({{"type", type}, {"data", std::move(data)}}); }
 
 }  // namespace
@@ -78,22 +90,30 @@ Task<> BackupRun::clear_left_behind() {
     Json arguments = Json::object({{"node-name", name}});
     co_await client_.execute("blockdev-del", std::move(arguments));
   }
-  const std::string checkpoint = co_await directory_.noted_checkpoint();
-  if (!checkpoint.empty()) co_await delete_checkpoint(checkpoint);
+  co_await drop_checkpoint();
+}
+
+// What was noted, of this run or of one that was killed.
+Task<> BackupRun::drop_checkpoint() {
+  const std::optional<CheckpointNote> note = co_await directory_.noted_checkpoint();
+  if (note) co_await delete_checkpoint(*note);
   co_await directory_.forget_checkpoint();
 }
 
 // By its bitmaps' name, which another one of the same name does not have, wherever it is by now.
-Task<> BackupRun::delete_checkpoint(std::string bitmap) {
-  const auto all = co_await client_.execute("query-checkpoints").result();
-  if (!all) co_return;                                   // this daemon has none
-  for (const Json& checkpoint : items(*all)) {
-    Json nodes = Json::array();
+Task<> BackupRun::delete_checkpoint(CheckpointNote note) {
+  auto answer = co_await client_.execute("query-checkpoints").result();
+  if (!answer && answer.error().code() == Errc::command_not_found) co_return;  // this daemon has none
+  const Json all = co_await unwrap(std::move(answer));
+  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  const std::string own = bitmap_prefix(directory_.id()) + note.point + ":";
+  for (const Json& checkpoint : items(all)) {
+    Json taken = Json::array();
     if (const Json* disks = checkpoint.find("disks"))
       for (const Json& disk : items(*disks))
-        if (text(disk, "bitmap") == bitmap) nodes.push_back(text(disk, "node"));
-    if (items(nodes).empty()) continue;
-    Json arguments = Json::object({{"name", text(checkpoint, "name")}, {"disks", std::move(nodes)}});
+        if (is_noted(note, checkpoint, disk, nodes, own)) taken.push_back(text(disk, "node"));
+    if (items(taken).empty()) continue;
+    Json arguments = Json::object({{"name", text(checkpoint, "name")}, {"disks", std::move(taken)}});
     co_await client_.execute("checkpoint-delete", std::move(arguments));
   }
 }
@@ -224,6 +244,7 @@ Task<> BackupRun::check_base(RunDisk& disk) {
 
 Task<> BackupRun::take_point() {
   for (RunDisk& disk : disks_) co_await prepare(disk);
+  if (!options_.checkpoint.empty()) co_await announce_checkpoint();
   co_await start();
   if (!options_.checkpoint.empty()) co_await note_checkpoint();
   if (!options_.since.empty()) co_await check_since();
@@ -306,9 +327,14 @@ Task<> BackupRun::start_jobs(bool persistent) {
   co_await client_.execute("transaction", std::move(arguments));
 }
 
+// Who is killed before the daemon's answer leaves a checkpoint, or none.
+Task<> BackupRun::announce_checkpoint() {
+  CheckpointNote note{options_.checkpoint, id_, context_.reactor.backend().wall_clock_ns(), {}};
+  co_await directory_.note_checkpoint(std::move(note));
+}
+
 // Which bitmaps hold it: another checkpoint of that name would be another one.
 Task<> BackupRun::note_checkpoint() {
-  checkpoint_taken_ = true;
   const Json all = co_await client_.execute("query-checkpoints");
   for (const Json& checkpoint : items(all)) {
     const Json* there = checkpoint.find("disks");
@@ -316,8 +342,8 @@ Task<> BackupRun::note_checkpoint() {
     for (RunDisk& disk : disks_)
       if (const Json* entry = find_by(*there, "node", disk.choice.node)) disk.checkpoint = text(*entry, "bitmap");
   }
-  const std::string& taken = disks_.front().checkpoint;  // all of one moment have one name
-  if (!taken.empty()) co_await directory_.note_checkpoint(taken);
+  CheckpointNote note{options_.checkpoint, id_, 0, disks_.front().checkpoint};         // all of one moment have one name
+  if (!note.bitmap.empty()) co_await directory_.note_checkpoint(std::move(note));
 }
 
 // The daemon was told a name: when the checkpoint of the base is there still, that was it.
@@ -331,15 +357,6 @@ Task<> BackupRun::check_since() {
       co_await Error(Errc::not_found, fmt::format("disk '{}' cannot be backed up since '{}': it was deleted meanwhile, or taken anew",
                                                   disk.choice.name, options_.since));
   }
-}
-
-Task<> BackupRun::drop_checkpoint() {
-  if (!std::exchange(checkpoint_taken_, false)) co_return;
-  Json nodes = Json::array();                            // others may have one of that name
-  for (const RunDisk& disk : disks_) nodes.push_back(disk.choice.node);
-  Json arguments = Json::object({{"name", options_.checkpoint}, {"disks", std::move(nodes)}});
-  co_await client_.execute("checkpoint-delete", std::move(arguments));
-  co_await directory_.forget_checkpoint();
 }
 
 // An error when one has gone: whether it went well can no longer be known.

@@ -55,10 +55,11 @@ class BackupRun {
   Task<> find_top(DiskChoice& choice, const Json& nodes);
   Task<> choose_disks(const Json& nodes);
   Task<> check_since();
-  Task<> drop_checkpoint();
+  Task<> announce_checkpoint();
   Task<> note_checkpoint();
   Task<> check_checkpoint();
-  Task<> delete_checkpoint(std::string bitmap);
+  Task<> drop_checkpoint();
+  Task<> delete_checkpoint(CheckpointNote note);
   Task<> plan_one(RunDisk& disk, const Json& nodes);
   Task<> check_base(RunDisk& disk);
   bool knows(std::string_view disk) const;
@@ -95,7 +96,6 @@ class BackupRun {
   Json machine_;
   bool extended_ = false;              // the daemon is ours, not QEMU's
   bool checkpoints_ = false;           // and bitmaps follow their disks there
-  bool checkpoint_taken_ = false;
   std::string bitmaps_reason_;
 };
 

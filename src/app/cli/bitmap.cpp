@@ -38,7 +38,7 @@ Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node)
   }
   if (!found) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", node));
   if (context.json) print_json(rows);
-  else print_line(table.to_text());
+  else print_lines(table.to_text());
 }
 
 Json arguments_of(const BitmapOptions& options) {

@@ -37,7 +37,7 @@ void print_all(const Json& checkpoints) {
   for (const Json& checkpoint : items(checkpoints))
     for (const Json& disk : items(disks_of(checkpoint)))
       table.add({text(checkpoint, "name"), time_of(checkpoint), text(disk, "node"), since(disk)});
-  print_line(table.to_text());
+  print_lines(table.to_text());
 }
 
 void print_one(const Json& checkpoint) {
@@ -47,7 +47,7 @@ void print_one(const Json& checkpoint) {
     table.add({text(disk, "node"), time_of(checkpoint), parent.empty() ? "-" : parent, human_size(number(disk, "written")),
                since(disk), state_of(disk), text(disk, "bitmap")});
   }
-  print_line(table.to_text());
+  print_lines(table.to_text());
 }
 
 Task<> list_checkpoints(const Context& context, QmpClient& client) {

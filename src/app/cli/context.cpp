@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "app/runtime.hpp"
+#include "base/utf8.hpp"
 
 namespace tidemark::cli {
 
@@ -17,11 +18,13 @@ Result<> Context::check_interrupted() const {
   return {};
 }
 
-void print_json(const Json& value) { print_line(tidemark::to_text(value, 2)); }
+void print_json(const Json& value) { print_lines(tidemark::to_text(value, 2)); }
 
-void print_line(const std::string& line) {
-  std::fwrite(line.data(), 1, line.size(), stdout);
-  if (!line.ends_with('\n')) std::fputc('\n', stdout);
+void print_line(const std::string& line) { print_lines(printable(line)); }
+
+void print_lines(const std::string& lines) {
+  std::fwrite(lines.data(), 1, lines.size(), stdout);
+  if (!lines.ends_with('\n')) std::fputc('\n', stdout);
   std::fflush(stdout);                 // for who reads along; a failure is found at the end, by main()
 }
 

@@ -25,7 +25,8 @@ struct Context {
 
 // One line of result per command with --json, through here.
 void print_json(const Json& value);
-void print_line(const std::string& line);
+void print_line(const std::string& line);         // printable(), whatever it holds
+void print_lines(const std::string& lines);        // made of what is printable
 // One line on standard error; with --json an object: {"error": {"kind": "busy", "message": "..."}}
 void print_error(const Error& error, bool json);
 

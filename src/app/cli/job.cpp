@@ -23,7 +23,7 @@ Task<> list_jobs(const Context& context, QmpClient& client) {
   for (const Json& job : items(jobs))
     table.add({text(job, "id"), text(job, "type"), text(job, "status"), human_size(number(job, "current-progress")),
                human_size(number(job, "total-progress")), text(job, "error")});
-  print_line(table.to_text());
+  print_lines(table.to_text());
 }
 
 // What a job's events tell of its end: one that is dismissed at once is in no list any more.

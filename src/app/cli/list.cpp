@@ -62,7 +62,7 @@ Task<> print(const Context& context, const BackupDirectory& directory) {
                              {"damaged", std::move(damaged)}}));
     co_return;
   }
-  print_line(table.to_text());
+  print_lines(table.to_text());
   for (const DamagedPoint& point : directory.damaged()) print_error(Error(Errc::corrupt, "damaged point " + point.line()), false);
 }
 

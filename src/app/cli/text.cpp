@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "base/utf8.hpp"
+
 namespace tidemark::cli {
 
 std::string human_size(std::uint64_t bytes) {
@@ -39,6 +41,11 @@ bool parse_size(const std::string& text, std::uint64_t& bytes) {
   if (value >= 9223372036854775808.0) return false;
   bytes = static_cast<std::uint64_t>(value);
   return bytes != 0 || value == 0;       // less than a byte is not "no limit"
+}
+
+void Table::add(std::vector<std::string> row) {
+  for (std::string& cell : row) cell = printable(cell);
+  rows_.push_back(std::move(row));
 }
 
 std::string Table::to_text() const {

@@ -15,7 +15,7 @@ bool parse_size(const std::string& text, std::uint64_t& bytes);
 class Table {
  public:
   explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  void add(std::vector<std::string> row);                 // of any text
   // Columns as wide as they need; those whose cells all begin with a digit are right-aligned.
   std::string to_text() const;
 

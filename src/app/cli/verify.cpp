@@ -12,7 +12,7 @@ namespace {
 
 struct Outcome {
   WalkReport report;
-  std::string error;                 // could not even be opened
+  std::string error;                 // it could not be walked to its end
   bool unread = false;               // for a reason outside the backup: not found damaged
   bool damaged() const { return report.mismatches != 0 || (!error.empty() && !unread); }
   bool ok() const { return report.mismatches == 0 && error.empty(); }
@@ -38,7 +38,7 @@ Task<WalkReport> walk_disk(const Context& context, const BackupDirectory& direct
   co_return co_await unwrap(std::move(walked));
 }
 
-// A disk that cannot be opened is damaged, or cannot be read now, and does not keep the others from being looked at.
+// A disk that cannot be walked to its end is damaged, or cannot be read now, and does not keep the others from being looked at.
 Task<Outcome> verify_disk(const Context& context, const BackupDirectory& directory, const PointManifest& point,
                           std::string disk) {
   Outcome outcome;
@@ -63,7 +63,8 @@ Json to_json(const PointManifest& point, const std::string& disk, const Outcome&
                            {"zero-bytes", outcome.report.zero_bytes},
                            {"mismatches", outcome.report.mismatches},
                            {"first-mismatches", std::move(where)}});
-  if (!outcome.error.empty()) row.set("error", outcome.error);
+  const std::string& why = outcome.error.empty() ? outcome.report.read_error : outcome.error;
+  if (!why.empty()) row.set("error", why);
   return row;
 }
 
@@ -80,7 +81,8 @@ void print_outcome(const PointManifest& point, const std::string& disk, const Ou
     print_line(fmt::format("{}  {}  ok: {} of data, {} of zeroes", point.id, disk, human_size(report.data_bytes),
                            human_size(report.zero_bytes)));
   } else {
-    print_line(fmt::format("{}  {}  DAMAGED: {} granules differ from their checksum", point.id, disk, report.mismatches));
+    const std::string unread = report.read_error.empty() ? "" : " or cannot be read: " + report.read_error;
+    print_line(fmt::format("{}  {}  DAMAGED: {} granules differ from their checksum{}", point.id, disk, report.mismatches, unread));
     for (const Range& range : report.first_mismatches)
       print_line(fmt::format("    bytes {} to {}", range.offset, range.end()));
   }

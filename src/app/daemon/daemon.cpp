@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "app/version.hpp"
+#include "base/utf8.hpp"
 #include "control/commands/housekeeping.hpp"
 #include "control/graph/node_events.hpp"
 
@@ -16,7 +17,7 @@ template <class What>
 auto said_too(Reactor& main, Notices& notices, std::function<void(const std::string& node, const What& what)> send) {
   return [&main, &notices, send = std::move(send)](const std::string& node, const What& what) {
     send(node, what);
-    main.post_remote([&notices, line = fmt::format("tidemarkd: node '{}': {}", node, what.message)] { notices.tell(line); });
+    main.post_remote([&notices, line = fmt::format("tidemarkd: node '{}': {}", node, printable(what.message))] { notices.tell(line); });
   };
 }
 

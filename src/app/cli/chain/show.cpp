@@ -40,7 +40,7 @@ std::vector<std::string> gone_in(const Json& step) {
 void print_steps(const Json& cost) {
   const Json& layers = *cost.find("layers");
   std::vector<std::string> gone;
-  std::string lines;
+  std::vector<std::string> lines;
   std::size_t i = 0;
   for (const Json& step : items(*cost.find("steps"))) {
     std::string names;
@@ -48,12 +48,13 @@ void print_steps(const Json& cost) {
       gone.push_back(node);
       names += (names.empty() ? "" : ", ") + name_of(layers, node);
     }
-    lines += fmt::format("{}. {} {} into {}: {}\n", ++i, text(step, "action"), names, name_of(layers, text(step, "into")),
-                         human_size(number(step, "bytes")));
+    lines.push_back(fmt::format("{}. {} {} into {}: {}", ++i, text(step, "action"), names, name_of(layers, text(step, "into")),
+                                human_size(number(step, "bytes"))));
   }
   print_line("now   " + chain_picture(items(layers), {}));
   print_line("then  " + chain_picture(items(layers), gone));
-  print_line(lines + fmt::format("moves {} in all", human_size(number(cost, "bytes"))));
+  for (const std::string& line : lines) print_line(line);
+  print_line(fmt::format("moves {} in all", human_size(number(cost, "bytes"))));
 }
 
 }  // namespace
@@ -67,7 +68,7 @@ Task<Exit> chain_show(const Context& context, ChainShowOptions options) {
     co_return Exit::ok;
   }
   print_line(chain_picture(items(layers), {}));
-  print_line(table_of(items(layers), options.chain.live));
+  print_lines(table_of(items(layers), options.chain.live));
   co_return Exit::ok;
 }
 

@@ -3,6 +3,7 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/session.hpp"
 #include "app/cli/progress.hpp"
+#include "base/utf8.hpp"
 #include "format/qcow2/check/check.hpp"
 
 namespace tidemark::cli {
@@ -34,7 +35,7 @@ Task<CheckReport> run_check(const Context& context, const ImageCheckOptions& opt
 
 void print(const CheckReport& report) {
   std::string out;
-  for (const std::string& message : report.messages) out += message + "\n";
+  for (const std::string& message : report.messages) out += printable(message) + "\n";
   if (report.messages_left_out != 0) out += fmt::format("... and {} more\n", report.messages_left_out);
   if (report.leaks_fixed != 0 || report.corruptions_fixed != 0)
     out += fmt::format("The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n",
@@ -53,7 +54,7 @@ void print(const CheckReport& report) {
                        report.total_clusters, 100 * used / total, 100 * static_cast<double>(report.fragmented_clusters) / used,
                        100 * static_cast<double>(report.compressed_clusters) / used);
   out += fmt::format("Image end offset: {}\n", report.image_end);
-  print_line(out);
+  print_lines(out);
 }
 
 Json to_json(const ImageCheckOptions& options, const CheckReport& report) {

@@ -6,6 +6,7 @@
 #include "app/cli/image/commands.hpp"
 #include "app/cli/image/snapshots.hpp"
 #include "app/cli/text.hpp"
+#include "base/utf8.hpp"
 #include "control/commands/node_info.hpp"
 #include "io/file.hpp"
 
@@ -14,8 +15,10 @@ namespace {
 
 std::string size_text(std::uint64_t bytes) { return fmt::format("{} ({} bytes)", human_size(bytes), bytes); }
 
+std::string shown(const Json& object, std::string_view key) { return printable(text(object, key)); }
+
 std::string value_text(const Json& value) {
-  if (value.is_string()) return value.as_string();
+  if (value.is_string()) return printable(value.as_string());
   return tidemark::to_text(value);
 }
 
@@ -42,21 +45,21 @@ std::string specific_text(const Json& specific) {
 }
 
 std::string human(const Json& info) {
-  std::string out = fmt::format("image: {}\nfile format: {}\n", text(info, "filename"), text(info, "format"));
+  std::string out = fmt::format("image: {}\nfile format: {}\n", shown(info, "filename"), shown(info, "format"));
   out += fmt::format("virtual size: {}\n", size_text(number(info, "virtual-size")));
   if (info.find("actual-size")) out += fmt::format("disk size: {}\n", human_size(number(info, "actual-size")));
   if (flag(info, "dirty-flag")) out += "cleanly shut down: no\n";
   if (info.find("cluster-size")) out += fmt::format("cluster_size: {}\n", number(info, "cluster-size"));
-  if (const std::string name = text(info, "backing-filename"); !name.empty()) {
-    const std::string full = text(info, "full-backing-filename");
+  if (const std::string name = shown(info, "backing-filename"); !name.empty()) {
+    const std::string full = shown(info, "full-backing-filename");
     out += fmt::format("backing file: {}{}\n", name, full == name || full.empty() ? "" : fmt::format(" (actual path: {})", full));
   }
-  if (const std::string format = text(info, "backing-filename-format"); !format.empty())
+  if (const std::string format = shown(info, "backing-filename-format"); !format.empty())
     out += fmt::format("backing file format: {}\n", format);
   if (const Json* snapshots = info.find("snapshots")) {
     out += "Snapshots:\n";
     for (const Json& snapshot : snapshots->as_array())
-      out += fmt::format("    {}: {}\n", text(snapshot, "id"), text(snapshot, "name"));
+      out += fmt::format("    {}: {}\n", shown(snapshot, "id"), shown(snapshot, "name"));
   }
   if (const Json* specific = info.find("format-specific")) out += specific_text(*specific);
   return out;
@@ -146,7 +149,7 @@ Task<Exit> image_info(const Context& context, ImageInfoOptions options) {
   }
   std::string out;
   for (const Json& info : chain.as_array()) out += (out.empty() ? "" : "\n") + human(info);
-  print_line(out);
+  print_lines(out);
   co_return Exit::ok;
 }
 

@@ -97,7 +97,7 @@ void print(const Context& context, const qcow2::Measured& measured, std::optiona
   }
   std::string out = fmt::format("required size: {}\nfully allocated size: {}", measured.required, measured.fully_allocated);
   if (bitmaps) out += fmt::format("\nbitmaps size: {}", *bitmaps);
-  print_line(out);
+  print_lines(out);
 }
 
 }  // namespace

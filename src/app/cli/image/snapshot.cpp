@@ -14,7 +14,7 @@ using Action = ImageSnapshotOptions::Action;
 Task<Exit> list(const Context& context, const ImageSnapshotOptions& options) {
   const auto snapshots = co_await snapshots_in(context.reactor, options.image, options.force_share);
   if (!context.json) {
-    if (!snapshots.empty()) print_line(snapshot_table(snapshots));
+    if (!snapshots.empty()) print_lines(snapshot_table(snapshots));
     co_return Exit::ok;
   }
   Json all = Json::array();

@@ -43,7 +43,7 @@ void print_disk(const Json::Array& layers, const Json& kept) {
   for (const Json& one : items(kept))
     table.add({fmt::format("{} {}", text(one, "id"), text(one, "name")), "internal",
                utc_time(static_cast<std::int64_t>(number(one, "date-sec")) * ns_per_s), "-", text(layers[0], "filename")});
-  if (layers.size() > 1 || !items(kept).empty()) print_line(table.to_text());
+  if (layers.size() > 1 || !items(kept).empty()) print_lines(table.to_text());
 }
 
 Task<Json> look_at_disk(const Context& context, const ChainName& disk) {

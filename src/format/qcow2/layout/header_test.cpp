@@ -120,6 +120,19 @@ TEST(Header, BackingNamesAreBounded) {
   EXPECT_EQ(refusal(bytes), "Invalid backing file offset");
 }
 
+// As QEMU has it, which else would not open what is opened here.
+TEST(Header, FieldsOfWhatIsNotThereAgree) {
+  auto bytes = *serialise_header(sample());
+  bytes[71] = std::byte{1};
+  EXPECT_EQ(refusal(bytes), "Snapshot table offset invalid");
+  store_be(bytes.data() + 64, std::uint64_t{1 * GiB});
+  EXPECT_EQ(refusal(bytes), "parsed");
+  bytes[95] = std::byte{2};
+  EXPECT_EQ(refusal(bytes), "data-file-raw requires a data file");
+  bytes[79] = std::byte{4};
+  EXPECT_EQ(refusal(bytes), "parsed");
+}
+
 TEST(Header, CompressionTypeAgreesWithItsBit) {
   auto bytes = *serialise_header(sample());
   bytes[104] = std::byte{1};
