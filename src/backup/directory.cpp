@@ -297,7 +297,7 @@ Task<std::optional<CheckpointNote>> BackupDirectory::noted_checkpoint() {
   if (const Json* noted = json->find("noted-ns")) (void)noted->to_int64(note->noted_ns);
   for (const PointManifest& point : points_)
     for (const DiskManifest& disk : point.disks)
-      if (!note->bitmap.empty() && disk.checkpoint == note->bitmap) note.reset();
+      if (!note->bitmap.empty() && disk.checkpoint == note->bitmap) co_return std::nullopt;
   co_return note;
 }
 

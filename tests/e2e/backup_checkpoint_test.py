@@ -72,8 +72,11 @@ class CutOff(Bed):
         self.assertEqual(self.checkpoints(), ["tuesday"])
 
     def test_the_checkpoint_of_a_published_point_stays(self):
-        """The run was killed just before it had forgotten its note."""
-        self.json("backup", "backups", "--checkpoint", "monday")
+        """The run was killed just before it had forgotten its note; the point has two disks."""
+        self.raw("more.img", MiB)
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("blockdev-add", driver="raw", node_name="more", file={"driver": "file", "filename": "more.img"})
+        self.json("backup", "backups", "--disk", "disk", "--disk", "more", "--checkpoint", "monday")
         with Qmp(self.path / "qmp.sock") as qmp:
             bitmap = qmp.execute("query-checkpoints")[0]["disks"][0]["bitmap"]
         self.note.write_text(json.dumps({"bitmap": bitmap}))

@@ -209,9 +209,9 @@ Range ImageWorkload::pick(Range part) {
 Task<> ImageWorkload::step(Edge& edge, Range range) {
   const std::uint64_t choice = random_->below(10);
   if (choice == 0) {
-    const auto writes = model_.before_flush();
+    const auto before = model_.before_flush();
     co_await edge.flush();
-    model_.flushed(writes);
+    model_.flushed(before);
   } else if (choice <= 3) {
     // Zeroes go by subclusters too.
     const std::uint64_t unit = choice != 1 && disk_.extended_l2 ? disk_.cluster_size / 32 : disk_.cluster_size;
