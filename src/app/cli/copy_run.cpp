@@ -176,8 +176,11 @@ Task<> CopyRun::check_node(const Json& node, const Json& nodes) {
   if (const Json* children = node.find("children"))
     if (find_by(*children, "child", "data-file"))
       co_await refused("keeps its data in a file of its own: a copy of the image would be another name for it");
-  for (const std::string& other : nodes_on(nodes, node_))
-    if (!other.starts_with(mark)) co_await refused(fmt::format("has node '{}' on it", other));
+  for (const std::string& other : nodes_on(nodes, node_)) {
+    if (other.starts_with(mark)) continue;
+    co_await see_to_what_is_left();                    // another copy's, which has not got its name yet
+    co_await refused(fmt::format("has node '{}' on it", other));
+  }
 }
 
 Task<> CopyRun::see_to_what_is_left() {
