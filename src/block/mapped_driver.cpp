@@ -75,6 +75,7 @@ ChainMemo::Place MappedDriver::pass_layers(ChainMemo::Place place, Range wanted,
     BlockDriver& driver = place.edge->node().driver();
     if (typeid(driver) != typeid(*this)) return place;
     auto& layer = static_cast<MappedDriver&>(driver);
+    if (place.edge->node().shows_old_data()) return place;       // who copies to it waits for those who read it
     if (!layer.below() || !fits(wanted.offset, wanted.length, layer.size())) return place;
     const auto known = layer.map_now(wanted);
     if (!known || known->mapping != Mapping::below || known->range.length != wanted.length) return place;

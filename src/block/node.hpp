@@ -98,6 +98,8 @@ class BlockNode final {
 
   const std::vector<Edge*>& parents() const noexcept { return parents_; }
   bool has_writers() const noexcept;                    // some of the parents may write
+  // Some copy to it what the disk that it stands on is about to lose: they wait for who reads it, so nobody may read past it.
+  bool shows_old_data() const noexcept;
   Edge* child(Role role) const noexcept;                // null when there is none
   BlockNode* backing() const noexcept;                  // through Role::backing
   BlockNode* filtered() const noexcept;

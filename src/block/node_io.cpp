@@ -21,12 +21,11 @@ bool copies(const Edge& user) noexcept {
   return std::any_of(above.begin(), above.end(), [](const Edge* edge) { return copies(*edge); });
 }
 
-bool shows_old_data(const BlockNode& node) noexcept {
-  const auto& users = node.parents();
-  return node.backing() && std::any_of(users.begin(), users.end(), [](const Edge* user) { return copies(*user); });
-}
-
 }  // namespace
+
+bool BlockNode::shows_old_data() const noexcept {
+  return backing() && std::any_of(parents_.begin(), parents_.end(), [](const Edge* user) { return copies(*user); });
+}
 
 Task<> BlockNode::wait_unquiesced(Edge& via) {
   while (via.node_->quiesced_) co_await via.node_->graph_->unquiesced_.wait();
@@ -60,7 +59,7 @@ Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
   if (into.empty()) co_return timed.done();
   const Range range{offset, into.size()};
   auto reading = node.unit_lock_.hold(range, RangeLock::Mode::shared);
-  if (shows_old_data(node)) co_await reading;
+  if (node.shows_old_data()) co_await reading;
   if (node.simple(offset, into)) co_await node.driver_->read(offset, into);
   else co_await node.read_bounced(offset, into);
   timed.done();
@@ -88,7 +87,7 @@ Task<> BlockNode::write(Edge& via, std::uint64_t offset, Buffers from, WriteFlag
   if (!from.empty() && has(flags, WriteFlags::fua)) co_await node.put_durably(offset, from, flags);
   else if (!from.empty()) co_await node.put(offset, from, flags);
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (shows_old_data(node) && copies(via)) co_await readers;
+  if (node.shows_old_data() && copies(via)) co_await readers;
   if (flush_after) co_await node.make_durable();
   if (durably && changing.lost()) co_await changing.loss();
   changing.done();
@@ -119,7 +118,7 @@ Task<> BlockNode::write_zeroes(Edge& via, Range range, WriteFlags flags) {
     if (!tail.empty()) co_await node.zero_by_writing(tail, part_flags);
   }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (shows_old_data(node) && copies(via)) co_await readers;
+  if (node.shows_old_data() && copies(via)) co_await readers;
   if (flush_after) co_await node.make_durable();
   if (flush_after && changing.lost()) co_await changing.loss();
   changing.done();
@@ -142,7 +141,7 @@ Task<> BlockNode::write_compressed(Edge& via, std::uint64_t offset, Buffers from
     co_await node.driver_->write_compressed(offset, from);
   }
   auto readers = node.unit_lock_.hold(range, RangeLock::Mode::exclusive);
-  if (shows_old_data(node) && copies(via)) co_await readers;
+  if (node.shows_old_data() && copies(via)) co_await readers;
   changing.done();
   timed.done();
 }
@@ -264,6 +263,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   if (size > align_down(max_disk_size, sector_size))
     co_await Error(Errc::out_of_range, "resize node '" + node.name() + "': " + std::to_string(size) +
                                            " bytes are more than a disk can have");
+  node.remember_size(node.size());                     // it may have grown from below
   const std::uint64_t before = node.size(), largest = node.size_largest_;
   // A last sector that is cut within reads as zeroes behind that.
   std::optional<Marks> torn;

@@ -36,7 +36,7 @@ CopyBeforeWrite::CopyBeforeWrite(Reactor& reactor, const CopyBeforeWriteOptions&
       file_(std::move(file)),
       target_(std::move(target)),
       witness_(options.witness),
-      sink_(*target_, {granule.size, options.compress, witness_.get(), options.unmap, options.target_is_zero}),
+      sink_(*target_, {granule.size, options.compress, witness_.get(), options.unmap, options.target_is_zero, options.backing_later}),
       stage_(std::move(stage)),
       point_(std::make_shared<Point>(home(), *file_, sink_, granule.size, stage_.get())),
       warning_(granule.warning),

@@ -34,7 +34,7 @@ struct CopyBeforeWriteOptions {
   bool protect_later = false;  // the job chooses what, and when
   std::optional<StageOptions> staging;  // writers do not wait for the target
   bool compress = false;
-  bool unmap = true, target_is_zero = false;     // as TargetSinkOptions
+  bool unmap = true, target_is_zero = false, backing_later = false;      // as TargetSinkOptions
   std::shared_ptr<CopyWitness> witness;
   bool drop_discards = false;       // of what is not copied yet: they are advisory, and
                                     // one fstrim would have the whole disk copied

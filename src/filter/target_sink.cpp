@@ -42,13 +42,13 @@ Task<> TargetSink::keep_zeroes(Range range) {
   if (options_.witness) co_await options_.witness->zeroes(range);
   if (options_.target_is_zero) co_return;
   const WriteFlags how = options_.unmap ? WriteFlags::may_unmap : WriteFlags::none;
+  if (options_.backing_later) co_return co_await target_.write_zeroes(range, how);
   while (!range.empty()) {
     BlockNode& layer = skip_filters(target_.node());
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);
     const Range part = status.range;
     bool there = status.zero;
-    if (there && !status.allocated && options_.backing_later) there = false;
-    else if (there && !status.allocated) there = !co_await shows_hidden_backing();
+    if (there && !status.allocated) there = !co_await shows_hidden_backing();
     if (!there) co_await target_.write_zeroes(part, how);
     range = {part.end(), range.length - part.length};
   }

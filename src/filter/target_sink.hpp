@@ -20,7 +20,7 @@ struct TargetSinkOptions {
   CopyWitness* witness = nullptr;     // outlives the sink
   bool unmap = true;                  // zeroes may be holes
   bool target_is_zero = false;        // all of it, but for what is kept in it; which is kept once only
-  bool backing_later = false;         // what it lacks does not count as zero: something else will be below it
+  bool backing_later = false;         // something else will be below it: zeroes are written, whatever it reads as
 };
 
 class TargetSink final : public OldData {

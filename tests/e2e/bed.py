@@ -161,6 +161,8 @@ class Bed(unittest.TestCase):
                 socket = named[1].replace("$PWD", str(self.path)) if named else self.lab.env["TIDEMARK_QMP"]
                 started = self.lab.start("bash", "-c", "exec " + command.removesuffix("&"), stdout=subprocess.DEVNULL)
                 processes.wait_for_socket(pathlib.Path(socket), started)
+                if nbd_socket := re.search(r" --nbd (\S+)", command):
+                    processes.wait_for_socket(pathlib.Path(nbd_socket[1].replace("$PWD", str(self.path))), started)
                 daemon = daemon or started
             elif command == "tidemark qmp quit":
                 self.run_tidemark("qmp", "quit")

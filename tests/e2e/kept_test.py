@@ -220,6 +220,17 @@ class Kept(TrackingBed):
         self.client.execute("block-dirty-bitmap-remove", node="disk", name="fine")
         self.client.execute("block_resize", node_name="disk", size=4 << 40)
 
+    def test_what_a_disk_gained_from_below_and_lost_has_changed(self):
+        self.raw("disk.img", MiB)
+        self.start("raw", more=",file.node-name=below")
+        self.client.execute("block-export-del", id="disk")
+        self.until(lambda: not self.client.execute("query-block-exports"), "the end of the export")
+        self.client.execute("block_resize", node_name="below", size=2 * MiB)
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
+        for size in (MiB, 2 * MiB):
+            self.client.execute("block_resize", node_name="disk", size=size)
+        self.assertEqual(self.bitmap("b")["count"], MiB)
+
     # Guests
 
     def test_guests_do_not_wait_for_a_store_that_is_not_to_be_had(self):

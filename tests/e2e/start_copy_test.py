@@ -2,6 +2,7 @@
 import subprocess
 import unittest
 
+import nbd
 from bed import KiB, MiB, Bed
 from lab import processes
 from lab.qmp import Qmp
@@ -43,6 +44,71 @@ class StartCopy(Bed):
         self.client.execute("block-job-set-speed", device="j", speed=0)
         self.ended("j")
         self.assertEqual((self.flat(path) == before, self.content() == before), (True, False))
+
+    def test_what_became_zero_hides_what_is_put_below_it_later(self):
+        """An increment in an image that knows nothing of its base yet, of both versions, or that another program serves without it."""
+        self.begin()
+        self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
+        full = self.add("full")
+        self.backup("full", sync="full")
+        self.ended("j")
+        self.client.execute("blockdev-del", **{"node-name": "full"})
+        self.disk().zero(MiB, 0)
+        now = self.content()
+        for compat in ("1.1", "0.10", "nbd"):
+            name = f"increment-{compat}"
+            path = self.path / f"{name}.qcow2"
+            if compat == "nbd":
+                self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", full, "-F", "qcow2", path, 8 * MiB)
+                server = self.lab.start("qemu-nbd", "-t", "-k", self.path / "target.sock", "--image-opts",
+                                        f"driver=qcow2,file.filename={path},backing=", "--discard=unmap")
+                processes.wait_for_socket(self.path / "target.sock", server)
+                self.client.execute("blockdev-add", driver="nbd", **{"node-name": name},
+                                    server={"type": "unix", "path": str(self.path / "target.sock")})
+            else:
+                self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", path, 8 * MiB)
+                self.client.execute("blockdev-add", driver="qcow2", **{"node-name": name}, discard="unmap",
+                                    file={"driver": "file", "filename": str(path), "discard": "unmap"})
+            self.backup(name, sync="bitmap", bitmap="b", bitmap_mode="never")
+            self.ended("j")
+            self.client.execute("blockdev-del", **{"node-name": name})
+            if compat == "nbd":
+                server.terminate()
+                server.wait(20)
+                self.lab.ended(server)
+            else:
+                self.lab.run("qemu-img", "rebase", "-u", "-b", full, "-F", "qcow2", path)
+            self.assertTrue(self.flat(path) == now, compat)
+
+    def test_who_reads_a_moment_through_an_overlay_is_waited_for(self):
+        """Slow reads of the disk below, which a guest overwrites meanwhile."""
+        self.begin()
+        for name in ("moment", "above"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", 8 * MiB)
+        point = self.content()
+        add = self.client.execute
+        add("block-export-del", id="disk")
+        self.until(lambda: not self.client.execute("query-block-exports"), "the end of the export")
+        add("object-add", **{"qom-type": "throttle-group", "id": "slow", "limits": {"iops-read": 1}})
+        add("blockdev-add", driver="throttle", **{"node-name": "slowly", "throttle-group": "slow", "file": "disk"})
+        for name, backing in (("moment", "slowly"), ("above", "moment")):
+            add("blockdev-add", driver="qcow2", backing=backing, file={"driver": "file", "filename": str(self.path / f"{name}.qcow2")},
+                **{"node-name": name, "read-only": name == "above"})
+            if name == "moment":
+                add("blockdev-add", driver="copy-before-write", file="disk", target="moment", **{"node-name": "guest"})
+        add("block-export-add", type="nbd", id="guest", name="guest", writable=True, **{"node-name": "guest"})
+        add("block-export-add", type="nbd", id="above", name="above", **{"node-name": "above"})
+        reader, guest, at = self.disk("above"), self.disk("guest"), 512 * KiB
+        others, last = [nbd.Buffer(4 * KiB) for _ in range(4)], nbd.Buffer(4 * KiB)
+        for n, other in enumerate(others):               # as many as the throttle's burst, and more
+            reader.aio_pread(other, n * 64 * KiB)
+        waiting = reader.aio_pread(last, at)
+        for _ in range(5):
+            reader.poll(20)
+        guest.pwrite(b"B" * 64 * KiB, at)
+        while not reader.aio_command_completed(waiting):
+            reader.poll(100)
+        self.assertEqual(bytes(last.to_bytearray()), point[at:at + 4 * KiB])
 
     def test_one_that_was_aborted_goes_on(self):
         self.begin()

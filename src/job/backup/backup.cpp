@@ -72,6 +72,7 @@ Task<> BackupJob::attach() {
   filter.compress = options_.compress;
   filter.unmap = options_.unmap;
   filter.target_is_zero = options_.target_is_zero;
+  if (options_.sync != SyncMode::full) co_await expect_backing(filter);
   filter.witness = options_.witness;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);
@@ -100,6 +101,15 @@ Task<> BackupJob::attach() {
   if (below) below_ = co_await unwrap(Edge::attach(*below, Role::filtered, nothing, "block job '" + options_.job.id + "'"));
   if (bitmap_) bitmap_->freeze();
   holds_ = frozen_ = bitmap_ != nullptr;
+}
+
+// What is not copied will be below the target, or be put together with it: wherever that is, its zeroes hide what is there.  An image of
+// version 2 says zeroes as data, or not at all.
+Task<> BackupJob::expect_backing(CopyBeforeWriteOptions& filter) {
+  filter.backing_later = true;
+  filter.target_is_zero = false;
+  const auto info = co_await skip_filters(*options_.target).driver().info().result();
+  if (info && info->qcow2 && info->qcow2->compat == "0.10") filter.unmap = false;
 }
 
 Task<> BackupJob::take_target(BlockNode& target) {
@@ -349,7 +359,7 @@ Task<> BackupJob::clean() {
     TM_ASSERT(removed.ok());  // its users fit where they came from
   }
   held.reset();
-  co_await graph.release(filter);
+  (void)co_await graph.release(filter).result();
   if (below_) {
     BlockNode& below = below_->node();
     below_.reset();

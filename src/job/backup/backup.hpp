@@ -67,6 +67,7 @@ class BackupJob final : public Job {
   static Task<std::shared_ptr<NodeBitmap>> check(BackupOptions& options);
   Task<> attach();
   Task<> detach();
+  Task<> expect_backing(CopyBeforeWriteOptions& filter);
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
   Task<> copy_with_relief(JobContext& context, CopyEngine& engine);
