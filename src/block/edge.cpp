@@ -1,6 +1,7 @@
 #include "block/edge.hpp"
 
 #include <algorithm>
+#include <cerrno>
 
 #include "block/graph.hpp"
 #include "block/permission_update.hpp"
@@ -29,6 +30,8 @@ Result<> check_idle(const BlockNode& node) {
 
 Result<> check_users(const BlockNode& node) {
   if (!node.active()) return check_idle(node);
+  if (node.read_only() && node.has_writers())
+    return Error(Errc::permission, "Block node '" + node.name() + "' is read-only", EROFS);
   for (const Edge* user : node.parents())
     for (const Edge* owner : node.parents()) {
       if (user == owner) continue;
@@ -88,8 +91,6 @@ Result<> PermissionUpdate::refresh(BlockNode& node) {
 
 Result<std::unique_ptr<Edge>> Edge::attach(BlockNode& child, Role role, Permissions permissions, std::string user) {
   if (child.closing_) return Error(Errc::not_found, "Node '" + child.name() + "' is being removed");
-  if (child.active() && child.read_only() && (permissions.uses & Permissions::write))
-    return Error(Errc::permission, "Block node '" + child.name() + "' is read-only", EROFS);
   std::unique_ptr<Edge> edge(new Edge(role, std::move(user)));
   PermissionUpdate update;
   update.set(*edge, permissions);
@@ -123,10 +124,8 @@ Result<> Edge::set_permissions(Permissions permissions) {
 
 Result<> Edge::set_indifferent(bool indifferent) {
   indifferent_ = indifferent;
-  PermissionUpdate update;
-  auto ok = update.refresh(*parent_);
-  if (ok) update.commit();
-  else indifferent_ = !indifferent;
+  auto ok = parent_->graph().refresh_permissions(*parent_);
+  if (!ok) indifferent_ = !indifferent;
   return ok;
 }
 

@@ -126,6 +126,8 @@ class Graph {
   // A node that is only read and drained by the caller: see BlockDriver::set_active.  Who uses an inactive one asks for no
   // permissions, and what it reads may not be of one moment; what an active one stands on is active.  On error all is as it was.
   Task<> set_active(BlockNode& node, bool active);
+  // What its driver asks of its children is another now.  On error they are as they were, and it has to ask for that again.
+  static Result<> refresh_permissions(BlockNode& node);
   // What it shows, and perhaps its size, is another's now; drained by the caller, who sees to its bitmaps.
   void content_replaced(BlockNode& node) noexcept;
   // Another driver instead, with the same children; drained by the caller.  The old one is closed.

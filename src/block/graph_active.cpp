@@ -2,7 +2,6 @@
 //
 // Invariant: an inactive node is only read, keeps no other program away, and nobody above relies on what it reads as.
 #include "block/graph.hpp"
-#include "block/permission_update.hpp"
 
 namespace tidemark {
 
@@ -34,10 +33,8 @@ Task<> Graph::exchange(BlockNode& node, std::unique_ptr<BlockDriver> driver) {
   std::swap(node.driver_, driver);
   node.driver_->home().move_to(reactor_);
   for (Edge* edge : node.driver_->edges()) edge->parent_ = &node;
-  PermissionUpdate update;
-  const Result<> ok = update.refresh(node);
-  if (ok) update.commit();
-  else std::swap(node.driver_, driver);
+  const Result<> ok = refresh_permissions(node);
+  if (!ok) std::swap(node.driver_, driver);
   node.listen_to_driver();
   (void)co_await driver->close().result();               // it was only read
   driver.reset();

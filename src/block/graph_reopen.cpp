@@ -41,12 +41,17 @@ Task<> Graph::set_read_only(BlockNode& node, bool read_only) {
   else co_await begin_writing(node);
 }
 
-Result<> Graph::change(BlockNode& node, bool NodeOptions::*option, bool value) {
-  node.options_.*option = value;
+Result<> Graph::refresh_permissions(BlockNode& node) {
   PermissionUpdate update;
   auto ok = update.refresh(node);
   if (ok) update.commit();
-  else node.options_.*option = !value;
+  return ok;
+}
+
+Result<> Graph::change(BlockNode& node, bool NodeOptions::*option, bool value) {
+  node.options_.*option = value;
+  auto ok = refresh_permissions(node);
+  if (!ok) node.options_.*option = !value;
   return ok;
 }
 
@@ -58,7 +63,10 @@ Task<> Graph::end_writing(BlockNode& node) {
   }
   co_await node.driver_->set_read_only(true);
   const Result<> shown = change(node, &NodeOptions::read_only, true);
-  TM_ASSERT(shown.ok());                                 // who asks for less does not conflict
+  if (!shown) {                                          // somebody has come to write
+    (void)co_await node.driver_->set_read_only(false).result();
+    co_await shown.error();
+  }
   // One that cannot follow stays as it is, and is not written.
   for (BlockNode* child : followers(node)) (void)co_await set_read_only(*child, true).result();
 }

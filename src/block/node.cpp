@@ -64,7 +64,7 @@ Result<> BlockNode::check_range(std::uint64_t offset, std::uint64_t length, std:
 Result<> BlockNode::check_writable(const Edge& via, Range range, std::string_view verb) const {
   constexpr Permissions::Set writing = Permissions::write | Permissions::write_unchanged | Permissions::resize;
   const bool may = !via.is_root() || (via.permissions_.uses & writing) != 0;
-  if (!may || (read_only() && !(via.permissions_.uses & Permissions::write_unchanged)))
+  if (!may || read_only())
     return Error(Errc::permission, std::string(verb) + " node '" + name() + "': it is read-only", EROFS);
   return check_range(range.offset, range.length, verb);
 }

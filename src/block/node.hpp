@@ -100,6 +100,7 @@ class BlockNode final {
   bool has_writers() const noexcept;                    // some of the parents may write
   // Some copy to it what the disk that it stands on is about to lose: they wait for who reads it, so nobody may read past it.
   bool shows_old_data() const noexcept;
+  RangeLock::Guard hold_old_data(Range range) { return unit_lock_.hold(range, RangeLock::Mode::shared); }     // to be awaited
   Edge* child(Role role) const noexcept;                // null when there is none
   BlockNode* backing() const noexcept;                  // through Role::backing
   BlockNode* filtered() const noexcept;

@@ -58,7 +58,7 @@ Task<> BlockNode::read(Edge& via, std::uint64_t offset, Buffers into) {
   if (!fits(offset, into.size(), node.size())) co_await unwrap(node.check_range(offset, into.size(), "read"));
   if (into.empty()) co_return timed.done();
   const Range range{offset, into.size()};
-  auto reading = node.unit_lock_.hold(range, RangeLock::Mode::shared);
+  auto reading = node.hold_old_data(range);
   if (node.shows_old_data()) co_await reading;
   if (node.simple(offset, into)) co_await node.driver_->read(offset, into);
   else co_await node.read_bounced(offset, into);

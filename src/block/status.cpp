@@ -1,6 +1,7 @@
 #include "block/status.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace tidemark {
 
@@ -39,13 +40,17 @@ BlockStatus decided(BlockNode& node, const Extent& extent, std::uint32_t depth) 
   return status;
 }
 
-}  // namespace
+enum class Layer : std::uint8_t { any, held };
 
-Task<BlockStatus> block_status_above(BlockNode& top, BlockNode* base, Range wanted) {
-  BlockNode* layer = &skip_filters(top);
-  BlockNode* const stop = base ? &skip_filters(*base) : nullptr;
-  for (std::uint32_t depth = 1; layer && layer != stop; ++depth) {
+// Where a layer shows old data it is held from before it is asked until all that is below it has said what it has.
+Task<BlockStatus> status_from(BlockNode* layer, BlockNode* stop, Range wanted, std::uint32_t depth, Layer first) {
+  for (; layer && layer != stop; ++depth) {
     InFlight in_flight(*layer);
+    if (std::exchange(first, Layer::any) == Layer::any && layer->shows_old_data()) {
+      auto asking = layer->hold_old_data(wanted);
+      co_await asking;
+      co_return co_await status_from(layer, stop, wanted, depth, Layer::held);
+    }
     const std::uint64_t stored = layer->driver().size();
     if (wanted.offset >= stored)       // below a longer layer: reads as zeroes from here on
       co_return BlockStatus{wanted, false, true, true, depth, {}, nullptr};
@@ -57,6 +62,13 @@ Task<BlockStatus> block_status_above(BlockNode& top, BlockNode* base, Range want
     layer = below ? &skip_filters(*below) : nullptr;
   }
   co_return BlockStatus{wanted, false, layer == nullptr, false, 0, {}, nullptr};
+}
+
+}  // namespace
+
+Task<BlockStatus> block_status_above(BlockNode& top, BlockNode* base, Range wanted) {
+  BlockNode* const stop = base ? &skip_filters(*base) : nullptr;
+  return status_from(&skip_filters(top), stop, wanted, 1, Layer::any);
 }
 
 }  // namespace tidemark

@@ -38,11 +38,16 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
   }
 }
 
+Task<bool> can_say_zero(BlockNode& target) {
+  const auto info = co_await skip_filters(target).driver().info().result();
+  co_return !(info && info->qcow2 && info->qcow2->compat == "0.10");
+}
+
 Task<> TargetSink::keep_zeroes(Range range) {
   if (options_.witness) co_await options_.witness->zeroes(range);
-  if (options_.target_is_zero) co_return;
   const WriteFlags how = options_.unmap ? WriteFlags::may_unmap : WriteFlags::none;
   if (options_.backing_later) co_return co_await target_.write_zeroes(range, how);
+  if (options_.target_is_zero) co_return;
   while (!range.empty()) {
     BlockNode& layer = skip_filters(target_.node());
     const BlockStatus status = co_await block_status_above(layer, layer.backing(), range);

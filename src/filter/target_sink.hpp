@@ -23,6 +23,9 @@ struct TargetSinkOptions {
   bool backing_later = false;         // something else will be below it: zeroes are written, whatever it reads as
 };
 
+// An image of version 2 says zeroes as data, or not at all: a hole in it shows what comes to be below.
+Task<bool> can_say_zero(BlockNode& target);
+
 class TargetSink final : public OldData {
  public:
   // The edge outlives this.

@@ -3,6 +3,7 @@ and as qemu-img sees it afterwards."""
 import json
 import os
 import random
+import threading
 import unittest
 
 from bed import KiB, MiB, Bed, first_difference
@@ -143,6 +144,37 @@ class Chains(Bed):
                 self.assertEqual([part for part in held if part["depth"] == 0], [])
                 self.assertLess((self.path / "disk.qcow2").stat().st_blocks, size)
 
+    def test_data_beside_an_image_that_stays_on_what_it_is_committed_to(self):
+        """What is given up there may be wanted again meanwhile, by who copies what is read."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", SIZE)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=disk.data", "-b", "base.qcow2", "-F", "qcow2", "disk.qcow2")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -q -P 7 0 {SIZE}", "disk.qcow2")
+        self.serve_chain()
+        with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("block-export-del", id="disk", mode="hard")
+            qmp.wait_event("BLOCK_EXPORT_DELETED", id="disk")
+            qmp.execute("blockdev-add", driver="copy-on-read", file="disk", **{"node-name": "above"})
+            qmp.execute("block-export-add", type="nbd", id="above", name="above", writable=True, **{"node-name": "above"})
+        handles, ended, wrong = [self.disk("above") for _ in range(4)], threading.Event(), []
+
+        def read(handle):
+            while not ended.is_set():
+                for at in range(0, SIZE, 64 * KiB):
+                    if handle.pread(4 * KiB, at) != b"\7" * 4 * KiB:
+                        wrong.append(at)
+
+        readers = [threading.Thread(target=read, args=(handle,)) for handle in handles]
+        for reader in readers:
+            reader.start()
+        self.active_commit(base="base.qcow2", **{"keep-active": True})
+        ended.set()
+        for reader in readers:
+            reader.join(20)
+        for handle in handles:
+            handle.shutdown()
+        self.assertEqual(wrong[:4], [])
+        self.assertEqual(self.content("above") == b"\7" * SIZE, True)
+
     def test_killed_while_the_disk_itself_is_committed(self):
         for number, ready in enumerate((False, True)):
             with self.subTest(ready=ready):
@@ -205,6 +237,39 @@ class Alone(Bed):
 
     def commit(self, device="top"):
         self.client.execute("block-commit", **{"job-id": "j", "device": device, "top-node": "top", "base-node": "base", "auto-dismiss": False})
+
+    def test_a_filter_above_the_base(self):
+        for base, arguments in (("one.qcow2", {"top-node": "two"}), ("one.qcow2", {"top-node": "two", "base-node": "one"}), (None, {})):
+            with self.subTest(arguments=arguments):
+                self.setUp()
+                for seed, (name, below) in enumerate((("one", None), ("two", "one"), ("three", "two")), 1):
+                    on = ["-b", f"{below}.qcow2", "-F", "qcow2"] if below else []
+                    self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", *on, f"{name}.qcow2", MiB)
+                    self.lab.run("qemu-io", "-f", "qcow2", "-c", f"write -q -P {seed} {(seed - 1) * 64}k 64k", f"{name}.qcow2")
+                self.client.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
+                below = None
+                for name in ("one", "two", "three"):
+                    self.client.execute("blockdev-add", driver="qcow2", backing=below, file={"driver": "file", "filename": f"{name}.qcow2"},
+                                        **{"node-name": name, "read-only": name != "three"})
+                    below = name
+                    if name == "one":
+                        below = "filter"
+                        self.client.execute("blockdev-add", driver="throttle", file="one",
+                                            **{"node-name": "filter", "throttle-group": "g", "read-only": True})
+                self.client.execute("block-commit", device="three", **{"job-id": "j"}, **arguments)
+                if base is None:
+                    self.client.wait_event("BLOCK_JOB_READY", device="j")
+                    self.client.execute("job-complete", id="j")
+                self.client.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+                self.client.execute("quit")
+                self.assertEqual(self.daemon.wait(20), 0)
+                self.lab.ended(self.daemon)
+                left = "three.qcow2" if base else "one.qcow2"
+                told = json.loads(self.lab.run("qemu-img", "info", "--output=json", left).stdout)
+                self.assertEqual(os.path.basename(told.get("backing-filename", "")) or None, base)
+                self.lab.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", left, "flat.raw")
+                flat = (self.path / "flat.raw").read_bytes()
+                self.assertEqual([flat[at * 64 * KiB] for at in range(4)], [1, 2, 3, 0])
 
     def test_another_image_on_the_base(self):
         self.add("other")

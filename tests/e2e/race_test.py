@@ -103,6 +103,27 @@ class NodesThatGo(Races):
     def test_bitmap(self):
         self.told_with_the_last_user("block-dirty-bitmap-add", node="top", name="b", persistent=True)
 
+    def test_the_node_of_a_backup_s_bitmap(self):
+        """A snapshot is taken below its filter, and the overlay pulls all that is in it."""
+        for name in ("s", "o"):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+        self.lab.env["MALLOC_PERTURB_"] = "165"
+        client = self.start("--object", "throttle-group,id=g", "--blockdev", "throttle,node-name=disk,throttle-group=g,file.driver=qcow2,"
+                            "file.node-name=s,file.file.driver=file,file.file.filename=s.qcow2", "--blockdev",
+                            "qcow2,node-name=o,file.driver=file,file.filename=o.qcow2", "--blockdev",
+                            "null-co,node-name=t,size=1048576")
+        client.execute("block-dirty-bitmap-add", node="s", name="b")
+        client.execute("block-export-add", type="nbd", id="e", node_name="disk", name="e", writable=True)
+        self.disk("e").pwrite(b"x" * 512 * KiB, 0)
+        client.execute("blockdev-backup", job_id="j", device="s", target="t", sync="bitmap", bitmap="b", bitmap_mode="on-success", speed=64 * KiB)
+        client.execute("blockdev-snapshot", node="s", overlay="o")
+        client.execute("block-stream", job_id="pull", device="o")
+        self.until(lambda: [job["id"] for job in client.execute("query-jobs")] == ["j"], "the end of the other job")
+        self.assertNotIn("s", [node["node-name"] for node in client.execute("query-named-block-nodes")])
+        client.execute("job-cancel", id="j")
+        self.until(lambda: not client.execute("query-jobs"), "the end of the job")
+        self.assertEqual(self.disk("e").pread(512 * KiB, 0), b"x" * 512 * KiB)
+
     def test_a_transaction_that_fails(self):
         self.told_with_the_last_user("transaction", actions=[
             {"type": "blockdev-backup", "data": {"job-id": "j", "device": "top", "target": "o", "sync": "full"}},
@@ -239,6 +260,33 @@ class Fleecing(Races):
                 self.daemon.kill()
                 self.daemon.wait(20)
                 self.lab.ended(self.daemon)
+
+    def test_what_is_asked_about_while_the_guest_zeroes(self):
+        size = 64 * MiB
+        self.raw("disk.raw", size)
+        (self.path / "disk.raw").write_bytes(b"1" * size)
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "scratch.qcow2", size)
+        client = self.start("--blockdev", "file,node-name=disk,filename=disk.raw,discard=unmap", "--blockdev",
+                            "qcow2,node-name=scratch,backing=disk,file.driver=file,file.filename=scratch.qcow2")
+        for name, node, writable in (("disk", "disk", True), ("pull", "scratch", False)):
+            client.execute("block-export-add", type="nbd", id=name, name=name, writable=writable, **{"node-name": node})
+        client.execute("blockdev-backup", device="disk", target="scratch", sync="none", **{"job-id": "j"})
+        guest, pull, wrong = self.disk(), nbd.NBD(), []
+        pull.add_meta_context("base:allocation")
+        pull.connect_uri(f"nbd+unix:///pull?socket={self.path / 'nbd.sock'}")
+
+        def look(_context, offset, entries, _error):
+            if any(entries[1::2]):
+                wrong.append((offset, list(entries)))
+
+        for at in range(0, size, 64 * KiB):
+            guest.aio_zero(64 * KiB, at)
+            while guest.aio_in_flight():
+                pull.block_status(64 * KiB, at, look)
+                guest.poll(0)
+        self.assertEqual(wrong[:4], [])
+        for handle in (guest, pull):
+            handle.shutdown()
 
 
 if __name__ == "__main__":

@@ -218,6 +218,36 @@ class Reopen(Bed):
         nodes = {node["node-name"]: node for node in self.client.execute("query-named-block-nodes")}
         self.assertEqual(nodes["inner"]["detect_zeroes"], "on")
 
+    def test_what_copies_when_it_is_read_cannot_be_used_above_an_image_that_is_only_read(self):
+        self.start("qcow2")
+        self.client.execute("blockdev-add", driver="copy-on-read", file="disk", **{"node-name": "above"})
+        self.client.execute("blockdev-reopen", options=[{**self.options, "read-only": True}])
+        export = {"type": "nbd", "id": "e", "name": "disk", "node-name": "above"}
+        with self.assertRaisesRegex(QmpError, "Block node 'disk' is read-only"):
+            self.client.execute("block-export-add", **export)
+        self.client.execute("blockdev-reopen", options=[self.options])
+        self.client.execute("block-export-add", **export)
+        with self.assertRaisesRegex(QmpError, "Read-only block node 'disk' cannot support read-write users"):
+            self.client.execute("blockdev-reopen", options=[{**self.options, "read-only": True}])
+        self.assertEqual(len(self.content()), DISK)
+
+    def test_a_window_of_a_size_that_others_may_change(self):
+        """What it asks of its file is another then, and is asked at once."""
+        self.start("qcow2")
+        self.qcow2("overlay.qcow2", DISK)
+        self.client.execute("blockdev-del", **{"node-name": "disk"})
+        self.client.execute("blockdev-add", driver="file", filename="disk.qcow2", **{"node-name": "file"})
+        window = {"driver": "raw", "node-name": "window", "file": "file", "read-only": True}
+        self.client.execute("blockdev-add", **window)
+        self.client.execute("blockdev-add", driver="qcow2", file="file", **{"node-name": "disk"})
+        self.client.execute("block-export-add", type="nbd", id="disk", name="disk", writable=True, **{"node-name": "disk"})
+        self.client.execute("blockdev-add", driver="qcow2", backing="window", file={"driver": "file", "filename": "overlay.qcow2"},
+                            **{"node-name": "overlay", "read-only": True})
+        with self.assertRaisesRegex(QmpError, "permissions 'resize' are both required by node 'disk'"):
+            self.client.execute("blockdev-reopen", options=[{**window, "size": 64 * KiB}])
+        self.client.execute("blockdev-del", **{"node-name": "overlay"})
+        self.assertEqual(len(self.content()), DISK)
+
     def test_marks_go_on_after_a_reopening_that_failed(self):
         self.start("qcow2")
         self.raw("other.img")

@@ -45,8 +45,20 @@ class StartCopy(Bed):
         self.ended("j")
         self.assertEqual((self.flat(path) == before, self.content() == before), (True, False))
 
+    def mirror(self, target, **options):
+        self.client.execute("blockdev-mirror", device="disk", target=target, **{"job-id": "j"},
+                            **{name.replace("_", "-"): value for name, value in options.items()})
+        self.client.wait_event("BLOCK_JOB_READY", device="j")
+        self.client.execute("block-job-cancel", device="j")
+
     def test_what_became_zero_hides_what_is_put_below_it_later(self):
         """An increment in an image that knows nothing of its base yet, of both versions, or that another program serves without it."""
+        for copy in (self.backup, self.mirror):
+            with self.subTest(copy=copy.__name__):
+                self.setUp()
+                self.increments(copy)
+
+    def increments(self, copy):
         self.begin()
         self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
         full = self.add("full")
@@ -69,7 +81,7 @@ class StartCopy(Bed):
                 self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}", path, 8 * MiB)
                 self.client.execute("blockdev-add", driver="qcow2", **{"node-name": name}, discard="unmap",
                                     file={"driver": "file", "filename": str(path), "discard": "unmap"})
-            self.backup(name, sync="bitmap", bitmap="b", bitmap_mode="never")
+            copy(name, sync="bitmap", bitmap="b", bitmap_mode="never")
             self.ended("j")
             self.client.execute("blockdev-del", **{"node-name": name})
             if compat == "nbd":
@@ -79,6 +91,23 @@ class StartCopy(Bed):
             else:
                 self.lab.run("qemu-img", "rebase", "-u", "-b", full, "-F", "qcow2", path)
             self.assertTrue(self.flat(path) == now, compat)
+
+    def test_what_was_zero_hides_what_is_put_below_old_data_later(self):
+        """A filter was added by hand, above an image that got the disk below it only then."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", 8 * MiB)
+        self.serve(f"{self.path}/disk.qcow2=disk")
+        self.client = self.qmp()
+        self.client.execute("block-export-del", id="disk", mode="hard")
+        self.client.wait_event("BLOCK_EXPORT_DELETED", id="disk")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "old.qcow2", 8 * MiB)
+        old = {"driver": "qcow2", "node-name": "old", "backing": None, "file": {"driver": "file", "filename": "old.qcow2"}}
+        self.client.execute("blockdev-add", **old)
+        self.client.execute("blockdev-add", driver="copy-before-write", file="disk", target="old", **{"node-name": "filter"})
+        self.client.execute("block-export-add", type="nbd", id="disk", name="disk", writable=True, **{"node-name": "filter"})
+        self.change(seed=7)
+        self.client.execute("blockdev-reopen", options=[{**old, "backing": "disk"}])
+        self.client.execute("block-export-add", type="nbd", id="old", name="old", **{"node-name": "old"})
+        self.assertEqual(self.content("old") == bytes(8 * MiB), True)
 
     def test_who_reads_a_moment_through_an_overlay_is_waited_for(self):
         """Slow reads of the disk below, which a guest overwrites meanwhile."""

@@ -54,6 +54,7 @@ Task<NodeOpener::Driver> NodeOpener::open_copy_before_write(schema::BlockdevOpti
   }
   given.on_cbw_error = filter.on_cbw_error == schema::OnCbwError::break_snapshot ? OnCbwError::break_snapshot
                                                                                  : OnCbwError::break_guest_write;
+  given.backing_later = true;                    // nobody says what the target is for
   given.cbw_timeout_s = filter.cbw_timeout;
   given.min_cluster_size = filter.min_cluster_size;
   given.file = co_await resolve(std::move(filter.file), own);

@@ -37,11 +37,6 @@ Task<> Qcow2Driver::uncover(Range range) {
   if (range.end() == size()) range.length = align_up(range.end(), cluster) - range.offset;
   range = range.narrowed(cluster);
   co_await watch(zero_clusters(range, Zeroing::uncover));
-  if (!header_.geometry.external_data || range.empty()) co_return;
-  co_await flush();                              // else a crash would leave zeroes
-  range = range.intersect({0, image_.data().size()});
-  const WriteFlags quickly = WriteFlags::may_unmap | WriteFlags::no_fallback;
-  if (!range.empty()) (void)co_await image_.data().write_zeroes(range, quickly).result();
 }
 
 Task<> Qcow2Driver::empty() {
@@ -49,6 +44,10 @@ Task<> Qcow2Driver::empty() {
   const Range all{0, size()};
   co_await uncover(all);
   co_await flush();
+  if (!header_.geometry.external_data) co_return;        // a cluster's place there is its own: nobody else needs it
+  const Range stored = all.intersect({0, image_.data().size()});
+  const WriteFlags quickly = WriteFlags::may_unmap | WriteFlags::no_fallback;
+  if (!stored.empty()) (void)co_await image_.data().write_zeroes(stored, quickly).result();
 }
 
 // The range is aligned to subclusters.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "block/node.hpp"
+#include "block/graph.hpp"
 
 namespace tidemark {
 namespace {
@@ -40,8 +40,11 @@ Result<std::unique_ptr<RawDriver>> RawDriver::open(std::unique_ptr<Edge> file, R
 Result<> RawDriver::check_show(const RawOptions& options) const { return check(options, file_->size()); }
 
 Result<> RawDriver::show(RawOptions options) {
-  auto ok = check_show(options);
-  if (ok) options_ = options;
+  if (auto ok = check_show(options); !ok) return ok;
+  std::swap(options_, options);
+  BlockNode& node = *file_->parent();
+  auto ok = node.graph().refresh_permissions(node);
+  if (!ok) std::swap(options_, options);
   return ok;
 }
 

@@ -22,7 +22,7 @@ class RawDriver final : public BlockDriver {
   // Errors are QEMU's.
   static Result<std::unique_ptr<RawDriver>> open(std::unique_ptr<Edge> file, RawOptions options);
 
-  // Shows another part of the file, or all of it; nothing is in flight.
+  // Of a node: shows another part of the file, or all of it; nothing is in flight.  On error all is as it was.
   Result<> show(RawOptions options);
   Result<> check_show(const RawOptions& options) const;  // whether it would
   const RawOptions& options() const noexcept { return options_; }

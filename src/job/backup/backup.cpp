@@ -11,6 +11,8 @@
 namespace tidemark {
 namespace {
 
+using P = Permissions;
+
 constexpr Duration retry_delay = std::chrono::milliseconds(100);
 constexpr Duration target_patience = std::chrono::seconds(1);  // once the backup has failed
 
@@ -20,6 +22,13 @@ bool reaches(const BlockNode& node, const BlockNode& below) {
   for (const Edge* edge : node.driver().edges())
     if (reaches(edge->node(), below)) return true;
   return false;
+}
+
+// Null when that is gone: who shares a bitmap does not keep its node.
+BlockNode* owner_of(const NodeBitmap& bitmap, const Graph& graph) {
+  for (const auto& node : graph.nodes())
+    if (node->bitmaps().find(bitmap.name()) == &bitmap) return node.get();
+  return nullptr;
 }
 
 }  // namespace
@@ -60,7 +69,6 @@ Task<> BackupJob::detach() {
 }
 
 Task<> BackupJob::attach() {
-  using P = Permissions;
   BlockNode& source = *options_.source;
   Graph& graph = source.graph();
   CopyBeforeWriteOptions filter;
@@ -72,7 +80,8 @@ Task<> BackupJob::attach() {
   filter.compress = options_.compress;
   filter.unmap = options_.unmap;
   filter.target_is_zero = options_.target_is_zero;
-  if (options_.sync != SyncMode::full) co_await expect_backing(filter);
+  // What is not copied will be below the target, or be put together with it: wherever that is, its zeroes hide what is there.
+  filter.backing_later = options_.sync != SyncMode::full;
   filter.witness = options_.witness;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);
@@ -91,25 +100,15 @@ Task<> BackupJob::attach() {
   warning_ = opened.warning();
   co_await unwrap(check_chunk());
   co_await unwrap(graph.replace(source, *filter_node_));
-  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all},
-                           "block job '" + options_.job.id + "'");
+  auto edge = Edge::attach(*filter_node_, Role::root, {P::consistent_read, P::all}, user());
   if (!edge) co_await edge.error();
   edge_ = *std::move(edge);
   // Without a layer below, all that is there is the top.
   BlockNode* const below = options_.sync == SyncMode::top ? skip_filters(source).backing() : nullptr;
   const Permissions nothing{P::none, P::all};
-  if (below) below_ = co_await unwrap(Edge::attach(*below, Role::filtered, nothing, "block job '" + options_.job.id + "'"));
+  if (below) below_ = co_await unwrap(Edge::attach(*below, Role::filtered, nothing, user()));
   if (bitmap_) bitmap_->freeze();
   holds_ = frozen_ = bitmap_ != nullptr;
-}
-
-// What is not copied will be below the target, or be put together with it: wherever that is, its zeroes hide what is there.  An image of
-// version 2 says zeroes as data, or not at all.
-Task<> BackupJob::expect_backing(CopyBeforeWriteOptions& filter) {
-  filter.backing_later = true;
-  filter.target_is_zero = false;
-  const auto info = co_await skip_filters(*options_.target).driver().info().result();
-  if (info && info->qcow2 && info->qcow2->compat == "0.10") filter.unmap = false;
 }
 
 Task<> BackupJob::take_target(BlockNode& target) {
@@ -307,7 +306,7 @@ void BackupJob::abort() noexcept {
   frozen_ = false;
   // bitmap-mode always: what is safely in the target is dropped even now.
   const bool gives_back = !loses_bits(false) || !unfinished_;
-  if (gives_back && options_.source->graph().keeps(Rule::reclaim_on_failure)) return thaw();
+  if (gives_back && filter_node_->graph().keeps(Rule::reclaim_on_failure)) return thaw();
   drop_frozen_bits();
   if (unfinished_) bitmap_->bits().merge(*unfinished_);
 }
@@ -333,14 +332,25 @@ bool BackupJob::cancel(bool) noexcept {
   return true;
 }
 
+// When that fails the store has more bits than memory, which does no harm, and says so itself.
+Task<> BackupJob::save_bitmap(Graph& graph) {
+  BlockNode* const owner = owner_of(*bitmap_, graph);
+  if (!owner || !owner->tracking()) co_return;
+  const Permissions nothing{P::none, P::all};
+  auto held = Edge::attach(*owner, Role::filtered, nothing, user());
+  if (!held) co_return;                          // it is being closed, and is saved by that
+  (void)co_await owner->tracking()->save().result();
+  BlockNode& left = (*held)->node();
+  held->reset();
+  (void)co_await graph.release(left).result();
+}
+
 Task<> BackupJob::clean() {
   if (!filter_node_) co_return;
   cancellation_->job = nullptr;
-  // When that fails the store has more bits than memory, which does no harm, and says so itself.
-  NodeTracking* tracking = std::exchange(save_, false) ? options_.bitmap_owner->tracking() : nullptr;
-  if (tracking) (void)co_await tracking->save().result();
   BlockNode& filter = *std::exchange(filter_node_, nullptr);
   Graph& graph = filter.graph();
+  if (std::exchange(save_, false)) co_await save_bitmap(graph);
   const Point& point = filter_->point();
   BlockNode& target = filter_->target().node();
   filter_ = nullptr;
@@ -365,10 +375,7 @@ Task<> BackupJob::clean() {
     below_.reset();
     (void)co_await graph.release(below).result();
   }
-  if (std::exchange(holds_, false)) {
-    bitmap_->set_busy(false);
-    (void)co_await graph.release(*options_.bitmap_owner).result();
-  }
+  if (std::exchange(holds_, false)) bitmap_->set_busy(false);
   if (options_.witness) (void)co_await options_.witness->close(succeeded_).result();
 }
 

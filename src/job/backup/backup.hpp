@@ -67,7 +67,6 @@ class BackupJob final : public Job {
   static Task<std::shared_ptr<NodeBitmap>> check(BackupOptions& options);
   Task<> attach();
   Task<> detach();
-  Task<> expect_backing(CopyBeforeWriteOptions& filter);
   Result<> check_chunk() const;
   Point& point() const noexcept { return filter_->point(); }
   Task<> copy_with_relief(JobContext& context, CopyEngine& engine);
@@ -82,6 +81,8 @@ class BackupJob final : public Job {
   Task<> flush();
   bool loses_bits(bool succeeded) const noexcept;
   void drop_frozen_bits() noexcept;
+  Task<> save_bitmap(Graph& graph);
+  std::string user() const { return "block job '" + options_.job.id + "'"; }
   void thaw() noexcept;
 
   BackupOptions options_;
@@ -91,7 +92,7 @@ class BackupJob final : public Job {
   std::unique_ptr<Edge> edge_;             // the job's own, on the filter
   std::unique_ptr<Edge> below_;            // of `top`: on the layer that the target stands on; carries no requests
   std::optional<DirtyBitmap> unfinished_;  // what is not safely in the target; known by a flush
-  // The source may leave the chain meanwhile and be removed, unless its bitmap is busy: `holds_` from start to end.
+  // The bitmap is busy while `holds_`, from start to end.  Its node may be taken out of the chain meanwhile, and be gone.
   bool frozen_ = false, holds_ = false, succeeded_ = false;
   bool save_ = false;                      // bits were dropped that the bitmap's store still keeps
   std::string warning_;

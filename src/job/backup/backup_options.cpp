@@ -74,7 +74,6 @@ Result<NodeBitmap*> choose_selection(BackupOptions& options) {
   BitmapChoice choice{options.sync, options.bitmap, options.bitmap_mode};
   auto owner = find_owner(options);
   if (!owner) return owner.error();
-  options.bitmap_owner = *owner;
   auto bitmap = choose_bitmap(**owner, choice);
   options.bitmap_mode = choice.mode;
   return bitmap;

@@ -43,7 +43,6 @@ struct BackupOptions {
   std::string filter_node_name;  // empty: generated
   std::shared_ptr<CopyWitness> witness;  // null: nobody
   bool discard_source = false;
-  BlockNode* bitmap_owner = nullptr;  // filled in
   std::shared_ptr<const DirtyBitmap> written;  // filled in: since the checkpoint
   std::vector<BlockNode*> layers;  // filled in: from the source down to the bitmap's node, when that is a layer below
   struct Perf {                   // x-perf

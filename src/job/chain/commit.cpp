@@ -65,8 +65,11 @@ Task<> CommitJob::block_chain() {
   const Permissions nothing{P::none, P::all};
   Permissions of_layer{P::none, P::all & ~P::consistent_read};
   if (preserver_) of_layer.shares = P::consistent_read | P::write_unchanged;
-  for (BlockNode* at = &top(); at != &base(); at = at->driver().is_filter() ? at->filtered() : at->backing())
+  const BlockNode* const written = &skip_filters(base());
+  for (BlockNode* at = &top(); at != &base(); at = at->driver().is_filter() ? at->filtered() : at->backing()) {
+    if (&skip_filters(*at) == written) of_layer.shares = P::all;         // a filter passes on to the base what it is asked for
     chain_.push_back(co_await unwrap(Edge::attach(*at, Role::root, of_layer, user())));
+  }
   source_ = co_await unwrap(Edge::attach(top(), Role::filtered, nothing, user()));
   Permissions writing{P::consistent_read | P::write, P::consistent_read | P::write_unchanged};
   if (base().size() < top().size()) writing.uses |= P::resize;

@@ -58,11 +58,13 @@ Task<> ActiveCommit::end_preserving() {
 // no root users.
 Result<> ActiveCommit::hold_layers() {
   const BlockNode* const image = &skip_filters(top_);
+  const BlockNode* const written = &skip_filters(base_);
   bool below = false;
   for (BlockNode* at = &top_; at != &base_; at = at->driver().is_filter() ? at->filtered() : at->backing()) {
     Permissions of_layer{P::none, P::all & ~P::consistent_read};
     if (preserver_ && below) of_layer.shares = P::consistent_read | P::write_unchanged;
     else if (at == image && uses(*image)) of_layer.shares = P::all;      // what pulls into it minds who else writes
+    if (&skip_filters(*at) == written) of_layer.shares = P::all;         // a filter passes on to the base what it is asked for
     below = below || at == image;
     auto edge = Edge::attach(*at, Role::filtered, of_layer, user_);
     if (!edge) return edge.error();

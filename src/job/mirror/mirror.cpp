@@ -83,15 +83,14 @@ Task<> MirrorJob::insert_filter() {
   co_await unwrap(top().use_target(commit_->more_uses()));
 }
 
-// What is not copied may come to be below the target before the end.  An image of version 2 says zeroes as data, or not at all.
+// What is not copied may come to be below the target before the end, or be below it where another program serves it.
 Task<> MirrorJob::expect_backing(MirrorTopOptions& above) {
-  BlockNode& layer = skip_filters(*options_.target);
   const bool whole_chain = options_.sync == SyncMode::top && !skip_filters(*options_.source).backing();
-  above.backing_later = layer.driver().backing_place() && !whole_chain;
-  const auto info = co_await layer.driver().info().result();
-  if (!info || !info->qcow2 || info->qcow2->compat != "0.10") co_return;
+  above.backing_later = !whole_chain;
+  const bool as_holes = co_await can_say_zero(*options_.target);
+  if (as_holes) co_return;
   above.unmap = false;
-  if (layer.options().detect_zeroes == DetectZeroes::unmap) above.backing_later = false;
+  if (skip_filters(*options_.target).options().detect_zeroes == DetectZeroes::unmap) above.backing_later = false;
 }
 
 bool MirrorJob::uses(const BlockNode& node) const noexcept {
