@@ -25,6 +25,7 @@ Error failed_on(std::string_view verb, std::string_view path, std::int64_t resul
 std::string_view verb_of(AllocateMode mode) {
   switch (mode) {
     case AllocateMode::punch_hole: return "punch a hole in";
+    case AllocateMode::discard: return "discard a part of";
     case AllocateMode::zero_range: return "write zeroes to";
     case AllocateMode::preallocate: return "preallocate";
   }

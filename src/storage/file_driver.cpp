@@ -5,24 +5,30 @@
 
 namespace tidemark {
 
+namespace {
+
+constexpr std::uint32_t cache_page = 4096;
+// The kernel lets nobody else to the device while it discards or zeroes a range.
+constexpr std::uint64_t device_zeroes_max = 64 * MiB;
+
+}  // namespace
+
 BlockLimits FileDriver::limits_of(const FileInfo& info, bool direct) {
   BlockLimits limits;
   if (direct) {
     limits.request_align = info.logical_block;
     limits.memory_align = info.memory_align;
   }
-  // Files take any range; a device whole sectors, through the page cache too.
-  const bool device = info.type == FileInfo::Type::block_device;
-  limits.write_zeroes_align = limits.discard_align = device ? info.logical_block : 1;
+  // Files take any range.
+  if (info.type != FileInfo::Type::block_device) return limits;
+  // A device takes whole sectors.  Of a page that is not all of the range, a write beside it may have read the rest before and
+  // write it back after.
+  limits.write_zeroes_align = limits.discard_align = direct ? info.logical_block : std::max(info.logical_block, cache_page);
+  limits.max_zeroes = device_zeroes_max;
   return limits;
 }
 
 namespace {
-
-// Some file systems say EINVAL for a range they cannot deallocate or zero.
-bool is_refusal(const Error& error) {
-  return error.code() == Errc::unsupported || error.os_errno() == EINVAL;
-}
 
 bool is_want_of_space(const Error& error) {
   const int why = error.os_errno();
@@ -93,8 +99,19 @@ Task<> FileDriver::write_end(std::uint64_t offset, Buffers from, bool fua) {
   if (fua) co_await flush();
 }
 
+bool& FileDriver::able_to(AllocateMode mode) noexcept {
+  if (mode == AllocateMode::discard) return can_discard_;
+  return mode == AllocateMode::punch_hole ? can_punch_ : can_zero_;
+}
+
+// Some file systems say EINVAL for a range they cannot deallocate or zero.  A device is busy when its pages are in use at this moment.
+bool FileDriver::is_refusal(const Error& error) const noexcept {
+  const bool busy = is_device_ && error.os_errno() == EBUSY;
+  return error.code() == Errc::unsupported || error.os_errno() == EINVAL || busy;
+}
+
 Task<> FileDriver::allocate(AllocateMode mode, Range range) {
-  bool& able = mode == AllocateMode::punch_hole ? can_punch_ : can_zero_;
+  bool& able = able_to(mode);
   if (!able) co_await unsupported(file_, "deallocating or zeroing a range");
   ++holes_made_;
   data_ = {};
@@ -103,7 +120,7 @@ Task<> FileDriver::allocate(AllocateMode mode, Range range) {
   data_ = {};
   if (done) co_return;
   if (!is_refusal(done.error())) co_await done.error();
-  able = able && done.error().os_errno() == EINVAL;
+  able = able && done.error().code() != Errc::unsupported;
   co_await unsupported(file_, "deallocating or zeroing a range");
 }
 
@@ -124,7 +141,8 @@ Task<> FileDriver::write_zeroes(Range range, WriteFlags flags) {
 Task<> FileDriver::discard(Range range) {
   range = range.intersect(Range{0, size_});
   if (range.empty()) co_return;
-  co_await allocate(AllocateMode::punch_hole, range);
+  const AllocateMode mode = is_device_ ? AllocateMode::discard : AllocateMode::punch_hole;
+  co_await allocate(mode, range);
 }
 
 Task<> FileDriver::flush() {

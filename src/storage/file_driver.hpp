@@ -56,6 +56,8 @@ class FileDriver final : public BlockDriver {
   Task<> write_durably(std::uint64_t offset, Buffers from);
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
+  bool& able_to(AllocateMode mode) noexcept;
+  bool is_refusal(const Error& error) const noexcept;
   Result<> judge(Result<> done);                 // of what was to be durable
   Task<> replace_file(File& next, const FileOptions& wanted);
   Task<> take_up(File& next);
@@ -73,7 +75,7 @@ class FileDriver final : public BlockDriver {
   std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
   std::uint64_t losses_ = 0;      // found by who made something durable
   bool is_device_;
-  bool can_punch_ = true, can_zero_ = true;
+  bool can_punch_ = true, can_zero_ = true, can_discard_ = true;
 };
 
 }  // namespace tidemark

@@ -116,7 +116,12 @@ TEST_F(FileTest, LimitsFollowTheDevice) {
   EXPECT_EQ(buffered->limits().request_align, 1u);
   EXPECT_EQ(buffered->limits().write_zeroes_align, 4096u);
   EXPECT_EQ(buffered->limits().discard_align, 4096u);
+  EXPECT_EQ(buffered->limits().max_zeroes, 64 * MiB);
   run(buffered->close());
+  world.disk().make_device("/d/small", 1 * MiB, 512);
+  const Driver cached = run(open_host_device(reactor, named("/d/small")));
+  EXPECT_EQ(cached->limits().write_zeroes_align, 4096u);               // the page cache's
+  run(cached->close());
 }
 
 TEST_F(FileTest, ReadsZeroBehindAnOddEnd) {
@@ -217,6 +222,26 @@ TEST_F(FileTest, FastZeroingOfADeviceNeverFallsBack) {
   run(device->write_zeroes(range, WriteFlags::no_fallback | WriteFlags::may_unmap));
   run(device->write_zeroes(range, WriteFlags::none));
   run(device->close());
+}
+
+// Somebody else's pages are in the way: only now, so it is tried again.
+TEST_F(FileTest, ADeviceThatIsBusyIsZeroedByWriting) {
+  world.disk().make_device("/d/dev", 1 * MiB);
+  Graph graph(reactor);
+  BlockNode& node = *run(graph.add({}, run(open_host_device(reactor, named("/d/dev")))));
+  auto edge = *Edge::attach(node, Role::root, {Permissions::write, Permissions::all}, "test");
+  const Range range{0, 64 * KiB};
+  std::vector<std::byte> data(range.length, std::byte{5});
+  run(edge->write(0, Buffers(data)));
+  fail(IoOp::Kind::allocate, EBUSY, 2);
+  run(edge->write_zeroes(range, WriteFlags::may_unmap));
+  run(edge->read(0, Buffers(data)));
+  EXPECT_TRUE(is_zero(data));
+  fail(IoOp::Kind::allocate, EBUSY);
+  run(edge->discard(range));
+  run(edge->write_zeroes(range, WriteFlags::may_unmap | WriteFlags::no_fallback));
+  edge.reset();
+  run(graph.remove(node));
 }
 
 TEST_F(FileTest, TruncatesFiles) {
