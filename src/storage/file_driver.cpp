@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "io/aligned.hpp"
+
 namespace tidemark {
 
 namespace {
@@ -59,13 +61,22 @@ Task<Extent> FileDriver::map(Range wanted) {
   if (data_.contains(at)) co_return Extent{wanted.intersect(data_), Mapping::data, at};
   const std::uint64_t holes_made = holes_made_;
   const FileExtent found = co_await file_.extent(at);
-  if (!found.data || found.length == 0) {  // length 0: cut off behind our back
+  // length 0: cut off behind our back.  What a device has not any more is data: to read it fails.
+  if (is_device_ && found.length == 0) co_return Extent{wanted, Mapping::data, at};
+  if (!found.data || found.length == 0) {
     if (found.length != 0) wanted.length = std::min(wanted.length, found.length);
     co_return Extent{wanted, Mapping::zero, at};
   }
   const Range run{at, found.length};
   if (holes_made == holes_made_) data_ = run;
   co_return Extent{wanted.intersect(run), Mapping::data, at};
+}
+
+// A device whose end has come nearer does not read as zeroes behind it; padding does.
+Task<> FileDriver::read(std::uint64_t offset, Buffers into) {
+  if (!is_device_) return file_.read(offset, into);
+  const Range there = Range{offset, into.size()}.intersect(Range{0, size_});
+  return file_.read(offset, into, there.length);
 }
 
 Task<> FileDriver::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
@@ -167,13 +178,49 @@ Result<> FileDriver::judge(Result<> done) {
 }
 
 Task<> FileDriver::truncate(std::uint64_t size) {
-  if (is_device_) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
   if (size > max_disk_size) co_await Error(Errc::out_of_range, "Image size is too large", EFBIG);
   const auto guard = co_await resizing_.lock();
-  co_await file_.truncate(size);
+  if (is_device_) co_await fit_device(size);
+  else co_await file_.truncate(size);
   ++holes_made_;
   data_ = {};
   size_ = size;
+}
+
+// A device has the size that it has: more than it had is there to be used, less cannot be asked for.
+Task<> FileDriver::fit_device(std::uint64_t& size) {
+  const FileInfo found = co_await file_.stat();
+  if (size > found.size) co_await Error(Errc::unsupported, "Cannot grow device files", ENOTSUP);
+  if (size < size_ && size != found.size) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
+  size = std::min(align_up(size, found.logical_block), found.size);
+  if (size <= size_ || grows_as_it_is_) co_return;
+  const Range grown{size_, size - size_};
+  co_await zero_new(grown);
+}
+
+Task<> FileDriver::zero_new(Range range) {
+  while (!range.empty()) {
+    const Range part{range.offset, std::min(range.length, device_zeroes_max)};
+    const Result<> zeroed = co_await allocate(AllocateMode::zero_range, part).result();
+    if (!zeroed && zeroed.error().code() != Errc::unsupported) co_await zeroed.error();
+    if (!zeroed) co_await write_zeroes_to(file_, part);
+    range = {part.end(), range.length - part.length};
+  }
+}
+
+Task<> write_zeroes_to(File& file, Range range, CancelToken interrupted) {
+  AlignedBuffer zeroes(1 * MiB);
+  Buffers(zeroes.bytes()).fill_zero();
+  for (std::uint64_t at = range.offset; at < range.end(); at += zeroes.size()) {
+    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
+    co_await file.write(at, zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), range.end() - at)));
+  }
+  co_await file.sync();
+}
+
+Task<std::uint64_t> FileDriver::device_size() {
+  const FileInfo found = co_await file_.stat();
+  co_return found.size;
 }
 
 Task<bool> FileDriver::named() {
