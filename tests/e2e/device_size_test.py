@@ -100,6 +100,28 @@ class DeviceSize(Bed):
         self.lab.run("qemu-img", "check", "-q", self.device)
         self.lab.run("qemu-io", "-f", "qcow2", "-c", f"read -P 67 {at} 4096", "-c", f"read -P 0 {at + 4096} 65536", self.device)
 
+    def test_a_raw_data_file_that_is_longer_than_the_disk(self):
+        """Shows what the disk shows where that has grown."""
+        for data, device in (self.device, True), ("data.img", False):
+            with self.subTest(data=data):
+                self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data},data_file_raw=on", "a.qcow2", str(SIZE // 2))
+                (self.path / ("disk.img" if device else data)).write_bytes(b"J" * SIZE)
+                self.client.execute("blockdev-add", driver="host_device" if device else "file", node_name="data", filename=data)
+                self.client.execute("blockdev-add", driver="qcow2", node_name="disk", data_file="data",
+                                    file={"driver": "file", "filename": "a.qcow2"})
+                self.assertEqual(self.resize(SIZE), SIZE)
+                guest = self.guest()
+                self.assertEqual(guest.pread(MiB, SIZE // 2 - MiB), b"J" * MiB)
+                self.assertEqual(guest.pread(MiB, SIZE // 2), bytes(MiB))
+                guest.shutdown()
+                self.client.execute("block-export-del", id="disk")
+                self.until(lambda: not self.client.execute("query-block-exports"), "the export is gone")
+                for node in "disk", "data":
+                    self.client.execute("blockdev-del", node_name=node)
+                with open(self.path / data, "rb") as content:
+                    self.assertTrue(content.read() == b"J" * (SIZE // 2) + bytes(SIZE // 2))
+        self.stop()
+
     def test_bitmaps_know_what_the_device_has_grown_by(self):
         self.add(driver="raw")
         self.client.execute("block-dirty-bitmap-add", node="disk", name="b")
