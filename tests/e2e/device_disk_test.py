@@ -1,4 +1,5 @@
-"""Disks on block devices that become larger or smaller while they are in use."""
+"""Disks on block devices that become larger or smaller, or are used by others, while they are in use."""
+import mmap
 import os
 import unittest
 
@@ -10,7 +11,7 @@ from lab.qmp import QmpError
 SIZE = 32 * MiB
 
 
-class DeviceSize(Bed):
+class DeviceDisk(Bed):
     def setUp(self):
         super().setUp()
         (self.path / "disk.img").write_bytes(b"D" * SIZE)
@@ -162,6 +163,24 @@ class DeviceSize(Bed):
         guest.shutdown()
         os.truncate(self.path / "disk.img", SIZE)
         self.lab.run("losetup", "-c", self.device)
+        self.stop()
+
+    def test_zeroes_where_another_has_pages_of_the_device(self):
+        """The kernel does not zero or discard those."""
+        self.client.execute("blockdev-add", driver="host_device", node_name="disk", filename=self.device, discard="unmap")
+        guest = self.guest()
+        holder = os.open(self.device, os.O_RDWR | os.O_EXCL)
+        self.addCleanup(os.close, holder)
+        with mmap.mmap(holder, MiB) as pages:
+            def use():
+                pages[:] = b"P" * MiB
+            for flags in (0, nbd.CMD_FLAG_NO_HOLE):
+                use()
+                guest.zero(MiB, 0, flags)
+                self.assertEqual(guest.pread(MiB, 0), bytes(MiB))
+            use()
+            guest.trim(MiB, 0)
+        guest.shutdown()
         self.stop()
 
 
