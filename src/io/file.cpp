@@ -25,6 +25,7 @@ Error failed_on(std::string_view verb, std::string_view path, std::int64_t resul
 std::string_view verb_of(AllocateMode mode) {
   switch (mode) {
     case AllocateMode::punch_hole: return "punch a hole in";
+    case AllocateMode::discard: return "discard a part of";
     case AllocateMode::zero_range: return "write zeroes to";
     case AllocateMode::preallocate: return "preallocate";
   }
@@ -72,7 +73,13 @@ Error File::failed(std::string_view verb, std::int64_t result) const {
   return failed_on(verb, path_, result);
 }
 
-Task<> File::read(std::uint64_t offset, Buffers into) {
+Error File::ends_at(std::uint64_t offset) const {
+  return Error(Errc::io, "read '" + path_ + "': it ends before the byte at " + std::to_string(offset) + " now; make it as large as it was",
+               EIO);
+}
+
+Task<> File::read(std::uint64_t offset, Buffers into, std::uint64_t there) {
+  const std::uint64_t end = offset + there;
   while (!into.empty()) {
     IoOp op(IoOp::Kind::read, handle_);
     op.offset = offset;
@@ -88,6 +95,7 @@ Task<> File::read(std::uint64_t offset, Buffers into) {
       at_end = offset >= info.size;
     }
     if (at_end) {
+      if (offset < end) co_await ends_at(offset);
       into.fill_zero();
       co_return;
     }

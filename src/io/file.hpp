@@ -24,7 +24,8 @@ class File {
   Reactor& reactor() const noexcept { return *reactor_; }
   Handle handle() const noexcept { return handle_; }
 
-  Task<> read(std::uint64_t offset, Buffers into);
+  // The first bytes, as many as are `there`, are an error where the file has ended by now, and no zeroes.
+  Task<> read(std::uint64_t offset, Buffers into, std::uint64_t there = 0);
   Task<> write(std::uint64_t offset, Buffers from, bool durable = false);
   Task<> sync();
   Task<> write_back(PageCache after);             // begins to make durable what was written, and does not wait for it
@@ -43,6 +44,7 @@ class File {
   }
 
  private:
+  Error ends_at(std::uint64_t offset) const;
   Error failed(std::string_view verb, std::int64_t result) const;   // "read 'a.img': Input/output error"
   Reactor* reactor_ = nullptr;
   Handle handle_ = Handle::none;

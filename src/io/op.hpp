@@ -58,6 +58,7 @@ struct OpenFlags {
 
 enum class AllocateMode : std::uint8_t {
   punch_hole,                       // deallocate, reads as zeroes; size kept
+  discard,                          // a device is told that nobody needs it; what it reads as is not known
   zero_range,                       // reads as zeroes, may stay allocated
   preallocate,                      // allocate without changing content; grows the file
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "io/aligned.hpp"
 #include "storage/file_driver.hpp"
 #include "storage/image_lock.hpp"
 
@@ -64,24 +63,13 @@ Task<std::unique_ptr<BlockDriver>> open_storage(Reactor& reactor, FileOptions op
   co_return opened;
 }
 
-// Written in pieces: the space is there afterwards whatever the file system does with falloc.
-Task<> write_zeroes_to(File& file, std::uint64_t size, CancelToken interrupted) {
-  AlignedBuffer zeroes(1 * MiB);
-  Buffers(zeroes.bytes()).fill_zero();
-  for (std::uint64_t at = 0; at < size; at += zeroes.size()) {
-    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
-    co_await file.write(at, zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), size - at)));
-  }
-  co_await file.sync();
-}
-
 Task<> size_new(File& file, std::uint64_t size, FilePreallocation preallocation, CancelToken interrupted) {
   co_await file.truncate(size);
   if (size == 0) co_return;
   const Range all{0, size};
   if (preallocation == FilePreallocation::falloc)
     co_await file.allocate(AllocateMode::preallocate, all);
-  if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, size, interrupted);
+  if (preallocation == FilePreallocation::full) co_await write_zeroes_to(file, all, interrupted);
 }
 
 // A new file's name is durable once its directory is; one that may not be read cannot be synced.

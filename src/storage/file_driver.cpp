@@ -3,7 +3,17 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "io/aligned.hpp"
+
 namespace tidemark {
+
+namespace {
+
+constexpr std::uint32_t cache_page = 4096;
+// The kernel lets nobody else to the device while it discards or zeroes a range.
+constexpr std::uint64_t device_zeroes_max = 64 * MiB;
+
+}  // namespace
 
 BlockLimits FileDriver::limits_of(const FileInfo& info, bool direct) {
   BlockLimits limits;
@@ -11,18 +21,16 @@ BlockLimits FileDriver::limits_of(const FileInfo& info, bool direct) {
     limits.request_align = info.logical_block;
     limits.memory_align = info.memory_align;
   }
-  // Files take any range; a device whole sectors, through the page cache too.
-  const bool device = info.type == FileInfo::Type::block_device;
-  limits.write_zeroes_align = limits.discard_align = device ? info.logical_block : 1;
+  // Files take any range.
+  if (info.type != FileInfo::Type::block_device) return limits;
+  // A device takes whole sectors.  Of a page that is not all of the range, a write beside it may have read the rest before and
+  // write it back after.
+  limits.write_zeroes_align = limits.discard_align = direct ? info.logical_block : std::max(info.logical_block, cache_page);
+  limits.max_zeroes = device_zeroes_max;
   return limits;
 }
 
 namespace {
-
-// Some file systems say EINVAL for a range they cannot deallocate or zero.
-bool is_refusal(const Error& error) {
-  return error.code() == Errc::unsupported || error.os_errno() == EINVAL;
-}
 
 bool is_want_of_space(const Error& error) {
   const int why = error.os_errno();
@@ -53,13 +61,22 @@ Task<Extent> FileDriver::map(Range wanted) {
   if (data_.contains(at)) co_return Extent{wanted.intersect(data_), Mapping::data, at};
   const std::uint64_t holes_made = holes_made_;
   const FileExtent found = co_await file_.extent(at);
-  if (!found.data || found.length == 0) {  // length 0: cut off behind our back
+  // length 0: cut off behind our back.  What a device has not any more is data: to read it fails.
+  if (is_device_ && found.length == 0) co_return Extent{wanted, Mapping::data, at};
+  if (!found.data || found.length == 0) {
     if (found.length != 0) wanted.length = std::min(wanted.length, found.length);
     co_return Extent{wanted, Mapping::zero, at};
   }
   const Range run{at, found.length};
   if (holes_made == holes_made_) data_ = run;
   co_return Extent{wanted.intersect(run), Mapping::data, at};
+}
+
+// A device whose end has come nearer does not read as zeroes behind it; padding does.
+Task<> FileDriver::read(std::uint64_t offset, Buffers into) {
+  if (!is_device_) return file_.read(offset, into);
+  const Range there = Range{offset, into.size()}.intersect(Range{0, size_});
+  return file_.read(offset, into, there.length);
 }
 
 Task<> FileDriver::write(std::uint64_t offset, Buffers from, WriteFlags flags) {
@@ -93,8 +110,19 @@ Task<> FileDriver::write_end(std::uint64_t offset, Buffers from, bool fua) {
   if (fua) co_await flush();
 }
 
+bool& FileDriver::able_to(AllocateMode mode) noexcept {
+  if (mode == AllocateMode::discard) return can_discard_;
+  return mode == AllocateMode::punch_hole ? can_punch_ : can_zero_;
+}
+
+// Some file systems say EINVAL for a range they cannot deallocate or zero.  A device is busy when its pages are in use at this moment.
+bool FileDriver::is_refusal(const Error& error) const noexcept {
+  const bool busy = is_device_ && error.os_errno() == EBUSY;
+  return error.code() == Errc::unsupported || error.os_errno() == EINVAL || busy;
+}
+
 Task<> FileDriver::allocate(AllocateMode mode, Range range) {
-  bool& able = mode == AllocateMode::punch_hole ? can_punch_ : can_zero_;
+  bool& able = able_to(mode);
   if (!able) co_await unsupported(file_, "deallocating or zeroing a range");
   ++holes_made_;
   data_ = {};
@@ -103,7 +131,7 @@ Task<> FileDriver::allocate(AllocateMode mode, Range range) {
   data_ = {};
   if (done) co_return;
   if (!is_refusal(done.error())) co_await done.error();
-  able = able && done.error().os_errno() == EINVAL;
+  able = able && done.error().code() != Errc::unsupported;
   co_await unsupported(file_, "deallocating or zeroing a range");
 }
 
@@ -124,7 +152,8 @@ Task<> FileDriver::write_zeroes(Range range, WriteFlags flags) {
 Task<> FileDriver::discard(Range range) {
   range = range.intersect(Range{0, size_});
   if (range.empty()) co_return;
-  co_await allocate(AllocateMode::punch_hole, range);
+  const AllocateMode mode = is_device_ ? AllocateMode::discard : AllocateMode::punch_hole;
+  co_await allocate(mode, range);
 }
 
 Task<> FileDriver::flush() {
@@ -149,13 +178,49 @@ Result<> FileDriver::judge(Result<> done) {
 }
 
 Task<> FileDriver::truncate(std::uint64_t size) {
-  if (is_device_) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
   if (size > max_disk_size) co_await Error(Errc::out_of_range, "Image size is too large", EFBIG);
   const auto guard = co_await resizing_.lock();
-  co_await file_.truncate(size);
+  if (is_device_) co_await fit_device(size);
+  else co_await file_.truncate(size);
   ++holes_made_;
   data_ = {};
   size_ = size;
+}
+
+// A device has the size that it has: more than it had is there to be used, less cannot be asked for.
+Task<> FileDriver::fit_device(std::uint64_t& size) {
+  const FileInfo found = co_await file_.stat();
+  if (size > found.size) co_await Error(Errc::unsupported, "Cannot grow device files", ENOTSUP);
+  if (size < size_ && size != found.size) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
+  size = std::min(align_up(size, found.logical_block), found.size);
+  if (size <= size_ || grows_as_it_is_) co_return;
+  const Range grown{size_, size - size_};
+  co_await zero_new(grown);
+}
+
+Task<> FileDriver::zero_new(Range range) {
+  while (!range.empty()) {
+    const Range part{range.offset, std::min(range.length, device_zeroes_max)};
+    const Result<> zeroed = co_await allocate(AllocateMode::zero_range, part).result();
+    if (!zeroed && zeroed.error().code() != Errc::unsupported) co_await zeroed.error();
+    if (!zeroed) co_await write_zeroes_to(file_, part);
+    range = {part.end(), range.length - part.length};
+  }
+}
+
+Task<> write_zeroes_to(File& file, Range range, CancelToken interrupted) {
+  AlignedBuffer zeroes(1 * MiB);
+  Buffers(zeroes.bytes()).fill_zero();
+  for (std::uint64_t at = range.offset; at < range.end(); at += zeroes.size()) {
+    if (interrupted.requested()) co_await Error(Errc::cancelled, "interrupted");
+    co_await file.write(at, zeroes.bytes().first(std::min<std::uint64_t>(zeroes.size(), range.end() - at)));
+  }
+  co_await file.sync();
+}
+
+Task<std::uint64_t> FileDriver::device_size() {
+  const FileInfo found = co_await file_.stat();
+  co_return found.size;
 }
 
 Task<bool> FileDriver::named() {

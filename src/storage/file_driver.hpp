@@ -1,6 +1,7 @@
 // FileDriver: a file or block device as a disk.
 //
-// Invariant: size_ is what the disk's users see.  With direct I/O the node pads the last request to
+// Invariant: size_ is what the disk's users see.  A device that has grown is as large as it was until truncate() says more, and
+// ends with an error where it has become smaller.  With direct I/O the node pads the last request to
 // the device's sectors; the file is cut back to size_ then, under resizing_.
 #pragma once
 
@@ -25,7 +26,7 @@ class FileDriver final : public BlockDriver {
   bool supports_fua() const noexcept override { return true; }
 
   Task<Extent> map(Range wanted) override;
-  Task<> read(std::uint64_t offset, Buffers into) override { return file_.read(offset, into); }
+  Task<> read(std::uint64_t offset, Buffers into) override;
   Task<> write(std::uint64_t offset, Buffers from, WriteFlags flags) override;
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
@@ -35,7 +36,12 @@ class FileDriver final : public BlockDriver {
   // What is told of a loss afterwards, without asking the kernel, is not another one.
   bool lost_by(const Error& failed) const noexcept override { return !lost_ || failed.message() != lost_->message(); }
   bool lost() noexcept override { return lost_.has_value(); }
+  // What a device has grown by becomes zeroes, as a file's end is: who asks may count on that.
   Task<> truncate(std::uint64_t size) override;
+  // Or it is shown as it is, to who resizes the device's own disk.
+  void grow_as_it_is(bool yes) noexcept { grows_as_it_is_ = yes; }
+  bool is_device() const noexcept { return is_device_; }
+  Task<std::uint64_t> device_size();             // by now
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;
   Task<ImageInfo> info() override;
@@ -56,6 +62,10 @@ class FileDriver final : public BlockDriver {
   Task<> write_durably(std::uint64_t offset, Buffers from);
   Task<> write_end(std::uint64_t offset, Buffers from, bool durable);
   Task<> allocate(AllocateMode mode, Range range);
+  bool& able_to(AllocateMode mode) noexcept;
+  bool is_refusal(const Error& error) const noexcept;
+  Task<> fit_device(std::uint64_t& size);
+  Task<> zero_new(Range range);
   Result<> judge(Result<> done);                 // of what was to be durable
   Task<> replace_file(File& next, const FileOptions& wanted);
   Task<> take_up(File& next);
@@ -73,7 +83,11 @@ class FileDriver final : public BlockDriver {
   std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
   std::uint64_t losses_ = 0;      // found by who made something durable
   bool is_device_;
-  bool can_punch_ = true, can_zero_ = true;
+  bool grows_as_it_is_ = false;
+  bool can_punch_ = true, can_zero_ = true, can_discard_ = true;
 };
+
+// In pieces, durable: the space is there afterwards whatever the storage does with falloc.
+Task<> write_zeroes_to(File& file, Range range, CancelToken interrupted = {});
 
 }  // namespace tidemark

@@ -7,6 +7,7 @@
 #include "block/graph.hpp"
 #include "io/aligned.hpp"
 #include "io/sim/process.hpp"
+#include "storage/file_driver.hpp"
 #include "task/group.hpp"
 
 namespace tidemark {
@@ -116,7 +117,12 @@ TEST_F(FileTest, LimitsFollowTheDevice) {
   EXPECT_EQ(buffered->limits().request_align, 1u);
   EXPECT_EQ(buffered->limits().write_zeroes_align, 4096u);
   EXPECT_EQ(buffered->limits().discard_align, 4096u);
+  EXPECT_EQ(buffered->limits().max_zeroes, 64 * MiB);
   run(buffered->close());
+  world.disk().make_device("/d/small", 1 * MiB, 512);
+  const Driver cached = run(open_host_device(reactor, named("/d/small")));
+  EXPECT_EQ(cached->limits().write_zeroes_align, 4096u);               // the page cache's
+  run(cached->close());
 }
 
 TEST_F(FileTest, ReadsZeroBehindAnOddEnd) {
@@ -216,6 +222,67 @@ TEST_F(FileTest, FastZeroingOfADeviceNeverFallsBack) {
             Errc::unsupported);
   run(device->write_zeroes(range, WriteFlags::no_fallback | WriteFlags::may_unmap));
   run(device->write_zeroes(range, WriteFlags::none));
+  run(device->close());
+}
+
+// Somebody else's pages are in the way: only now, so it is tried again.
+TEST_F(FileTest, ADeviceThatIsBusyIsZeroedByWriting) {
+  world.disk().make_device("/d/dev", 1 * MiB);
+  Graph graph(reactor);
+  BlockNode& node = *run(graph.add({}, run(open_host_device(reactor, named("/d/dev")))));
+  auto edge = *Edge::attach(node, Role::root, {Permissions::write, Permissions::all}, "test");
+  const Range range{0, 64 * KiB};
+  std::vector<std::byte> data(range.length, std::byte{5});
+  run(edge->write(0, Buffers(data)));
+  fail(IoOp::Kind::allocate, EBUSY, 2);
+  run(edge->write_zeroes(range, WriteFlags::may_unmap));
+  run(edge->read(0, Buffers(data)));
+  EXPECT_TRUE(is_zero(data));
+  fail(IoOp::Kind::allocate, EBUSY);
+  run(edge->discard(range));
+  run(edge->write_zeroes(range, WriteFlags::may_unmap | WriteFlags::no_fallback));
+  edge.reset();
+  run(graph.remove(node));
+}
+
+TEST_F(FileTest, WhatADeviceHasGrownByBecomesZeroes) {
+  world.disk().make_device("/d/dev", 1 * MiB);
+  FileOptions options = named("/d/dev");
+  options.locking = false;
+  for (const bool busy : {false, true}) {
+    world.disk().resize_device("/d/dev", 1 * MiB);
+    const Driver device = run(open_host_device(reactor, options));
+    world.disk().resize_device("/d/dev", 2 * MiB);
+    const Driver other = run(open_host_device(reactor, options));
+    std::vector<std::byte> data(1 * MiB, std::byte{5});
+    run(other->write(1 * MiB, Buffers(data), WriteFlags::none));
+    EXPECT_EQ(device->size(), 1 * MiB);
+    EXPECT_EQ(error_of(device->truncate(2 * MiB + 512)).message(), "Cannot grow device files");
+    if (busy) fail(IoOp::Kind::allocate, EBUSY);
+    run(device->truncate(3 * MiB / 2));
+    EXPECT_EQ(device->size(), 3 * MiB / 2);
+    EXPECT_EQ(error_of(device->truncate(1 * MiB)).message(), "Cannot resize device files");
+    static_cast<FileDriver&>(*device).grow_as_it_is(true);
+    run(device->truncate(2 * MiB));
+    run(device->read(1 * MiB, Buffers(data)));
+    EXPECT_TRUE(is_zero(Bytes(data).first(512 * KiB)));
+    EXPECT_EQ(data[512 * KiB], std::byte{5});
+    run(other->close());
+    run(device->close());
+  }
+}
+
+TEST_F(FileTest, ADeviceThatHasBecomeSmallerEndsWithAnError) {
+  world.disk().make_device("/d/dev", 1 * MiB);
+  const Driver device = run(open_host_device(reactor, named("/d/dev")));
+  world.disk().resize_device("/d/dev", 512 * KiB);
+  std::vector<std::byte> data(64 * KiB);
+  run(device->read(448 * KiB, Buffers(data)));
+  EXPECT_EQ(error_of(device->read(480 * KiB, Buffers(data))).to_errno(), EIO);
+  EXPECT_EQ(error_of(device->read(768 * KiB, Buffers(data))).to_errno(), EIO);
+  EXPECT_EQ(run(device->map({768 * KiB, 4096})).mapping, Mapping::data);
+  run(device->truncate(512 * KiB));
+  EXPECT_EQ(device->size(), 512 * KiB);
   run(device->close());
 }
 

@@ -7,6 +7,7 @@
 
 #include "control/graph/size_change.hpp"
 #include "control/nodes/auto_read_only.hpp"
+#include "control/nodes/device_growth.hpp"
 #include "control/nodes/image_bitmaps.hpp"
 
 namespace tidemark {
@@ -25,6 +26,8 @@ Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
   co_await unwrap(check_storable_at(*node, size));
   constexpr Permissions resizing{Permissions::resize, Permissions::all};
   auto edge = co_await unwrap(Edge::attach(*node, Role::root, resizing, "an unnamed block device"));
+  DeviceGrowth growth(*node);
+  size = co_await growth.size_for(size);
   co_await edge->truncate(size);
 }
 

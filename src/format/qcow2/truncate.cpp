@@ -31,7 +31,10 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   const std::uint64_t mapped = std::min(end, map_.reach());
   if (data_file_) {
     const auto turn = co_await resizing_data_file_.lock();
+    const Range behind{old_size, std::min(std::max(old_size, data_file_->size()), new_size) - old_size};
     co_await data_file_->truncate(new_size);
+    // A raw one that was longer than the disk shows that as it is.
+    if (header_.data_file_raw() && !behind.empty()) co_await data_file_->write_zeroes(behind, WriteFlags::may_unmap);
   }
   co_await map_.grow_l1(end, committer_);
   co_await zero_to_cluster_end(old_size);

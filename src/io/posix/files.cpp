@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -32,6 +34,12 @@ std::int64_t zero_range(const IoOp& op) noexcept {
   if (zeroed != -EOPNOTSUPP) return zeroed;
   const std::int64_t punched = punch_hole(op);
   return punched < 0 ? punched : fallocate(op, 0);
+}
+
+std::int64_t discard_device(const IoOp& op) noexcept {
+  std::uint64_t range[2] = {op.offset, op.length};
+  const std::int64_t done = retried([&] { return ::ioctl(descriptor(op.handle), BLKDISCARD, range); });
+  return done == -ENOTTY ? -EOPNOTSUPP : done;
 }
 
 bool is_regular(int fd, std::uint64_t& size) noexcept {
@@ -82,6 +90,7 @@ std::int64_t allocate_file(IoOp& op) noexcept {
   if (op.length == 0) return 0;
   switch (op.allocate) {
     case AllocateMode::punch_hole: return punch_hole(op);   // a device: zeroes or EOPNOTSUPP
+    case AllocateMode::discard: return discard_device(op);
     case AllocateMode::zero_range: return zero_range(op);
     case AllocateMode::preallocate: return fallocate(op, 0);
   }

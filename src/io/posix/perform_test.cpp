@@ -234,6 +234,12 @@ TEST_P(DeviceTest, ZeroesAndPunches) {
   EXPECT_EQ(device.allocate(AllocateMode::preallocate, {0, MiB}), -EOPNOTSUPP);
 }
 
+TEST_P(DeviceTest, Discards) {
+  const OpenFile device(device_->path(), flags(true));
+  EXPECT_EQ(device.allocate(AllocateMode::discard, {64 * KiB, 128 * KiB}), 0);
+  EXPECT_EQ(device.allocate(AllocateMode::discard, {100, 128 * KiB}), -EINVAL);
+}
+
 TEST_P(DeviceTest, IsAllData) {
   const OpenFile device(device_->path(), flags(false));
   Op extent(IoOp::Kind::extent, device.handle());

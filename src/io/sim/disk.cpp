@@ -109,6 +109,13 @@ void SimDisk::make_device(const std::string& path, std::uint64_t size, std::uint
   place_node(path, std::move(node));
 }
 
+void SimDisk::resize_device(const std::string& path, std::uint64_t size) {
+  const SimNodePtr node = names_.locate(path).node;
+  TM_ASSERT(node && node->type == SimNode::Type::device);
+  node->file->change({SimChange::Kind::resize, {size, 0}, {}});
+  node->file->sync(node->file->changes_made());
+}
+
 void SimDisk::import_file(const std::string& path, Bytes content) {
   SimNodePtr node = make_node(SimNode::Type::regular);
   const Range all{0, content.size()};

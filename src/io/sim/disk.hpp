@@ -57,6 +57,7 @@ class SimDisk {
   void make_directory(const std::string& path);
   void make_device(const std::string& path, std::uint64_t size, std::uint32_t logical_block = 512,
                    bool read_only = false);
+  void resize_device(const std::string& path, std::uint64_t size);
   void import_file(const std::string& path, Bytes content);       // replaces
   void sync_all();                                                // as if all had been synced
 

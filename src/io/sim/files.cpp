@@ -100,10 +100,13 @@ std::int64_t SimDisk::allocate(IoOp& op, SimOpenFile& file, const SimStart&) {
     if (op.allocate == AllocateMode::preallocate) return -EOPNOTSUPP;
     if (!fits(range.offset, range.length, size)) return -EINVAL;
     if (!is_aligned(range.offset | range.length, node.logical_block)) return -EINVAL;
+    if (op.allocate == AllocateMode::discard && prng_.chance(1, 2)) return 0;       // it reads as before
+  } else if (op.allocate == AllocateMode::discard) {
+    return -EOPNOTSUPP;
   }
   auto kind = SimChange::Kind::reserve;
   if (op.allocate == AllocateMode::zero_range) kind = SimChange::Kind::zero;
-  if (op.allocate == AllocateMode::punch_hole) {
+  if (op.allocate == AllocateMode::punch_hole || op.allocate == AllocateMode::discard) {
     kind = SimChange::Kind::punch;
     range = range.intersect({0, size});
     if (range.empty()) return 0;

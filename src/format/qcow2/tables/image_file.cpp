@@ -95,7 +95,9 @@ Task<> ImageFile::grow(std::uint64_t end) {
 }
 
 Task<> ImageFile::trim() {
-  if (fresh_ < offset_limit && used_end_ < size()) co_await file_.truncate(used_end_);
+  if (fresh_ == offset_limit || used_end_ >= size()) co_return;
+  const Result<> cut = co_await file_.truncate(used_end_).result();
+  if (!cut && cut.error().code() != Errc::unsupported) co_await cut.error();         // a device keeps it
 }
 
 void ImageFile::forget_use() noexcept {
