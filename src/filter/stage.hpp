@@ -91,7 +91,10 @@ class Stage {
   bool presses() const noexcept;
   // Somebody waits for the target.
   bool throttles() const noexcept { return throttles_; }
+  // Until somebody does, or look_again(); then look again.
   Task<> wait_until_throttles(CancelToken token) { return throttling_.wait(token); }
+  // More of what is staged can be shipped.
+  void look_again() noexcept { throttling_.notify_all(); }
 
  private:
   // Where a unit is: in memory, in the scratch file, or nowhere since it is zeroes.
