@@ -65,6 +65,7 @@ class Point::Claim {
     if (kind_ == Kind::staged) point_.staged_.set(range);
     if (kind_ == Kind::zero) point_.zero_.set(range);
     point_.holds_.look_again();
+    if (kind_ == Kind::staged) point_.stage_->look_again();
   }
 
   // All else can be read again.

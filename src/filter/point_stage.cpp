@@ -56,13 +56,16 @@ Task<Point::Outcome> Point::stage_some(Range range) {
   const auto aside = co_await set_aside(range).result();
   if (!aside) co_return Failure{aside.error(), true};
   if (*aside) co_return std::nullopt;
-  const Range piece{range.offset, std::min(range.length, Stage::room_max * Stage::unit)};
+  const Range piece{range.offset, std::min(range.length, stage_->room_max() * Stage::unit)};
   auto room = co_await stage_->room_for(div_up(piece.length, Stage::unit)).result();
   if (!room) co_return Failure{room.error(), false};
-  // There may be no need for it any more, after a wait.
-  if (holds_.any(piece) || next_unsafe(piece) != piece) co_return std::nullopt;
-  const auto hold = holds_.hold(piece);
-  const Result<> read = co_await stage_data(piece, *room).result();
+  while (holds_.any(piece)) (void)co_await holds_.wait();
+  // There may be less need for it after a wait, or none.
+  const auto unsafe = next_unsafe(piece);
+  if (!unsafe) co_return std::nullopt;
+  const Range rest{unsafe->offset, piece.end() - unsafe->offset};
+  const auto hold = holds_.hold(rest);
+  const Result<> read = co_await stage_data(rest, *room).result();
   if (!read) co_return Failure{read.error(), true};
   co_return std::nullopt;
 }

@@ -293,6 +293,48 @@ TEST_F(PointTest, DiscardsAreDroppedWhereThePointNeedsThem) {
   EXPECT_TRUE(std::equal(after.begin() + 256 * KiB, after.end(), now.begin() + 256 * KiB));
 }
 
+// A writer that has waited for room keeps its turn, though part of what it waited for has been copied meanwhile.
+TEST_F(PointTest, AWriterKeepsItsTurn) {
+  CopyBeforeWriteOptions options;
+  StageOptions& staging = options.staging.emplace();
+  staging.memory = staging.budget = 1 * MiB;
+  staging.spill = false;
+  staging.on_full = OnStagingFull::throttle;
+  make(15, options);
+  Edge& guest = guest_edge();
+  const Content data(1 * MiB, std::byte{0x5a});
+  disks->run(source->driver().write(0, Buffers::of_const(Content(3 * MiB, std::byte{1})), WriteFlags::none));
+  before = disks->content_of(*source);
+  std::string order;
+  const auto one = [&](std::uint64_t offset, std::uint64_t length, std::string name) -> Task<> {
+    co_await guest.write(offset, Buffers::of_const(Bytes(data).first(length)));
+    order += name;
+  };
+  const auto copy = [&](std::uint64_t offset, std::uint64_t length) -> Task<> {
+    const Range range{offset, length};
+    Content buffer(64 * KiB);
+    Point::Stride stride;
+    while (filter->point().todo().next_dirty_area(range.offset, range.end()))
+      (void)co_await filter->point().copy_some(range, stride, buffer, nullptr);
+  };
+  const auto body = [&](TaskGroup& group) -> Task<> {
+    co_await one(2 * MiB, 1 * MiB, "");
+    group.spawn(one(0, 256 * KiB, "first"));
+    group.spawn(one(1 * MiB, 256 * KiB, " second"));
+    co_await copy(64 * KiB, 64 * KiB);
+    co_await pause(1'000'000);
+    EXPECT_EQ(order, "");
+    co_await copy(2 * MiB, 256 * KiB);
+    co_await pause(1'000'000);
+    EXPECT_EQ(order, "first");
+    co_await copy(0, disk_size);
+    co_await group.join();
+    EXPECT_EQ(order, "first second");
+  };
+  disks->run(with_group(disks->process.reactor(), body));
+  EXPECT_EQ(disks->content_of(*target), before);
+}
+
 TEST_F(PointTest, NobodyWritesPastTheFilterWhileItIsUsed) {
   make(12);
   using P = Permissions;

@@ -6,6 +6,7 @@ namespace tidemark {
 namespace {
 
 constexpr StagePool::Slot no_slot = ~0u;
+constexpr std::uint64_t room_most = 1 * MiB / Stage::unit;
 
 std::string size_text(std::uint64_t bytes) {
   return bytes >= GiB && bytes % GiB == 0 ? std::to_string(bytes / GiB) + " GiB"
@@ -48,6 +49,8 @@ Stage::Stage(Reactor& reactor, StageOptions options)
       options_(std::move(options)),
       budget_(options_.budget / unit),
       pool_(std::min(options_.memory, options_.budget) / unit),
+      room_max_(std::clamp<std::uint64_t>(pool_.limit() / 4, 1, room_most)),
+      turn_(reactor),
       room_(reactor),
       throttling_(reactor),
       running_(reactor) {}
@@ -80,26 +83,27 @@ Error Stage::full(bool in_budget) const {
 }
 
 Task<Stage::Room> Stage::room_for(std::uint64_t units) {
-  TM_ASSERT(units <= room_max);
-  for (;;) {
-    if (ended_) co_await *ended_;
-    const bool in_budget = used() + units <= budget_;
-    if (in_budget && pool_.has_room(units)) break;
-    const bool spills = in_budget && can_spill();
-    if (!spills && options_.on_full == OnStagingFull::fail) co_await full(in_budget);
-    if (spills) {
-      start_spilling();
-      co_await room_.wait();
-      continue;
-    }
-    ++throttled_;
-    throttling_.notify_all();
-    co_await room_.wait();
-    --throttled_;
-  }
+  TM_ASSERT(units <= room_max_);
+  const Mutex::Guard turn = co_await turn_.lock();
+  co_await wait_for(units);
   Room room(*this, units);
   start_spilling();
   co_return std::move(room);
+}
+
+Task<> Stage::wait_for(std::uint64_t units) {
+  for (;;) {
+    if (ended_) co_await *ended_;
+    const bool in_budget = used() + units <= budget_;
+    if (in_budget && pool_.has_room(units)) co_return;
+    const bool spills = in_budget && can_spill();
+    if (!spills && options_.on_full == OnStagingFull::fail) co_await full(in_budget);
+    if (spills) start_spilling();
+    throttles_ = !spills;
+    if (throttles_) throttling_.notify_all();
+    co_await room_.wait();
+    throttles_ = false;
+  }
 }
 
 void Stage::add(std::uint64_t offset, Room& room, std::size_t index) {

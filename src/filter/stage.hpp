@@ -5,6 +5,7 @@
 // what is remembered of each many of them count as one.
 // Whoever wants to stage asks for room first; that waits while memory is being spilled.  When all
 // that may be staged is used up the answer is an error, or a wait for the target, as the user wants.
+// Room is given in order of arrival: small requests would take all that a large one waits for.
 //
 // Invariant: a unit that was added is found by fetch(), unchanged, until it is forgotten.
 #pragma once
@@ -42,7 +43,6 @@ struct StageUsage {
 class Stage {
  public:
   static constexpr std::uint64_t unit = StagePool::unit;
-  static constexpr std::uint64_t room_max = 256;  // units at once
   static constexpr std::uint64_t zeroes_a_unit = 64;
 
   Stage(Reactor& reactor, StageOptions options);
@@ -69,7 +69,9 @@ class Stage {
     Stage& stage_;
     std::vector<StagePool::Slot> slots_;  // free_slot: added
   };
-  // At most room_max units.  Errc::no_space when all is used up, unless it throttles.
+  // How many units may be asked for at once: spilling always makes room for so many.
+  std::uint64_t room_max() const noexcept { return room_max_; }
+  // Errc::no_space when all is used up, unless it throttles.
   Task<Room> room_for(std::uint64_t units);
 
   // `offset` is a unit's that is not staged.
@@ -88,8 +90,11 @@ class Stage {
   // What is staged should be shipped before anything else.
   bool presses() const noexcept;
   // Somebody waits for the target.
-  bool throttles() const noexcept { return throttled_ != 0; }
+  bool throttles() const noexcept { return throttles_; }
+  // Until somebody does, or look_again(); then look again.
   Task<> wait_until_throttles(CancelToken token) { return throttling_.wait(token); }
+  // More of what is staged can be shipped.
+  void look_again() noexcept { throttling_.notify_all(); }
 
  private:
   // Where a unit is: in memory, in the scratch file, or nowhere since it is zeroes.
@@ -111,6 +116,7 @@ class Stage {
   std::uint64_t used() const noexcept { return pool_.used() + spilled_ + zeroes_ / zeroes_a_unit; }
   bool can_spill() const noexcept { return options_.spill && !spill_error_; }
   Error full(bool in_budget) const;
+  Task<> wait_for(std::uint64_t units);
   void start_spilling();
   Task<> spill();
   Task<std::size_t> spill_some();  // how much was tried
@@ -124,6 +130,7 @@ class Stage {
   const StageOptions options_;
   const std::uint64_t budget_;   // in units
   StagePool pool_;
+  const std::uint64_t room_max_;
   std::unordered_map<std::uint64_t, Place> units_;
   File scratch_;
   std::vector<std::uint32_t> scratch_free_;
@@ -131,8 +138,8 @@ class Stage {
   std::uint64_t spilled_ = 0, zeroes_ = 0;
   std::optional<Error> spill_error_;   // the scratch file takes nothing any more
   std::optional<Error> ended_;
-  bool spilling_ = false;
-  std::uint64_t throttled_ = 0;
+  bool spilling_ = false, throttles_ = false;
+  Mutex turn_;                         // of who waits for room_
   Event room_, throttling_;
   Gate running_;
 };

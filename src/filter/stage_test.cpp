@@ -49,7 +49,7 @@ class StageTest : public testing::Test {
 
   // As a guest does it: room first, then what was read.
   Task<> add_some(std::uint64_t limit) {
-    const std::uint64_t count = 1 + random.below(Stage::room_max);
+    const std::uint64_t count = 1 + random.below(stage->room_max());
     Stage::Room room = co_await stage->room_for(count);
     const std::vector<iovec> memory = room.memory(count * Stage::unit);
     std::vector<Unit> units;
@@ -97,6 +97,11 @@ class StageTest : public testing::Test {
     outcome = room ? "room" : room.error().message();
   }
 
+  Task<> take_room(std::uint64_t units, std::string name) {
+    const auto room = co_await stage->room_for(units).result();
+    outcome += room ? name : "-";
+  }
+
   Prng random{1};
   std::string outcome;
   std::optional<SimWorld> world;
@@ -113,7 +118,7 @@ TEST_F(StageTest, KeepsWhatWasAdded) {
     run([&]() -> Task<> {
       for (int round = 0; round < 150; ++round) {
         const auto kind = random.below(8);
-        const bool room = stage->usage().staged + Stage::room_max * Stage::unit <= 24 * MiB;
+        const bool room = stage->usage().staged + stage->room_max() * Stage::unit <= 24 * MiB;
         if (kind < 3 && room) co_await add_some(limit);
         else if (kind < 5) co_await fetch_some(limit);
         else if (kind == 5) forget_some(limit);
@@ -137,13 +142,13 @@ TEST_F(StageTest, ZeroesAreBoundedToo) {
     const std::uint64_t units = small().budget / Stage::unit;
     std::uint64_t added = 0;
     for (bool full = false; !full && added <= units * Stage::zeroes_a_unit;) {
-      auto room = co_await stage->room_for(Stage::room_max).result();
+      auto room = co_await stage->room_for(stage->room_max()).result();
       full = !room;
       if (full) continue;
-      for (const iovec& piece : room->memory(Stage::room_max * Stage::unit)) std::memset(piece.iov_base, 0, piece.iov_len);
-      for (std::size_t i = 0; i < Stage::room_max; ++i) stage->add(added++ * Stage::unit, *room, i);
+      for (const iovec& piece : room->memory(stage->room_max() * Stage::unit)) std::memset(piece.iov_base, 0, piece.iov_len);
+      for (std::size_t i = 0; i < stage->room_max(); ++i) stage->add(added++ * Stage::unit, *room, i);
     }
-    EXPECT_EQ(added, (units - Stage::room_max) * Stage::zeroes_a_unit + Stage::room_max);
+    EXPECT_EQ(added, (units - stage->room_max()) * Stage::zeroes_a_unit + stage->room_max());
     stage->forget({0, added * Stage::unit});
     EXPECT_EQ(stage->usage().staged, 0u);
   });
@@ -195,6 +200,57 @@ TEST_F(StageTest, WhoWaitsIsLetGo) {
     };
     co_await with_group(process->reactor(), body);
   });
+}
+
+// Small requests that come later do not take what a large one waits for.
+TEST_F(StageTest, RoomIsGivenInOrderOfArrival) {
+  StageOptions options = small();
+  options.on_full = OnStagingFull::throttle;
+  options.spill = false;
+  options.directory.clear();
+  make(11, options);
+  run([&]() -> Task<> {
+    const std::vector<std::byte> data(4 * MiB, std::byte{7});
+    stage->add(0, Bytes(data));
+    const Error over(Errc::cancelled, "over");
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      group.spawn(take_room(stage->room_max(), "large"));
+      group.spawn(take_room(1, " small"));
+      stage->forget(Range{0, 512 * KiB});
+      co_await process->reactor().sleep(Duration(1'000'000));
+      EXPECT_EQ(outcome, "");
+      EXPECT_TRUE(stage->throttles());
+      stage->forget(Range{512 * KiB, 512 * KiB});
+      co_await group.join();
+      EXPECT_EQ(outcome, "large small");
+      stage->add(0, Bytes(data).first(1 * MiB));
+      group.spawn(take_room(stage->room_max(), ""));
+      group.spawn(take_room(1, ""));
+      stage->end(over);
+      co_await group.join();
+      EXPECT_EQ(outcome, "large small--");
+      EXPECT_FALSE(stage->throttles());
+    };
+    co_await with_group(process->reactor(), body);
+  });
+}
+
+TEST_F(StageTest, SpillingMakesRoomForWhatMayBeAskedFor) {
+  for (const std::uint64_t memory : {2 * Stage::unit, 7 * Stage::unit, 48 * Stage::unit, 1 * MiB}) {
+    StageOptions options = small();
+    options.memory = memory;
+    make(12, options);
+    run([&]() -> Task<> {
+      const std::uint64_t units = options.budget / Stage::unit - stage->room_max();
+      for (std::uint64_t at = 0; at < units;) {
+        const std::uint64_t count = 1 + at % stage->room_max();
+        Stage::Room room = co_await stage->room_for(count);
+        for (const iovec& piece : room.memory(count * Stage::unit)) std::memset(piece.iov_base, 7, piece.iov_len);
+        for (std::size_t i = 0; i < count; ++i, ++at) stage->add(at * Stage::unit, room, i);
+      }
+      EXPECT_GE(stage->usage().staged, units * Stage::unit);
+    });
+  }
 }
 
 }  // namespace

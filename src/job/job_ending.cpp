@@ -13,6 +13,8 @@
 namespace tidemark {
 namespace {
 
+constexpr Duration letting_go_max = std::chrono::seconds(3);  // that a command waits for
+
 // At the job's home.
 Task<JobProgress> take_effect(Job& job, bool failed) {
   const JobProgress progress = job.progress();
@@ -73,7 +75,17 @@ Task<> JobManager::finalize(std::string id) {
   const JobStatus seen = too_late ? JobStatus::concluded : job->status();
   co_await unwrap(check_verb(id, seen, JobVerb::finalize));
   group_.spawn(finalize_transaction(transaction));
-  co_await transaction->over.wait();
+  co_await transaction->ending.wait();
+  CancelSource late;
+  const auto expire = [&](CancelToken token) -> Task<> {
+    co_await reactor_.sleep(letting_go_max, token);
+    late.request();
+  };
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    group.spawn(expire(group.token()));
+    co_await transaction->over.wait(late.token());
+  };
+  (void)co_await with_group(reactor_, in_time).result();
 }
 
 Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
@@ -85,6 +97,7 @@ Task<> JobManager::finalize_transaction(TransactionPtr transaction) {
   const Result<> decided = co_await decide(transaction).result();
   if (!decided) co_return co_await fail(transaction->jobs.front(), decided.error());
   co_await end_parts(transaction, true);
+  transaction->ending.set();
   for (const JobPtr& job : transaction->jobs) co_await conclude(job);
   end(transaction);
 }
@@ -127,6 +140,7 @@ Task<> JobManager::end_parts(TransactionPtr transaction, bool well) {
 Task<> JobManager::abort_transaction(TransactionPtr transaction) {
   if (transaction->aborting) co_return;
   transaction->aborting = true;
+  transaction->ending.set();
   for (const JobPtr& job : transaction->jobs)
     if (!job->error_ && !job->user_paused()) job->request_cancel(true);
   if (!transaction->parts.empty()) co_await undo(transaction);

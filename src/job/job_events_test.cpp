@@ -69,6 +69,44 @@ TEST_F(JobEventsTest, FinalizedAndDismissedByTheUser) {
   });
 }
 
+// The job has taken effect; its filter goes when the guest lets it.
+TEST_F(JobEventsTest, FinalizingDoesNotWaitForAGuestWhoseRequestHangs) {
+  full_source("s");
+  Hanging& hanging = disks->add_hanging("s");
+  BlockNode& s = disks->node("hanging-s");
+  BlockNode& t = source("t");
+  Edge& guest = disks->attach(s);
+  run([&]() -> Task<> {
+    BackupOptions options = backup("j", s, t);
+    options.job.auto_finalize = false;
+    co_await start(options);
+    co_await reach("j", JobStatus::pending);
+    events.take();
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      const Content data(4 * KiB);
+      const auto write = [&]() -> Task<> { (void)co_await guest.write(0, Buffers::of_const(data)).result(); };
+      bool finalized = false;
+      const auto finalize = [&]() -> Task<> {
+        co_await jobs->finalize("j");
+        finalized = true;
+      };
+      hanging.hang(true);
+      group.spawn(write());
+      group.spawn(finalize());
+      co_await pass(4000);
+      EXPECT_TRUE(finalized);
+      EXPECT_EQ(events.take(), "");
+      hanging.hang(false);
+      co_await hanging.cancel_in_flight();
+      co_await end_of("j");
+      EXPECT_EQ(events.take(), "j completed 1048576/1048576\nj concluded\nj null\n");
+      co_await group.join();
+      EXPECT_EQ(&guest.node(), &s);
+    };
+    co_await with_group(disks->process.reactor(), body);
+  });
+}
+
 TEST_F(JobEventsTest, PausedResumedCancelled) {
   BlockNode& s = full_source("s", 64 * MiB);
   BlockNode& t = source("t", 64 * MiB);

@@ -23,7 +23,7 @@ class JobTransaction {
   // therefore stay.
   using Homes = std::vector<Reactor*>;
   using Decide = std::function<Task<>(std::uint64_t group, Homes homes)>;
-  explicit JobTransaction(Executor& executor) : over(executor) {}
+  explicit JobTransaction(Executor& executor) : ending(executor), over(executor) {}
 
   // The number of a group; 0: not one that was asked for.
   std::uint64_t id() const noexcept { return number; }
@@ -49,7 +49,8 @@ class JobTransaction {
   std::vector<std::shared_ptr<ManagedJob>> jobs;  // newest first
   std::vector<std::unique_ptr<Part>> parts;       // in the order they were made
   bool finalizing = false, aborting = false;
-  Event over;  // all its jobs are concluded
+  Event ending;  // how all its jobs end is decided; they take effect, and let go of what they hold
+  Event over;    // all its jobs are concluded
 };
 
 // One thread; jobs do their work at their homes, which may be other threads, and outlive them.
@@ -95,7 +96,8 @@ class JobManager {
   // block-job-cancel: a job that is paused is only cancelled with `force`.
   Result<> cancel_block_job(ManagedJob& job, bool force);
   Result<> complete(ManagedJob& job);
-  Task<> finalize(std::string id);  // ends when its transaction is concluded
+  // Ends when its transaction is concluded; that goes on by itself when guests' requests keep its jobs from letting go of disks.
+  Task<> finalize(std::string id);
   Result<> dismiss(ManagedJob& job);
 
   // Cancels and dismisses all; ends when there is none.

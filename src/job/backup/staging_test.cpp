@@ -324,6 +324,47 @@ TEST_F(StagingTest, AndTheJobEndsWhenTheTargetHangsThen) {
   }
 }
 
+// All that is staged was on its way when a guest began to wait, and comes back when the job is paused for the target's error.
+TEST_F(StagingTest, WhatTheTargetRefusesRelievesAGuestLater) {
+  make(13);
+  content = disks->random_bytes(disk_size);
+  disks->run(Disks::write_at(disks->node("s"), 0, content));
+  FaultRule refuses;
+  refuses.op = FaultOp::write;
+  refuses.latency_ns = 1000 * ms;
+  refuses.os_errno = ENOSPC;
+  Edge& guest = disks->attach(*source);
+  run([&]() -> Task<> {
+    BackupOptions options = throttling();
+    options.on_target_error = OnError::stop;
+    const auto body = [&](TaskGroup& group) -> Task<> {
+      co_await start(options);
+      const Range staged_first{1 * MiB, 4 * MiB};
+      co_await write_all(guest, staged_first);
+      disks->set_faults("t", {refuses});
+      (void)jobs->set_speed(job("j"), 0);
+      co_await pass(500);
+      bool done = false;
+      const auto last = [&]() -> Task<> {
+        co_await write(guest, 23 * MiB, 64 * KiB);
+        done = true;
+      };
+      group.spawn(last());
+      co_await reach("j", JobStatus::paused);
+      EXPECT_FALSE(done);
+      slow_target(0);
+      co_await pass(3000);
+      EXPECT_TRUE(done);
+      (void)jobs->resume(job("j"));
+      const bool ended = co_await ends_within("j", std::chrono::seconds(30));
+      EXPECT_TRUE(ended);
+      const bool same = co_await target_equals(content);
+      EXPECT_TRUE(same);
+    };
+    co_await with_group(disks->process.reactor(), body);
+  });
+}
+
 TEST_F(StagingTest, OnlyWhatWillBeOverwrittenIsRead) {
   make(6);
   slow_target(600'000 * ms);
