@@ -60,6 +60,16 @@ class Making(Layouts):
         path = self.path / "x.raw"
         return path.stat().st_blocks * 512 if path.exists() else 0
 
+    def test_a_data_file_that_grows_within_a_cluster_above_a_longer_base(self):
+        (self.path / "base.raw").write_bytes(b"b" * 300 * KiB)
+        self.qemu_img("create", "-q", "-f", "qcow2", "-o", "data_file=d.raw", "-b", "base.raw", "-F", "raw", "a.qcow2", "100k")
+        for size in (110, 128, 200):
+            self.image("resize", "a.qcow2", f"{size}k")
+            self.assertEqual((self.path / "d.raw").stat().st_size, size * KiB)
+            (self.path / "wanted.raw").write_bytes((b"b" * 100 * KiB).ljust(size * KiB, b"\0"))
+            self.assert_same("a.qcow2", "wanted.raw")
+            self.qemu_check("a.qcow2")
+
     def test_names_of_data_files(self):
         (self.path / "sub").mkdir()
         self.image("create", "-f", "qcow2", "-o", "data_file=d.raw", "sub/a.qcow2", "1M")

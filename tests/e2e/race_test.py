@@ -289,5 +289,27 @@ class Fleecing(Races):
             handle.shutdown()
 
 
+class RawDataFile(Races):
+    """A write and a zeroing of the same bytes: whichever wins, the data file says it too."""
+
+    def test_a_zeroing_beside_a_write(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=d.raw,data_file_raw=on", "disk.qcow2", "1M")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 1 0 1M", "disk.qcow2")
+        client = self.start("--blockdev", "qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=disk.qcow2,data-file.driver=fault,"
+                            "data-file.rules.0.operation=write,data-file.rules.0.errno=0,data-file.rules.0.latency-ns=50000000,"
+                            "data-file.file.driver=file,data-file.file.filename=d.raw")
+        client.execute("block-export-add", type="nbd", id="e", node_name="disk", name="disk", writable=True)
+        for name in ("aio_zero", "aio_trim"):
+            guest = self.disk()
+            guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"3" * 64 * KiB)), 64 * KiB)
+            while guest.poll(20):
+                pass
+            getattr(guest, name)(64 * KiB, 64 * KiB)
+            while guest.aio_in_flight():
+                guest.poll(-1)
+            self.assertEqual((self.path / "d.raw").read_bytes() == guest.pread(MiB, 0), True, name)
+            guest.shutdown()
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -184,7 +184,7 @@ class Qcow2Driver final : public MappedDriver {
   class PendingClusters;
   // `forget` makes nothing of what reads as zeroes, where nothing is below; `cut_off` of what is stored, where nothing
   // of the disk is; `uncover` of anything, for what is below to show.
-  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off, uncover };
+  enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off, uncover, in_file };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
   static Task<qcow2::Header> read_header(Edge& file);
@@ -260,7 +260,7 @@ class Qcow2Driver final : public MappedDriver {
 
   Task<> grow(std::uint64_t size);
   Task<> shrink(std::uint64_t size);
-  Task<> zero_to_cluster_end(std::uint64_t from);
+  Task<> zero_to_cluster_end(std::uint64_t from, std::uint64_t new_size);
 
   std::unique_ptr<Edge> file_, data_file_, backing_;
   qcow2::Header header_;

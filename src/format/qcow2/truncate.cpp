@@ -37,7 +37,7 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
     if (header_.data_file_raw() && !behind.empty()) co_await data_file_->write_zeroes(behind, WriteFlags::may_unmap);
   }
   co_await map_.grow_l1(end, committer_);
-  co_await zero_to_cluster_end(old_size);
+  co_await zero_to_cluster_end(old_size, new_size);
   if (shown > first) {
     const Range appearing{first, shown - first};
     if (header_.geometry.version < 3) co_await write_zeroes_out(appearing);
@@ -52,11 +52,13 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   co_await header_writer_.set_size(new_size);
 }
 
-Task<> Qcow2Driver::zero_to_cluster_end(std::uint64_t from) {
+Task<> Qcow2Driver::zero_to_cluster_end(std::uint64_t from, std::uint64_t new_size) {
   const Geometry& g = header_.geometry;
   if (g.cluster_aligned(from)) co_return;
   // Subclusters differ.
-  Range tail{from, g.cluster_size() - g.in_cluster(from)};
+  std::uint64_t end = align_up(from, g.cluster_size());
+  if (g.external_data) end = std::min(end, new_size);    // a data file ends with the disk
+  Range tail{from, end - from};
   while (!tail.empty()) {
     const Extent present = co_await map(tail);
     const bool below_shows = present.mapping == Mapping::below && backing_ && backing_->size() > tail.offset;

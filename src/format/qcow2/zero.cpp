@@ -12,8 +12,11 @@ Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
   const bool free = has(flags, WriteFlags::may_unmap);
   if (header_.geometry.version < 3 && (stands_on_another() || !free))
     co_await Error(Errc::unsupported, "qcow2: zero clusters need version 3");
-  if (header_.data_file_raw()) co_await zero_data_file(range, flags);
-  const Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
+  Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
+  if (header_.data_file_raw()) {
+    co_await zero_data_file(range, flags);
+    how = Zeroing::in_file;
+  }
   co_await watch(zero_clusters(range.narrowed(header_.geometry.subcluster_size()), how));
 }
 
@@ -21,8 +24,12 @@ Task<> Qcow2Driver::discard(Range range) {
   if (header_.geometry.version < 3 && stands_on_another())
     co_await Error(Errc::unsupported, "qcow2: discarding over a backing file needs version 3");
   range = range.narrowed(header_.geometry.cluster_size());
-  if (header_.data_file_raw()) co_await zero_data_file(range, WriteFlags::may_unmap);
-  co_await watch(zero_clusters(range, Zeroing::discard));
+  Zeroing how = Zeroing::discard;
+  if (header_.data_file_raw()) {
+    co_await zero_data_file(range, WriteFlags::may_unmap);
+    how = Zeroing::in_file;
+  }
+  co_await watch(zero_clusters(range, how));
 }
 
 Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
@@ -116,9 +123,11 @@ L2Entry Qcow2Driver::zeroed(L2Entry entry, Subclusters part, Zeroing how) const 
   const bool stored = entry.compressed() || entry.has_cluster();
   // What is not stored reads as zeroes already, unless something shows from below.
   if (how == Zeroing::cut_off && !stored) return entry;
-  if (how == Zeroing::discard && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
+  if ((how == Zeroing::discard || how == Zeroing::in_file) && !stored && (!backing_ || (entry.zeroes() & part) == part)) return entry;
   if (how == Zeroing::uncover) return L2Entry();
   if (how == Zeroing::forget) return entry.zeroes() != 0 ? L2Entry() : entry;
+  // What is in a raw data file is said there alone: a write that is under way there, too, would be hidden else.
+  if (how == Zeroing::in_file && entry.has_cluster()) return entry.with_zeroes(part & ~entry.allocated());
   if (g.version < 3) return L2Entry();
   if (!entry.has_cluster() && part == all) return L2Entry::of_zeroes(all);
   if (entry.compressed()) return L2Entry::of_data({}, 0);          // cannot be: the caller refuses
