@@ -1,5 +1,6 @@
 """A qcow2 image on storage that drops, when a flush fails, what was written since the last good one, and goes on."""
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from lab.qmp import QmpError
 
 DISK, FILE = 4 * MiB, 8 * MiB
 SIZE = 32 * MiB
+MAP_LOCKED = 0x2000 | mmap.MAP_SHARED
 
 # Its next flush fails when there is a file 'broken'; kept.img is what the last good one saw.
 SERVER = ["nbdkit", "-f", "-U", "target.sock", "eval", f"get_size=echo {FILE}", "can_write=exit 0", "can_flush=exit 0",
@@ -255,9 +257,10 @@ class PageCacheLoss(Bed):
         low = {"driver": "host_device", "node-name": "low", "filename": self.device}
         self.mirror("--blockdev", json.dumps(low), "--blockdev", "driver=raw,node-name=disk,file=low")
         self.lose()
-        before = self.guest.pread(SIZE, 0)
-        self.guest.pwrite(before[:4096], 0)          # it looks what is lost when it has something to do
-        self.until(lambda: self.mirrored() == before, "a mirror of what the page cache shows")
+        with open(self.device, "rb") as device, mmap.mmap(device.fileno(), SIZE, flags=MAP_LOCKED, prot=mmap.PROT_READ):
+            before = self.guest.pread(SIZE, 0)       # stays so: nothing takes these pages from the page cache
+            self.guest.pwrite(before[:4096], 0)      # it looks what is lost when it has something to do
+            self.until(lambda: self.mirrored() == before, "a mirror of what the page cache shows")
         self.client.execute("blockdev-reopen", options=[low])
         now = self.guest.pread(SIZE, 0)
         self.assertFalse(now == before)

@@ -5,7 +5,7 @@ import struct
 import subprocess
 import unittest
 
-from bed import DONE, FAILED, KiB, MiB
+from bed import DAMAGED, DONE, FAILED, KiB, MiB
 from image_bed import CORRUPT, ImageBed
 
 GiB = 1 << 30
@@ -59,6 +59,8 @@ class Hostile(ImageBed):
                          bytes(4) for i in range(65535))
         name = self.write("a", 1 << 40, L1_ENTRIES, ((L1, entries), (SNAPSHOTS, table)), snapshots=65535)
         self.look(name, "refcount is not 1")
+        opened = f'json:{{"driver":"qcow2","overlap-check":"all","file":{{"driver":"file","filename":"{name}"}}}}'
+        self.assertIn("overlap", self.bounded("image", "resize", opened, "+1M", among=(DAMAGED,)))
 
     def test_snapshots_with_l1_tables_that_are_holes(self):
         table = b"".join(struct.pack(">QIHHIIQIIQQ", 8 * GiB + i * 32 * MiB, L1_ENTRIES, 2, 2, 0, 0, 0, 0, 16, 0, 1 << 40) +

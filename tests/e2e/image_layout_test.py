@@ -194,9 +194,19 @@ class Verbs(Layouts):
                 self.assertTrue(least * MiB <= stored <= (least + 1) * MiB + 512 * KiB, (name, mode, stored))
         self.assertIn("shrinking", self.fails("image", "resize", "--shrink", "--preallocation=full", "a.qcow2", "1M"))
         self.assertIn("mode 'metadata'", self.fails("image", "resize", "--preallocation=metadata", "a.raw", "20M"))
-        self.qemu_img("create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
-        self.assertIn("backing file", self.fails("image", "resize", "--preallocation=full", "top.qcow2", "20M"))
-        self.assertEqual(self.qemu_info("top.qcow2")["virtual-size"], 11 * MiB)
+
+    def test_space_for_what_a_disk_above_a_longer_one_grows_by(self):
+        (self.path / "base.raw").write_bytes(b"b" * 4 * MiB)
+        for options in ("compat=1.1", "compat=0.10", "extended_l2=on", "data_file=d.raw"):
+            for mode in ("metadata", "falloc", "full"):
+                with self.subTest(options=options, mode=mode):
+                    self.qemu_img("create", "-q", "-f", "qcow2", "-o", options, "-b", "base.raw", "-F", "raw", "top.qcow2", "1000k")
+                    self.image("resize", f"--preallocation={mode}", "top.qcow2", "6M")
+                    (self.path / "wanted.raw").write_bytes((b"b" * 1000 * KiB).ljust(6 * MiB, b"\0"))
+                    self.assert_same("top.qcow2", "wanted.raw")
+                    self.qemu_check("top.qcow2")
+                    told = json.loads(self.qemu_img("map", "--output=json", "top.qcow2").stdout)
+                    self.assertGreaterEqual(sum(part["length"] for part in told if part["depth"] == 0), 5 * MiB)
 
     def test_rebase_and_commit(self):
         for n, options in self.kinds():

@@ -158,8 +158,6 @@ Task<> Qcow2Driver::resize(std::uint64_t new_size, Qcow2Preallocation preallocat
   const std::uint64_t old_size = size();
   if (new_size < old_size && preallocation != Qcow2Preallocation::off)
     co_await refused("Preallocation can't be used for shrinking an image");
-  if (backing_ && preallocation != Qcow2Preallocation::off && !header_.geometry.extended_l2)
-    co_await refused("Preallocation can't be used for images with a backing file");
   co_await truncate(new_size);
   if (preallocation != Qcow2Preallocation::off && new_size > old_size) co_await reserve(old_size, preallocation);
 }

@@ -193,7 +193,8 @@ class Qcow2Driver final : public MappedDriver {
   Task<> load(std::string snapshot);
   Task<> prepare_to_write();
   Task<> show_snapshot(std::string id_or_name);
-  Result<> claim_metadata(const std::vector<qcow2::HostCluster>& inactive_l2);
+  Result<> claim_metadata();
+  void look_after(const std::vector<qcow2::HostCluster>& inactive_l2);
   Task<std::vector<qcow2::HostCluster>> inactive_l2_tables(const qcow2::SnapshotTable& snapshots);
   Task<> complete();
   Task<> end_lazily();

@@ -126,15 +126,16 @@ Task<> Qcow2Driver::prepare_to_write() {
   file_shown_ = given_up_ = false;
   co_await image_.complete_last_cluster();
   co_await refcounts_.load(header_.refcount_table_at, header_.refcount_table_clusters);
+  co_await unwrap(claim_metadata());             // snapshots that claim one place for two tables are read no further
   const std::vector<HostCluster> inactive = co_await inactive_l2_tables(snapshots_);
-  co_await unwrap(claim_metadata(inactive));
+  look_after(inactive);
   std::uint64_t kept = header_.data_file_raw() ? static_cast<std::uint64_t>(Autoclear::data_file_raw) : 0;
   if ((keeps_content_ || bitmaps_follow_) && header_.has_bitmaps) kept |= static_cast<std::uint64_t>(Autoclear::bitmaps);
   if (bitmaps_follow_ && header_.has(Autoclear::tracked)) kept |= tracked_mask;
   co_await header_writer_.keep_autoclear(kept);
 }
 
-Result<> Qcow2Driver::claim_metadata(const std::vector<HostCluster>& inactive_l2) {
+Result<> Qcow2Driver::claim_metadata() {
   const HostRun header_cluster{{0}, 1};
   if (auto ok = image_.claim_metadata(header_cluster, Metadata::main_header); !ok) return ok;
   if (auto ok = refcounts_.claim_tables(); !ok) return ok;
@@ -147,20 +148,28 @@ Result<> Qcow2Driver::claim_metadata(const std::vector<HostCluster>& inactive_l2
     const HostRun l1{g.cluster_of(snapshot.l1_at), g.clusters_for(snapshot.l1_entries * entry_bytes)};
     if (auto ok = image_.claim_metadata(l1, Metadata::inactive_l1); !ok) return ok;
   }
-  // Snapshots and the disk share L2 tables: what is looked after already is so still.
-  for (const HostCluster l2 : inactive_l2) image_.add_metadata({l2, 1}, Metadata::inactive_l2);
   return {};
+}
+
+// Snapshots and the disk share L2 tables: what is looked after already is so still.
+void Qcow2Driver::look_after(const std::vector<HostCluster>& inactive_l2) {
+  for (const HostCluster l2 : inactive_l2) image_.add_metadata({l2, 1}, Metadata::inactive_l2);
 }
 
 // Of all snapshots, where they are looked after.
 Task<std::vector<HostCluster>> Qcow2Driver::inactive_l2_tables(const SnapshotTable& snapshots) {
   std::vector<HostCluster> tables;
+  std::size_t distinct = 0;
   if (!has(image_.overlap_checks(), Metadata::inactive_l2)) co_return tables;
   TopTable l1(image_);
   for (const SnapshotEntry& snapshot : snapshots) {
     co_await l1.load(snapshot.l1_at, snapshot.l1_entries);
     for (const std::uint64_t entry : l1.entries())
       if (const HostOffset at{entry & L2Entry::offset_mask}; at.value != 0) tables.push_back(header_.geometry.cluster_of(at));
+    if (tables.size() < 2 * distinct) continue;
+    std::sort(tables.begin(), tables.end());     // they share most
+    tables.erase(std::unique(tables.begin(), tables.end()), tables.end());
+    distinct = tables.size();
   }
   co_return tables;
 }

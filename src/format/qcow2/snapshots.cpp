@@ -148,7 +148,8 @@ Task<> Qcow2Driver::commit_tables(NextTables& next, Header header) {
   image_.forget_metadata();
   map_.adopt(l1.at(), l1.entries());
   snapshots_ = std::move(snapshots);
-  co_await unwrap(claim_metadata(inactive));
+  co_await unwrap(claim_metadata());
+  look_after(inactive);
 }
 
 }  // namespace tidemark

@@ -43,13 +43,8 @@ Task<> go_back(Edge& image, std::uint64_t before, Error error) {
 Task<> check_preallocation(Edge& image, std::uint64_t after, Qcow2Preallocation how) {
   if (how == Qcow2Preallocation::off) co_return;
   if (after < image.size()) co_await Error(Errc::invalid_argument, "Preallocation can't be used for shrinking an image");
-  if (image.node().driver().name() != "qcow2") {
-    if (how == Qcow2Preallocation::metadata) co_await Error(Errc::unsupported, "Unsupported preallocation mode 'metadata'");
-    co_return;
-  }
-  const ImageInfo info = co_await image.node().driver().info();
-  if (!info.backing_filename.empty() && !info.qcow2->extended_l2)
-    co_await Error(Errc::invalid_argument, "Preallocation can't be used for images with a backing file");
+  if (how == Qcow2Preallocation::metadata && image.node().driver().name() != "qcow2")
+    co_await Error(Errc::unsupported, "Unsupported preallocation mode 'metadata'");
 }
 
 }  // namespace
