@@ -23,9 +23,8 @@ Task<> open(Graph& graph, schema::BlockdevOptions options, ThrottleGroups groups
 Task<BlockNode*> find_without_roots(Graph& graph, const std::string& name) {
   BlockNode* node = graph.find(name);
   if (!node) co_await Error(Errc::not_found, fmt::format("Failed to find node with node-name='{}'", name));
-  const auto root = [](const Edge* user) { return user->is_root(); };
-  if (std::any_of(node->parents().begin(), node->parents().end(), root))
-    co_await Error(Errc::busy, fmt::format("Node {} is in use", name));
+  for (const Edge* user : node->parents())
+    if (user->is_root()) co_await Error(Errc::busy, fmt::format("Node {} is in use by {}", name, user->describe_user()));
   co_return node;
 }
 

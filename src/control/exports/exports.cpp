@@ -46,6 +46,10 @@ Result<std::string> one_thread(const schema::BlockExportIothreads& given) {
   return Error(Errc::unsupported, "an NBD export is served on one iothread; 'iothread' must name one");
 }
 
+// Of a command that waits for clients: longer than they are given to read answers.
+constexpr Duration stop_max = std::chrono::seconds(3);
+constexpr const char* still_ending = ": requests of its clients are still under way in the storage; choose another id, or wait";
+
 Error cannot_move() { return Error(Errc::busy, "Cannot change iothread of active block backend"); }
 
 // On the node's thread.
@@ -190,8 +194,11 @@ Task<> Exports::take_back(Place& place, std::vector<std::string> activated) {
 // The thread that it is to be served on, null when it does not say.
 Task<Place*> Exports::check_new(const schema::BlockExportOptions& arguments) {
   if (!is_identifier(arguments.id)) co_await Error(Errc::invalid_argument, "Invalid block export id");
-  if (exports_.contains(arguments.id))
-    co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use", arguments.id));
+  const auto taken = exports_.find(arguments.id);
+  if (taken != exports_.end()) {
+    const char* const why = taken->second.shutting_down ? still_ending : "";
+    co_await Error(Errc::exists, fmt::format("Block export id '{}' is already in use{}", arguments.id, why));
+  }
   Place* there = co_await homes_.find(arguments.node_name);
   if (!there) co_await Error(Errc::not_found, fmt::format("Cannot find device='' nor node-name='{}'", arguments.node_name));
   Place* wanted = nullptr;
@@ -223,6 +230,7 @@ Task<> Exports::add_hidden(schema::BlockExportOptions arguments, Place& place) {
   options.allocation_depth = nbd.allocation_depth;
   options.allow_inactive = arguments.allow_inactive;
   options.hidden = true;
+  options.on_removed = [this, id = arguments.id] { removed(id); };
   if (nbd.bitmaps)
     for (const auto& bitmap : *nbd.bitmaps) options.bitmaps.push_back(to_bitmap_name(bitmap));
   auto added = co_await server_->add_export_at(place.reactor, *node, std::move(options)).result();
@@ -288,35 +296,57 @@ Task<> Exports::remove(std::string id, schema::BlockExportRemoveMode mode) {
     co_await Error(Errc::busy, fmt::format("export '{}' still in use", id));
   if (!removed) co_await removed.error();
   entry.shutting_down = true;
-  group_.spawn(finish_removal(std::move(id), *std::move(removed)));
+  group_.spawn(finish_removal(*std::move(removed)));
 }
 
-Task<> Exports::finish_removal(std::string id, std::shared_ptr<NbdExport> nbd) {
+Task<> Exports::finish_removal(std::shared_ptr<NbdExport> nbd) {
   (void)co_await nbd->close().result();          // lets go of the node, too
-  nbd.reset();
-  exports_.erase(id);
+}
+
+// It is closed; one that nobody was shown goes without a word.
+void Exports::removed(const std::string& id) {
+  const auto place = exports_.find(id);
+  if (place == exports_.end()) return;
   schema::BlockExportDeletedEvent event;
-  event.id = std::move(id);
+  event.id = id;
+  exports_.erase(place);
   events_.send(event);
+  changed_.notify_all();
 }
 
 Task<> Exports::nbd_server_stop() {
   if (!server_) co_await Error(Errc::not_found, "NBD server not running");
-  co_await stop();
+  begin_stop();
+  CancelSource late;
+  const auto expire = [&](CancelToken token) -> Task<> {
+    co_await homes_.main().reactor.sleep(stop_max, token);
+    late.request();
+  };
+  const auto in_time = [&](TaskGroup& group) -> Task<> {
+    group.spawn(expire(group.token()));
+    while (stopping_ != 0) co_await changed_.wait(late.token());
+  };
+  (void)co_await with_group(homes_.main().reactor, in_time).result();
+}
+
+// Nobody connects any more; what is left is shutting down, each export until the last request of its clients has ended.
+void Exports::begin_stop() {
+  if (!server_) return;
+  for (auto& [id, entry] : exports_) entry.shutting_down = true;
+  ++stopping_;
+  group_.spawn(end_server(std::move(server_)));
+}
+
+Task<> Exports::end_server(std::unique_ptr<NbdServer> server) {
+  co_await server->stop(NbdServer::StopMode::orderly);
+  server.reset();
+  --stopping_;
+  changed_.notify_all();
 }
 
 Task<> Exports::stop() {
-  if (!server_) co_return;
-  auto stopping = std::move(server_);
-  co_await stopping->stop(NbdServer::StopMode::orderly);
-  for (auto place = exports_.begin(); place != exports_.end();) {
-    const auto at = place++;
-    if (at->second.shutting_down) continue;          // ends, and tells of itself
-    schema::BlockExportDeletedEvent event;
-    event.id = at->first;
-    exports_.erase(at);
-    events_.send(event);
-  }
+  begin_stop();
+  while (stopping_ != 0 || !exports_.empty()) co_await changed_.wait();
 }
 
 Task<std::vector<schema::BlockExportInfo>> Exports::query_block_exports() {
@@ -356,11 +386,18 @@ std::string in_uri(std::string_view text) {
 
 }  // namespace
 
+std::vector<std::string> Exports::ids() const {
+  std::vector<std::string> all;
+  for (const auto& [id, entry] : exports_) all.push_back(id);
+  return all;
+}
+
 std::vector<std::string> Exports::uris() const {
   std::vector<std::string> all;
   if (!server_) return all;
   for (const SocketAddress& address : server_->addresses())
     for (const auto& [id, entry] : exports_) {
+      if (entry.shutting_down) continue;
       const std::string name = in_uri(entry.nbd->name());
       all.push_back(address.kind == SocketAddress::Kind::unix_path
                         ? fmt::format("nbd+unix:///{}?socket={}", name, in_uri(address.path))

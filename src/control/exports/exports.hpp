@@ -2,7 +2,8 @@
 // ends when the last client has gone.
 //
 // An export is served on the thread of its node, which it keeps there.  What goes on after a command has
-// been answered runs in the owner's task group.  stop() is awaited before this goes.
+// been answered runs in the owner's task group: a server that was stopped, and each export, until the last request of their
+// clients has ended.  stop() is awaited before this goes.
 #pragma once
 
 #include <map>
@@ -18,7 +19,8 @@ namespace tidemark {
 
 class Exports final : public ExportCommands {
  public:
-  Exports(Homes& homes, TaskGroup& group, EventSink& events) : homes_(homes), group_(group), events_(events) {}
+  Exports(Homes& homes, TaskGroup& group, EventSink& events)
+      : homes_(homes), group_(group), events_(events), changed_(homes.main().reactor) {}
 
   Task<> nbd_server_start(schema::NbdServerOptionsLegacy arguments) override;
   Task<> nbd_server_add(schema::NbdServerAddOptions arguments) override;
@@ -38,8 +40,10 @@ class Exports final : public ExportCommands {
   // `--nbd-server` of the command line: clients wait until serve(), which is called once, when the exports are there.
   Task<> start(schema::NbdServerOptions options);
   void serve();
-  // Ends all exports and the server.
+  // Ends all exports and the server; waits for what clients have under way, which may hang.
   Task<> stop();
+  // That have not ended.
+  std::vector<std::string> ids() const;
 
   // A node at a place, with what it stands on, and what exports may do with them.  On error all is as it was.
   Task<> set_active(Place& place, std::string node, bool active);
@@ -65,7 +69,10 @@ class Exports final : public ExportCommands {
   Task<> take_back(Place& place, std::vector<std::string> activated);
   Task<> add_hidden(schema::BlockExportOptions arguments, Place& place);
   Task<> remove(std::string id, schema::BlockExportRemoveMode mode);
-  Task<> finish_removal(std::string id, std::shared_ptr<NbdExport> nbd);
+  static Task<> finish_removal(std::shared_ptr<NbdExport> nbd);
+  void removed(const std::string& id);
+  void begin_stop();
+  Task<> end_server(std::unique_ptr<NbdServer> server);
 
   Homes& homes_;
   TaskGroup& group_;
@@ -73,6 +80,8 @@ class Exports final : public ExportCommands {
   std::unique_ptr<NbdServer> server_;
   std::map<std::string, Entry> exports_;             // by id
   std::uint64_t added_ = 0;
+  unsigned stopping_ = 0;                            // servers whose last client has not gone
+  Event changed_;                                    // one of those, or of the exports, is gone
 };
 
 }  // namespace tidemark

@@ -37,7 +37,7 @@ NbdTransmission::NbdTransmission(Socket& socket, NbdAgreement agreement, BufferP
                                  CancelSource& stop, CancelSource& drop)
     : socket_(socket), agreement_(std::move(agreement)), disk_(*agreement_.disk),
       headers_(agreement_.headers), pool_(pool), stop_(stop), drop_(drop),
-      credit_(socket.reactor(), Credit::client_total), replies_(socket, stop, drop),
+      credit_(socket.reactor(), Credit::client_total), replies_(socket, stop, drop), over_(socket.reactor()),
       inbox_(pool.take(inbox_size)), told_losses_(disk_.disk().losses()), known_losses_(told_losses_),
       heard_debt_(disk_.loss_debt().open() ? 0 : disk_.loss_debt().number()) {}
 
@@ -52,12 +52,20 @@ Task<> NbdTransmission::run() {
   };
   auto serve_and_send = [this, serve](TaskGroup& sender) -> Task<> {
     sender.spawn(replies_.run());
+    sender.spawn(hang_up());
     const Result<void> served = co_await with_group(socket_.reactor(), serve).result();
     replies_.close();
+    over_.set();
     co_await sender.join();
     if (!served) co_await served.error();
   };
   co_await with_group(socket_.reactor(), serve_and_send);
+}
+
+// A client that is dropped hears of it at once: what it has in flight may never end.
+Task<> NbdTransmission::hang_up() {
+  const Result<void> ended = co_await over_.wait(drop_.token()).result();
+  if (!ended) (void)co_await socket_.shutdown().result();
 }
 
 Task<> NbdTransmission::receive(TaskGroup& requests) {

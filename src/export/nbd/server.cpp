@@ -57,22 +57,26 @@ std::vector<SocketAddress> NbdServer::addresses() const {
 }
 
 Task<> NbdServer::serve() {
-  auto serve_all = [this](TaskGroup& group) -> Task<> {
-    for (Listener& listener : listeners_) group.spawn(accept_clients(listener, group));
-    co_await group.join();
+  auto serve_all = [this](TaskGroup& clients) -> Task<> {
+    auto accept_all = [this, &clients](TaskGroup& listening) -> Task<> {
+      for (Listener& listener : listeners_) listening.spawn(accept_clients(listener, clients));
+      co_await listening.join();
+    };
+    (void)co_await with_group(reactor_, accept_all).result();
+    co_await close_listeners();                                // requests of clients may hang
+    co_await clients.join();
   };
   (void)co_await with_group(reactor_, serve_all).result();     // none of its tasks fails
-  co_await close_listeners();
   ended_.set();
 }
 
-Task<> NbdServer::accept_clients(Listener& listener, TaskGroup& group) {
+Task<> NbdServer::accept_clients(Listener& listener, TaskGroup& clients) {
   const CancelToken token = stopping_.token();
   for (;;) {
     auto socket = co_await listener.accept(token).result();
     const auto room = co_await wait_for_room(token).result();
     if (socket && room) {
-      group.spawn(serve_client(*std::move(socket)));
+      clients.spawn(serve_client(*std::move(socket)));
       continue;
     }
     if (socket) (void)co_await socket->close().result();
@@ -186,12 +190,19 @@ Task<> NbdServer::wait_ended(StopMode mode) {
 Task<> NbdServer::stop(StopMode mode) {
   stopping_.request();
   for (NbdConnection* client : clients_) mode == StopMode::hard ? client->drop() : client->finish();
-  co_await wait_ended(mode);
   const NbdExportMap closing = std::exchange(exports_, {});
-  for (const auto& [name, disk] : closing) {
-    disk->shut_down();
-    (void)co_await disk->close().result();
-  }
+  auto close_all = [&](TaskGroup& group) -> Task<> {
+    for (const auto& [name, disk] : closing) group.spawn(close_export(disk));
+    co_await wait_ended(mode);
+    co_await group.join();
+  };
+  co_await with_group(reactor_, close_all);
+}
+
+// Once its own clients have gone.
+Task<> NbdServer::close_export(std::shared_ptr<NbdExport> disk) {
+  disk->shut_down();
+  (void)co_await disk->close().result();
 }
 
 }  // namespace tidemark

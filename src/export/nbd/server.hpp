@@ -45,8 +45,8 @@ class NbdServer {
   enum class RemoveMode : std::uint8_t { safe, hard };
   Result<std::shared_ptr<NbdExport>> remove_export(std::string_view name, RemoveMode mode);
 
-  // Stops listening, ends the clients (orderly: what they asked for is answered) and closes all
-  // exports.  Returns when serve() has ended.
+  // Stops listening, ends the clients (orderly: what they asked for is answered, if that is soon) and closes each
+  // export when its last client has gone.  Returns when serve() has ended: when the last request has, which may hang.
   enum class StopMode : std::uint8_t { orderly, hard };
   Task<> stop(StopMode mode);
 
@@ -55,13 +55,14 @@ class NbdServer {
   Result<> check_new(NbdExportOptions& options) const;
   Task<> open_listeners();
   Task<> close_listeners();
-  Task<> accept_clients(Listener& listener, TaskGroup& group);
+  Task<> accept_clients(Listener& listener, TaskGroup& clients);
   Task<> wait_for_room(CancelToken token);
   std::uint64_t on_their_way() const noexcept { return clients_.size() - clients(); }
   NbdConnection* longest_silent() const noexcept;
   Task<> serve_client(Socket socket);
   Task<> drop_late_clients(CancelToken token);
   Task<> wait_ended(StopMode mode);
+  static Task<> close_export(std::shared_ptr<NbdExport> disk);
 
   Reactor& reactor_;
   const NbdServerOptions options_;

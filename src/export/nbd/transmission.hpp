@@ -19,7 +19,7 @@ class NbdTransmission {
   static constexpr std::size_t working_memory = 1 * MiB;     // of a request without data
 
   // `stop` ends receiving, and what is in flight is still answered; `drop` is asked together with it
-  // to give up answering too.  All that is referred to outlives this.
+  // to give up answering too: the connection ends then, whatever is in flight.  All that is referred to outlives this.
   NbdTransmission(Socket& socket, NbdAgreement agreement, BufferPool& pool, CancelSource& stop,
                   CancelSource& drop);
   NbdTransmission(const NbdTransmission&) = delete;
@@ -40,6 +40,7 @@ class NbdTransmission {
 
   // receive.cpp: requests off the stream
   Task<> receive(TaskGroup& requests);
+  Task<> hang_up();
   Task<> take(Request request, TaskGroup& requests);
   void start(const Request& request, PooledBuffer data, Credit credit, TaskGroup& requests);
   Task<Credit> wait_for_credit(std::uint64_t data);
@@ -93,6 +94,7 @@ class NbdTransmission {
   Semaphore credit_;
   ReplyQueue replies_;
   bool receiving_ = true;
+  Event over_;                               // all requests have ended
 
   PooledBuffer inbox_;                       // received and not yet looked at: [begin_, end_)
   std::size_t begin_ = 0, end_ = 0;
