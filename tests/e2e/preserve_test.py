@@ -49,15 +49,21 @@ class Preserve(Bed):
         self.lab.run("qemu-img", "convert", "-U", "-f", self.format_of(name), "-O", "raw", self.file(name), "now.raw")
         return (self.path / "now.raw").read_bytes()
 
-    def start(self):
+    def start(self, filtered=None, **filter):
+        """`filtered` stands on the base through a filter."""
         for name in ("nbd.sock", "qmp.sock"):
             (self.path / name).unlink(missing_ok=True)
         self.serve("served.raw=served")
         with Qmp(self.path / "qmp.sock") as qmp:
+            qmp.execute("object-add", **{"qom-type": "throttle-group", "id": "g"})
             for name in self.sizes:
                 below = self.backing_of(name)
+                if name == filtered:
+                    qmp.execute("blockdev-add", **{"node-name": "filter", "file": below}, **filter)
+                    below = "filter"
                 options = {"backing": below} if below else {}
-                qmp.execute("blockdev-add", driver=self.format_of(name), **{"node-name": name, "read-only": name not in EXPORTED}, **options,
+                written = name in EXPORTED or (filtered and name == "base")
+                qmp.execute("blockdev-add", driver=self.format_of(name), **{"node-name": name, "read-only": not written}, **options,
                             **{"auto-read-only": True} if name not in EXPORTED else {},
                             file={"driver": "file", "filename": self.file(name)})
             for name in EXPORTED:
@@ -172,6 +178,22 @@ class Preserve(Bed):
                         qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
                     self.end()
                     self.check(before, how)
+
+    def test_a_filter_made_by_hand_above_the_base(self):
+        old = {"driver": "null-co", "size": 8 * MiB, "read-zeroes": True}
+        filters = {"copy-on-read": {}, "compress": {}, "throttle": {"throttle-group": "g"}, "copy-before-write": {"target": old}}
+        for number, (driver, options) in enumerate(filters.items()):
+            filtered, how = (("a", "on"), ("beside", "on"), ("beside", "full"), ("a", "full"))[number]
+            with self.subTest(driver, filtered=filtered, how=how):
+                before = self.make(number + 110)
+                self.start(filtered, driver=driver, **options)
+                writers = self.guests(before)
+                with Qmp(self.path / "qmp.sock") as qmp:
+                    self.commit(qmp, how)
+                    qmp.wait_event("JOB_STATUS_CHANGE", id="j", status="null")
+                after = before | {name: writer.stop() for name, writer in writers.items()}
+                self.end()
+                self.check(before, how, fresh=after)
 
     def test_what_it_is_refused_for(self):
         self.make(90)
