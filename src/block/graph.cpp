@@ -170,6 +170,32 @@ Task<> Graph::close_all() {
   if (!first) co_await first.error();
 }
 
+Task<> Graph::close_unused(const InUse& in_use) {
+  auto closing = [&](TaskGroup& group) -> Task<> {
+    begin_to_close(group, in_use);
+    co_await group.join();
+  };
+  co_await with_group(reactor_, closing);
+}
+
+void Graph::begin_to_close(TaskGroup& group, const InUse& in_use) {
+  const auto unused = [&](const auto& node) {
+    if (node->closing_ || !node->options().monitor_owned || !node->parents().empty() || in_use(*node)) return false;
+    const auto& bitmaps = node->bitmaps().all();
+    return std::none_of(bitmaps.begin(), bitmaps.end(), [](const auto& bitmap) { return bitmap->busy(); });
+  };
+  for (;;) {
+    const auto found = std::find_if(nodes_.begin(), nodes_.end(), unused);
+    if (found == nodes_.end()) return;
+    group.spawn(close_and_go_on(**found, group, in_use));
+  }
+}
+
+Task<> Graph::close_and_go_on(BlockNode& node, TaskGroup& group, const InUse& in_use) {
+  (void)co_await close_node(node).result();
+  begin_to_close(group, in_use);
+}
+
 Task<> Graph::cancel_in_flight(BlockNode& node) {
   const InFlight here(node);
   co_await node.driver_->cancel_in_flight();

@@ -20,6 +20,7 @@
 
 namespace tidemark {
 
+class TaskGroup;
 using NodeList = std::list<std::unique_ptr<BlockNode>>;
 
 class Graph {
@@ -80,6 +81,9 @@ class Graph {
   // After a root user has let go: removes the node unless it is used or monitor-owned, or pinned: then unpin() does it.
   Task<> release(BlockNode& node);
   Task<> close_all();                               // no root users are left
+  // For when something hangs: closes side by side what a monitor owns and nobody uses, and then what nobody uses any more.
+  using InUse = std::function<bool(const BlockNode&)>;
+  Task<> close_unused(const InUse& in_use);
 
   class [[nodiscard]] DrainGuard {
    public:
@@ -152,6 +156,8 @@ class Graph {
   void look_for_layers() noexcept;
   static void refresh_limits(BlockNode& node);      // and of what stands on it
   Task<> close_node(BlockNode& node);
+  void begin_to_close(TaskGroup& group, const InUse& in_use);
+  Task<> close_and_go_on(BlockNode& node, TaskGroup& group, const InUse& in_use);
   Task<> end_writing(BlockNode& node);
   Task<> begin_writing(BlockNode& node);
   // What users may ask of it follows; on error it is as it was.

@@ -113,6 +113,7 @@ class BlockNode final {
   // opened anew.
   std::uint64_t losses() const noexcept { return losses_; }
   bool quiesced() const noexcept { return quiesced_; }
+  bool closing() const noexcept { return closing_; }
 
  private:
   friend class Edge;

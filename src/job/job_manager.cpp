@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/identifier.hpp"
-#include "block/node.hpp"
+#include "block/graph.hpp"
 #include "io/visit.hpp"
 
 namespace tidemark {
@@ -107,6 +107,16 @@ Task<> JobManager::check_unused(const BlockNode& node, Reactor& home) const {
   co_await visit(reactor_, home, check_none_uses(there, node));
 }
 
+Task<> JobManager::close_unused(Graph& graph) {
+  std::vector<JobPtr> there;
+  for (const JobPtr& job : jobs_)
+    if (&job->home() == &graph.reactor()) there.push_back(job);
+  const Graph::InUse in_use = [&there](const BlockNode& node) {
+    return std::any_of(there.begin(), there.end(), [&node](const JobPtr& job) { return job->job().uses(node); });
+  };
+  co_await visit(reactor_, graph.reactor(), graph.close_unused(in_use));
+}
+
 Task<JobInfo> JobManager::info(std::shared_ptr<const ManagedJob> job) const {
   JobSight sight;
   if (job->job_->type() == JobType::mirror) sight.actively_synced = false;
@@ -156,14 +166,14 @@ Result<> JobManager::dismiss(ManagedJob& job) {
 
 Task<> JobManager::cancel_all() {
   while (!jobs_.empty()) {
-    const JobPtr job = jobs_.front();
-    if (job->status() == JobStatus::concluded) {
-      remove(*job);
-      continue;
+    const std::vector<JobPtr> all = jobs_;               // one that hangs does not keep the others
+    for (const JobPtr& job : all) {
+      if (std::find(jobs_.begin(), jobs_.end(), job) == jobs_.end()) continue;
+      job->options_.auto_dismiss = true;
+      if (job->status() == JobStatus::concluded) remove(*job);
+      else (void)cancel(*job, true);
     }
-    job->options_.auto_dismiss = true;
-    (void)cancel(*job, true);
-    if (find_job(job->id()).ok()) co_await gone_.wait();
+    if (!jobs_.empty()) co_await gone_.wait();
   }
   while (!groups_.empty()) {
     const TransactionPtr group = groups_.front();

@@ -16,6 +16,8 @@
 
 namespace tidemark {
 
+class Graph;
+
 // Jobs that succeed or fail together (completion-mode grouped).
 class JobTransaction {
  public:
@@ -84,6 +86,8 @@ class JobManager {
   Result<ManagedJob*> find_block_job(std::string_view id) const;  // DeviceNotActive
   // "Node 't' is busy: block device is in use by block job: backup"
   Task<> check_unused(const BlockNode& node, Reactor& home) const;
+  // For when others hang: closes all nodes of the monitor's that no job uses, as Graph::close_unused() does.
+  Task<> close_unused(Graph& graph);
   // Until it is let go of it stays, also when it has ended and is dismissed.
   std::shared_ptr<ManagedJob> hold(const ManagedJob& job) const;
   Task<JobInfo> info(std::shared_ptr<const ManagedJob> job) const;

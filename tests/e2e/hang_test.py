@@ -1,13 +1,16 @@
 """Storage that does not answer, while somebody wants what stands on it to end."""
+import json
 import signal
+import socket
 import subprocess
 import unittest
 
 import nbd
-from bed import KiB, MiB, Bed
+from bed import DONE, FAILED, KiB, MiB, Bed
 from lab import processes
 from lab.qmp import QmpError
 
+LONG = 3600 * 10**9                              # in ns: longer than any test
 UNIX = {"type": "unix", "data": {"path": "nbd.sock"}}
 
 
@@ -43,6 +46,16 @@ class Hang(Bed):
         self.guest.pwrite(b"a" * 512, 0)
         self.server.send_signal(signal.SIGSTOP)
         self.write_first(self.guest)
+
+    def add_slow(self):
+        """A disk `hung` whose file does not answer writes to its first sector, and a guest."""
+        self.raw("hung.raw", 2 * MiB)
+        faults = {"event": "none", "iotype": "write", "errno": 0, "delay-ns": 3600 * 10**9, "sector": 0}
+        self.client.execute("blockdev-add", driver="blkdebug", node_name="slow", inject_error=[faults],
+                            image={"driver": "file", "filename": "hung.raw"})
+        self.client.execute("blockdev-add", driver="raw", node_name="hung", file="slow")
+        self.export("hung")
+        self.guest = self.disk("hung")
 
     def write_first(self, guest):
         """Begins to write to the first sector."""
@@ -80,6 +93,65 @@ class Hang(Bed):
         self.assert_gone(self.guest)
         self.assert_taken()
         self.assert_freed()
+
+    def test_the_daemon_ends_though_a_request_hangs(self):
+        """What has nothing to do with it is ended in order."""
+        for how in ("SIGTERM", "quit"):
+            with self.subTest(how):
+                self.start("--end-patience", "1", "--pidfile", "pid")
+                self.qcow2("image.qcow2", 2 * MiB)
+                self.client.execute("blockdev-add", driver="qcow2", node_name="image", file={"driver": "file", "filename": "image.qcow2"})
+                self.client.execute("block-dirty-bitmap-add", node="image", name="b", persistent=True)
+                self.export("image")
+                self.add_slow()
+                for name in ("target", "target2"):
+                    self.client.execute("blockdev-add", driver="null-co", node_name=name, size=2 * MiB)
+                self.client.execute("blockdev-mirror", job_id="j", device="hung", target="target", sync="none")
+                self.client.wait_event("BLOCK_JOB_READY", device="j")
+                self.client.execute("blockdev-mirror", job_id="other", device="good", target="target2", sync="none")
+                self.write_first(self.guest)
+                image = self.disk("image")
+                image.pwrite(b"i" * 64 * KiB, MiB)
+                self.tell_to_end(how)
+                status, _, err = self.end_of(self.daemon)
+                self.assertEqual(status, FAILED)
+                self.assertRegex(err, r"^tidemarkd: nothing has moved for 1 s: node 'slow', export 'hung', job 'j'; ended as if killed.*\n$")
+                self.assertFalse((self.path / "pid").exists())
+                self.assertFalse((self.path / "nbd.sock").exists())
+                self.lab.run("qemu-img", "check", "-q", "image.qcow2")
+                info = json.loads(self.lab.run("qemu-img", "info", "--output=json", "image.qcow2").stdout)
+                bitmap, = info["format-specific"]["data"]["bitmaps"]
+                self.assertEqual((bitmap["name"], bitmap["flags"]), ("b", ["auto"]))      # not in use: stored
+
+    def tell_to_end(self, how):
+        if how == "quit":
+            self.client.execute("quit")
+        else:
+            self.daemon.send_signal(signal.SIGTERM)
+
+    def test_the_daemon_ends_though_a_server_does_not_answer(self):
+        """One that is asked over a connection need not: it is not waited for."""
+        self.start()
+        self.add_stopped()
+        self.tell_to_end("SIGTERM")
+        self.assertEqual(self.end_of(self.daemon)[0::2], (DONE, ""))
+
+    def test_the_daemon_ends_though_a_command_hangs(self):
+        self.start("--end-patience", "1")
+        self.add_slow()
+        self.write_first(self.guest)
+        self.client.execute("blockdev-add", driver="null-co", node_name="target", size=2 * MiB)
+        mirror = {"job-id": "j", "device": "hung", "target": "target", "sync": "none"}
+        commands = {"execute": "qmp_capabilities"}, {"execute": "query-version"}, {"execute": "blockdev-mirror", "arguments": mirror}
+        with socket.socket(socket.AF_UNIX) as monitor, monitor.makefile() as lines:
+            monitor.connect(str(self.path / "qmp.sock"))
+            monitor.sendall("".join(map(json.dumps, commands)).encode())
+            while '"major"' not in lines.readline().partition("return")[2]:
+                pass                                         # once this one is answered the last one has begun
+            self.tell_to_end("SIGTERM")
+            status, _, err = self.end_of(self.daemon)
+        self.assertEqual(status, FAILED)
+        self.assertRegex(err, r"^tidemarkd: nothing has moved for 1 s: .*node 'slow', .*a command; ended as if killed.*\n$")
 
     def assert_taken(self):
         """By the request that hangs: the node, and the export's id, but not its name."""

@@ -31,7 +31,8 @@ Daemon::Daemon(Reactor& reactor, TaskGroup& group, Homes::MakeBackend make_backe
       job_events_(qmp_),
       jobs_(reactor, group, job_events_),
       monitors_(reactor, group, qmp_),
-      command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }) {
+      command_set_(homes_, jobs_, group, qmp_, qmp_version(version_text), [this] { quit(); }),
+      ending_(homes_, jobs_, command_set_, group) {
   Graph::Listeners told = send_node_events(reactor, qmp_);
   told.tracking = said_too<TrackingReport>(reactor, notices_, std::move(told.tracking));
   told.corruption = said_too<ImageCorruption>(reactor, notices_, std::move(told.corruption));
@@ -81,10 +82,10 @@ Task<> Daemon::carry_out(const DaemonAction& action) {
   if (const auto* served = std::get_if<schema::BlockExportOptions>(&action)) co_await command_set_.exports.block_export_add(*served);
 }
 
-Task<> Daemon::end() {
+Task<> Daemon::end(Duration patience) {
   quit();
   co_await monitors_.stop();
-  auto ended = co_await command_set_.end(qmp_.command_lock()).result();
+  auto ended = co_await ending_.run(qmp_.command_lock(), patience).result();
   co_await hear_all();
   qmp_.end();
   ended_.request();

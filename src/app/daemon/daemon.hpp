@@ -4,9 +4,10 @@
 //   serve    until `quit` or a signal
 //   end      no new QMP commands; jobs are cancelled; exports are ended; nodes are flushed and closed; QMP sessions,
 //            which are told all that, are ended; the iothreads end with the Daemon.  Peers that do not answer are not
-//            waited for
+//            waited for, and storage that does not as long as patience lasts
 #pragma once
 
+#include "app/daemon/ending.hpp"
 #include "app/daemon/monitors.hpp"
 #include "app/daemon/notices.hpp"
 #include "app/daemon/options.hpp"
@@ -25,7 +26,9 @@ class Daemon {
   Task<> wait_for_quit() { return quit_.wait(); }
   void quit() noexcept;
   bool quits() const noexcept { return stopping_.requested(); }
-  Task<> end();
+  // When something hangs() after it, the Daemon cannot go, and nor can what it stands on: the process ends with the error.
+  Task<> end(Duration patience);
+  bool hangs() const noexcept { return ending_.hangs(); }
 
   std::vector<std::string> uris() const { return command_set_.exports.uris(); }
 
@@ -46,6 +49,7 @@ class Daemon {
   JobManager jobs_;
   Monitors monitors_;
   CommandSet command_set_;
+  Ending ending_;
 };
 
 }  // namespace tidemark

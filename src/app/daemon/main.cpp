@@ -49,6 +49,12 @@ Task<> watch_signals(Reactor& reactor, SignalWatch& signals, Daemon& daemon, Can
   }
 }
 
+// Something hangs that all of the program stands on.
+[[noreturn]] void give_up(const Error& error, const DaemonOptions& options, Pidfile& pidfile) {
+  pidfile = Pidfile();
+  std::_Exit(fail(error, options.json));
+}
+
 Result<> printed() {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
   return Error::from_errno(errno, "write to standard output");
@@ -73,7 +79,8 @@ Task<> run(Reactor& reactor, SignalWatch& signals, const DaemonOptions& options,
     auto watched = [&](TaskGroup& watchers) -> Task<> {
       watchers.spawn(watch_signals(reactor, signals, daemon, watchers.token()));
       auto served = co_await start_and_wait(daemon, options, pidfile, background).result();
-      auto ended = co_await daemon.end().result();
+      auto ended = co_await daemon.end(std::chrono::seconds(options.end_patience)).result();
+      if (daemon.hangs()) give_up(ended.error(), options, pidfile);
       if (!served) co_await served.error();
       if (!ended) co_await ended.error();
     };

@@ -2,6 +2,8 @@
 
 #include <getopt.h>
 
+#include <charconv>
+
 #include "schema/keyval.hpp"
 
 namespace tidemark {
@@ -22,6 +24,7 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
   --object throttle-group,id=ID,limits.iops-total=N   limits that nodes of the driver throttle share
   --pidfile PATH                   hold a lock on the file, and write the process id when all is served
   --daemonize                      go to the background once everything is served
+  --end-patience SECONDS           when told to end, wait so long for storage of which nothing moves (default: 60)
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
   --announce                       print the URIs of all exports when they are served
                                    (with --announce=json as JSON, and errors too)
@@ -33,7 +36,9 @@ qmp-reference.md describes all options of nodes and exports, and all commands of
 
 namespace {
 
-enum Option : int { blockdev = 256, chardev, monitor, nbd_server, block_export, object, pidfile, daemonize, aio, announce, version, help };
+enum Option : int {
+  blockdev = 256, chardev, monitor, nbd_server, block_export, object, pidfile, daemonize, end_patience, aio, announce, version, help
+};
 
 constexpr option long_options[] = {
     {"blockdev", required_argument, nullptr, Option::blockdev},
@@ -44,6 +49,7 @@ constexpr option long_options[] = {
     {"object", required_argument, nullptr, Option::object},
     {"pidfile", required_argument, nullptr, Option::pidfile},
     {"daemonize", no_argument, nullptr, Option::daemonize},
+    {"end-patience", required_argument, nullptr, Option::end_patience},
     {"aio", required_argument, nullptr, Option::aio},
     {"announce", optional_argument, nullptr, Option::announce},
     {"version", no_argument, nullptr, Option::version},
@@ -73,6 +79,13 @@ Result<> take_pidfile(DaemonOptions& options, std::string path) {
   return {};
 }
 
+Result<> take_end_patience(DaemonOptions& options, std::string_view text) {
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, options.end_patience);
+  if (error == std::errc() && rest == end && options.end_patience != 0) return {};
+  return Error(Errc::invalid_argument, "--end-patience '" + std::string(text) + "': use a number of seconds, at least 1");
+}
+
 Result<> take_announce(DaemonOptions& options, const char* form) {
   if (form && std::string_view(form) != "json")
     return Error(Errc::invalid_argument, "--announce '" + std::string(form) + "' is unknown; use json or nothing");
@@ -91,6 +104,7 @@ Result<> take_option(DaemonOptions& options, int which) {
     case Option::object: return add_step<schema::ObjectOptions>(options, "object", {"qom-type", false});
     case Option::pidfile: return take_pidfile(options, optarg);
     case Option::daemonize: options.daemonize = true; return {};
+    case Option::end_patience: return take_end_patience(options, optarg);
     case Option::aio: return take_aio(options, optarg);
     case Option::announce: return take_announce(options, optarg);
     case 'V':

@@ -25,6 +25,7 @@ struct DaemonOptions {
   std::vector<DaemonStep> steps;
   std::string pidfile;
   std::string aio;                   // "", "io_uring", "threads"
+  unsigned end_patience = 60;        // seconds, see Ending
   bool daemonize = false;
   bool announce = false;             // print where clients connect once everything is served
   bool json = false;                 // print that, and errors, as JSON

@@ -55,11 +55,25 @@ CommandTable CommandSet::table() {
 
 Task<> CommandSet::end(CommandLock& lock) {
   co_await lock.close();
-  co_await manager_.cancel_all();
-  auto served = co_await exports.stop().result();
+  commands_over_ = true;
+  auto users = [this](TaskGroup& group) -> Task<> {
+    group.spawn(exports.stop());
+    group.spawn(manager_.cancel_all());
+    co_await group.join();
+  };
+  auto gone = co_await with_group(homes_.main().reactor, users).result();
   auto closed = co_await homes_.close_all().result();
-  if (!served) co_await served.error();
+  if (!gone) co_await gone.error();
   if (!closed) co_await closed.error();
+}
+
+Task<> CommandSet::close_unused() {
+  if (!commands_over_) co_return;
+  auto everywhere = [this](TaskGroup& group) -> Task<> {
+    for (Place* place : homes_.all()) group.spawn(manager_.close_unused(place->graph));
+    co_await group.join();
+  };
+  co_await with_group(homes_.main().reactor, everywhere);
 }
 
 }  // namespace tidemark

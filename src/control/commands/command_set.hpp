@@ -35,9 +35,12 @@ struct CommandSet {
 
   CommandTable table();                          // of what they answer; not longer than they are there
 
-  // No command comes any more, jobs are cancelled, clients go, nodes are closed.  Each step is taken whatever the one
+  // No command comes any more, jobs are cancelled and clients go, nodes are closed.  Each step is taken whatever the one
   // before it said; the first error is told.
   Task<> end(CommandLock& lock);
+  // For when that hangs: closes the nodes that nothing uses which hangs; none while a command does.
+  Task<> close_unused();
+  bool commands_over() const noexcept { return commands_over_; }
 
   Objects made;
   SelfCommands self;
@@ -64,6 +67,7 @@ struct CommandSet {
  private:
   Homes& homes_;
   JobManager& manager_;
+  bool commands_over_ = false;
 };
 
 }  // namespace tidemark
