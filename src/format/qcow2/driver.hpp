@@ -208,6 +208,10 @@ class Qcow2Driver final : public MappedDriver {
   bool shows_file() noexcept { return read_only_ || !image_.loss() || file_shown_; }
   Task<> show_file();
   Task<> before_change();
+  // Clusters that nobody uses any more, to the allocator and to the file: that may take long where the file is told.
+  static constexpr Duration without_limit = Duration::max();
+  Task<> give_back(Duration at_most);
+  Task<> give_back_if_much();
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();

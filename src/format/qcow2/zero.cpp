@@ -18,6 +18,7 @@ Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
     how = Zeroing::in_file;
   }
   co_await watch(zero_clusters(range.narrowed(header_.geometry.subcluster_size()), how));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::discard(Range range) {
@@ -30,6 +31,7 @@ Task<> Qcow2Driver::discard(Range range) {
     how = Zeroing::in_file;
   }
   co_await watch(zero_clusters(range, how));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
@@ -44,6 +46,7 @@ Task<> Qcow2Driver::uncover(Range range) {
   if (range.end() == size()) range.length = align_up(range.end(), cluster) - range.offset;
   range = range.narrowed(cluster);
   co_await watch(zero_clusters(range, Zeroing::uncover));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::empty() {

@@ -401,6 +401,35 @@ TEST_F(KeepActiveTest, OrGivesUpAllBeforeGuestsGoOver) {
   }
 }
 
+// What is left for the moment at which guests wait is what they wrote last.
+TEST_F(KeepActiveTest, MostOfItWhileGuestsGoOn) {
+  for (std::uint64_t seed = 190; seed < 198; ++seed) {
+    restart(seed);
+    const Chain c = chain();
+    const bool pivots = seed % 2;
+    const Content wanted = content(*c.disk);
+    disks->attach(*c.disk);
+    run([&]() -> Task<> {
+      MirrorOptions options = active_commit("j", *c.disk, *c.b);
+      options.commit->empty_active = true;
+      options.job.auto_finalize = false;
+      co_await begin(std::move(options));
+      co_await reach("j", JobStatus::ready);
+      EXPECT_TRUE(jobs->complete(job("j")).ok());
+      co_await reach("j", JobStatus::pending);
+      EXPECT_TRUE(disks->roots[0]->node().driver().is_filter());
+      const std::uint64_t left = co_await held(*c.disk);
+      EXPECT_EQ(left, 0u) << "seed " << seed;
+      if (pivots) co_await jobs->finalize("j");
+      else EXPECT_TRUE(jobs->cancel(job("j"), true).ok());
+      co_await end_of("j");
+    });
+    EXPECT_EQ(&disks->roots[0]->node(), pivots ? c.b : c.disk);
+    EXPECT_TRUE(content(disks->roots[0]->node()) == wanted) << "seed " << seed;
+    EXPECT_EQ(c.disk->backing(), c.b);
+  }
+}
+
 // The disk is the same whatever fails while its top gives up what it holds.
 TEST_F(KeepActiveTest, ErrorsWhileItGivesUpAll) {
   bool failed_once = false, succeeded_once = false;

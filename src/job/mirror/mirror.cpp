@@ -204,6 +204,9 @@ Task<bool> MirrorJob::step(JobContext& context) {
   const bool flushes = wanted && !failed && !context.interrupted();
   if (flushes) failed = co_await flush_target();
   const bool ends = flushes && !failed && durable_ && ready_ && little_differs();
+  bool gave_up = false;
+  if (ends) gave_up = co_await give_up_early(context);
+  if (gave_up) co_return false;                  // guests have gone on meanwhile
   if (ends && !ends_for_itself()) co_return true;
   if (ends) failed = co_await settle();
   const bool too_slow = ends && !failed && !still_;

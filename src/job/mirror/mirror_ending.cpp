@@ -148,6 +148,15 @@ Task<> MirrorJob::stay_on_top() {
   co_await commit_->give_up(top(), *edge_);
 }
 
+// Does most of what the pivot does of that again, and fails if it cannot be done.  False: there is nothing to do.
+Task<bool> MirrorJob::give_up_early(JobContext& context) {
+  if (gave_up_ || !commit_ || ending_ != Ending::pivot || !commit_->gives_up_early()) co_return false;
+  const auto enough = [&context] { return context.interrupted(); };
+  (void)co_await commit_->give_up(top(), *edge_, enough).result();
+  gave_up_ = !context.interrupted();
+  co_return true;
+}
+
 Task<> MirrorJob::press_target(CancelToken token) {
   for (;;) {                                     // the job's end may make new requests, a flush for one
     co_await options_.source->reactor().sleep(target_patience, token);
