@@ -298,6 +298,7 @@ Exit output_checked(Exit outcome, bool json) {
 }
 
 Exit run(const Options& options) {
+  ::signal(SIGPIPE, SIG_IGN);            // who reads along may go; what was begun is ended in order
   auto backend = make_backend(options.aio);
   if (!backend) {
     print_error(backend.error(), options.json);
