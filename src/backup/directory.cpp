@@ -99,7 +99,7 @@ Task<> BackupDirectory::make_directory() {
 // What is in it may be of another first backup, which has marked it by now.
 Task<> BackupDirectory::check_usable() const {
   const Result<> empty = co_await check_empty().result();
-  if (!empty && empty.error().code() == Errc::not_found) co_return;                   // gone with one that was undone, as its lock will tell
+  if (!empty && empty.error().code() == Errc::not_found) co_return;     // gone with one that was undone, as its lock tells
   const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
   if (!marked) co_await unwrap(empty);
 }
