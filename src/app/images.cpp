@@ -192,7 +192,7 @@ Task<std::unique_ptr<RestoreTarget>> RestoreTarget::create(Reactor& reactor, std
   if (there && !replace) co_await Error(Errc::exists, fmt::format("'{}' exists; choose another file or give --force", path));
   std::unique_ptr<HeldFile> replaced;
   if (there) replaced = co_await HeldFile::take(reactor, path);
-  std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), replace));
+  std::unique_ptr<RestoreTarget> target(new RestoreTarget(reactor, std::move(path), there));
   target->replaced_ = std::move(replaced);
   auto created = co_await target->create_now(std::move(format), size).result();
   if (!created) {
@@ -238,7 +238,7 @@ Task<> RestoreTarget::publish() {
   co_await close();
   made_ = co_await HeldFile::take_made(reactor_, created_);
   if (replaced_) co_await unwrap(take_over_owner(path_, partial_path()));
-  co_await fs::rename(reactor_, partial_path(), path_, !replace_);
+  co_await fs::rename(reactor_, partial_path(), path_, !replaces_);
   created_ = CreatedFile();
   std::string parent = std::filesystem::path(path_).parent_path().string();
   if (parent.empty()) parent = ".";      // GCC 12 moves a conditional temporary inside co_await bit by bit

@@ -65,7 +65,8 @@ class HeldFile {
 Task<> check_replaceable(Reactor& reactor, std::string path);
 
 // A new image to restore into, reading as zeroes, not yet under its own name.  publish() gives it the name, and the owner
-// and mode of what it replaces.  What another program lays under the other name meanwhile is neither published nor removed.
+// and mode of what it replaces.  What another program lays under the other name meanwhile is neither published nor removed; what it lays
+// under its own, where nothing was at the beginning, is not replaced.
 class RestoreTarget {
  public:
   static Task<std::unique_ptr<RestoreTarget>> create(Reactor& reactor, std::string path, std::string format,
@@ -77,8 +78,8 @@ class RestoreTarget {
   Task<> discard();                  // nothing is left
 
  private:
-  RestoreTarget(Reactor& reactor, std::string path, bool replace)
-      : reactor_(reactor), graph_(reactor), path_(std::move(path)), replace_(replace) {}
+  RestoreTarget(Reactor& reactor, std::string path, bool replaces)
+      : reactor_(reactor), graph_(reactor), path_(std::move(path)), replaces_(replaces) {}
   Task<> create_now(std::string format, std::uint64_t size);
   Task<> close();
   Task<> release();
@@ -87,7 +88,7 @@ class RestoreTarget {
   Reactor& reactor_;
   Graph graph_;
   std::string path_;
-  bool replace_;
+  bool replaces_;                        // what was there at the beginning
   std::unique_ptr<HeldFile> replaced_, made_;
   CreatedFile created_;                  // nothing, until it is
   File maker_;

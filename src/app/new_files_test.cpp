@@ -175,6 +175,14 @@ TEST_F(NewFilesTest, ARestoreLeavesWhatAnotherProgramLaysThere) {
   }
 }
 
+TEST_F(NewFilesTest, ARestoreReplacesOnlyWhatWasThereAtTheBeginning) {
+  auto target = run(RestoreTarget::create(reactor, name, "raw", 1 * MiB, true));
+  lay(name);
+  EXPECT_EQ(code_of(target->publish()), Errc::exists);
+  run(target->discard());
+  EXPECT_TRUE(is_other(name) && !exists(partial));
+}
+
 TEST_F(NewFilesTest, ARestoreLeavesNothingElse) {
   for (const char* format : {"raw", "qcow2"}) {
     auto target = run(RestoreTarget::create(reactor, name, format, 1 * MiB, false));

@@ -79,8 +79,6 @@ Task<> BackupDirectory::open_locked(Open how) {
   const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
   if (!marked && how == Open::create) co_await make_content();
   id_ = co_await read_marker();
-  const bool has_points = co_await fs::exists(*reactor_, path_ + "/points");
-  if (!has_points) co_await fs::mkdir(*reactor_, path_ + "/points");
   co_await sweep();
 }
 
@@ -101,6 +99,7 @@ Task<> BackupDirectory::make_directory() {
 // What is in it may be of another first backup, which has marked it by now.
 Task<> BackupDirectory::check_usable() const {
   const Result<> empty = co_await check_empty().result();
+  if (!empty && empty.error().code() == Errc::not_found) co_return;     // gone with one that was undone, as its lock tells
   const bool marked = co_await fs::exists(*reactor_, path_ + std::string(marker_file));
   if (!marked) co_await unwrap(empty);
 }
@@ -141,31 +140,38 @@ Task<std::string> BackupDirectory::read_marker() {
   co_return *std::move(id);
 }
 
-// Made, or the one that is there: what a link of that name points at is not made.
+Error BackupDirectory::in_use() const {
+  return Error(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
+}
+
+// Made, or the one that is there: what a link of that name points at is not made.  It, and the directory, may go at this moment with a
+// first backup that is undone.
 Task<File> BackupDirectory::open_lock_file() {
   const std::string path = path_ + std::string(lock_file);
-  OpenFlags flags;
-  flags.write = flags.create = flags.exclusive = true;
-  auto opened = co_await File::open(*reactor_, path, flags).result();
-  if (opened || opened.error().code() != Errc::exists) co_return co_await unwrap(std::move(opened));
-  flags.create = flags.exclusive = false;
-  co_return co_await File::open(*reactor_, path, flags);
+  OpenFlags making, using_it;
+  making.write = making.create = making.exclusive = using_it.write = true;
+  for (bool again = false;; again = true) {
+    auto made = co_await File::open(*reactor_, path, making).result();
+    if (!made && made.error().code() == Errc::not_found) co_await in_use();
+    if (made || made.error().code() != Errc::exists) co_return co_await unwrap(std::move(made));
+    auto opened = co_await File::open(*reactor_, path, using_it).result();
+    if (opened || again || opened.error().code() != Errc::not_found) co_return co_await unwrap(std::move(opened));
+  }
 }
 
 // The lock's file may go with its directory while we wait for it: then it locks nothing.
 Task<> BackupDirectory::take_lock() {
   const std::string path = path_ + std::string(lock_file);
-  const Error busy(Errc::busy, fmt::format("backup directory '{}' is in use by another backup; wait for it to end", path_));
   lock_ = co_await open_lock_file();
   LockRequest request;
   request.mode = LockRequest::Mode::exclusive;
   request.length = 1;
   auto locked = co_await lock_.lock(request).result();
-  if (!locked && locked.error().code() == Errc::busy) co_await busy;
+  if (!locked && locked.error().code() == Errc::busy) co_await in_use();
   if (!locked) co_await locked.error();
   const FileInfo ours = co_await lock_.stat();
   const auto named = co_await fs::stat(*reactor_, path).result();
-  if (!named || named->inode != ours.inode || named->device != ours.device) co_await busy;
+  if (!named || named->inode != ours.inode || named->device != ours.device) co_await in_use();
   locked_ = true;
 }
 
@@ -187,10 +193,16 @@ Task<> BackupDirectory::retract_content() {
   if (!marked) co_await fs::unlink(*reactor_, path_ + std::string(lock_file));
 }
 
-Task<> BackupDirectory::load() {
+// Of a backup directory that has no place for them they are lost: who made one would hide it.
+Task<std::vector<std::string>> BackupDirectory::names_of_points() const {
   const auto listed = co_await fs::list(*reactor_, path_ + "/points").result();
   if (!listed) co_await as_damage(listed.error());
-  for (const std::string& name : *listed) {
+  co_return *listed;
+}
+
+Task<> BackupDirectory::load() {
+  const auto listed = co_await names_of_points();
+  for (const std::string& name : listed) {
     if (!valid_point_id(name)) continue;
     auto text = co_await read_file(*reactor_, point_path(name) + "/manifest.json").result();
     if (!text && text.error().os_errno() == ENOTDIR) continue;           // a file is no point
@@ -307,7 +319,7 @@ Task<> BackupDirectory::forget_checkpoint() {
 }
 
 Task<> BackupDirectory::sweep() {
-  const auto names = co_await fs::list(*reactor_, path_ + "/points");
+  const auto names = co_await names_of_points();
   for (const std::string& name : names)
     if (name.starts_with(new_prefix)) co_await remove_tree(path_ + "/points/" + name);
 }

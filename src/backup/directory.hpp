@@ -83,8 +83,10 @@ class BackupDirectory {
   Task<> check_usable() const;
   Task<> check_empty() const;
   Task<> take_lock();
+  Error in_use() const;
   Task<File> open_lock_file();
   Task<std::string> read_marker();
+  Task<std::vector<std::string>> names_of_points() const;
   Task<> load();
   Task<> sweep();
   Task<> remove_tree(std::string path);

@@ -374,6 +374,35 @@ TEST_F(SeveralDisksTest, BitmapsOfEarlyProgramsSayNothingWhereTheyAreSeveral) {
   close(directory);
 }
 
+TEST(DirectoryOnASimulationTest, BesideOneThatIsUndoneItIsInUseOrMadeAnew) {
+  for (int delay = 0; delay < 100; ++delay) {
+    SimWorld world{1};
+    SimProcess process{world};
+    Reactor& reactor = process.reactor();
+    world.disk().make_directory("/d");
+    auto first = process.run(BackupDirectory::open(reactor, "/d/b", BackupDirectory::Open::create));
+    ASSERT_TRUE(first) << first.error().message();
+    Result<> second;
+    const auto undo = [&]() -> Task<> {
+      (void)co_await first->retract().result();              // the directory stays where the other is in it by then
+      co_await first->close();
+    };
+    const auto begin = [&]() -> Task<> {
+      for (int i = 0; i < delay; ++i) co_await reactor.yield();
+      auto opened = co_await BackupDirectory::open(reactor, "/d/b", BackupDirectory::Open::create).result();
+      if (opened) co_await opened->close();
+      else second = opened.error();
+    };
+    auto both = [&](TaskGroup& group) -> Task<> {
+      group.spawn(undo());
+      group.spawn(begin());
+      co_await group.join();
+    };
+    ASSERT_TRUE(process.run(with_group(reactor, both)));
+    EXPECT_TRUE(second || second.error().code() == Errc::busy) << delay << ": " << second.error().message();
+  }
+}
+
 // Who is told that a point failed does not look for it: it is not there, nor after the next start.
 TEST(DirectoryOnASimulationTest, APointWhoseNameIsNotDurableIsNotPublished) {
   SimWorld world{1};
@@ -546,7 +575,7 @@ TEST_F(DirectoryTest, AMarkerThatIsNoneIsDamage) {
   }
 }
 
-// They are made before the marker is: who writes may begin anew.
+// They are made before the marker is.  Who writes makes no others, which would hide it.
 TEST_F(DirectoryTest, WithoutItsPointsItIsDamaged) {
   auto writer = open(BackupDirectory::Open::create);
   close(writer);
@@ -555,9 +584,12 @@ TEST_F(DirectoryTest, WithoutItsPointsItIsDamaged) {
   ASSERT_FALSE(reader);
   EXPECT_EQ(reader.error().code(), Errc::corrupt);
   EXPECT_NE(reader.error().message().find(path_), std::string::npos) << reader.error().message();
-  auto next = open(BackupDirectory::Open::write);
-  add_point(next, {}, {0}, {});
-  close(next);
+  for (const auto how : {BackupDirectory::Open::write, BackupDirectory::Open::create}) {
+    const auto next = run(BackupDirectory::open(*reactor_, path_, how));
+    ASSERT_FALSE(next);
+    EXPECT_EQ(next.error().code(), Errc::corrupt);
+    EXPECT_FALSE(std::filesystem::exists(path_ + "/points"));
+  }
 }
 
 }  // namespace

@@ -65,6 +65,7 @@ Task<> Graph::end_writing(BlockNode& node) {
   const Result<> shown = change(node, &NodeOptions::read_only, true);
   if (!shown) {                                          // somebody has come to write
     (void)co_await node.driver_->set_read_only(false).result();
+    co_await unwrap(check_no_writer(node));
     co_await shown.error();
   }
   // One that cannot follow stays as it is, and is not written.

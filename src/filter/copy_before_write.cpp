@@ -155,8 +155,8 @@ Task<std::unique_ptr<CopyBeforeWrite>> open_copy_before_write(CopyBeforeWriteOpt
   if (target.size() < file.size())
     co_await Error(Errc::invalid_argument, "copy-before-write: target node '" + target.name() +
                                                "' is smaller than node '" + file.name() + "'");
-  const bool as_holes = co_await can_say_zero(target);
-  if (options.backing_later && !as_holes) options.unmap = false;
+  const bool holes = co_await holes_say_zero(target);
+  if (options.backing_later && !holes) options.unmap = false;
   const Granule granule = co_await choose_granule(target, options.min_cluster_size);
   auto to_file = Edge::attach(file, Role::filtered, {P::none, P::all}, "copy-before-write");
   if (!to_file) co_await to_file.error();

@@ -160,11 +160,11 @@ Task<> MirrorTop::to_both(std::uint64_t offset, Buffers from, WriteFlags flags) 
   auto alone = locks_.hold(range, RangeLock::Mode::exclusive);
   co_await alone;
   const Unsettled under_way(*this);
-  const Range copied = write_blocking_ ? for_target(range) : Range{};
+  const Range copied = writes_both() ? for_target(range) : Range{};
   dirty_.clear(copied);
   const Result<> at_source = co_await file_->write(offset, from, flags).result();
   Result<> at_target;
-  if (at_source && !copied.empty() && write_blocking_) {
+  if (at_source && !copied.empty() && writes_both()) {
     touch(copied);
     at_target = co_await target_->write(copied.offset, from.slice(copied.offset - offset, copied.length)).result();
     touch(copied);                                       // a flush may have begun meanwhile
@@ -177,11 +177,11 @@ Task<> MirrorTop::zeroes_to_both(Range range, WriteFlags flags) {
   auto alone = locks_.hold(range, RangeLock::Mode::exclusive);
   co_await alone;
   const Unsettled under_way(*this);
-  const Range copied = write_blocking_ ? for_target(range) : Range{};
+  const Range copied = writes_both() ? for_target(range) : Range{};
   dirty_.clear(copied);
   const Result<> at_source = co_await file_->write_zeroes(range, flags).result();
   Result<> at_target;
-  if (at_source && !copied.empty() && write_blocking_) {
+  if (at_source && !copied.empty() && writes_both()) {
     touch(copied);
     const bool unmap = unmap_ && has(flags, WriteFlags::may_unmap);
     const WriteFlags how = unmap ? WriteFlags::may_unmap : WriteFlags::none;
@@ -193,7 +193,7 @@ Task<> MirrorTop::zeroes_to_both(Range range, WriteFlags flags) {
 }
 
 void MirrorTop::end_both(Range range, Range copied, const Result<>& at_source, const Result<>& at_target) {
-  if (!at_source || !at_target || !write_blocking_ || copied.empty()) {
+  if (!at_source || !at_target || !writes_both() || copied.empty()) {
     mark(range);
   } else {
     bytes_to_both_ += copied.length;

@@ -9,6 +9,8 @@
 //   write-blocking   A write holds its range alone, cleans the granules that it covers, then writes the source
 //                    and the target, and marks what either refused.  It excludes copies and other such writes;
 //                    those that are still under way from before it mark when they end, as ever.
+//   excluded         A write holds its range alone, too, and marks: what is clean then, and nobody holds, is in the target as
+//                    it was when that began.
 //
 // So the two may change over at any moment.  A guest waits for the target only when write-blocking, and its
 // writes do not fail when the target does: the job is told.
@@ -71,11 +73,12 @@ class MirrorTop final : public BlockDriver {
   bool write_blocking() const noexcept { return write_blocking_; }
   void set_write_blocking(bool on) noexcept { write_blocking_ = on && !retired_; }
   // The two are the same, and the next write will be written to both.
-  bool actively_synced() const noexcept { return write_blocking_ && dirty_.empty() && unsettled_ == 0; }
+  bool actively_synced() const noexcept { return writes_both() && dirty_.empty() && unsettled_ == 0; }
   std::uint64_t bytes_to_both() const noexcept { return bytes_to_both_; }
 
-  // From now on whatever writes to the source holds its range in locks(), too; nothing is under way.
-  void exclude_writes() noexcept { excludes_writes_ = true; }
+  // From now on, and until it is told otherwise, whatever writes to the source holds its range in locks(), and marks it: the
+  // target is left alone.  Nothing is under way when that begins.
+  void exclude_writes(bool on = true) noexcept { excludes_writes_ = on; }
 
   // Called when something becomes dirty where nothing was, and when the target has refused a guest's write.
   void listen(std::function<void()> listener) { listener_ = std::move(listener); }
@@ -112,6 +115,7 @@ class MirrorTop final : public BlockDriver {
   void tell() const {
     if (listener_) listener_();
   }
+  bool writes_both() const noexcept { return write_blocking_ && !excludes_writes_; }
   Range for_target(Range range) const noexcept;
   Task<> discard_alone(Range range);
   Task<> to_both(std::uint64_t offset, Buffers from, WriteFlags flags);

@@ -38,7 +38,7 @@ Task<> TargetSink::keep(std::uint64_t offset, Buffers data) {
   }
 }
 
-Task<bool> can_say_zero(BlockNode& target) {
+Task<bool> holes_say_zero(BlockNode& target) {
   const auto info = co_await skip_filters(target).driver().info().result();
   co_return !(info && info->qcow2 && info->qcow2->compat == "0.10");
 }

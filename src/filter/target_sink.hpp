@@ -1,9 +1,9 @@
 // TargetSink: old data written straight to a target node, at the same offsets.
 //
-// What reads as zeroes is never written as data: granules of zero bytes become write-zeroes, and
-// nothing at all where the target's own layer reads as zeroes already.  (What the target shows from
+// What reads as zeroes is never written as data: granules of zero bytes become write-zeroes, and, unless something else will be
+// below the target, nothing at all where the target's own layer reads as zeroes already.  (What the target shows from
 // a backing file does not count: in a fleecing setup that is the live disk itself.  Nor does what it
-// lacks count as zero when it names a backing file that is not open: an increment in a chain.)
+// lacks count as zero when it names a backing file that is not open.)
 #pragma once
 
 #include <optional>
@@ -24,7 +24,7 @@ struct TargetSinkOptions {
 };
 
 // An image of version 2 says zeroes as data, or not at all: a hole in it shows what comes to be below.
-Task<bool> can_say_zero(BlockNode& target);
+Task<bool> holes_say_zero(BlockNode& target);
 
 class TargetSink final : public OldData {
  public:

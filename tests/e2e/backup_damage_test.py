@@ -104,7 +104,11 @@ class Damaged(Bed):
                 self.assertIn("tidemark-backup.json", self.fails(*words, expect=DAMAGED))
             marker.write_text(whole)
         points.rename(self.path / "away")
-        self.assert_restores(self.backup(level="full")["point"], self.content_at_end)
+        for words in ([], ["--disk", "nobody"]):
+            self.assertIn("backups/points", self.fails("backup", "backups", *words, expect=DAMAGED))
+            self.assertFalse(points.exists(), words)
+        (self.path / "away").rename(points)
+        self.assert_restores(self.backup()["point"], self.content_at_end)
 
     def test_a_beginning_of_the_ids_of_a_damaged_point_and_another(self):
         self.image(1).with_name("manifest.json").write_text("{")

@@ -223,11 +223,50 @@ class OneDisk(Bed):
         self.assertIn(f"'{export['node-name']}' stands on it", self.run_tidemark("backup", "backups", "--disk", "disk", expect=FAILED).stderr)
         self.qmp().execute("blockdev-add", driver="null-co", node_name="another", size=MiB)
         self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="another", name="another")
-        self.assertIn("stands on it", self.run_tidemark("backup", "backups", "--disk", "disk", expect=FAILED).stderr)
+        self.assertEqual(self.backup("--disk", "disk", level="full")["disks"][0]["node"], "another")
         self.qmp().execute("block-export-del", id="disk", mode="hard")
         self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="disk")
         self.assertEqual(self.backup("--disk", "disk", level="full")["disks"][0]["name"], "disk")     # what clients see by that name
         self.assertIn("no node 'nothing'", self.run_tidemark("backup", "backups", "--disk", "nothing", expect=FAILED).stderr)
+
+    def assert_every_verb_finds_the_disk(self):
+        """It has left the node that is called as its export is."""
+        self.assertIn("disk", self.state()["nodes"])
+        node, = [export["node-name"] for export in self.qmp().execute("query-block-exports")]
+        self.assertNotEqual(node, "disk")
+        self.change()
+        point = self.backup("--disk", "disk")
+        self.assertEqual([(disk["name"], disk["node"]) for disk in point["disks"]], [("disk", node)])
+        self.assert_restores(point["point"], self.content())
+        self.change(seed=3)
+        self.assert_restores(self.backup("--disk", "disk", level="incremental")["point"], self.content())
+        self.run_tidemark("checkpoint", "create", "monday", "--disk", "disk")
+        self.assertEqual([disk["node"] for disk in self.json("checkpoint", "show", "monday")["disks"]], [node])
+        self.run_tidemark("checkpoint", "delete", "monday", "--disk", "disk")
+        self.assertEqual(self.json("checkpoint", "list"), [])
+        self.run_tidemark("bitmap", "add", "disk", "new")
+        self.assertEqual([row["node"] for row in self.json("bitmap", "list", "disk") if row["name"] == "new"], [node])
+        self.run_tidemark("copy", "disk", "copy.qcow2")
+        self.run_tidemark("image", "convert", "-O", "raw", "copy.qcow2", "copy.raw")
+        self.assertEqual(first_difference((self.path / "copy.raw").read_bytes(), self.content()), None)
+
+    def test_a_node_that_a_pull_has_left(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        self.backup("--disk", "disk")
+        self.run_tidemark("snapshot", "create", "disk", "--name", "monday")
+        self.run_tidemark("snapshot", "delete", "disk", "1", "--way", "pull")
+        self.assert_every_verb_finds_the_disk()
+
+    def test_a_node_that_a_copy_has_left(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        self.backup("--disk", "disk")
+        self.run_tidemark("bitmap", "add", "disk", "mine")
+        self.run_tidemark("chain", "copy", "disk", "new.qcow2", "--format", "qcow2", "--pivot")
+        self.assert_every_verb_finds_the_disk()
+        self.run_tidemark("bitmap", "remove", "disk", "mine")          # which the disk has not
+        self.assertNotIn("mine", [row["name"] for row in self.json("bitmap", "list")])
 
     def test_a_disk_behind_a_filter_that_is_written_below_it(self):
         self.qcow2("disk.qcow2")

@@ -75,8 +75,8 @@ class DeviceDisk(Bed):
         with self.assertRaisesRegex(QmpError, "Cannot grow device files"):
             self.resize(2 * SIZE)
         self.assertEqual(self.resize(SIZE), 2 * SIZE - MiB)
-        self.client.execute("blockdev-add", driver="raw", node_name="fixed", size=MiB, read_only=True, file="device")
-        with self.assertRaisesRegex(QmpError, "read-only"):
+        self.client.execute("blockdev-add", driver="raw", node_name="fixed", size=MiB, file="device")
+        with self.assertRaisesRegex(QmpError, "Cannot resize fixed-size raw disks"):
             self.resize(SIZE, "fixed")
         self.stop()
 
@@ -110,6 +110,9 @@ class DeviceDisk(Bed):
                 self.client.execute("blockdev-add", driver="host_device" if device else "file", node_name="data", filename=data)
                 self.client.execute("blockdev-add", driver="qcow2", node_name="disk", data_file="data",
                                     file={"driver": "file", "filename": "a.qcow2"})
+                self.assertEqual(self.resize(SIZE - 2 * MiB), SIZE - 2 * MiB)
+                with open(self.path / data, "rb") as content:      # behind the disk it is as it was
+                    self.assertTrue(content.read() == b"J" * (SIZE // 2) + bytes(SIZE // 2 - 2 * MiB) + b"J" * 2 * MiB)
                 self.assertEqual(self.resize(SIZE), SIZE)
                 guest = self.guest()
                 self.assertEqual(guest.pread(MiB, SIZE // 2 - MiB), b"J" * MiB)

@@ -42,6 +42,17 @@ class Files(SnapshotBed):
                 self.assertEqual(self.delete("top.qcow2", "2"), "pull")
                 self.assertEqual((self.flat("alt.qcow2") == before, self.flat("top.qcow2") == self.top), (True, True))
 
+    def test_nobody_reads_what_is_told_of_the_first(self):
+        """All that was asked for is done nevertheless, and the loss of what was told is a failure."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([self.tidemark, "snapshot", "delete", "top.qcow2", "1", "2"], cwd=self.path, env=self.lab.env, stdout=writer,
+                              stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        os.close(writer)
+        self.assertEqual((done.returncode, done.stderr), (FAILED, "tidemark: done, but its output is lost: Broken pipe\n"))
+        self.assertEqual(len(json.loads(self.lab.run(self.tidemark, "--json", "chain", "show", "top.qcow2").stdout)), 1)
+        self.assertEqual(self.flat("top.qcow2") == self.top, True)
+
     def test_what_nobody_else_stands_on_is_committed_to(self):
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "top.qcow2", "-F", "qcow2", "alt.qcow2")
         (self.path / "raw.img").write_bytes(bytes(64 * KiB))

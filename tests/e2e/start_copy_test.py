@@ -92,6 +92,26 @@ class StartCopy(Bed):
                 self.lab.run("qemu-img", "rebase", "-u", "-b", full, "-F", "qcow2", path)
             self.assertTrue(self.flat(path) == now, compat)
 
+    def test_what_is_zero_takes_no_space_in_a_copy_of_all(self):
+        """A disk with nothing below it, and a target of a version that cannot say zero."""
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", 8 * MiB)
+        self.serve(f"{self.path}/disk.qcow2=disk")
+        self.client = self.qmp()
+        self.change(seed=5)
+        self.disk().zero(4 * MiB, 4 * MiB)
+        for verb, name, sync in (("backup", "a", "full"), ("backup", "b", "top"), ("mirror", "c", "top")):
+            self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", f"{name}.qcow2", 8 * MiB)
+            self.client.execute("blockdev-add", driver="qcow2", **{"node-name": name},
+                                file={"driver": "file", "filename": str(self.path / f"{name}.qcow2")})
+            self.client.execute(f"blockdev-{verb}", device="disk", target=name, sync=sync, **{"job-id": "j"})
+            if verb == "mirror":
+                self.client.wait_event("BLOCK_JOB_READY", device="j")
+                self.client.execute("block-job-cancel", device="j")
+            self.ended("j")
+            self.client.execute("blockdev-del", **{"node-name": name})
+            self.assertTrue(self.flat(self.path / f"{name}.qcow2") == self.content())
+            self.assertLess((self.path / f"{name}.qcow2").stat().st_blocks * 512, 5 * MiB, name)
+
     def test_what_was_zero_hides_what_is_put_below_old_data_later(self):
         """A filter was added by hand, above an image that got the disk below it only then."""
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", 8 * MiB)

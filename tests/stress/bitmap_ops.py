@@ -212,7 +212,7 @@ def cleared_together(world, _disk):
             disk.model.close_point(point)
     for (disk, target, name, bitmap), point in zip(parts, points):
         follow_cleared(world, disk, bitmap, target, name, point)
-        world.jobs[name].note["group"] = [name for _, _, name, _ in parts]
+    world.group_jobs([name for _, _, name, _ in parts])
 
 
 def follow_cleared(world, disk, bitmap, target, name, point):

@@ -96,7 +96,8 @@ def backup_group(world, _disk):
             disk.model.close_point(point)
     for disk, target, name, point in zip(disks, targets, names, points):
         track(world, disk, name, target, point)
-        world.jobs[name].note["group"] = names if mode == "grouped" else [name]
+    if mode == "grouped":
+        world.group_jobs(names)
 
 
 def some_are_idle(world, _disk):

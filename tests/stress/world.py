@@ -341,7 +341,8 @@ class World:
         for disk in job.disks:
             disk.jobs.remove(job)
         self.note(f"== job {job.id} ({job.kind}) has ended: {error or 'well'}")
-        if error and not job.cancelled and not job.may_fail:
+        may_fail = job.may_fail or any(disk.fails for disk in job.disks)     # a layer with errors may have come on top since
+        if error and not job.cancelled and not may_fail:
             raise Wrong(f"job {job.id} ({job.kind}) failed: {error}")
         job.ended(job, error is None)
         self.sweep()
@@ -352,6 +353,13 @@ class World:
         self.jobs[job.id] = job
         for disk in job.disks:
             disk.jobs.append(job)
+
+    def group_jobs(self, names):
+        """One that fails ends the others of its group, too."""
+        fails = any(self.jobs[name].may_fail for name in names)
+        for name in names:
+            self.jobs[name].note["group"] = names
+            self.jobs[name].may_fail |= fails
 
     def end_jobs(self):
         """Without limits, none paused; those that are ready end one way or another."""

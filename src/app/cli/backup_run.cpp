@@ -138,15 +138,15 @@ Task<> BackupRun::end_jobs(std::vector<std::string> ids) {
 }
 
 Task<> BackupRun::plan() {
-  const Json nodes = co_await client_.execute("query-named-block-nodes");
+  const Disks disks = co_await all_disks(client_);
   const Json commands = co_await client_.execute("query-commands");
   checkpoints_ = find_by(commands, "name", "checkpoint-create") != nullptr;
   if (!checkpoints_ && !(options_.checkpoint.empty() && options_.since.empty()))
     co_await Error(Errc::unsupported, "the daemon has no checkpoints");
   extended_ = find_by(commands, "name", "block-dirty-bitmap-clear-suspected") != nullptr;
-  co_await choose_disks(nodes);
+  co_await choose_disks(disks);
   if (!options_.checkpoint.empty()) co_await check_checkpoint();
-  for (RunDisk& disk : disks_) co_await plan_one(disk, nodes);
+  for (RunDisk& disk : disks_) co_await plan_one(disk, disks.nodes);
 }
 
 Task<> BackupRun::check_checkpoint() {
@@ -159,32 +159,13 @@ Task<> BackupRun::check_checkpoint() {
                                                "tidemark checkpoint delete {1}", disk.choice.name, options_.checkpoint));
 }
 
-// Who names a disk by its node means the disk, also when guests write to an overlay on that node by now, or names a filter.
-Task<> BackupRun::find_top(DiskChoice& choice, const Json& nodes) {
-  const Json* node = find_by(nodes, "node-name", choice.node);
-  std::string above;                     // temporary images for others who read a disk stand on it, too, but it is written itself
-  if (node && flag(*node, "ro")) above = overlay_above(nodes, choice.node);
-  if (node && above.empty()) {
-    std::string image = image_of_disk(nodes, choice.node);
-    choice = {std::move(image), choice.name.empty() ? choice.node : choice.name};
-    co_return;
+Task<> BackupRun::choose_disks(const Disks& disks) {
+  for (DiskChoice& choice : options_.disks) {
+    if (choice.name.empty()) choice.name = choice.node;
+    choice.node = co_await unwrap(written_image_of(disks, choice.node));
   }
-  const Json exports = co_await client_.execute("query-block-exports");
-  const Json* named = find_by(exports, "id", choice.node);
-  if (!named && !node) co_return;                        // which is told where it is looked for
-  std::string shown;
-  if (named) shown = image_of_disk(nodes, text(*named, "node-name"));
-  if (named && shown == choice.node) co_return;          // others stand on it, but this is what clients see by that name
-  if (node && (!named || !stands_on(nodes, shown, choice.node)))
-    co_await Error(Errc::busy, fmt::format("node '{}' is not all of a disk: '{}' stands on it; name that one, or the disk's export",
-                                           choice.node, above));
-  choice = {std::move(shown), choice.name.empty() ? choice.node : choice.name};
-}
-
-Task<> BackupRun::choose_disks(const Json& nodes) {
-  for (DiskChoice& choice : options_.disks) co_await find_top(choice, nodes);
   if (options_.disks.empty()) {
-    options_.disks = co_await exported_writable(client_);
+    options_.disks = exported_writable(disks);
     // Points of early programs have it by its node's name.
     for (DiskChoice& disk : options_.disks)
       if (!valid_disk_name(disk.name) || (!knows(disk.name) && knows(disk.node))) disk.name = disk.node;
@@ -194,10 +175,9 @@ Task<> BackupRun::choose_disks(const Json& nodes) {
   for (const DiskChoice& choice : options_.disks) {
     RunDisk disk;
     disk.choice = choice;
-    if (disk.choice.name.empty()) disk.choice.name = choice.node;
     if (!valid_disk_name(disk.choice.name))
       co_await Error(Errc::invalid_argument,
-                     fmt::format("'{}' cannot name a disk in a backup; give another with --disk NODE=NAME", disk.choice.name));
+                     fmt::format("'{}' cannot name a disk in a backup; give another with --disk DISK=NAME", disk.choice.name));
     for (const RunDisk& other : disks_) {
       if (other.choice.node == disk.choice.node)
         co_await Error(Errc::invalid_argument, fmt::format("node '{}' is given twice", disk.choice.node));

@@ -52,8 +52,7 @@ class BackupRun {
  private:
   Task<> clear_left_behind();
   Task<> plan();
-  Task<> find_top(DiskChoice& choice, const Json& nodes);
-  Task<> choose_disks(const Json& nodes);
+  Task<> choose_disks(const Disks& disks);
   Task<> check_since();
   Task<> announce_checkpoint();
   Task<> note_checkpoint();

@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/commands.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/text.hpp"
@@ -17,16 +20,34 @@ std::string state_of(const Json& bitmap) {
   return state;
 }
 
+// What a disk writes to has its bitmaps; a node that is no export's, or that a disk has left with this bitmap, is called by its own name.
+Task<std::string> node_with(QmpClient& client, const BitmapOptions& options) {
+  const Disks disks = co_await all_disks(client);
+  const std::string shown = node_of_export(disks, options.node);
+  if (shown.empty()) co_return options.node;
+  std::string image = image_of_disk(disks.nodes, shown);
+  const auto has = [&](const std::string& name) {
+    const Json* node = find_by(disks.nodes, "node-name", name);
+    return node && std::ranges::count(bitmap_names(*node), options.name) != 0;
+  };
+  const bool left = options.verb != BitmapOptions::Verb::add && !has(image) && has(options.node);
+  if (left) co_return options.node;
+  co_return std::move(image);
+}
+
+// Of a disk, and of the node of that name, when it is another.
 Task<> list_bitmaps(const Context& context, QmpClient& client, std::string node) {
-  const Json nodes = co_await client.execute("query-named-block-nodes");
+  const Disks disks = co_await all_disks(client);
+  const std::string image = image_of_disk(disks.nodes, node_of_disk(disks, node));
   Table table({"NODE", "BITMAP", "GRANULARITY", "DIRTY", "STATE"});
   Json rows = Json::array();
   bool found = node.empty();
-  for (const Json& entry : items(nodes)) {
+  for (const Json& entry : items(disks.nodes)) {
     const std::string name = text(entry, "node-name");
     const Json* bitmaps = entry.find("dirty-bitmaps");
-    found = found || node == name;
-    if (!bitmaps || (!node.empty() && node != name)) continue;
+    const bool meant = node.empty() || name == node || name == image;
+    found = found || meant;
+    if (!bitmaps || !meant) continue;
     for (const Json& bitmap : items(*bitmaps)) {
       if (!bitmap.is_object()) continue;
       table.add({name, text(bitmap, "name"), human_size(number(bitmap, "granularity")), human_size(number(bitmap, "count")),
@@ -63,6 +84,7 @@ Json arguments_of(const BitmapOptions& options) {
 Task<> run(const Context& context, QmpClient& client, BitmapOptions options) {
   static constexpr const char* commands[] = {"", "add", "remove", "clear", "enable", "disable", "merge"};
   if (options.verb == BitmapOptions::Verb::list) co_return co_await list_bitmaps(context, client, options.node);
+  options.node = co_await node_with(client, options);
   const std::string command = fmt::format("block-dirty-bitmap-{}", commands[static_cast<int>(options.verb)]);
   Json arguments = arguments_of(options);
   const Json answer = co_await client.execute(command, std::move(arguments));

@@ -73,12 +73,30 @@ Json names_of(const std::vector<std::string>& disks) {
   return names;
 }
 
+// The disks' images; a node that a disk has left is called by its own name where it has the checkpoint, and the disk has not.
+Task<std::vector<std::string>> nodes_with(QmpClient& client, std::string checkpoint, std::vector<std::string> disks) {
+  const Disks view = co_await all_disks(client);
+  const Json all = co_await client.execute("query-checkpoints");
+  const auto has = [&](const std::string& node) {
+    return std::ranges::any_of(items(all), [&](const Json& one) {
+      return text(one, "name") == checkpoint && find_by(disks_of(one), "node", node);
+    });
+  };
+  for (std::string& disk : disks) {
+    std::string image = image_of_disk(view.nodes, node_of_disk(view, disk));
+    if (has(image) || !has(disk)) disk = std::move(image);
+  }
+  co_return std::move(disks);
+}
+
 Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
+  const Disks view = co_await all_disks(client);
+  for (std::string& disk : options.disks) disk = co_await unwrap(written_image_of(view, disk));
   std::vector<DiskChoice> exported;
-  if (options.disks.empty()) exported = co_await exported_writable(client);
+  if (options.disks.empty()) exported = exported_writable(view);
   for (const DiskChoice& disk : exported) options.disks.push_back(disk.node);
   if (options.disks.empty())
-    co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes with --disk");
+    co_await Error(Errc::not_found, "the daemon exports no writable disk; name the disks with --disk");
   Json arguments = Json::object({{"name", options.name}, {"disks", names_of(options.disks)}});
   if (options.granularity) arguments.set("granularity", options.granularity);
   if (options.transient) arguments.set("persistent", false);
@@ -86,7 +104,8 @@ Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOp
   if (context.json) print_json(answer);
 }
 
-Task<> delete_checkpoint(const Context& context, QmpClient& client, const CheckpointOptions& options) {
+Task<> delete_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
+  options.disks = co_await nodes_with(client, options.name, std::move(options.disks));
   Json arguments = Json::object({{"name", options.name}});
   if (!options.disks.empty()) arguments.set("disks", names_of(options.disks));
   const Json answer = co_await client.execute("checkpoint-delete", std::move(arguments));
@@ -98,27 +117,25 @@ Task<> run(const Context& context, QmpClient& client, CheckpointOptions options)
     case Verb::create: co_await create_checkpoint(context, client, std::move(options)); break;
     case Verb::list: co_await list_checkpoints(context, client); break;
     case Verb::show: co_await show_checkpoint(context, client, options.name); break;
-    case Verb::remove: co_await delete_checkpoint(context, client, options); break;
+    case Verb::remove: co_await delete_checkpoint(context, client, std::move(options)); break;
   }
 }
 
 }  // namespace
 
 // Of several exports of a node the one that is called as the node, or else the first by name.
-Task<std::vector<DiskChoice>> exported_writable(QmpClient& client) {
-  const Json nodes = co_await client.execute("query-named-block-nodes");
-  const Json exports = co_await client.execute("query-block-exports");
+std::vector<DiskChoice> exported_writable(const Disks& disks) {
   std::vector<DiskChoice> found;
-  for (const Json& entry : items(exports)) {
-    const DiskChoice disk{image_of_disk(nodes, text(entry, "node-name")), text(entry, "id")};
-    const Json* node = find_by(nodes, "node-name", disk.node);
+  for (const Json& entry : items(disks.exports)) {
+    const DiskChoice disk{image_of_disk(disks.nodes, text(entry, "node-name")), text(entry, "id")};
+    const Json* node = find_by(disks.nodes, "node-name", disk.node);
     if (node && !flag(*node, "ro")) found.push_back(disk);
   }
   const auto rank = [](const DiskChoice& disk) { return std::tuple(disk.node, disk.name != disk.node, disk.name); };
   std::ranges::sort(found, {}, rank);
   const auto again = std::unique(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.node == b.node; });
   found.erase(again, found.end());
-  co_return std::move(found);
+  return found;
 }
 
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options) {

@@ -10,6 +10,8 @@
 
 namespace tidemark::cli {
 
+struct Disks;                            // chain/nodes.hpp
+
 struct DiskChoice {
   std::string node;
   std::string name;                      // in the backup directory; the node's when not given
@@ -32,7 +34,7 @@ struct BackupOptions {
 Task<Exit> backup(const Context& context, BackupOptions options);
 
 struct CopyOptions {
-  std::string disk;                      // a node
+  std::string disk;                      // an export, or a node
   std::string file;
   std::uint64_t speed = 0;               // bytes a second, 0: as fast as it goes
   bool force = false;                    // replace an existing file
@@ -76,7 +78,7 @@ struct CheckpointOptions {
 };
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
 // What a daemon exports writable: the nodes, below filters (image_of_disk()), each by the name of its export.
-Task<std::vector<DiskChoice>> exported_writable(QmpClient& client);
+std::vector<DiskChoice> exported_writable(const Disks& disks);
 
 struct JobOptions {
   enum class Verb : std::uint8_t { list, watch, pause, resume, complete, finalize, dismiss, cancel, set_speed } verb = Verb::list;

@@ -92,10 +92,10 @@ Error left_behind(const std::string& overlay, const std::string& image) {
                                          overlay, what_to_do(image)));
 }
 
-// Below filters, and what copies that have not ended well have left.
+// Below filters, a backup's that runs as well, and what copies that have not ended well have left.
 std::string image_of(const Json& nodes, std::string name) {
   for (;;) {
-    name = image_below_filters(nodes, std::move(name));
+    name = image_of_disk(nodes, std::move(name));
     const Json* node = name.starts_with(mark) ? find_by(nodes, "node-name", name) : nullptr;
     const Json* children = node ? node->find("children") : nullptr;
     const Json* below = children ? find_by(*children, "child", "backing") : nullptr;
@@ -146,11 +146,9 @@ Task<> CopyRun::check_daemon() {
 }
 
 Task<> CopyRun::find_disk() {
-  const Json nodes = co_await client_.execute("query-named-block-nodes");
-  std::string name = options_.disk;
-  if (!find_by(nodes, "node-name", name)) name = co_await node_of_disk(client_, std::move(name));
-  node_ = image_of(nodes, std::move(name));
-  const Json* node = find_by(nodes, "node-name", node_);
+  const Disks disks = co_await all_disks(client_);
+  node_ = image_of(disks.nodes, node_of_disk(disks, options_.disk));
+  const Json* node = find_by(disks.nodes, "node-name", node_);
   if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", options_.disk));
   image_ = text(*node, "file");
   format_ = text(*node, "drv");
@@ -163,7 +161,7 @@ Task<> CopyRun::find_disk() {
     co_await Error(Errc::unsupported, fmt::format("disk '{}' is '{}' in the daemon's directory, which may be another; serve it by its "
                                                   "absolute name", options_.disk, image_));
   image_ = behind_links(std::move(image_));
-  co_await check_node(*node, nodes);
+  co_await check_node(*node, disks.nodes);
 }
 
 // What a copy of the file would not hold, or what would be in the way when the overlay is merged.

@@ -31,7 +31,7 @@ std::string default_socket(const char* file) {
   return fmt::format("{}/tidemark/{}", runtime && *runtime ? runtime : "/run", file);
 }
 
-// "NODE" or "NODE=NAME"
+// "DISK" or "DISK=NAME"
 DiskChoice parse_choice(const std::string& word) {
   const auto at = word.find('=');
   if (at == std::string::npos) return {word, {}};
@@ -51,7 +51,7 @@ void add_backup(CLI::App& app, Options& options) {
   auto disks = std::make_shared<std::vector<std::string>>();
   command->add_option("DIRECTORY", chosen->directory, "the backup directory; made when it is not there")->required()->check(not_empty());
   command->add_option("--disk", *disks, "a disk, by its node or export, and its name in the backup (default: all exported writable)")
-      ->type_name("NODE[=NAME]");
+      ->type_name("DISK[=NAME]");
   static const std::map<std::string, BackupLevel> levels{
       {"auto", BackupLevel::automatic}, {"full", BackupLevel::full}, {"incremental", BackupLevel::incremental}};
   auto level = std::make_shared<std::string>("auto");
@@ -84,7 +84,7 @@ void add_backup(CLI::App& app, Options& options) {
 void add_copy(CLI::App& app, Options& options) {
   auto* command = app.add_subcommand("copy", "copy the file of a disk in use; guests write to a temporary overlay meanwhile");
   auto chosen = std::make_shared<CopyOptions>();
-  command->add_option("NODE", chosen->disk, "a block node's name, as in serve FILE=NODE")->required()->check(not_empty());
+  command->add_option("DISK", chosen->disk, "a disk, by its export or node")->required()->check(not_empty());
   command->add_option("FILE", chosen->file, "the file to make; it appears only when it is whole")->required()->check(not_empty());
   command->add_option("--speed", chosen->speed, "at most so many bytes a second, where it cannot be cloned")->transform(size_check());
   command->add_flag("--force", chosen->force, "replace the file if it exists");
@@ -142,7 +142,7 @@ void add_bitmap(CLI::App& app, Options& options) {
   auto verb = [&](const char* name, const char* help, Verb which) {
     auto* command = group->add_subcommand(name, help);
     add_qmp(command, options);
-    auto* node = command->add_option("NODE", chosen->node, "a block node's name, as in --blockdev node-name=NODE and serve FILE=NODE");
+    auto* node = command->add_option("DISK", chosen->node, "a disk, by its export or node");
     if (which != Verb::list) {
       node->required();
       command->add_option("NAME", chosen->name, "the bitmap's name")->required();
@@ -183,14 +183,14 @@ void add_checkpoint(CLI::App& app, Options& options) {
     return command;
   };
   auto* create = verb("create", "remember from now on what is written, on all disks from one moment", Verb::create);
-  create->add_option("--disk", chosen->disks, "a node (default: all exported writable)")->type_name("NODE");
+  create->add_option("--disk", chosen->disks, "a disk, by its export or node (default: all exported writable)")->type_name("DISK");
   create->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check())
       ->check(granularity_check());
   create->add_flag("--transient", chosen->transient, "forget it when the disk is closed");
   verb("list", "all checkpoints, the oldest first", Verb::list);
   verb("show", "what is known of one", Verb::show);
   verb("delete", "forget one; the others stay as good as they are", Verb::remove)
-      ->add_option("--disk", chosen->disks, "a node (default: all that have it)")->type_name("NODE");
+      ->add_option("--disk", chosen->disks, "a disk, by its export or node (default: all that have it)")->type_name("DISK");
 }
 
 void add_job(CLI::App& app, Options& options) {
@@ -298,6 +298,7 @@ Exit output_checked(Exit outcome, bool json) {
 }
 
 Exit run(const Options& options) {
+  ::signal(SIGPIPE, SIG_IGN);            // who reads along may go; what was begun is ended in order
   auto backend = make_backend(options.aio);
   if (!backend) {
     print_error(backend.error(), options.json);

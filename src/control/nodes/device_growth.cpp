@@ -23,10 +23,7 @@ FileDriver* device_below(BlockNode& node) {
 }  // namespace
 
 DeviceGrowth::DeviceGrowth(BlockNode& node) : node_(node), device_(device_below(node)) {
-  if (!device_) return;
-  device_->grow_as_it_is(true);
-  // What is there is no news to the device, but it is to the disk: bitmaps mark it.
-  for (BlockNode* at = &node; at; at = shown_by(*at)) at->remember_size(max_disk_size);
+  if (device_) device_->grow_as_it_is(true);
 }
 
 DeviceGrowth::~DeviceGrowth() {
@@ -37,6 +34,9 @@ Task<std::uint64_t> DeviceGrowth::size_for(std::uint64_t wanted) {
   if (!device_) co_return wanted;
   const std::uint64_t before_disk = device_->size() - std::min(device_->size(), node_.size());      // raw's offset
   const std::uint64_t there = co_await device_->device_size();
+  // What is there is no news to the device, but it is to the disk: bitmaps mark it.
+  if (there > device_->size())
+    for (BlockNode* at = &node_; at; at = shown_by(*at)) at->remember_size(there);
   co_return std::max(wanted, there - std::min(there, before_disk));
 }
 

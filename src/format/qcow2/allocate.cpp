@@ -142,6 +142,7 @@ Task<Refcounts::Allocation> Qcow2Driver::allocate(std::uint64_t clusters) {
   Reactor& here = home().reactor();
   const Instant until = here.now() + readers_max;
   for (;;) {
+    co_await give_back(without_limit);
     found = co_await refcounts_.allocate(clusters).result();
     if (!is_full() || frees_.none_durable() || here.now() >= until) co_return co_await unwrap(found);
     co_await here.sleep(readers_pause);

@@ -10,6 +10,14 @@ namespace tidemark {
 
 using namespace qcow2;
 
+namespace {
+
+// Space that is given back: how long a request does that for others, and in which turns; how much its own giver sees to.
+constexpr Duration share_of_request = std::chrono::milliseconds(10), turn_length = std::chrono::milliseconds(1);
+constexpr std::uint64_t much_bytes = 64 * MiB;
+
+}  // namespace
+
 BlockLimits Qcow2Driver::limits() const noexcept {
   // Bytes pass through to the file as they come, so its alignment is ours.
   BlockLimits limits;
@@ -93,9 +101,11 @@ Task<> Qcow2Driver::before_change() {
   if (lazy_ && can_be_dirty && marks_first_ && !header_.has(Incompatible::dirty)) co_await header_writer_.set(Incompatible::dirty, true);
   if (map_.l2().pressed() || refcounts_.blocks().pressed()) {
     co_await committer_.write_back();
-    co_await refcounts_.apply_frees();
+    co_await give_back(share_of_request);
   }
-  if (frees_.pressed()) co_await flush();
+  if (!frees_.pressed()) co_return;
+  co_await flush();
+  co_await give_back(without_limit);
 }
 
 Task<> Qcow2Driver::flush() {
@@ -103,8 +113,28 @@ Task<> Qcow2Driver::flush() {
   image_.tell(DebugEvent::flush_to_os);
   if (read_only_) co_return;
   co_await watch(committer_.flush());
-  // Counts that cannot be lowered now are leaks at worst, not a failed flush.
-  (void)co_await watch(refcounts_.apply_frees()).result();
+  co_await give_back(share_of_request);
+}
+
+// Counts that cannot be lowered now are leaks at worst.
+Task<> Qcow2Driver::give_back(Duration at_most) {
+  Reactor& here = home().reactor();
+  const Instant begun = here.now();
+  while (frees_.any_reusable() && here.now() - begun < at_most) {
+    const Instant turn = here.now();
+    const auto enough = [&here, turn] { return here.now() - turn >= turn_length; };
+    const Result<> done = co_await watch(refcounts_.apply_frees(enough)).result();
+    if (!done) co_return;
+    if (frees_.any_reusable()) co_await here.yield();
+  }
+}
+
+// Who gives up much waits until the file has its space back: whoever flushes next, or needs a new cluster, would else.
+Task<> Qcow2Driver::give_back_if_much() {
+  const bool much = frees_.much(much_bytes >> header_.geometry.cluster_bits);
+  if (!much && !frees_.much_left()) co_return;
+  if (much) (void)co_await watch(committer_.flush()).result();      // a loss is told by the next flush
+  co_await give_back(without_limit);
 }
 
 Task<> Qcow2Driver::close() {
@@ -119,6 +149,7 @@ Task<> Qcow2Driver::close() {
 Task<> Qcow2Driver::complete() {
   if (read_only_) co_return;
   co_await flush();
+  co_await give_back(without_limit);
   co_await committer_.flush();                           // the counts that went down
   if (image_.corruption()) co_return;                    // what was written is in it, but it is not well
   if (lazy_) co_await end_lazily();

@@ -183,7 +183,7 @@ class Qcow2Driver final : public MappedDriver {
  private:
   class PendingClusters;
   // `forget` makes nothing of what reads as zeroes, where nothing is below; `cut_off` of what is stored, where nothing
-  // of the disk is; `uncover` of anything, for what is below to show.
+  // of the disk is; `uncover` of anything, for what is below to show.  `in_file`: a raw data file has been given the zeroes.
   enum class Zeroing : std::uint8_t { keep_clusters, free_clusters, discard, forget, cut_off, uncover, in_file };
 
   Qcow2Driver(std::unique_ptr<Edge> file, qcow2::Header header, const Qcow2OpenOptions& options);
@@ -208,6 +208,10 @@ class Qcow2Driver final : public MappedDriver {
   bool shows_file() noexcept { return read_only_ || !image_.loss() || file_shown_; }
   Task<> show_file();
   Task<> before_change();
+  // Clusters that nobody uses any more, to the allocator and to the file: that may take long where the file is told.
+  static constexpr Duration without_limit = Duration::max();
+  Task<> give_back(Duration at_most);
+  Task<> give_back_if_much();
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();

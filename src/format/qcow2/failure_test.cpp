@@ -4,6 +4,7 @@
 #include "block/test_driver.hpp"
 #include "format/qcow2/check/check.hpp"
 #include "format/qcow2/driver.hpp"
+#include "task/group.hpp"
 
 namespace tidemark::qcow2 {
 namespace {
@@ -13,7 +14,7 @@ using Content = std::vector<std::byte>;
 // A file in memory.  One of its calls fails, with `left` of that kind to go.
 class FailingFile final : public test::TestDriver {
  public:
-  using TestDriver::TestDriver;
+  FailingFile(Reactor& reactor, test::TestDriverOptions options) : TestDriver(reactor, options), reactor_(reactor) {}
   struct Failure {
     test::Call call;
     std::size_t left;
@@ -34,6 +35,11 @@ class FailingFile final : public test::TestDriver {
     co_await unwrap(may(test::Call::truncate));
     co_await TestDriver::truncate(size);
   }
+  Task<> discard(Range range) override {
+    if (discard_takes != Duration{}) co_await reactor_.sleep(discard_takes);
+    co_await TestDriver::discard(range);
+  }
+  Duration discard_takes{};
 
  private:
   Result<> may(test::Call call) {
@@ -41,6 +47,8 @@ class FailingFile final : public test::TestDriver {
     failure.reset();
     return Error(Errc::io, "the disk is out of order");
   }
+
+  Reactor& reactor_;
 };
 
 class Failing : public test::BlockTest {
@@ -298,6 +306,48 @@ TEST_F(Failing, ASnapshotOfSmallClustersFindsRoomForItsTables) {
       close(std::move(image));
       EXPECT_TRUE(check(file.content()).clean());
     }
+}
+
+// Space is given back to the file by who gave it up: nobody else waits until all of it is.
+TEST_F(Failing, OthersDoNotWaitForSpaceThatIsGivenBack) {
+  constexpr std::uint64_t cluster = 4096, clusters = 2000;
+  Qcow2CreateOptions options;
+  options.cluster_size = cluster;
+  options.size = 4 * clusters * cluster;
+  FailingFile& file = add_file(make(options));
+  auto image = open();
+  for (std::uint64_t first : {0, 1})                   // so that neighbours are none in the file
+    for (std::uint64_t i = first; i < clusters; i += 2) write(*image, i * cluster, cluster, 7);
+  run(image->flush());
+  file.discard_takes = std::chrono::microseconds(200);
+  bool given_up = false;
+  std::vector<std::size_t> seen;                       // of discards, after each request of the other one
+  const auto give_up = [&]() -> Task<> {
+    const Range written{0, clusters * cluster};
+    co_await image->discard(written);
+    given_up = true;
+  };
+  const auto both = [&](TaskGroup& group) -> Task<> {
+    group.spawn(give_up());
+    Content data(cluster, std::byte{8});
+    const Buffers one{MutableBytes(data)};
+    for (std::uint64_t at = clusters * cluster; !given_up && at < options.size; at += cluster) {
+      co_await image->write(at, one, WriteFlags::none);
+      co_await image->flush();
+      seen.push_back(file.count(test::Call::discard));
+      co_await reactor.yield();
+    }
+    co_await group.join();
+  };
+  run(with_group(reactor, both));
+  const std::size_t all = file.count(test::Call::discard);
+  EXPECT_GE(all, clusters);
+  std::size_t longest = 0;
+  for (std::size_t i = 1; i < seen.size(); ++i) longest = std::max(longest, seen[i] - seen[i - 1]);
+  EXPECT_LT(longest, all / 4);
+  expect(*image, 0, clusters * cluster, 0);
+  close(std::move(image));
+  EXPECT_TRUE(check(file.content()).clean());
 }
 
 // What is free lies in pieces, most of which are too short.

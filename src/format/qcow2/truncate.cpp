@@ -32,8 +32,8 @@ Task<> Qcow2Driver::grow(std::uint64_t new_size) {
   if (data_file_) {
     const auto turn = co_await resizing_data_file_.lock();
     const Range behind{old_size, std::min(std::max(old_size, data_file_->size()), new_size) - old_size};
-    co_await data_file_->truncate(new_size);
-    // A raw one that was longer than the disk shows that as it is.
+    if (data_file_->size() < new_size) co_await data_file_->truncate(new_size);
+    // A raw one that was longer than the disk would show that; it stays as long.
     if (header_.data_file_raw() && !behind.empty()) co_await data_file_->write_zeroes(behind, WriteFlags::may_unmap);
   }
   co_await map_.grow_l1(end, committer_);

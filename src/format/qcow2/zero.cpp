@@ -12,24 +12,22 @@ Task<> Qcow2Driver::write_zeroes(Range range, WriteFlags flags) {
   const bool free = has(flags, WriteFlags::may_unmap);
   if (header_.geometry.version < 3 && (stands_on_another() || !free))
     co_await Error(Errc::unsupported, "qcow2: zero clusters need version 3");
-  Zeroing how = free ? Zeroing::free_clusters : Zeroing::keep_clusters;
-  if (header_.data_file_raw()) {
-    co_await zero_data_file(range, flags);
-    how = Zeroing::in_file;
-  }
+  const bool in_file = header_.data_file_raw();
+  if (in_file) co_await zero_data_file(range, flags);
+  const Zeroing how = in_file ? Zeroing::in_file : free ? Zeroing::free_clusters : Zeroing::keep_clusters;
   co_await watch(zero_clusters(range.narrowed(header_.geometry.subcluster_size()), how));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::discard(Range range) {
   if (header_.geometry.version < 3 && stands_on_another())
     co_await Error(Errc::unsupported, "qcow2: discarding over a backing file needs version 3");
   range = range.narrowed(header_.geometry.cluster_size());
-  Zeroing how = Zeroing::discard;
-  if (header_.data_file_raw()) {
-    co_await zero_data_file(range, WriteFlags::may_unmap);
-    how = Zeroing::in_file;
-  }
+  const bool in_file = header_.data_file_raw();
+  if (in_file) co_await zero_data_file(range, WriteFlags::may_unmap);
+  const Zeroing how = in_file ? Zeroing::in_file : Zeroing::discard;
   co_await watch(zero_clusters(range, how));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
@@ -39,11 +37,13 @@ Task<> Qcow2Driver::zero_data_file(Range range, WriteFlags flags) {
   co_await data_file_->write_zeroes(range, flags);
 }
 
+// A data file keeps what is there: guests may be reading it still, and what copy-on-read stores comes to the same place.
 Task<> Qcow2Driver::uncover(Range range) {
   const std::uint64_t cluster = header_.geometry.cluster_size();
   if (range.end() == size()) range.length = align_up(range.end(), cluster) - range.offset;
   range = range.narrowed(cluster);
   co_await watch(zero_clusters(range, Zeroing::uncover));
+  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::empty() {

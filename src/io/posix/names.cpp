@@ -1,5 +1,6 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -9,16 +10,32 @@
 
 namespace tidemark::posix {
 
+namespace {
+
+// Where the file system has no flag for it (NFS, 9p).  link() does not replace either; of a directory, which has one name only, rename()
+// replaces an empty one at most, and that only when it has come at this moment.
+std::int64_t rename_without_flag(const char* from, const char* to) noexcept {
+  struct stat info;
+  if (::lstat(from, &info) != 0) return -errno;
+  if (!S_ISDIR(info.st_mode)) {
+    const std::int64_t linked = retried([&] { return ::link(from, to); });
+    return linked < 0 ? linked : retried([&] { return ::unlink(from); });
+  }
+  if (::lstat(to, &info) == 0) return -EEXIST;
+  if (errno != ENOENT) return -errno;
+  const std::int64_t result = retried([&] { return ::rename(from, to); });
+  return result == -ENOTEMPTY || result == -ENOTDIR ? -EEXIST : result;
+}
+
+}  // namespace
+
 std::int64_t rename_path(IoOp& op) noexcept {
   const char* from = op.extra->path.c_str();
   const char* to = op.extra->path2.c_str();
   if (!op.no_replace) return retried([&] { return ::rename(from, to); });
   const std::int64_t result =
       retried([&] { return ::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE); });
-  if (result != -EINVAL && result != -ENOSYS) return result;
-  // A file system without the flag (NFS): link() does not replace either.
-  const std::int64_t linked = retried([&] { return ::link(from, to); });
-  return linked < 0 ? linked : retried([&] { return ::unlink(from); });
+  return result == -EINVAL || result == -ENOSYS ? rename_without_flag(from, to) : result;
 }
 
 std::int64_t list_directory(IoOp& op) noexcept {

@@ -81,7 +81,7 @@ Task<> BackupJob::attach() {
   filter.unmap = options_.unmap;
   filter.target_is_zero = options_.target_is_zero;
   // What is not copied will be below the target, or be put together with it: wherever that is, its zeroes hide what is there.
-  filter.backing_later = options_.sync != SyncMode::full;
+  filter.backing_later = !copies_all(options_.sync, source);
   filter.witness = options_.witness;
   filter.drop_discards = true;
   filter.share_target_writes = reaches(*options_.target, source);

@@ -81,6 +81,10 @@ Result<NodeBitmap*> choose_selection(BackupOptions& options) {
 
 }  // namespace
 
+bool copies_all(SyncMode mode, BlockNode& source) noexcept {
+  return mode == SyncMode::full || (mode == SyncMode::top && !skip_filters(source).backing());
+}
+
 std::string_view to_string(SyncMode mode) noexcept {
   constexpr std::string_view names[] = {"top", "full", "none", "incremental", "bitmap"};
   return names[static_cast<unsigned>(mode)];

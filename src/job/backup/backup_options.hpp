@@ -11,6 +11,8 @@ namespace tidemark {
 
 enum class SyncMode : std::uint8_t { top, full, none, incremental, bitmap };
 std::string_view to_string(SyncMode mode) noexcept;
+// What is copied so of a disk is all of it: nothing can be meant to be below the copy.
+bool copies_all(SyncMode mode, BlockNode& source) noexcept;
 
 // What becomes of the bitmap when the job ends (qapi: BitmapSyncMode).
 enum class BitmapMode : std::uint8_t { on_success, never, always };

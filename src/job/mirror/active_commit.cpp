@@ -98,10 +98,10 @@ Task<> ActiveCommit::take_out_layers() {
   co_await done.error();
 }
 
-Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through) {
+Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through, std::function<bool()> enough) {
   BlockNode& image = skip_filters(top_);
   const DirtyBitmap& dirty = filter.dirty();
-  for (std::uint64_t at = 0; at < dirty.size(); at += area_max) {
+  for (std::uint64_t at = 0; at < dirty.size() && !(enough && enough()); at += area_max) {
     const Range area{at, std::min(area_max, dirty.size() - at)};
     const InFlight under_way = co_await through.enter();
     auto alone = filter.locks().hold(area, RangeLock::Mode::exclusive);

@@ -11,6 +11,7 @@
 // Where what reads from the base is preserved (job/chain/preserver.hpp), the top goes on reading as the disk did when guests left it.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "filter/mirror_top.hpp"
@@ -44,8 +45,11 @@ class ActiveCommit {
   bool holds(const BlockNode& node) const noexcept;
   // The disk is held still, all is equal and the base durable: the top stands on the base.
   Task<> take_out_layers();
-  // The top gives up what is not dirty in the filter, which excludes writes.  `through` is a root edge on it.
-  Task<> give_up(MirrorTop& filter, Edge& through);
+  // The top stands on the base, which is durable and not written to: the top gives up what is not dirty in the filter, until that
+  // is enough.  Guests go on.  `through` is a root edge on the filter.
+  Task<> give_up(MirrorTop& filter, Edge& through, std::function<bool()> enough = {});
+  // So that little is left of it for the moment at which guests wait.
+  bool gives_up_early() const noexcept { return options_.empty_active && !stands_on_others(); }
 
   // What is used of the base besides.
   Permissions::Set more_uses() const noexcept { return preserver_ && !keeps_top() ? Permissions::write_below : Permissions::none; }

@@ -60,7 +60,7 @@ Task<> MirrorJob::insert_filter() {
   above.granularity = co_await choose_mirror_granularity(options_);
   above.write_blocking = options_.copy_mode == CopyMode::write_blocking;
   above.unmap = options_.unmap;
-  const bool complete = options_.sync == SyncMode::full || commit_ || skip_filters(*options_.target).backing();
+  const bool complete = copies_all(options_.sync, source) || commit_ || skip_filters(*options_.target).backing();
   above.whole_granules = !complete;
   if (!complete) co_await expect_backing(above);
   above.commits = commit_.has_value();
@@ -85,10 +85,9 @@ Task<> MirrorJob::insert_filter() {
 
 // What is not copied may come to be below the target before the end, or be below it where another program serves it.
 Task<> MirrorJob::expect_backing(MirrorTopOptions& above) {
-  const bool whole_chain = options_.sync == SyncMode::top && !skip_filters(*options_.source).backing();
-  above.backing_later = !whole_chain;
-  const bool as_holes = co_await can_say_zero(*options_.target);
-  if (as_holes) co_return;
+  above.backing_later = true;
+  const bool holes = co_await holes_say_zero(*options_.target);
+  if (holes) co_return;
   above.unmap = false;
   if (skip_filters(*options_.target).options().detect_zeroes == DetectZeroes::unmap) above.backing_later = false;
 }
@@ -204,6 +203,9 @@ Task<bool> MirrorJob::step(JobContext& context) {
   const bool flushes = wanted && !failed && !context.interrupted();
   if (flushes) failed = co_await flush_target();
   const bool ends = flushes && !failed && durable_ && ready_ && little_differs();
+  bool gave_up = false;
+  if (ends) gave_up = co_await give_up_early(context);
+  if (gave_up) co_return false;                  // guests have gone on meanwhile
   if (ends && !ends_for_itself()) co_return true;
   if (ends) failed = co_await settle();
   const bool too_slow = ends && !failed && !still_;

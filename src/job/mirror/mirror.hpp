@@ -100,6 +100,7 @@ class MirrorJob final : public Job {
   Result<> put_onto(BlockNode& below);
   Task<> forget_bitmaps(BlockNode& from, std::optional<Graph::DrainGuard>& still);
   Task<> stay_on_top();
+  Task<bool> give_up_early(JobContext& context);
   Task<> take_out_filter();
   static Task<> let_go(std::unique_ptr<Edge>& held);
   Task<> press_target(CancelToken token);
@@ -128,6 +129,7 @@ class MirrorJob final : public Job {
   std::uint64_t losses_ = 0;               // of the source, that are made good
   bool bad_size_ = false;
   bool durable_ = false;                   // the target, after the last flush
+  bool gave_up_ = false;                   // the source, what the target has: once, while guests go on
   Ending ending_ = Ending::none;
   std::optional<Graph::DrainGuard> still_; // the source, from the end on
   std::optional<DirtyBitmap> unfinished_;  // what the target does not have; known by flushes

@@ -148,6 +148,26 @@ Task<> MirrorJob::stay_on_top() {
   co_await commit_->give_up(top(), *edge_);
 }
 
+// Does most of what the pivot does of that again, and fails if it cannot be done.  False: there is nothing to do.
+//
+// A write that was under way, and is not marked before it ends, would be lost with what is given up: so the disk is held still
+// for a moment first, and what is flushed then stays as it is in the base meanwhile.
+Task<bool> MirrorJob::give_up_early(JobContext& context) {
+  if (gave_up_ || !commit_ || ending_ != Ending::pivot || !commit_->gives_up_early()) co_return false;
+  {
+    const auto still = co_await graph().drain_within(*options_.source, still_max).result();
+    if (!still) co_return false;
+    top().exclude_writes();
+  }
+  const Point::Outcome failed = co_await flush_target();
+  const bool in_base = !failed && durable_;
+  const auto enough = [&context] { return context.interrupted(); };
+  if (in_base) (void)co_await commit_->give_up(top(), *edge_, enough).result();
+  top().exclude_writes(false);
+  gave_up_ = in_base && !context.interrupted();
+  co_return true;
+}
+
 Task<> MirrorJob::press_target(CancelToken token) {
   for (;;) {                                     // the job's end may make new requests, a flush for one
     co_await options_.source->reactor().sleep(target_patience, token);

@@ -57,14 +57,47 @@ bool has_child(const Json& node, const std::string& name) {
 }
 
 Task<std::string> node_of_disk(QmpClient& client, std::string name) {
-  const Json exports = co_await client.execute("query-block-exports");
-  if (const Json* shown = find_by(exports, "id", name)) co_return text(*shown, "node-name");
-  co_return name;
+  Disks disks;
+  disks.exports = co_await client.execute("query-block-exports");
+  co_return node_of_disk(disks, name);
 }
 
 Task<Json> all_nodes(QmpClient& client) {
   Json flat = Json::object({{"flat", true}});
   co_return co_await client.execute("query-named-block-nodes", std::move(flat));
+}
+
+Task<Disks> all_disks(QmpClient& client) {
+  constexpr int tries = 100;             // somebody would have to change a disk each time
+  Disks disks;
+  bool at_once = false;
+  for (int i = 0; i < tries && !at_once; ++i) {
+    disks.nodes = co_await all_nodes(client);
+    disks.exports = co_await client.execute("query-block-exports");
+    at_once = std::ranges::all_of(items(disks.exports), [&](const Json& entry) {
+      return find_by(disks.nodes, "node-name", text(entry, "node-name")) != nullptr;
+    });
+  }
+  co_return std::move(disks);
+}
+
+std::string node_of_export(const Disks& disks, const std::string& id) {
+  const Json* found = find_by(disks.exports, "id", id);
+  return found ? text(*found, "node-name") : "";
+}
+
+std::string node_of_disk(const Disks& disks, const std::string& name) {
+  std::string shown = node_of_export(disks, name);
+  return shown.empty() ? name : shown;
+}
+
+Result<std::string> written_image_of(const Disks& disks, const std::string& name) {
+  const Json* node = find_by(disks.nodes, "node-name", name);
+  std::string above;                     // temporary images for others who read a disk stand on it, too, but it is written itself
+  if (node_of_export(disks, name).empty() && node && flag(*node, "ro")) above = overlay_above(disks.nodes, name);
+  if (above.empty()) return image_of_disk(disks.nodes, node_of_disk(disks, name));
+  return Error(Errc::busy, fmt::format("node '{}' is not all of a disk: '{}' stands on it; name that one, or the disk's export", name,
+                                       above));
 }
 
 Result<Json> node_in(const Json& nodes, const std::string& name) {

@@ -5,12 +5,25 @@
 
 namespace tidemark::cli {
 
-// The node at the top of a disk's chain: the one that an export of that id shows now, so that a disk keeps its name when its top
-// changes; else the node of that name.
+// The node at the top of a disk's chain: what the export of that name shows, so that a disk keeps its name when its top changes; only
+// where there is none the node of that name, which the disk may have left.  All verbs find a disk so.
 Task<std::string> node_of_disk(QmpClient& client, std::string name);
 
 // query-named-block-nodes, without what is below each.
 Task<Json> all_nodes(QmpClient& client);
+
+// That and query-block-exports: each export's node is among the nodes, also when somebody takes a snapshot between the two.
+struct Disks {
+  Json nodes, exports;
+};
+Task<Disks> all_disks(QmpClient& client);
+
+// What an export of that id shows; empty: there is none.
+std::string node_of_export(const Disks& disks, const std::string& id);
+// node_of_disk(), at that moment.
+std::string node_of_disk(const Disks& disks, const std::string& name);
+// The image_of_disk() of that.  Errc::busy for a node that is not all of a disk, since guests write to an overlay on it.
+Result<std::string> written_image_of(const Disks& disks, const std::string& name);
 
 // A node's entry in that; an error when there is none.
 Result<Json> node_in(const Json& nodes, const std::string& name);

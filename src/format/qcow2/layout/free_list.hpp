@@ -7,6 +7,7 @@
 // A run may be listed more than once: each time stands for one reference.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -47,6 +48,18 @@ class FreeList {
   }
   bool pending() const noexcept { return !added_.empty(); }
   bool pressed() const noexcept { return added_.size() > runs_max; }
+  // So much that who added it should see to it.
+  bool much(std::uint64_t clusters_max) const noexcept {
+    std::uint64_t clusters = 0;
+    for (std::size_t i = 0; i < added_.size() && i < some_runs; ++i) clusters += added_[i].run.count;
+    return added_.size() >= some_runs || clusters >= clusters_max;
+  }
+  // Of what is durable already, too.
+  bool much_left() const noexcept {
+    std::size_t runs = 0;
+    for (std::size_t i = 0; i < durable_.size() && runs < some_runs; ++i) runs += durable_[i].runs.size();
+    return runs >= some_runs && any_reusable();
+  }
   bool empty() const noexcept { return added_.empty() && taken_.empty() && durable_.empty(); }
 
   // From here on none goes on its way: the counts are being copied, and a copy is to have all of held() counted.
@@ -80,21 +93,24 @@ class FreeList {
     taken_.clear();
   }
 
-  // A run that is reusable now; the caller lowers its refcounts.
-  std::optional<Freed> next() {
-    if (durable_.empty() || !pins_.ended(durable_.front().epoch)) return {};
+  // A run that is reusable now, at most so many clusters; the caller lowers its refcounts.
+  std::optional<Freed> next(std::uint64_t most) {
+    if (!any_reusable()) return {};
     std::vector<Freed>& runs = durable_.front().runs;
-    const Freed run = runs.back();
+    Freed run = runs.back();
     runs.pop_back();
+    if (run.run.count > most) runs.push_back({{{run.run.first.index + most}, run.run.count - most}, run.cause});
+    run.run.count = std::min(run.run.count, most);
     if (runs.empty()) durable_.pop_front();
     return run;
   }
   bool none_durable() const noexcept { return durable_.empty(); }
+  bool any_reusable() const noexcept { return !durable_.empty() && pins_.ended(durable_.front().epoch); }
   // It could not be done: again later.
   void put_back(Freed freed) { added_.push_back(freed); }
 
  private:
-  static constexpr std::size_t runs_max = 65536;
+  static constexpr std::size_t runs_max = 65536, some_runs = 1024;
   struct Batch {
     ExtentPins::Epoch epoch;
     std::vector<Freed> runs;             // never empty

@@ -105,20 +105,20 @@ TEST(FreeList, WaitsForDurabilityAndForRequests) {
   FreeList frees(pins);
   const HostRun run{{7}, 2};
   frees.add(run, cause);
-  EXPECT_FALSE(frees.next());
+  EXPECT_FALSE(frees.next(99));
   frees.take();
   frees.settle(false);                   // the round failed
-  EXPECT_FALSE(frees.next());
+  EXPECT_FALSE(frees.next(99));
   EXPECT_TRUE(frees.pending());
   {
     const ExtentPins::Guard reader(pins);
     frees.take();
     frees.settle(true);
-    EXPECT_FALSE(frees.next());          // it may still be read
+    EXPECT_FALSE(frees.next(99));          // it may still be read
     const ExtentPins::Guard later(pins);
     EXPECT_FALSE(frees.pending());
   }
-  EXPECT_EQ(frees.next(), (FreeList::Freed{run, cause}));
+  EXPECT_EQ(frees.next(99), (FreeList::Freed{run, cause}));
   EXPECT_TRUE(frees.empty());
 }
 
@@ -130,7 +130,22 @@ TEST(FreeList, ALaterRequestDoesNotHoldItUp) {
   frees.take();
   frees.settle(true);
   const ExtentPins::Guard later(pins);
-  EXPECT_EQ(frees.next(), (FreeList::Freed{run, cause}));
+  EXPECT_EQ(frees.next(99), (FreeList::Freed{run, cause}));
+}
+
+TEST(FreeList, IsTakenInParts) {
+  ExtentPins pins;
+  FreeList frees(pins);
+  frees.add({{5}, 7}, cause);
+  EXPECT_FALSE(frees.much(8));
+  EXPECT_TRUE(frees.much(7));
+  frees.take();
+  frees.settle(true);
+  EXPECT_TRUE(frees.any_reusable());
+  EXPECT_EQ(frees.next(3), (FreeList::Freed{{{5}, 3}, cause}));
+  EXPECT_EQ(frees.next(3), (FreeList::Freed{{{8}, 3}, cause}));
+  EXPECT_EQ(frees.next(3), (FreeList::Freed{{{11}, 1}, cause}));
+  EXPECT_FALSE(frees.any_reusable());
 }
 
 TEST(FreeList, KeepsEachReference) {
@@ -142,9 +157,9 @@ TEST(FreeList, KeepsEachReference) {
   frees.add(next, cause);
   frees.take();
   frees.settle(true);
-  EXPECT_EQ(frees.next(), (FreeList::Freed{next, cause}));
-  EXPECT_EQ(frees.next(), (FreeList::Freed{{{7}, 2}, cause}));
-  EXPECT_FALSE(frees.next());
+  EXPECT_EQ(frees.next(99), (FreeList::Freed{next, cause}));
+  EXPECT_EQ(frees.next(99), (FreeList::Freed{{{7}, 2}, cause}));
+  EXPECT_FALSE(frees.next(99));
 }
 
 }  // namespace

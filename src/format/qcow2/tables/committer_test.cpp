@@ -103,9 +103,9 @@ TEST_F(CommitterTest, FreesWaitForDurableTables) {
   change(l2, l2_at);
   frees.add(run_of_two, DiscardCause::never);
   run(committer.write_back());
-  EXPECT_FALSE(frees.next());
+  EXPECT_FALSE(frees.next(99));
   run(committer.flush());
-  EXPECT_EQ(frees.next(), FreeList::Freed{run_of_two});
+  EXPECT_EQ(frees.next(99), FreeList::Freed{run_of_two});
 }
 
 TEST_F(CommitterTest, WithoutTheRuleFreesDoNotWait) {
@@ -114,7 +114,7 @@ TEST_F(CommitterTest, WithoutTheRuleFreesDoNotWait) {
   change(l2, l2_at);
   frees.add(one, DiscardCause::never);
   run(careless.write_back());
-  EXPECT_EQ(frees.next(), FreeList::Freed{one});
+  EXPECT_EQ(frees.next(99), FreeList::Freed{one});
 }
 
 TEST_F(CommitterTest, WhatFailedIsDirtyAgain) {

@@ -5,15 +5,17 @@
 
 namespace tidemark::qcow2 {
 
-Task<> Refcounts::apply_frees() {
+Task<> Refcounts::apply_frees(std::function<bool()> enough) {
   if (frees_.none_durable()) co_return;
-  const auto turn = co_await freeing_.lock();
-  while (auto freed = frees_.next()) {
+  do {
+    const auto turn = co_await freeing_.lock();          // for each, so that who needs one waits for no more than one
+    auto freed = frees_.next(geometry_.block_slice_entries());
+    if (!freed) co_return;
     const Result<> lowered = co_await lower(*freed).result();
     if (lowered) continue;
     if (!file_.corruption()) frees_.put_back(*freed);    // what is left of it, another time
     co_await lowered.error();
-  }
+  } while (!enough || !enough());
 }
 
 Task<> Refcounts::forget_frees() {

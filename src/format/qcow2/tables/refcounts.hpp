@@ -8,6 +8,8 @@
 // longer file) runs one at a time under growing_.
 #pragma once
 
+#include <functional>
+
 #include "format/qcow2/layout/free_list.hpp"
 #include "format/qcow2/tables/header_writer.hpp"
 #include "format/qcow2/tables/table_cache.hpp"
@@ -49,8 +51,8 @@ class Refcounts {
   FreeList& frees() noexcept { return frees_; }
   // The image was opened anew: what was on its way to be free is forgotten.
   Task<> forget_frees();
-  // Lowers the counts of what has become free since.
-  Task<> apply_frees();
+  // Lowers the counts of what has become free since, until that is enough.
+  Task<> apply_frees(std::function<bool()> enough = {});
 
   Task<std::uint64_t> count(HostCluster cluster);
 
