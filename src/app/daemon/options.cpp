@@ -24,7 +24,7 @@ Serves disk images over NBD and takes QMP, as qemu-storage-daemon does. Options 
   --object throttle-group,id=ID,limits.iops-total=N   limits that nodes of the driver throttle share
   --pidfile PATH                   hold a lock on the file, and write the process id when all is served
   --daemonize                      go to the background once everything is served
-  --end-patience SECONDS           when told to end, wait so long for storage of which nothing moves (default: 60)
+  --end-patience SECONDS           when told to end, wait so long for storage of which nothing moves (default: 40)
   --aio io_uring|threads           how to talk to the kernel (default: io_uring where it is granted)
   --announce                       print the URIs of all exports when they are served
                                    (with --announce=json as JSON, and errors too)

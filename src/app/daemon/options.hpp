@@ -25,7 +25,7 @@ struct DaemonOptions {
   std::vector<DaemonStep> steps;
   std::string pidfile;
   std::string aio;                   // "", "io_uring", "threads"
-  unsigned end_patience = 60;        // seconds, see Ending
+  unsigned end_patience = 40;        // seconds, see Ending: twice that is less than systemd waits
   bool daemonize = false;
   bool announce = false;             // print where clients connect once everything is served
   bool json = false;                 // print that, and errors, as JSON
