@@ -208,6 +208,31 @@ class OneDisk(Bed):
         self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
         self.assert_restores(point["point"], self.content())
 
+    def test_a_disk_of_several_exports_keeps_its_name(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        client = self.qmp()
+
+        def export(name, node):
+            client.execute("block-export-add", type="nbd", id=name, node_name=node, name=name, writable=True)
+
+        export("another", "disk")
+        self.backup(level="full")
+        self.run_tidemark("snapshot", "create", "disk", "--name", "monday")
+        export("disk.monday", "disk.monday")               # is called as the node by now
+        for disk in ("another", "disk.monday", "disk"):
+            self.run_tidemark("chain", "show", disk)
+        self.change()
+        point = self.backup(level="incremental")
+        self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
+        self.assert_restores(point["point"], self.content())
+        client.execute("block-export-del", id="disk", mode="hard")
+        self.assertEqual(self.json("backup", "others")["disks"][0]["name"], "another")     # that was made first of them
+        export("a", "disk.monday")
+        self.assertEqual([self.json("backup", "others")["disks"][0][key] for key in ("name", "level")], ["another", "incremental"])
+        self.run_tidemark("backup", "others", "--disk", "disk.monday")
+        self.assertEqual([self.json("backup", "others")["disks"][0][key] for key in ("name", "level")], ["disk.monday", "incremental"])
+
     def test_a_node_that_is_the_disk_no_more(self):
         self.raw("disk.img")
         self.serve(f"{self.path}/disk.img=disk")

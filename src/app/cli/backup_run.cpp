@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/images.hpp"
 #include "storage/file.hpp"
@@ -165,10 +164,7 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
     choice.node = co_await unwrap(written_image_of(disks, choice.node));
   }
   if (options_.disks.empty()) {
-    options_.disks = exported_writable(disks);
-    // Points of early programs have it by its node's name.
-    for (DiskChoice& disk : options_.disks)
-      if (!valid_disk_name(disk.name) || (!knows(disk.name) && knows(disk.node))) disk.name = disk.node;
+    for (const ExportedDisk& disk : exported_writable(disks)) options_.disks.push_back({disk.node, name_here(disk.names)});
     if (options_.disks.empty())
       co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
   }
@@ -188,9 +184,14 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
   }
 }
 
-bool BackupRun::knows(std::string_view disk) const {
+// Of a disk's names the one that the newest point has it by, or else the first that can name it.
+std::string BackupRun::name_here(const std::vector<std::string>& names) const {
   const auto& points = directory_.points();
-  return std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(disk) != nullptr; });
+  for (auto point = points.rbegin(); point != points.rend(); ++point)
+    for (const std::string& name : names)
+      if (point->find(name)) return name;
+  const auto valid = std::find_if(names.begin(), names.end(), valid_disk_name);
+  return valid == names.end() ? names.front() : *valid;
 }
 
 Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
