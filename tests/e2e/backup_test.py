@@ -423,6 +423,32 @@ class SeveralDisks(Bed):
         self.assert_restores(point["point"], self.content("b"))
         self.assertIn("no node 'c'", self.fails("backup", "backups", "--disk", "c"))
 
+    def test_a_disk_without_a_size(self):
+        self.raw("disk.img")
+        (self.path / "empty.img").touch()
+        self.serve("empty.img=empty", "disk.img=disk")
+        done = self.run_tidemark("backup", "backups")
+        self.assertEqual(done.stderr, "tidemark: disk 'empty' has no size: it is left out\n")
+        self.assertEqual([disk["name"] for disk in self.backup(level="incremental")["disks"]], ["disk"])
+        self.assertIn("disk 'empty' (node 'empty') has no size", self.fails("backup", "backups", "--disk", "empty"))
+        self.qmp().execute("block-export-del", id="disk", mode="hard")
+        self.qmp().execute("block-export-del", id="empty", mode="hard")
+        self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="empty", name="disk", writable=True)
+        self.assertIn("disk 'disk' (node 'empty') has no size", self.fails("backup", "backups"))      # it had one
+
+    def test_names_that_are_not_utf_8(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        before = self.state()
+        bad = os.fsdecode(b"n\xff")
+        for words in (("backup", bad), ("chain", "copy", "disk", bad), ("snapshot", "create", f"disk={bad}.qcow2"),
+                      ("snapshot", "create", "disk", "--name", bad)):
+            with self.subTest(words=ascii(words)):
+                told = self.fails(*words)
+                self.assertRegex(told, r"\\xff.*is not UTF-8.*choose another name")
+                self.assertEqual(self.state(), before)
+                self.assertEqual(sorted(path.name for path in self.path.iterdir()), ["disk.img", "nbd.sock", "qmp.sock"])
+
     def test_all_disks_are_of_one_moment(self):
         """A counter goes to one disk, then the other: no point may hold the second one's ahead of the first."""
         self.raw("a.img", 2 * MiB)
