@@ -40,6 +40,12 @@ Task<> BlockDriver::open_anew() {
     if (edge->role() != Role::backing && edge->role() != Role::target) co_await edge->node().open_anew();
 }
 
+Task<std::optional<std::uint64_t>> BlockDriver::device_size() {
+  for (Edge* edge : edges())
+    if (is_filter() && edge->role() == Role::filtered) co_return co_await edge->node().driver().device_size();
+  co_return std::nullopt;
+}
+
 namespace {
 Task<> not_supported(const BlockDriver& driver, std::string_view what) {
   co_await Error(Errc::unsupported, std::string(driver.name()) + ": " + std::string(what) + " not supported");
@@ -51,7 +57,7 @@ Task<> BlockDriver::discard(Range) { return not_supported(*this, "discard is"); 
 Task<> BlockDriver::write_compressed(std::uint64_t, Buffers) {
   return not_supported(*this, "compressed writes are");
 }
-Task<> BlockDriver::truncate(std::uint64_t) { return not_supported(*this, "resizing is"); }
+Task<> BlockDriver::truncate(std::uint64_t, Growth) { return not_supported(*this, "resizing is"); }
 Task<> BlockDriver::write_backing_name(std::string, std::string) { return not_supported(*this, "a backing file is"); }
 
 }  // namespace tidemark

@@ -86,7 +86,9 @@ class BlockDriver {
   // Writes whole clusters, or up to the end, compressed, where the format can.
   virtual bool supports_compression() const noexcept { return false; }
   virtual Task<> write_compressed(std::uint64_t offset, Buffers from);
-  virtual Task<> truncate(std::uint64_t size);
+  virtual Task<> truncate(std::uint64_t size, Growth growth = Growth::zeroes);
+  // How large the device is by now whose own disk this shows; none where it shows no device's.  The default is that of a filter.
+  virtual Task<std::optional<std::uint64_t>> device_size();
   // From now on it is only read, or written too, while nothing is in flight; what it stands on can be written then and until
   // then (Graph::set_read_only).  On error it is as it was.
   virtual Task<> set_read_only(bool) { co_return; }

@@ -159,7 +159,7 @@ Task<> Edge::discard(Range range) { return BlockNode::discard(*this, range); }
 Task<> Edge::flush() { return BlockNode::flush(*this, told_); }
 Task<> Edge::flush(std::uint64_t& told) { return BlockNode::flush(*this, told); }
 Task<> Edge::write_back(PageCache after) { return BlockNode::write_back(*this, after); }
-Task<> Edge::truncate(std::uint64_t size) { return BlockNode::truncate(*this, size); }
+Task<> Edge::truncate(std::uint64_t size, Growth growth) { return BlockNode::truncate(*this, size, growth); }
 Task<Extent> Edge::map(Range wanted) { return BlockNode::map(*this, wanted); }
 Task<InFlight> Edge::enter() { return BlockNode::enter(*this); }
 

@@ -70,7 +70,7 @@ class Edge {
   // How often what may have been written through this edge since its last flush was lost.
   std::uint64_t losses() const noexcept { return losses_; }
   Task<> write_back(PageCache after);            // advice, see BlockDriver; fails never
-  Task<> truncate(std::uint64_t size);
+  Task<> truncate(std::uint64_t size, Growth growth = Growth::zeroes);
   Task<Extent> map(Range wanted);
 
   // For users whose operation is more than one request (a copy job): in flight for drain from here

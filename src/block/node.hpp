@@ -136,7 +136,7 @@ class BlockNode final {
   static Task<> discard(Edge& via, Range range);
   static Task<> flush(Edge& via, std::uint64_t& told);
   static Task<> write_back(Edge& via, PageCache after);
-  static Task<> truncate(Edge& via, std::uint64_t size);
+  static Task<> truncate(Edge& via, std::uint64_t size, Growth growth);
   static Task<Extent> map(Edge& via, Range wanted);
   static Task<InFlight> enter(Edge& via);
   static Task<> wait_unquiesced(Edge& via);

@@ -254,7 +254,7 @@ Task<> BlockNode::write_back(Edge& via, PageCache after) {
   (void)co_await node.driver_->write_back(after).result();
 }
 
-Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
+Task<> BlockNode::truncate(Edge& via, std::uint64_t size, Growth growth) {
   if (via.is_root() && via.node_->quiesced_) co_await wait_unquiesced(via);
   BlockNode& node = *via.node_;
   InFlight in_flight(node);
@@ -275,7 +275,7 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
     node.bitmaps_.mark(cut);
     if (!node.tracking_->admitted(cut)) co_await node.tracking_->admit(cut);
   }
-  const Result<> resized = co_await node.driver_->truncate(size).result();
+  const Result<> resized = co_await node.driver_->truncate(size, growth).result();
   node.unflushed_ = true;
   if (node.stood_on_) node.layer_changed();
   co_await unwrap(resized);
@@ -284,9 +284,10 @@ Task<> BlockNode::truncate(Edge& via, std::uint64_t size) {
   node.bitmaps_.truncate(after);
   node.remember_size(after);
   if (node.tracking_) node.tracking_->resized(after);
-  if (after > before && before < largest) {
+  const std::uint64_t changed_end = growth == Growth::as_it_is ? after : std::min(after, largest);
+  if (before < changed_end) {
     // The regrown part held other bytes once: what reads as zeroes now has changed.
-    const Range regrown{before, std::min(after, largest) - before};
+    const Range regrown{before, changed_end - before};
     node.bitmaps_.mark(regrown);
     if (!node.admitted(regrown, WriteFlags::none)) co_await node.tracking_->admit(regrown);
   }

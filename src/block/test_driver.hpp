@@ -83,7 +83,7 @@ class TestDriver : public BlockDriver {
     if (edges().empty()) return begin(Call::write_back, {});
     return BlockDriver::write_back(after);
   }
-  Task<> truncate(std::uint64_t size) override {
+  Task<> truncate(std::uint64_t size, Growth) override {
     const Range range{0, size};
     co_await begin(Call::truncate, range);
     content_.resize(size);

@@ -63,6 +63,12 @@ constexpr bool has(WriteFlags set, WriteFlags flag) noexcept {
   return (static_cast<std::uint8_t>(set) & static_cast<std::uint8_t>(flag)) != 0;
 }
 
+// What a disk shows behind its old end when it becomes longer.
+enum class Growth : std::uint8_t {
+  zeroes,
+  as_it_is,           // of a device that has grown: what is there, which is news to the disk
+};
+
 // Where the bytes of a range of a node live, as its driver sees it.
 enum class Mapping : std::uint8_t {
   data,             // stored in this layer; host_offset in `host` when it has one

@@ -96,13 +96,13 @@ Task<> CopyBeforeWrite::discard(Range range) {
   }
 }
 
-Task<> CopyBeforeWrite::truncate(std::uint64_t size) {
+Task<> CopyBeforeWrite::truncate(std::uint64_t size, Growth growth) {
   const std::uint64_t present = file_->size();
   if (size < present) {
     const Range cut{size, present - size};
     co_await before_write(cut);
   }
-  co_await file_->truncate(size);
+  co_await file_->truncate(size, growth);
 }
 
 Task<> CopyBeforeWrite::before_write(Range range) {

@@ -70,7 +70,7 @@ class CopyBeforeWrite final : public BlockDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override;
   // What is cut off is kept; what is added is not part of the point.
-  Task<> truncate(std::uint64_t size) override;
+  Task<> truncate(std::uint64_t size, Growth growth) override;
   Task<> flush() override { return file_->flush(); }
   Task<ImageInfo> info() override;
   Task<> close() override;

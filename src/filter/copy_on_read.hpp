@@ -51,7 +51,7 @@ class CopyOnRead final : public BlockDriver {
   bool supports_compression() const noexcept override { return file_->node().driver().supports_compression(); }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
   Task<> discard(Range range) override;
-  Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }
+  Task<> truncate(std::uint64_t size, Growth growth) override { return file_->truncate(size, growth); }
   Task<> flush() override { return file_->flush(); }
   Task<ImageInfo> info() override;
   Task<> close() override;

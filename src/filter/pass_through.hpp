@@ -38,7 +38,7 @@ class PassThrough : public BlockDriver {
   Task<> write_compressed(std::uint64_t offset, Buffers from) override {
     return file_->write_compressed(offset, from.first(in_disk(offset, from.size())));
   }
-  Task<> truncate(std::uint64_t size) override { return file_->truncate(size); }
+  Task<> truncate(std::uint64_t size, Growth growth) override { return file_->truncate(size, growth); }
   Task<ImageInfo> info() override {
     ImageInfo info = co_await file_->node().driver().info();
     info.format = name();

@@ -177,10 +177,10 @@ Result<> FileDriver::judge(Result<> done) {
   return lost_ ? Result<>(*lost_) : done;
 }
 
-Task<> FileDriver::truncate(std::uint64_t size) {
+Task<> FileDriver::truncate(std::uint64_t size, Growth growth) {
   if (size > max_disk_size) co_await Error(Errc::out_of_range, "Image size is too large", EFBIG);
   const auto guard = co_await resizing_.lock();
-  if (is_device_) co_await fit_device(size);
+  if (is_device_) co_await fit_device(size, growth);
   else co_await file_.truncate(size);
   ++holes_made_;
   data_ = {};
@@ -188,12 +188,12 @@ Task<> FileDriver::truncate(std::uint64_t size) {
 }
 
 // A device has the size that it has: more than it had is there to be used, less cannot be asked for.
-Task<> FileDriver::fit_device(std::uint64_t& size) {
+Task<> FileDriver::fit_device(std::uint64_t& size, Growth growth) {
   const FileInfo found = co_await file_.stat();
   if (size > found.size) co_await Error(Errc::unsupported, "Cannot grow device files", ENOTSUP);
   if (size < size_ && size != found.size) co_await Error(Errc::unsupported, "Cannot resize device files", ENOTSUP);
   size = std::min(align_up(size, found.logical_block), found.size);
-  if (size <= size_ || grows_as_it_is_) co_return;
+  if (size <= size_ || growth == Growth::as_it_is) co_return;
   const Range grown{size_, size - size_};
   co_await zero_new(grown);
 }
@@ -218,7 +218,8 @@ Task<> write_zeroes_to(File& file, Range range, CancelToken interrupted) {
   co_await file.sync();
 }
 
-Task<std::uint64_t> FileDriver::device_size() {
+Task<std::optional<std::uint64_t>> FileDriver::device_size() {
+  if (!is_device_) co_return std::nullopt;
   const FileInfo found = co_await file_.stat();
   co_return found.size;
 }

@@ -37,11 +37,8 @@ class FileDriver final : public BlockDriver {
   bool lost_by(const Error& failed) const noexcept override { return !lost_ || failed.message() != lost_->message(); }
   bool lost() noexcept override { return lost_.has_value(); }
   // What a device has grown by becomes zeroes, as a file's end is: who asks may count on that.
-  Task<> truncate(std::uint64_t size) override;
-  // Or it is shown as it is, to who resizes the device's own disk.
-  void grow_as_it_is(bool yes) noexcept { grows_as_it_is_ = yes; }
-  bool is_device() const noexcept { return is_device_; }
-  Task<std::uint64_t> device_size();             // by now
+  Task<> truncate(std::uint64_t size, Growth growth) override;
+  Task<std::optional<std::uint64_t>> device_size() override;
   Task<> set_read_only(bool read_only) override;
   Task<> set_active(bool active) override;
   Task<ImageInfo> info() override;
@@ -64,7 +61,7 @@ class FileDriver final : public BlockDriver {
   Task<> allocate(AllocateMode mode, Range range);
   bool& able_to(AllocateMode mode) noexcept;
   bool is_refusal(const Error& error) const noexcept;
-  Task<> fit_device(std::uint64_t& size);
+  Task<> fit_device(std::uint64_t& size, Growth growth);
   Task<> zero_new(Range range);
   Result<> judge(Result<> done);                 // of what was to be durable
   Task<> replace_file(File& next, const FileOptions& wanted);
@@ -83,7 +80,6 @@ class FileDriver final : public BlockDriver {
   std::optional<Error> lost_;     // the kernel has dropped what it failed to write back
   std::uint64_t losses_ = 0;      // found by who made something durable
   bool is_device_;
-  bool grows_as_it_is_ = false;
   bool can_punch_ = true, can_zero_ = true, can_discard_ = true;
 };
 

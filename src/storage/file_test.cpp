@@ -262,8 +262,7 @@ TEST_F(FileTest, WhatADeviceHasGrownByBecomesZeroes) {
     run(device->truncate(3 * MiB / 2));
     EXPECT_EQ(device->size(), 3 * MiB / 2);
     EXPECT_EQ(error_of(device->truncate(1 * MiB)).message(), "Cannot resize device files");
-    static_cast<FileDriver&>(*device).grow_as_it_is(true);
-    run(device->truncate(2 * MiB));
+    run(device->truncate(2 * MiB, Growth::as_it_is));
     run(device->read(1 * MiB, Buffers(data)));
     EXPECT_TRUE(is_zero(Bytes(data).first(512 * KiB)));
     EXPECT_EQ(data[512 * KiB], std::byte{5});

@@ -23,7 +23,7 @@ class MemoryDriver final : public BlockDriver {
   Task<> write_zeroes(Range range, WriteFlags flags) override;
   Task<> discard(Range range) override { return write_zeroes(range, WriteFlags::may_unmap); }
   Task<> flush() override { co_return; }
-  Task<> truncate(std::uint64_t size) override;
+  Task<> truncate(std::uint64_t size, Growth growth) override;
   Task<ImageInfo> info() override;
   Task<> close() override {
     pages_.clear();
@@ -119,7 +119,7 @@ Task<> MemoryDriver::write_zeroes(Range range, WriteFlags) {
   co_return;
 }
 
-Task<> MemoryDriver::truncate(std::uint64_t size) {
+Task<> MemoryDriver::truncate(std::uint64_t size, Growth) {
   if (size > max_disk_size) co_await Error(Errc::out_of_range, "memory: size is too large", EFBIG);
   if (size < size_) zero({size, align_up(size_, page_size) - size});
   size_ = size;

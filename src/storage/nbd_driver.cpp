@@ -110,7 +110,7 @@ class NbdDriver final : public BlockDriver {
     co_await perform(std::move(exchange));
   }
 
-  Task<> truncate(std::uint64_t size) override {
+  Task<> truncate(std::uint64_t size, Growth) override {
     if (size != this->size()) co_await Error(Errc::unsupported, "Cannot resize NBD nodes", ENOTSUP);
   }
 

@@ -7,7 +7,6 @@
 
 #include "control/graph/size_change.hpp"
 #include "control/nodes/auto_read_only.hpp"
-#include "control/nodes/device_growth.hpp"
 #include "control/nodes/image_bitmaps.hpp"
 
 namespace tidemark {
@@ -26,9 +25,10 @@ Task<> resize(Graph& graph, const std::string& name, std::uint64_t size) {
   co_await unwrap(check_storable_at(*node, size));
   constexpr Permissions resizing{Permissions::resize, Permissions::all};
   auto edge = co_await unwrap(Edge::attach(*node, Role::root, resizing, "an unnamed block device"));
-  DeviceGrowth growth(*node);
-  size = co_await growth.size_for(size);
-  co_await edge->truncate(size);
+  // A device is as large as it is: asked for less, the node gets all of it, as QEMU's does.
+  const std::optional<std::uint64_t> device = co_await node->driver().device_size();
+  const Growth growth = device ? Growth::as_it_is : Growth::zeroes;
+  co_await edge->truncate(std::max(size, device.value_or(0)), growth);
 }
 
 Task<> check_child(Graph& graph, const std::string& parent, const std::string& child) {

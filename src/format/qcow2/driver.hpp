@@ -162,7 +162,7 @@ class Qcow2Driver final : public MappedDriver {
   Task<> flush() override;
   bool supports_compression() const noexcept override { return !header_.geometry.external_data; }
   Task<> write_compressed(std::uint64_t offset, Buffers from) override;
-  Task<> truncate(std::uint64_t size) override;
+  Task<> truncate(std::uint64_t size, Growth growth = Growth::zeroes) override;
   Task<> set_read_only(bool read_only) override;
   Task<ImageInfo> info() override;
   Task<> close() override;

@@ -30,10 +30,10 @@ class FailingFile final : public test::TestDriver {
     co_await unwrap(may(test::Call::write));
     co_await TestDriver::write(offset, from, flags);
   }
-  Task<> truncate(std::uint64_t size) override {
+  Task<> truncate(std::uint64_t size, Growth growth) override {
     if (!can_resize) co_await Error(Errc::unsupported, "it cannot be resized");
     co_await unwrap(may(test::Call::truncate));
-    co_await TestDriver::truncate(size);
+    co_await TestDriver::truncate(size, growth);
   }
   Task<> discard(Range range) override {
     if (discard_takes != Duration{}) co_await reactor_.sleep(discard_takes);

@@ -54,7 +54,7 @@ class Recorder final : public BlockDriver {
     log_.push_back({Event::Kind::flush, 0, {}});
     co_return;
   }
-  Task<> truncate(std::uint64_t size) override {
+  Task<> truncate(std::uint64_t size, Growth) override {
     content_.resize(size);
     log_.push_back({Event::Kind::truncate, size, {}});
     co_return;

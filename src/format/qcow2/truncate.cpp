@@ -9,7 +9,7 @@ namespace tidemark {
 
 using namespace qcow2;
 
-Task<> Qcow2Driver::truncate(std::uint64_t new_size) {
+Task<> Qcow2Driver::truncate(std::uint64_t new_size, Growth) {
   if (!is_aligned(new_size, sector_size))
     co_await Error(Errc::invalid_argument, "The new size must be a multiple of 512");
   co_await unwrap(check_writable());

@@ -83,11 +83,17 @@ Task<Extent> RawDriver::map(Range wanted) {
   co_return extent;
 }
 
-Task<> RawDriver::truncate(std::uint64_t size) {
+Task<> RawDriver::truncate(std::uint64_t size, Growth growth) {
   if (options_.size) co_await Error(Errc::unsupported, "Cannot resize fixed-size raw disks");
   if (size > max_disk_size - options_.offset)
     co_await Error(Errc::out_of_range, "Disk size too large for the chosen offset");
-  co_await file_->truncate(at(size));
+  co_await file_->truncate(at(size), growth);
+}
+
+Task<std::optional<std::uint64_t>> RawDriver::device_size() {
+  std::optional<std::uint64_t> whole = co_await file_->node().driver().device_size();
+  if (whole) *whole -= std::min(*whole, options_.offset);
+  co_return whole;
 }
 
 Task<ImageInfo> RawDriver::info() {

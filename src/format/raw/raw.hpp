@@ -54,7 +54,8 @@ class RawDriver final : public BlockDriver {
     file_->tell(DebugEvent::flush_to_disk);
     return file_->flush();
   }
-  Task<> truncate(std::uint64_t size) override;
+  Task<> truncate(std::uint64_t size, Growth growth) override;
+  Task<std::optional<std::uint64_t>> device_size() override;
   Task<ImageInfo> info() override;
   Task<> close() override;
 

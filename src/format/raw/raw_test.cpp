@@ -38,7 +38,7 @@ TEST_F(RawTest, ShowsTheWholeFile) {
   AlignedBuffer buffer(512);
   run(raw->read(1024, buffer.bytes()));
   EXPECT_EQ(buffer.data()[0], std::byte{2});
-  run(raw->truncate(2 * MiB));
+  run(raw->truncate(2 * MiB, Growth::zeroes));
   EXPECT_EQ(raw->size(), 2 * MiB);
   run(raw->close());
 }
@@ -58,7 +58,7 @@ TEST_F(RawTest, ShowsAWindow) {
   const Extent extent = run(raw->map(last));
   EXPECT_EQ(extent.range, last);
   EXPECT_EQ(extent.host_offset, 2048u);
-  EXPECT_EQ(error_of(raw->truncate(MiB)).message(), "Cannot resize fixed-size raw disks");
+  EXPECT_EQ(error_of(raw->truncate(MiB, Growth::zeroes)).message(), "Cannot resize fixed-size raw disks");
   run(raw->close());
   auto reader = Edge::attach(*file_, Role::root, {Permissions::consistent_read, Permissions::all}, "reader");
   run((*reader)->read(2048, buffer.bytes()));
