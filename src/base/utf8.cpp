@@ -42,6 +42,15 @@ bool is_unicode_character(std::int32_t code) noexcept {
   return code >= 0 && code <= 0x10ffff && !surrogate && !reserved;
 }
 
+bool is_utf8(std::string_view text) noexcept {
+  while (!text.empty()) {
+    const Utf8Char next = decode_utf8(text);
+    if (next.code < 0) return false;
+    text.remove_prefix(next.length);
+  }
+  return true;
+}
+
 std::string printable(std::string_view text) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string shown;

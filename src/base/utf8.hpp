@@ -17,6 +17,9 @@ struct Utf8Char {
 // The first code point of `text`, which is not empty.
 Utf8Char decode_utf8(std::string_view text) noexcept;
 
+// Whether all of it can be decoded.
+bool is_utf8(std::string_view text) noexcept;
+
 bool is_unicode_character(std::int32_t code) noexcept;
 
 // For people: control characters and what is no UTF-8 as \xNN, byte by byte, so that text of any origin is one line and tells a

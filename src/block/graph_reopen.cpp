@@ -64,7 +64,8 @@ Task<> Graph::end_writing(BlockNode& node) {
   co_await node.driver_->set_read_only(true);
   const Result<> shown = change(node, &NodeOptions::read_only, true);
   if (!shown) {                                          // somebody has come to write
-    (void)co_await node.driver_->set_read_only(false).result();
+    const Result<> again = co_await node.driver_->set_read_only(false).result();
+    if (!again) co_await again.error().with_context("node '" + node.name() + "' has a writer, and cannot be written again");
     co_await unwrap(check_no_writer(node));
     co_await shown.error();
   }

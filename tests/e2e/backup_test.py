@@ -208,6 +208,31 @@ class OneDisk(Bed):
         self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
         self.assert_restores(point["point"], self.content())
 
+    def test_a_disk_of_several_exports_keeps_its_name(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        client = self.qmp()
+
+        def export(name, node):
+            client.execute("block-export-add", type="nbd", id=name, node_name=node, name=name, writable=True)
+
+        export("another", "disk")
+        self.backup(level="full")
+        self.run_tidemark("snapshot", "create", "disk", "--name", "monday")
+        export("disk.monday", "disk.monday")               # is called as the node by now
+        for disk in ("another", "disk.monday", "disk"):
+            self.run_tidemark("chain", "show", disk)
+        self.change()
+        point = self.backup(level="incremental")
+        self.assertEqual([disk["name"] for disk in point["disks"]], ["disk"])
+        self.assert_restores(point["point"], self.content())
+        client.execute("block-export-del", id="disk", mode="hard")
+        self.assertEqual(self.json("backup", "others")["disks"][0]["name"], "another")     # that was made first of them
+        export("a", "disk.monday")
+        self.assertEqual([self.json("backup", "others")["disks"][0][key] for key in ("name", "level")], ["another", "incremental"])
+        self.run_tidemark("backup", "others", "--disk", "disk.monday")
+        self.assertEqual([self.json("backup", "others")["disks"][0][key] for key in ("name", "level")], ["disk.monday", "incremental"])
+
     def test_a_node_that_is_the_disk_no_more(self):
         self.raw("disk.img")
         self.serve(f"{self.path}/disk.img=disk")
@@ -397,6 +422,32 @@ class SeveralDisks(Bed):
         self.assertEqual([(disk["name"], disk["node"]) for disk in point["disks"]], [("data", "b")])
         self.assert_restores(point["point"], self.content("b"))
         self.assertIn("no node 'c'", self.fails("backup", "backups", "--disk", "c"))
+
+    def test_a_disk_without_a_size(self):
+        self.raw("disk.img")
+        (self.path / "empty.img").touch()
+        self.serve("empty.img=empty", "disk.img=disk")
+        done = self.run_tidemark("backup", "backups")
+        self.assertEqual(done.stderr, "tidemark: disk 'empty' has no size: it is left out\n")
+        self.assertEqual([disk["name"] for disk in self.backup(level="incremental")["disks"]], ["disk"])
+        self.assertIn("disk 'empty' (node 'empty') has no size", self.fails("backup", "backups", "--disk", "empty"))
+        self.qmp().execute("block-export-del", id="disk", mode="hard")
+        self.qmp().execute("block-export-del", id="empty", mode="hard")
+        self.qmp().execute("block-export-add", type="nbd", id="disk", node_name="empty", name="disk", writable=True)
+        self.assertIn("disk 'disk' (node 'empty') has no size", self.fails("backup", "backups"))      # it had one
+
+    def test_names_that_are_not_utf_8(self):
+        self.raw("disk.img")
+        self.serve(f"{self.path}/disk.img=disk")
+        before = self.state()
+        bad = os.fsdecode(b"n\xff")
+        for words in (("backup", bad), ("chain", "copy", "disk", bad), ("snapshot", "create", f"disk={bad}.qcow2"),
+                      ("snapshot", "create", "disk", "--name", bad)):
+            with self.subTest(words=ascii(words)):
+                told = self.fails(*words)
+                self.assertRegex(told, r"\\xff.*is not UTF-8.*choose another name")
+                self.assertEqual(self.state(), before)
+                self.assertEqual(sorted(path.name for path in self.path.iterdir()), ["disk.img", "nbd.sock", "qmp.sock"])
 
     def test_all_disks_are_of_one_moment(self):
         """A counter goes to one disk, then the other: no point may hold the second one's ahead of the first."""

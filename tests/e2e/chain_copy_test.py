@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import struct
 import subprocess
@@ -238,6 +239,17 @@ class Live(CopyBed):
         self.assertIn("x.qcow2.tidemark-partial", self.names())
         process.send_signal(signal.SIGINT)
         self.end_of(process)
+        self.assert_nothing_is_left()
+
+    def test_beside_a_backup(self):
+        self.begin()
+        backup = self.start_slow_backup()
+        job = self.json("job", "list")[0]["id"]
+        for words in (("chain", "copy", "disk", "x.img"), ("chain", "copy", "disk", "x.img", "--pivot"), ("chain", "commit", "disk", "0")):
+            told = self.fails(*words)
+            self.assertIn(f"node 'disk' is in use by job '{job}' (backup); wait", told)
+        self.run_tidemark(*shlex.split(told.split("or end it ('tidemark ")[1].split("'")[0]))
+        self.assertEqual(self.end_of(backup)[0], FAILED)
         self.assert_nothing_is_left()
 
     def test_two_that_go_over_to_one_file(self):

@@ -1,5 +1,6 @@
 """tidemark chain show and plan: of files and of a daemon's nodes the same numbers, which are those of what jobs then move."""
 import json
+import shlex
 import subprocess
 import unittest
 
@@ -161,19 +162,76 @@ class ChainPlan(Bed):
                     done = json.loads(self.chain("remove", disk, "1", "--json", live=live))
                     self.assertEqual(([step["action"] for step in done], self.flat() == before), ([action], True))
                     if base == "base":
-                        self.assertIn("other images may stand on", self.chain("remove", disk, "0", live=live, status=FAILED))
+                        refused = self.chain("remove", disk, "0", live=live, status=FAILED)
+                        self.assertIn("other images may stand on", refused)
                         self.assertEqual(self.flat() == before, True)
+                        self.chain(*shlex.split(refused.split("'tidemark chain ")[1].split("'")[0]), disk, "0", live=live)
                 if live:
                     self.run_tidemark("qmp", "quit")
                     self.daemon.wait(20)
                     for socket in ("qmp.sock", "nbd.sock"):
                         (self.path / socket).unlink(missing_ok=True)
 
+    def test_what_is_said_of_others_that_the_daemon_has_open(self):
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{self.path}/b.qcow2", "-F", "qcow2", "clone.qcow2")
+        self.lab.run("qemu-img", "convert", "-O", "raw", "clone.qcow2", "clone.raw")
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 9 0 64k", "top.qcow2")
+        self.serve(f"{self.path}/top.qcow2=vda")
+        below = json.loads(self.chain("show", "vda", "--json", live=True))[1]["node-name"]
+        self.qmp().execute("blockdev-add", driver="qcow2", node_name="clone", backing=below,
+                           file={"driver": "file", "filename": f"{self.path}/clone.qcow2"})
+        before = self.content("vda")
+        words = shlex.split(self.chain("remove", "vda", "0", live=True, status=FAILED).split("'tidemark chain ")[1].split("'")[0])
+        self.chain(*words, "vda", "0", live=True)
+        self.assertEqual(self.content("vda") == before, True)
+        self.run_tidemark("qmp", "quit")
+        self.daemon.wait(20)
+        self.lab.run("qemu-img", "compare", "-q", "-F", "raw", "clone.qcow2", "clone.raw")
+
     def test_what_cannot_be_removed(self):
         self.assertIn("nothing is above", self.chain("pull", "top.qcow2", "0", status=FAILED))
         self.assertIn("nothing is below", self.chain("commit", "top.qcow2", "3", status=FAILED))
         self.assertIn("is for a daemon's jobs", self.chain("commit", "--preserve-removed", "on", "top.qcow2", "1", status=FAILED))
         self.assertIn("--speed", self.chain("pull", "top.qcow2", "1", "--speed", "1M", status=FAILED))
+
+
+class OfAnotherSize(SnapshotBed):
+    """long <- short: guests see a disk that is shorter than what it stands on."""
+
+    def begin(self, live):
+        self.setUp()
+        self.lab.run("qemu-img", "create", "-q", "-f", "raw", "long.raw", 4 * MiB)
+        self.lab.run("qemu-io", "-f", "raw", "-c", "write -q -P 1 0 4M", "long.raw")
+        self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{self.path}/long.raw", "-F", "raw", "short.qcow2", 2 * MiB)
+        self.lab.run("qemu-io", "-f", "qcow2", "-c", "write -q -P 2 0 64k", "short.qcow2")
+        self.before = self.flat("short.qcow2")
+        self.offline()
+        if live:
+            self.lab.env["TIDEMARK_QMP"] = "qmp.sock"
+            self.serve(f"{self.path}/short.qcow2=vda")
+
+    def test_the_top_is_not_committed_to_what_is_longer(self):
+        for live in (False, True):
+            self.begin(live)
+            disk = "vda" if live else "short.qcow2"
+            for words in (("chain", "remove", disk, "0"), ("chain", "commit", disk, "0"), ("snapshot", "delete", disk, "1", "--way", "commit")):
+                with self.subTest(live=live, words=words):
+                    told = self.fails(*words)
+                    self.assertRegex(told, r"2097152 bytes.*\[1\].*4194304; .* chain pull")
+                    self.assertEqual(self.chain("short.qcow2"), ["short.qcow2", "long.raw"])
+
+    def test_nor_where_that_would_move_less(self):
+        self.begin(True)
+        self.run_tidemark("snapshot", "delete", "vda", "1")
+        self.assertEqual(self.chain("short.qcow2"), ["short.qcow2"])
+        self.assertEqual(self.content("vda") == self.before, True)
+
+    def test_what_it_says_keeps_the_size(self):
+        for live in (False, True):
+            with self.subTest(live=live):
+                self.begin(live)
+                self.run_tidemark("chain", "pull", "vda" if live else "short.qcow2", "1")
+                self.assertEqual((self.chain("short.qcow2"), self.flat("short.qcow2") == self.before), (["short.qcow2"], True))
 
 
 class SeveralSteps(SnapshotBed):

@@ -183,6 +183,8 @@ class DeviceDisk(Bed):
                 self.assertEqual(guest.pread(MiB, 0), bytes(MiB))
             use()
             guest.trim(MiB, 0)
+            self.assertTrue(guest.pread(MiB, 0) in (b"P" * MiB, bytes(MiB)))         # advice, which may come to nothing
+            self.assertTrue(guest.pread(MiB, MiB) == b"D" * MiB)
         guest.shutdown()
         self.stop()
 

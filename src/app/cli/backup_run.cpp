@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/images.hpp"
 #include "storage/file.hpp"
@@ -23,6 +22,11 @@ std::vector<NodeBitmapState> bitmaps_of(const Json& node) {
     for (const Json& bitmap : items(*bitmaps))
       states.push_back({text(bitmap, "name"), flag(bitmap, "recording"), flag(bitmap, "busy"), flag(bitmap, "inconsistent")});
   return states;
+}
+
+std::uint64_t size_of(const Json& node) {
+  const Json* image = node.find("image");
+  return image ? number(*image, "virtual-size") : 0;
 }
 
 // Of a checkpoint whose bitmap nobody has seen: where the point's own bitmap is, they were taken in one transaction, and the disk had none
@@ -165,10 +169,7 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
     choice.node = co_await unwrap(written_image_of(disks, choice.node));
   }
   if (options_.disks.empty()) {
-    options_.disks = exported_writable(disks);
-    // Points of early programs have it by its node's name.
-    for (DiskChoice& disk : options_.disks)
-      if (!valid_disk_name(disk.name) || (!knows(disk.name) && knows(disk.node))) disk.name = disk.node;
+    for (const ExportedDisk& disk : exported_writable(disks)) add_exported(disk, disks.nodes);
     if (options_.disks.empty())
       co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
   }
@@ -188,17 +189,32 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
   }
 }
 
-bool BackupRun::knows(std::string_view disk) const {
+// What has no size and never had one here has nothing to be kept.
+void BackupRun::add_exported(const ExportedDisk& disk, const Json& nodes) {
+  const std::string name = name_here(disk.names);
   const auto& points = directory_.points();
-  return std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(disk) != nullptr; });
+  const bool known = std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(name) != nullptr; });
+  if (known || size_of(*find_by(nodes, "node-name", disk.node)) != 0) return options_.disks.push_back({disk.node, name});
+  if (!context_.json) print_error(Error(Errc::invalid_format, fmt::format("disk '{}' has no size: it is left out", name)), false);
+}
+
+// Of a disk's names the one that the newest point has it by, or else the first that can name it.
+std::string BackupRun::name_here(const std::vector<std::string>& names) const {
+  const auto& points = directory_.points();
+  for (auto point = points.rbegin(); point != points.rend(); ++point)
+    for (const std::string& name : names)
+      if (point->find(name)) return name;
+  const auto valid = std::find_if(names.begin(), names.end(), valid_disk_name);
+  return valid == names.end() ? names.front() : *valid;
 }
 
 Task<> BackupRun::plan_one(RunDisk& disk, const Json& nodes) {
   const Json* node = find_by(nodes, "node-name", disk.choice.node);
   if (!node) co_await Error(Errc::not_found, fmt::format("the daemon has no node '{}'", disk.choice.node));
-  const Json* image = node->find("image");
-  disk.size = image ? number(*image, "virtual-size") : 0;
-  if (disk.size == 0) co_await Error(Errc::invalid_format, fmt::format("node '{}' has no size", disk.choice.node));
+  disk.size = size_of(*node);
+  if (disk.size == 0)
+    co_await Error(Errc::invalid_format, fmt::format("disk '{}' (node '{}') has no size; name those to back up with --disk",
+                                                     disk.choice.name, disk.choice.node));
   const auto bitmaps = bitmaps_of(*node);
   if (options_.since.empty())
     disk.plan = co_await unwrap(plan_disk(directory_, disk.choice.name, disk.size, bitmaps, options_.level));

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/commands.hpp"
 #include "app/cli/progress.hpp"
 #include "backup/directory.hpp"
@@ -61,7 +62,8 @@ class BackupRun {
   Task<> delete_checkpoint(CheckpointNote note);
   Task<> plan_one(RunDisk& disk, const Json& nodes);
   Task<> check_base(RunDisk& disk);
-  bool knows(std::string_view disk) const;
+  void add_exported(const ExportedDisk& disk, const Json& nodes);
+  std::string name_here(const std::vector<std::string>& names) const;
   Task<> take_point();
   Task<> prepare(RunDisk& disk);
   Task<> start();

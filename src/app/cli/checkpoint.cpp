@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <tuple>
 
 #include <fmt/format.h>
 
@@ -7,7 +6,6 @@
 #include "app/cli/commands.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/text.hpp"
-#include "backup/manifest.hpp"
 #include "task/finally.hpp"
 
 namespace tidemark::cli {
@@ -92,9 +90,9 @@ Task<std::vector<std::string>> nodes_with(QmpClient& client, std::string checkpo
 Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
   const Disks view = co_await all_disks(client);
   for (std::string& disk : options.disks) disk = co_await unwrap(written_image_of(view, disk));
-  std::vector<DiskChoice> exported;
+  std::vector<ExportedDisk> exported;
   if (options.disks.empty()) exported = exported_writable(view);
-  for (const DiskChoice& disk : exported) options.disks.push_back(disk.node);
+  for (const ExportedDisk& disk : exported) options.disks.push_back(disk.node);
   if (options.disks.empty())
     co_await Error(Errc::not_found, "the daemon exports no writable disk; name the disks with --disk");
   Json arguments = Json::object({{"name", options.name}, {"disks", names_of(options.disks)}});
@@ -122,21 +120,6 @@ Task<> run(const Context& context, QmpClient& client, CheckpointOptions options)
 }
 
 }  // namespace
-
-// Of several exports of a node the one that is called as the node, or else the first by name.
-std::vector<DiskChoice> exported_writable(const Disks& disks) {
-  std::vector<DiskChoice> found;
-  for (const Json& entry : items(disks.exports)) {
-    const DiskChoice disk{image_of_disk(disks.nodes, text(entry, "node-name")), text(entry, "id")};
-    const Json* node = find_by(disks.nodes, "node-name", disk.node);
-    if (node && !flag(*node, "ro")) found.push_back(disk);
-  }
-  const auto rank = [](const DiskChoice& disk) { return std::tuple(disk.node, disk.name != disk.node, disk.name); };
-  std::ranges::sort(found, {}, rank);
-  const auto again = std::unique(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.node == b.node; });
-  found.erase(again, found.end());
-  return found;
-}
 
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options) {
   QmpClient client = co_await context.connect();

@@ -10,7 +10,6 @@
 
 namespace tidemark::cli {
 
-struct Disks;                            // chain/nodes.hpp
 
 struct DiskChoice {
   std::string node;
@@ -77,8 +76,6 @@ struct CheckpointOptions {
   bool transient = false;
 };
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
-// What a daemon exports writable: the nodes, below filters (image_of_disk()), each by the name of its export.
-std::vector<DiskChoice> exported_writable(const Disks& disks);
 
 struct JobOptions {
   enum class Verb : std::uint8_t { list, watch, pause, resume, complete, finalize, dismiss, cancel, set_speed } verb = Verb::list;

@@ -28,6 +28,7 @@ Task<schema::ChainLayerCost> describe(BlockNode& node, const ChainCosts& costs, 
   described.node_name = node.name();
   described.filename = co_await name_to_keep_of(node);
   described.driver = schema::parse_enum<schema::BlockdevDriver>(node.driver().name()).value();
+  described.virtual_size = node.size();
   described.bytes = costs.held(layer);
   if (layer != 0) described.pull = costs.pull(layer);
   if (layer + 1 != costs.layers()) described.commit = costs.commit(layer);

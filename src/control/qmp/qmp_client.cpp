@@ -1,5 +1,6 @@
 #include "control/qmp/qmp_client.hpp"
 
+#include "base/utf8.hpp"
 #include "task/cancel_follower.hpp"
 #include "task/group.hpp"
 
@@ -16,6 +17,19 @@ constexpr ErrorClass error_classes[] = {
     {"DeviceNotActive", Errc::device_not_active},
     {"DeviceNotFound", Errc::device_not_found},
 };
+
+// The bytes that JSON cannot hold would become others.
+const std::string* find_not_utf8(const Json& json) {
+  const std::string* found = nullptr;
+  if (json.is_string() && !is_utf8(json.as_string())) return &json.as_string();
+  if (json.is_array())
+    for (const Json& item : json.as_array())
+      if (!found) found = find_not_utf8(item);
+  if (json.is_object())
+    for (const auto& member : json.as_object())
+      if (!found) found = find_not_utf8(member.second);
+  return found;
+}
 
 Error to_error(const Json& error) {
   const Json* name = error.find("class");
@@ -126,6 +140,8 @@ Task<Json> QmpClient::execute_raw(Json command) {
 }
 
 Task<Json> QmpClient::execute(std::string command, Json arguments) {
+  if (const std::string* name = find_not_utf8(arguments))
+    co_await Error(Errc::invalid_argument, "'" + *name + "' is not UTF-8, and cannot be told to the daemon; choose another name");
   Json request = Json::object({{"execute", command}});
   if (!arguments.as_object().empty()) request.set("arguments", std::move(arguments));
   Json answer = co_await execute_raw(std::move(request));

@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <map>
 #include <optional>
 
 #include <fmt/format.h>
 
+#include "app/cli/chain/nodes.hpp"
 #include "app/cli/fields.hpp"
 #include "app/cli/progress.hpp"
 
@@ -79,14 +81,54 @@ Task<Json> cancel(const Context& context, QmpClient& client, std::string id) {
   }
 }
 
+const Json::Array& list_in(const Json& object, std::string_view key) {
+  static const Json none = Json::array();
+  const Json* list = object.find(key);
+  return items(list ? *list : none);
+}
+
+// That stands in the way, by what uses the image, whatever filter the job has put on it.  Null: there is none.
+Task<Json> find_job_on(QmpClient& client, std::string image) {
+  const Json graph = co_await client.execute("x-debug-query-block-graph");
+  const Json nodes = co_await all_nodes(client), jobs = co_await client.execute("query-jobs");
+  std::map<std::uint64_t, const Json*> entries;
+  for (const Json& entry : list_in(graph, "nodes")) entries[number(entry, "id")] = &entry;
+  for (const Json& edge : list_in(graph, "edges")) {
+    const Json* user = entries[number(edge, "parent")];
+    const Json* used = entries[number(edge, "child")];
+    if (!user || !used || text(*user, "type") != "block-job") continue;
+    if (image_of_disk(nodes, text(*used, "name")) != image_of_disk(nodes, image)) continue;
+    if (const Json* job = find_by(jobs, "id", text(*user, "name"))) co_return *job;
+  }
+  co_return Json();
+}
+
+// What a daemon says of a disk that a job uses.
+bool tells_of_job(const std::string& error) {
+  return error == "Need a root block node" || error.find("in use by block job") != std::string::npos;
+}
+
+Task<> start(QmpClient& client, DaemonJob job) {
+  const std::string image = text(job.arguments, "device");
+  const auto started = co_await client.execute(job.command, std::move(job.arguments)).result();
+  if (started) co_return;
+  if (!tells_of_job(started.error().message())) co_await started.error();
+  const auto other = co_await find_job_on(client, image).result();
+  if (!other || !other->is_object()) co_await started.error();
+  const std::string id = text(*other, "id");
+  co_await Error(Errc::busy, fmt::format("node '{0}' is in use by job '{1}' ({2}); wait for its end ('tidemark job watch {1}'), or end it "
+                                         "('tidemark job cancel {1}')", image, id, text(*other, "type")));
+}
+
 }  // namespace
 
 // Who was cancelled and has concluded without an error had taken effect before.
 Task<std::string> run_job(const Context& context, QmpClient& client, DaemonJob job) {
   std::string id = new_name(context);
   job.arguments.set("job-id", id);
-  co_await client.execute(job.command, std::move(job.arguments));
-  const auto followed = co_await follow(context, client, id, job.when_ready).result();
+  const WhenReady when_ready = job.when_ready;
+  co_await start(client, std::move(job));
+  const auto followed = co_await follow(context, client, id, when_ready).result();
   Json now;
   if (followed) now = *followed;
   else {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -98,6 +99,22 @@ Result<std::string> written_image_of(const Disks& disks, const std::string& name
   if (above.empty()) return image_of_disk(disks.nodes, node_of_disk(disks, name));
   return Error(Errc::busy, fmt::format("node '{}' is not all of a disk: '{}' stands on it; name that one, or the disk's export", name,
                                        above));
+}
+
+std::vector<ExportedDisk> exported_writable(const Disks& disks) {
+  std::map<std::string, std::vector<std::string>> names;
+  const auto& newest_first = items(disks.exports);
+  for (auto entry = newest_first.rbegin(); entry != newest_first.rend(); ++entry) {
+    const std::string image = image_of_disk(disks.nodes, text(*entry, "node-name"));
+    const Json* node = find_by(disks.nodes, "node-name", image);
+    if (node && !flag(*node, "ro")) names[image].push_back(text(*entry, "id"));
+  }
+  std::vector<ExportedDisk> found;
+  for (auto& [node, ids] : names) {
+    if (node_of_export(disks, node).empty()) ids.push_back(node);
+    found.push_back({node, std::move(ids)});
+  }
+  return found;
 }
 
 Result<Json> node_in(const Json& nodes, const std::string& name) {

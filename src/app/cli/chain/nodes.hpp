@@ -25,6 +25,15 @@ std::string node_of_disk(const Disks& disks, const std::string& name);
 // The image_of_disk() of that.  Errc::busy for a node that is not all of a disk, since guests write to an overlay on it.
 Result<std::string> written_image_of(const Disks& disks, const std::string& name);
 
+// A disk that is exported writable, by the image_of_disk().
+struct ExportedDisk {
+  std::string node;
+  // All that find it: the ids of its exports, the one made first in front, whatever its top is called by now; and its node, where no
+  // export is called so.
+  std::vector<std::string> names;
+};
+std::vector<ExportedDisk> exported_writable(const Disks& disks);
+
 // A node's entry in that; an error when there is none.
 Result<Json> node_in(const Json& nodes, const std::string& name);
 

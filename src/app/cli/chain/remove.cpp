@@ -73,6 +73,14 @@ Removal pulled_run(const std::vector<Removal>& steps, Removal run) {
   return run;
 }
 
+// Of those that it has open itself a daemon lets none change.
+Error others_may_change(const std::string& top, bool live) {
+  const char* way_out = live ? " --preserve-removed full' does it and keeps those that the daemon has open as they are"
+                             : "' does it all the same";
+  return Error(Errc::busy, fmt::format("other images may stand on what {} would be committed to, and would change; 'tidemark chain "
+                                       "commit{}", top, way_out));
+}
+
 // What other images may read from is not written to: what lies together with it is pulled.
 Task<std::vector<Removal>> spare_others(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -80,8 +88,7 @@ Task<std::vector<Removal>> spare_others(const Context& context, QmpClient* clien
     if (!others) continue;
     const Removal run = pulled_run(steps, steps[i]);
     if (run.first == 0)
-      co_await Error(Errc::busy, fmt::format("other images may stand on what {} would be committed to, and would change: 'tidemark chain "
-                                             "commit' does it, or --preserve-removed full", text(items(layers)[0], "layer")));
+      co_await others_may_change(text(items(layers)[0], "layer"), client != nullptr);
     std::erase_if(steps, [&run](const Removal& step) { return step.first >= run.first && step.last <= run.last; });
     steps.insert(steps.begin(), run);
     i = 0;                                         // it writes to none

@@ -65,6 +65,20 @@ std::vector<std::size_t> changed_below(Removal step) {
   return changed;
 }
 
+// What is committed to grows when it is shorter, and stays as it is when it is longer.
+Result<> check_sizes(const Json& layers, const std::vector<Removal>& steps) {
+  for (const Removal& step : steps) {
+    if (!step.commit || step.first != 0 || !would_grow(layers, step.into())) continue;
+    const auto& disk = items(layers).front();
+    const auto& base = items(layers)[step.into()];
+    const std::string names = step.into() == 1 ? text(base, "layer") : text(items(layers)[1], "layer") + " to " + text(base, "layer");
+    return Error(Errc::unsupported, fmt::format("the disk has {} bytes, and {}, which it would be then, has {}; to keep its size pull {} "
+                                                "into it: tidemark chain pull", number(disk, "virtual-size"), text(base, "layer"),
+                                                number(base, "virtual-size"), names));
+  }
+  return {};
+}
+
 Task<> remove_live(const Context& context, QmpClient& client, const Json& layers, Removal step, std::uint64_t speed) {
   DaemonJob job;
   job.command = step.commit ? "block-commit" : "block-stream";
@@ -94,7 +108,12 @@ Task<> remove_offline(const Context& context, const Json& layers, Removal step) 
 
 }  // namespace
 
+bool would_grow(const Json& layers, std::size_t into) {
+  return number(items(layers)[into], "virtual-size") > number(items(layers).front(), "virtual-size");
+}
+
 Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps) {
+  co_await unwrap(check_sizes(layers, steps));
   Json nodes;
   if (client) nodes = co_await all_nodes(*client);
   else co_await check_named_by_file(layers);

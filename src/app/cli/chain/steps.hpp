@@ -16,7 +16,11 @@ struct Removal {
   std::size_t into() const noexcept { return commit ? last + 1 : first - 1; }
 };
 
-// `layers` as query-chain-cost tells them.  Fails where one of the steps cannot be carried out, or would change an internal snapshot.
+// Whether a disk that is committed to the layers below would be larger then.
+bool would_grow(const Json& layers, std::size_t into);
+
+// `layers` as query-chain-cost tells them.  Fails where one of the steps cannot be carried out, or would change an internal snapshot, or
+// the disk's size.
 Task<> check_steps(const Context& context, QmpClient* client, const Json& layers, std::vector<Removal> steps);
 
 // `speed`: bytes a second of a daemon's job; 0: as fast as it goes.  Of a daemon's disk that has gone over to what its top was

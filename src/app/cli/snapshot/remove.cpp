@@ -42,17 +42,21 @@ class Told {
   Json all_ = Json::array();
 };
 
+Removal step_of(std::size_t snapshot, bool commits) {
+  const std::size_t gone = commits ? snapshot - 1 : snapshot;
+  return {commits, gone, gone};
+}
+
 // A file's name is what people start guests with: it stays the disk unless they say otherwise.
 Task<Removal> choose(const Context& context, QmpClient* client, const Json& layers, std::size_t snapshot, Way way) {
   const bool cheaper = number(items(layers)[snapshot - 1], "commit") < number(items(layers)[snapshot], "pull");
   bool commits = way == Way::commit;
-  if (way == Way::cheapest && cheaper && (client || snapshot > 1)) {
+  const bool stays_in_size = snapshot > 1 || !would_grow(layers, snapshot);
+  if (way == Way::cheapest && cheaper && stays_in_size && (client || snapshot > 1)) {
     const bool others = co_await others_may_stand_on(context, client, layers, snapshot);
     commits = !others;
   }
-  const Removal commit{true, snapshot - 1, snapshot - 1}, pull{false, snapshot, snapshot};
-  if (commits) co_return commit;
-  co_return pull;
+  co_return step_of(snapshot, commits);
 }
 
 // What tells the layers of a chain apart: files are called otherwise by one image than by another.
@@ -98,6 +102,8 @@ Task<> remove_layer(const Context& context, QmpClient* client, const SnapshotDel
     co_await Error(Errc::busy, fmt::format("somebody else has changed the chain of '{}'; look at it with 'tidemark snapshot list', and "
                                            "delete what is to go by its number there", options.disk.top));
   const Removal step = co_await choose(context, client, layers, snapshot, options.way);
+  std::vector<Removal> steps{step};
+  co_await check_steps(context, client, layers, std::move(steps));          // those before have changed what this one is of
   const LeftNode left = co_await carry_out(context, client, layers, step, options.speed);
   print(told, options, all, snapshot, step, left);
   expected.erase(expected.begin() + static_cast<std::ptrdiff_t>(step.first));
@@ -116,9 +122,9 @@ Task<> remove_layers(const Context& context, QmpClient* client, SnapshotDeleteOp
   }
   std::sort(found.rbegin(), found.rend());
   found.erase(std::unique(found.begin(), found.end()), found.end());
-  std::vector<Removal> pulls;              // a commit, which it may be instead, concerns the same layer
-  for (const std::size_t layer : found) pulls.push_back({false, layer, layer});
-  co_await check_steps(context, client, *cost.find("layers"), std::move(pulls));
+  std::vector<Removal> steps;              // a commit, which a pull may be instead, concerns the same layer
+  for (const std::size_t layer : found) steps.push_back(step_of(layer, options.way == Way::commit));
+  co_await check_steps(context, client, *cost.find("layers"), std::move(steps));
   std::vector<std::string> expected = names_of(*cost.find("layers"), client != nullptr);
   for (const std::size_t layer : found) co_await remove_layer(context, client, options, layer, expected, told);
 }

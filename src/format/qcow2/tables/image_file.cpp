@@ -76,7 +76,7 @@ Task<> ImageFile::complete_last_cluster() {
   const std::uint64_t end = align_up(size(), geometry_.cluster_size());
   if (end == size()) co_return;
   const Result<> grown = co_await file_.truncate(end).result();
-  // A device cannot: there is no place for the rest then (Qcow2Driver::refuse_own).
+  // Not a device that ends there: the image goes on, and who would write to the cluster is refused (Qcow2Driver::refuse_own).
   if (!grown && grown.error().code() != Errc::unsupported) co_await grown.error();
 }
 
