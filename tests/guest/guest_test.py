@@ -1,4 +1,5 @@
 """A real guest: Linux, ext4 and a program that writes files, on a disk that is backed up, copied, snapshot and killed meanwhile."""
+import json
 import pathlib
 import shutil
 import signal
@@ -91,6 +92,27 @@ class Guest(Bed):
         self.run_tidemark("restore", "backups", last, "--to", "last.raw")
         self.end_daemon()
         self.assertEqual(self.files_of("last.raw"), self.files_of("disk.raw"))
+
+    def test_a_guest_at_rest(self):
+        """Frozen by its own kernel: a point's file system is whole, and wants no journal played."""
+        self.start("disk.raw")
+        self.write()
+        self.until_written(8)
+        (self.path / "hook").write_text(f"touch {self.path}/$1; while [ -e {self.path}/$1 ]; do sleep 0.01; done\n")
+        backup = self.lab.start(self.tidemark, "--json", "backup", "backups", "--quiesce", f"sh {self.path}/hook", stdout=-1, text=True)
+        for asked, done in (("freeze", "fsfreeze --freeze /mnt"), ("thaw", "fsfreeze --unfreeze /mnt")):
+            self.until((self.path / asked).exists, asked)
+            self.machine.run(done)
+            (self.path / asked).unlink()
+        status, told, _ = self.end_of(backup)
+        self.assertEqual(status, 0)
+        self.until_written(self.written() + 8)
+        self.stop_writing()
+        self.end_guest()
+        self.run_tidemark("restore", "backups", json.loads(told)["point"], "--to", "point.raw")
+        self.lab.run("e2fsck", "-fn", "point.raw")
+        self.assertNotIn("needs_recovery", self.lab.run("dumpe2fs", "-h", "point.raw").stdout)
+        self.files_of("point.raw")
 
     def test_layers_come_and_go(self):
         """Snapshots, a pull, a copy that the guest goes over to, and a commit: the guest does not see them."""
