@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 
+from lab import processes
 from side_by_side.backup_cases import touch_memory
 from side_by_side.measure import OURS, Bar, Case, rounds
 from side_by_side.nbd_cases import QSD, GiB, MiB, fill
@@ -64,7 +65,7 @@ class GuestCases:
     @staticmethod
     def stop_for(process, seconds):
         time.sleep(0.5)
-        process.send_signal(signal.SIGSTOP)
+        processes.halt(process)
         try:
             time.sleep(seconds)
         finally:

@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from bed import KiB
+from bed import KiB, processes
 from snapshot_bed import SnapshotBed
 
 
@@ -92,7 +92,7 @@ class Throttled(SnapshotBed):
         process = self.lab.start(self.tidemark, "chain", "copy", "vda", "new.qcow2", "--pivot", "--speed", "64K",
                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.until(lambda: self.client.execute("query-jobs"), "a job")
-        process.send_signal(signal.SIGSTOP)
+        processes.halt(process)
         job = self.client.execute("query-jobs")[0]["id"]
         self.client.execute("block-job-set-speed", device=job, speed=0)
         self.client.wait_event("BLOCK_JOB_READY", device=job)

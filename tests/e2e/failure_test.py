@@ -6,7 +6,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import DAMAGED, DONE, FAILED, INTERRUPTED, MiB, USAGE, Bed, first_difference
+from bed import DAMAGED, DONE, FAILED, INTERRUPTED, MiB, USAGE, Bed, first_difference, processes
 
 
 class Interrupted(Bed):
@@ -278,7 +278,7 @@ class Wrong(Bed):
         self.backup()
         first, terminal = self.start_on_terminal("restore", "backups", "--to", "out.img")
         self.until_shown(terminal, r"restore \[")
-        first.send_signal(signal.SIGSTOP)
+        processes.halt(first)
         try:
             partial = (self.path / "out.img.tidemark-partial").exists()
             if partial:                                  # else it was quicker than the signal
@@ -296,7 +296,7 @@ class Wrong(Bed):
         partial = self.path / "old.img.tidemark-partial"
         first, terminal = self.start_on_terminal("restore", "backups", "--to", "old.img", "--force")
         self.until_shown(terminal, r"restore \[")
-        first.send_signal(signal.SIGSTOP)
+        processes.halt(first)
         try:
             if partial.exists():                         # else it was quicker than the signal
                 refused = self.run_tidemark("serve", "old.img=old", "--format", "raw", "--qmp", "q2.sock", "--nbd", "n2.sock", expect=FAILED)

@@ -200,7 +200,7 @@ class Killed(ImageBed):
         mute.listen(8)
         server = self.lab.start("qemu-nbd", "-f", "raw", "-k", str(self.path / "n.sock"), "-t", "a.raw")
         self.until(lambda: (self.path / "n.sock").exists(), "qemu-nbd")
-        server.send_signal(signal.SIGSTOP)              # it is connected to, and says nothing
+        processes.halt(server)              # it is connected to, and says nothing
         self.raw("b.raw", size=4 * MiB)
         for uri in ("nbd+unix:///?socket=mute", "nbd+unix:///?socket=n.sock"):
             for words in (["convert", uri, "o"], ["convert", "b.raw", uri], ["map", uri], ["compare", uri, "b.raw"], ["info", uri],

@@ -113,7 +113,7 @@ class Mirror(MirrorBed):
                             server={"type": "unix", "path": str(self.path / "target.sock")})
         self.mirror()
         self.until_ready()
-        self.server.send_signal(signal.SIGSTOP)
+        processes.halt(self.server)
 
     def guest_writes(self):
         disk = self.disk()

@@ -133,7 +133,7 @@ class Silence(Faked):
         process.stdin.write("query-jobs\n")
         process.stdin.flush()
         self.assertEqual(process.stdout.readline(), '{"return": []}\n')
-        self.daemon.send_signal(signal.SIGSTOP)
+        processes.halt(self.daemon)
         try:
             process.stdin.write("query-jobs\n")
             process.stdin.flush()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import unittest
 
-from bed import FAILED, KiB, MiB
+from bed import FAILED, KiB, MiB, processes
 from snapshot_bed import SIZE, SnapshotBed
 
 
@@ -105,7 +105,7 @@ class Files(SnapshotBed):
         partial = self.path / "top.qcow2.tidemark-partial"
         while process.poll() is None and not partial.exists():
             pass
-        process.send_signal(signal.SIGSTOP)
+        processes.halt(process)
         self.addCleanup(process.kill)
         if process.poll() is None and partial.exists():
             return process
@@ -180,7 +180,7 @@ class Live(SnapshotBed):
         process = self.lab.start(self.tidemark, "snapshot", "delete", "vda", "3", "1", "--way", "pull", "--speed", "1M",
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.until(lambda: self.client.execute("query-jobs"), "a job")
-        process.send_signal(signal.SIGSTOP)                  # or its next job is faster than this on a slow machine
+        processes.halt(process)                  # or its next job is faster than this on a slow machine
         self.snapshot("create", "vda=vda.d.qcow2")
         process.send_signal(signal.SIGCONT)
         status, out, err = self.end_of(process)
@@ -244,7 +244,7 @@ class Live(SnapshotBed):
                                  stderr=subprocess.PIPE, text=True)
         self.until(lambda: self.client.execute("query-jobs"), "a job")
         name = self.client.execute("query-jobs")[0]["id"]
-        process.send_signal(signal.SIGSTOP)
+        processes.halt(process)
         self.client.execute("job-cancel", id=name)
         self.client.wait_event("JOB_STATUS_CHANGE", id=name, status="null")
         self.client.execute("blockdev-mirror", device="vda", target="other", sync="full", **{"job-id": name})

@@ -8,26 +8,16 @@ import unittest
 from bed import FAILED, INTERRUPTED
 from copy_test import BLOCKS, Counter, moment
 from copy_test import DISK as COUNTED
+from hooked import Hooked
 from snapshot_bed import SnapshotBed
 
 
-class Quiesced(SnapshotBed):
-    """A hook that writes down what it was told, and does as a test wants."""
-
+class Quiesced(Hooked, SnapshotBed):
     def setUp(self):
         super().setUp()
         self.lab.run("qemu-img", "create", "-q", "-f", "qcow2", "vda.qcow2", COUNTED)
         self.serve(f"{self.path}/vda.qcow2=vda")
         self.client = self.qmp()
-
-    def hook(self, freeze="true", thaw="true"):
-        text = f"#!/bin/sh\necho \"$1\" >> {self.path}/told\necho \"$TIDEMARK_DISKS\" > {self.path}/disks\ncase $1 in\nfreeze) {freeze};;\nthaw) {thaw};;\nesac\n"
-        (self.path / "hook").write_text(text)
-        (self.path / "hook").chmod(0o755)
-        return f"{self.path}/hook"
-
-    def told(self):
-        return (self.path / "told").read_text().split()
 
     def shown(self):
         export, = self.client.execute("query-block-exports")

@@ -74,7 +74,7 @@ class Target(Bed):
         # Else all of this small disk would be with the server before it hangs.
         self.start_backup(x_perf={"max-workers": 2}, **options)
         self.until_copied(1 * MiB)
-        self.server.send_signal(signal.SIGSTOP)
+        processes.halt(self.server)
         time.sleep(0.2)                          # so that requests are with a server that has stopped
 
     def assert_disk_works(self):
@@ -168,7 +168,7 @@ class Target(Bed):
             self.assertIn(error, caught.exception.desc)
         self.start_backup(spill=False, staging_memory=4 * MiB, x_perf={"max-workers": 2})
         self.until_copied(1 * MiB)
-        self.server.send_signal(signal.SIGSTOP)
+        processes.halt(self.server)
         time.sleep(0.2)
         disk = self.disk()
         disk.pwrite(os.urandom(12 * MiB), 4 * MiB)
@@ -189,7 +189,7 @@ class Target(Bed):
         self.add_target()
         self.client.execute("nbd-server-add", device="target", writable=True)
         guest = self.disk("target")
-        self.server.send_signal(signal.SIGSTOP)
+        processes.halt(self.server)
         guest.aio_pwrite(b"x" * 4096, 0)
         time.sleep(0.2)
         begin = time.monotonic()
@@ -200,7 +200,7 @@ class Target(Bed):
     def test_an_image_that_is_made_there_is_cancelled(self):
         self.serve_target()
         self.add_target()
-        self.server.send_signal(signal.SIGSTOP)
+        processes.halt(self.server)
         self.client.execute("blockdev-create", job_id="j", options={"driver": "qcow2", "file": "target", "size": MiB})
         time.sleep(0.2)
         self.client.execute("job-cancel", id="j")

@@ -101,6 +101,13 @@ class Lab:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def halt(process):
+    """Stops it, with all its threads: when this returns none of them does anything, until SIGCONT."""
+    process.send_signal(signal.SIGSTOP)
+    while process.poll() is None and not os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.001)
+
+
 def _listener(connected):
     """The process that listens at the other end."""
     return struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]

@@ -25,6 +25,7 @@ void print_point(const Context& context, const PointManifest& point, const Backu
                              {"seconds", point.seconds},
                              {"bitmaps-persistent", volatile_reason.empty()},
                              {"bitmaps-reason", volatile_reason.empty() ? Json() : Json(volatile_reason)},
+                             {"quiesced", run.quiesces() ? Json(run.quiesced().ok()) : Json()},
                              {"disks", std::move(rows)}}));
     return;
   }
@@ -55,6 +56,7 @@ Task<> run_in(const Context& context, QmpClient& client, BackupDirectory& direct
     co_await with_what_is_left(point.error(), undone);
   }
   print_point(context, *point, backup);
+  if (!backup.quiesced()) co_await backup.quiesced().error().with_context(fmt::format("point '{}' is complete", point->id));
 }
 
 Task<> open_and_run(const Context& context, QmpClient& client, BackupOptions options) {

@@ -241,7 +241,7 @@ Task<> BackupRun::check_base(RunDisk& disk) {
 Task<> BackupRun::take_point() {
   for (RunDisk& disk : disks_) co_await prepare(disk);
   if (!options_.checkpoint.empty()) co_await announce_checkpoint();
-  co_await start();
+  co_await start_at_rest();
   if (!options_.checkpoint.empty()) co_await note_checkpoint();
   if (!options_.since.empty()) co_await check_since();
   co_await wait();
@@ -267,6 +267,21 @@ Task<> BackupRun::prepare(RunDisk& disk) {
       {{"driver", "qcow2"}, {"node-name", disk.target_node}, {"file", std::move(file)}, {"backing", Json()}});
   co_await client_.execute("blockdev-add", std::move(node));
   disk.target_added = true;
+}
+
+// That guests may be frozen is told now, and not when the backup has ended.
+Task<> BackupRun::start_at_rest() {
+  std::string disks;
+  for (const RunDisk& disk : disks_) disks += (disks.empty() ? "" : " ") + disk.choice.name;
+  bool started = false;
+  const std::function<Task<>()> begin = [&]() -> Task<> {
+    co_await unwrap(context_.check_interrupted());
+    co_await start();
+    started = true;
+  };
+  quiesced_ = co_await while_quiesced(context_, options_.quiesce, std::move(disks), begin).result();
+  if (!started) co_await unwrap(quiesced_);
+  if (!quiesced_ && !context_.json) print_error(quiesced_.error().with_context(fmt::format("the moment of point '{}'", id_)), false);
 }
 
 // With checksums by the daemon, and with bitmaps that outlive it where it keeps them through crashes (QEMU's are of no

@@ -3,7 +3,7 @@
 //   clear     what a run before it that was killed has left in the daemon
 //   plan      level of each disk, from the points and the bitmaps
 //   prepare   the point's images, and nodes for them in the daemon
-//   start     one transaction: a new bitmap and a backup job for each disk
+//   start     one transaction, while guests are at rest: a new bitmap and a backup job for each disk
 //   wait      for the jobs
 //   seal      checksums, by the jobs of what they read, or, where the daemon does not do that, read back from the
 //             images; manifest; publish
@@ -49,6 +49,9 @@ class BackupRun {
   const std::vector<RunDisk>& disks() const noexcept { return disks_; }
   // Why the new bitmaps end with the daemon; empty: they outlive it.
   const std::string& bitmaps_reason() const noexcept { return bitmaps_reason_; }
+  // An error: guests were not at rest all the while, or may not have been thawed.  The point is taken all the same.
+  const Result<>& quiesced() const noexcept { return quiesced_; }
+  bool quiesces() const noexcept { return !options_.quiesce.command.empty(); }
 
  private:
   Task<> clear_left_behind();
@@ -66,6 +69,7 @@ class BackupRun {
   std::string name_here(const std::vector<std::string>& names) const;
   Task<> take_point();
   Task<> prepare(RunDisk& disk);
+  Task<> start_at_rest();
   Task<> start();
   Task<> start_jobs(bool persistent);
   Task<Seal> seal_by_reading(RunDisk& disk);
@@ -98,6 +102,7 @@ class BackupRun {
   bool extended_ = false;              // the daemon is ours, not QEMU's
   bool checkpoints_ = false;           // and bitmaps follow their disks there
   std::string bitmaps_reason_;
+  Result<> quiesced_;
 };
 
 }  // namespace tidemark::cli

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <functional>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -89,17 +91,31 @@ Task<std::vector<std::string>> nodes_with(QmpClient& client, std::string checkpo
 
 Task<> create_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {
   const Disks view = co_await all_disks(client);
-  for (std::string& disk : options.disks) disk = co_await unwrap(written_image_of(view, disk));
+  std::string names;
+  for (std::string& disk : options.disks) {
+    names += (names.empty() ? "" : " ") + disk;
+    disk = co_await unwrap(written_image_of(view, disk));
+  }
   std::vector<ExportedDisk> exported;
   if (options.disks.empty()) exported = exported_writable(view);
-  for (const ExportedDisk& disk : exported) options.disks.push_back(disk.node);
+  for (const ExportedDisk& disk : exported) {
+    names += (names.empty() ? "" : " ") + disk.names.front();
+    options.disks.push_back(disk.node);
+  }
   if (options.disks.empty())
     co_await Error(Errc::not_found, "the daemon exports no writable disk; name the disks with --disk");
   Json arguments = Json::object({{"name", options.name}, {"disks", names_of(options.disks)}});
   if (options.granularity) arguments.set("granularity", options.granularity);
   if (options.transient) arguments.set("persistent", false);
-  const Json answer = co_await client.execute("checkpoint-create", std::move(arguments));
-  if (context.json) print_json(answer);
+  std::optional<Json> answer;
+  const std::function<Task<>()> create = [&]() -> Task<> {
+    co_await unwrap(context.check_interrupted());
+    answer = co_await client.execute("checkpoint-create", std::move(arguments));
+  };
+  const auto quiesced = co_await while_quiesced(context, options.quiesce, std::move(names), create).result();
+  if (!answer) co_await unwrap(quiesced);
+  if (context.json) print_json(*answer);
+  if (!quiesced) co_await quiesced.error().with_context(fmt::format("checkpoint '{}'", options.name));
 }
 
 Task<> delete_checkpoint(const Context& context, QmpClient& client, CheckpointOptions options) {

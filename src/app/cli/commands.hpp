@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "app/cli/context.hpp"
+#include "app/cli/quiesce.hpp"
 #include "backup/plan.hpp"
 
 namespace tidemark::cli {
-
 
 struct DiskChoice {
   std::string node;
@@ -29,6 +29,7 @@ struct BackupOptions {
   std::uint64_t staging_budget = 0;      // bytes
   std::string spill_directory;
   std::string on_staging_full;           // fail, throttle
+  QuiesceOptions quiesce;
 };
 Task<Exit> backup(const Context& context, BackupOptions options);
 
@@ -74,6 +75,7 @@ struct CheckpointOptions {
   std::vector<std::string> disks;        // create: none is all that are exported writable; remove: none is all that have it
   std::uint64_t granularity = 0;         // 0: the daemon's default
   bool transient = false;
+  QuiesceOptions quiesce;
 };
 Task<Exit> checkpoint(const Context& context, CheckpointOptions options);
 

@@ -69,6 +69,7 @@ void add_backup(CLI::App& app, Options& options) {
       ->check(not_empty());
   command->add_option("--since", chosen->since, "copy what was written since a checkpoint, on top of the point taken with it")
       ->type_name("CHECKPOINT")->check(not_empty())->excludes("--level");
+  add_quiesce(command, chosen->quiesce, "the beginning of the backup");
   command->add_option("--machine", chosen->machine_file, "JSON of the machine's configuration to keep with the point")
       ->type_name("FILE")->check(not_empty());
   add_qmp(command, options);
@@ -187,6 +188,7 @@ void add_checkpoint(CLI::App& app, Options& options) {
   create->add_option("--granularity", chosen->granularity, "bytes a bit stands for, a power of two")->transform(size_check())
       ->check(granularity_check());
   create->add_flag("--transient", chosen->transient, "forget it when the disk is closed");
+  add_quiesce(create, chosen->quiesce, "the checkpoint");
   verb("list", "all checkpoints, the oldest first", Verb::list);
   verb("show", "what is known of one", Verb::show);
   verb("delete", "forget one; the others stay as good as they are", Verb::remove)

@@ -53,4 +53,11 @@ CLI::Validator not_empty() {
   return CLI::Validator([](std::string& text) { return text.empty() ? std::string("is empty") : std::string(); }, "");
 }
 
+void add_quiesce(CLI::App* command, QuiesceOptions& quiesce, const std::string& what) {
+  command->add_option("--quiesce", quiesce.command, "run this command with 'freeze' before and 'thaw' after")->type_name("COMMAND")
+      ->check(not_empty());
+  command->add_option("--quiesce-timeout", quiesce.timeout, fmt::format("how long each of freezing, {} and thawing may take", what))
+      ->type_name("SECONDS")->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86400}))->capture_default_str();
+}
+
 }  // namespace tidemark::cli

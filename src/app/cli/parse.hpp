@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "app/cli/context.hpp"
+#include "app/cli/quiesce.hpp"
 
 namespace tidemark::cli {
 
@@ -26,6 +27,9 @@ CLI::Validator not_empty();
 
 // CLI11's, whose errors it throws, but that every word is what it says: CLI11 takes a word "[A,B]" for two where several are welcome.
 void parse_words(CLI::App& app, int argc, char** argv);
+
+// `--quiesce` and `--quiesce-timeout`; `what` is taken meanwhile.
+void add_quiesce(CLI::App* command, QuiesceOptions& quiesce, const std::string& what);
 
 // `tidemark image` and its verbs.
 void add_image(CLI::App& app, Options& options);

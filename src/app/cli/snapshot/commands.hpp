@@ -7,13 +7,9 @@
 #include <vector>
 
 #include "app/cli/chain/commands.hpp"
+#include "app/cli/quiesce.hpp"
 
 namespace tidemark::cli {
-
-struct QuiesceOptions {
-  std::string command;                   // run with "freeze" and "thaw"; empty: nothing is
-  std::uint64_t timeout = 30;            // seconds, for each of freezing, the snapshot and thawing
-};
 
 struct SnapshotCreateOptions {
   struct Disk {

@@ -41,10 +41,7 @@ void add_create(CLI::App* group, Options& options) {
       ->type_name("DISK[=FILE]")->check(not_empty());
   command->add_option("--name", chosen->name, "the snapshot's name (default: the seconds since 1970)")->check(not_empty());
   command->add_flag("--internal", chosen->internal, "keep it in the disk's qcow2 image itself");
-  command->add_option("--quiesce", chosen->quiesce.command, "run this command with 'freeze' before and 'thaw' after")->type_name("COMMAND")
-      ->check(not_empty());
-  command->add_option("--quiesce-timeout", chosen->quiesce.timeout, "how long each of freezing, the snapshot and thawing may take")
-      ->type_name("SECONDS")->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86400}))->capture_default_str();
+  add_quiesce(command, chosen->quiesce, "the snapshot");
   auto socket = add_socket(command);
   command->callback([=, &options] {
     chosen->live = is_live(*socket, options);

@@ -1,7 +1,8 @@
-#include "app/cli/snapshot/quiesce.hpp"
+#include "app/cli/quiesce.hpp"
 
 #include <fmt/format.h>
 
+#include "app/cli/context.hpp"
 #include "io/posix/child.hpp"
 #include "task/group.hpp"
 
