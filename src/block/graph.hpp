@@ -103,6 +103,10 @@ class Graph {
   Task<DrainGuard> drain_within(BlockNode& node, Duration limit = drain_max);
   static constexpr Duration drain_max = std::chrono::seconds(30);
 
+  // Held by who changes bitmaps, until that has taken effect or is undone, and by who takes them to another node, so that neither comes
+  // in the midst of the other.  Who waits for it with a node drained keeps guests waiting for a transaction, whose nodes are drained, too.
+  Mutex& bitmap_changes() noexcept { return bitmap_changes_; }
+
   // Ends what a peer keeps in flight in `node` and what it stands on, but for backing files.  For when
   // nobody wants it any more: what was being written may or may not have been.
   Task<> cancel_in_flight(BlockNode& node);
@@ -150,7 +154,8 @@ class Graph {
   friend class Edge;
   friend class InFlight;
   Graph(Reactor& reactor, std::shared_ptr<std::atomic<std::uint64_t>> next_generated)
-      : reactor_(reactor), idle_(reactor), unquiesced_(reactor), left_behind_(reactor), next_generated_(std::move(next_generated)) {}
+      : reactor_(reactor), idle_(reactor), unquiesced_(reactor), bitmap_changes_(reactor), left_behind_(reactor),
+        next_generated_(std::move(next_generated)) {}
   bool reaches(const BlockNode& from, const BlockNode& to) const noexcept;
   void shape_changed() noexcept;                    // recomputes who is quiesced, and who is stood on
   void look_for_layers() noexcept;
@@ -171,6 +176,7 @@ class Graph {
   std::list<BlockNode*> drained_;                   // targets
   Event idle_;                                      // a node has become idle
   Event unquiesced_;                                // look again: the edge may lead elsewhere now
+  Mutex bitmap_changes_;
   Gate left_behind_;
   std::shared_ptr<std::atomic<std::uint64_t>> next_generated_;     // the set's
   std::uint64_t chain_epoch_ = 1;

@@ -407,6 +407,22 @@ TEST_F(FileTest, AWriterKeepsOthersOut) {
   run(run(open_file(reactor, named("/d/a")))->close());
 }
 
+// What a killed daemon had under way ends a moment after it, and its locks with that.
+TEST_F(FileTest, WhoIsAboutToGoIsWaitedFor) {
+  put("/d/a", 4096);
+  const Driver last = run(open_file(reactor, named("/d/a")));
+  Driver opened;
+  const auto open = [&]() -> Task<> { opened = co_await open_file(reactor, named("/d/a")); };
+  const auto go = [&](TaskGroup& group) -> Task<> {
+    group.spawn(open());
+    co_await reactor.sleep(std::chrono::milliseconds(70));
+    co_await last->close();
+    co_await group.join();
+  };
+  run(with_group(reactor, go));
+  run(opened->close());
+}
+
 // Who had the lock until now may have resized it.
 TEST_F(FileTest, ItsSizeIsThatUnderTheLock) {
   put("/d/a", 4096);

@@ -8,6 +8,9 @@ namespace {
 constexpr std::uint64_t used_byte = 100, unshared_byte = 200;
 constexpr std::uint64_t maker_byte = 300;      // none that QEMU looks at
 
+// What a process had under way when it was killed holds its locks until it has ended.
+constexpr Duration patience = std::chrono::milliseconds(300), pause = std::chrono::milliseconds(10);
+
 struct Permission {
   unsigned bit;
   std::string_view name;  // QEMU's, in its messages
@@ -60,8 +63,15 @@ Task<> look_for_others(File& file, Permissions permissions) {
 }  // namespace
 
 Task<> lock_image(File& file, Permissions permissions) {
-  co_await place_all(file, permissions);
-  co_await look_for_others(file, permissions);
+  const Instant until = file.reactor().now() + patience;
+  for (;;) {
+    co_await place_all(file, permissions);
+    const Result<> free = co_await look_for_others(file, permissions).result();
+    if (free) co_return;
+    if (free.error().code() != Errc::busy || file.reactor().now() >= until) co_await free.error();
+    co_await unlock_image(file);                 // it keeps nobody out meanwhile
+    co_await file.reactor().sleep(pause);
+  }
 }
 
 Task<> unlock_image(File& file) {

@@ -12,7 +12,7 @@
 
 namespace tidemark {
 
-// Errc::busy: `Failed to get "write" lock`, and which image.  The file is to be closed then.
+// Waits a moment for who goes.  Errc::busy: `Failed to get "write" lock`, and which image.  The file is to be closed then.
 Task<> lock_image(File& file, Permissions permissions);
 
 Task<> unlock_image(File& file);

@@ -33,6 +33,13 @@ Result<std::vector<Granule>> granules_of(const schema::BlockDirtyBitmapClearSusp
   return granules;
 }
 
+// A mirror or commit that ends takes the users of a node along to another, and bitmaps that follow the disk.
+Result<> check_stayed(const FoundBitmap& found, const Edge& edge) {
+  if (&edge.node() == found.node && found.node->bitmaps().find(found.bitmap->name()) == found.bitmap) return {};
+  return Error(Errc::busy, fmt::format("the disk of node '{}' has moved to another node while bitmap '{}' was compared with it: try again",
+                                       found.node->name(), found.bitmap->name()));
+}
+
 bool is_suspected(const NodeBitmap& bitmap, Range range) {
   return bitmap.suspected() && bitmap.suspected()->next_dirty_area(range.offset, range.end()).has_value();
 }
@@ -47,11 +54,13 @@ Task<schema::BlockDirtyBitmapSuspicion> clear_suspected(Graph& graph,
   const Permissions reads{Permissions::consistent_read, Permissions::all};
   const auto edge = co_await unwrap(Edge::attach(*found.node, Role::root, reads, "block-dirty-bitmap-clear-suspected"));
   NodeBitmap& bitmap = *found.bitmap;
+  const auto kept = bitmap.shared_from_this();           // whatever becomes of it meanwhile
   const std::uint64_t before = bitmap.dirty_bytes();
   for (const Granule& granule : granules) {
     if (!is_suspected(bitmap, granule.range) || granule.range.end() > edge->size()) continue;
     AlignedBuffer content(granule.range.length);
     co_await edge->read(granule.range.offset, content.bytes());
+    co_await unwrap(check_stayed(found, *edge));
     if (Digest::of(content.bytes()) == granule.digest) bitmap.acquit(granule.range);
   }
   bitmap.release_kept();

@@ -1,5 +1,7 @@
 #include "control/commands/bitmap_commands.hpp"
 
+#include <algorithm>
+
 #include "control/bitmaps/bitmap_actions.hpp"
 #include "control/bitmaps/sha256.hpp"
 #include "control/bitmaps/suspicion.hpp"
@@ -21,10 +23,18 @@ Saving if_persistent(Graph& graph, const std::string& node, const std::string& n
   return found && found->bitmap->persistent() ? saving : Saving::none;
 }
 
+// One that follows its disk may have gone to another node with it, and is durable there: what its first node could not save is of no
+// matter then.
+bool is_there(BlockNode& node, const NodeBitmap& bitmap) {
+  const auto is_it = [&](const auto& there) { return there.get() == &bitmap; };
+  return std::ranges::any_of(node.bitmaps().all(), is_it);
+}
+
 template <class Action>
 Task<> carry_out(Graph& graph, const std::string& name, Saving saving, Action action) {
   BlockNode* node = co_await unwrap(graph.lookup(name));
   {
+    const auto turn = co_await graph.bitmap_changes().lock();
     std::vector<Graph::DrainGuard> drained;
     if (saving != Saving::none && node->tracking()) drained.push_back(co_await graph.drain_within(*node));
     Transaction transaction;
@@ -39,16 +49,17 @@ Task<> add(Graph& graph, const schema::BlockDirtyBitmapAdd& arguments) {
   BlockNode* node = co_await unwrap(graph.lookup(arguments.node));
   const std::uint32_t granularity = co_await default_granularity(*node);
   if (arguments.persistent) co_await prepare_persistent(*node, arguments, granularity);
-  bool there = false;
+  std::shared_ptr<NodeBitmap> bitmap;
   const auto action = [&](Transaction& transaction) {
     const Result<> added = add_bitmap(graph, arguments, granularity, transaction);
-    there = added.ok();
+    if (added) bitmap = node->bitmaps().find(arguments.name)->shared_from_this();
     return added;
   };
   const Saving saving = arguments.persistent ? Saving::needed : Saving::none;
   const Result<> saved = co_await carry_out(graph, arguments.node, saving, action).result();
-  if (!saved && there) (void)node->bitmaps().remove(*node->bitmaps().find(arguments.name));
-  co_await unwrap(saved);
+  if (saved || (bitmap && !is_there(*node, *bitmap))) co_return;
+  if (bitmap) (void)node->bitmaps().remove(*bitmap);
+  co_await saved.error();
 }
 
 Task<> remove(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
@@ -64,14 +75,20 @@ Task<> clear(Graph& graph, const schema::BlockDirtyBitmap& arguments) {
 }
 
 Task<> set_enabled(Graph& graph, const schema::BlockDirtyBitmap& arguments, bool enabled) {
-  const auto before = find_bitmap(graph, arguments.node, arguments.name);
-  const bool begins = enabled && before && !before->bitmap->enabled();
-  const auto action = [&](Transaction& transaction) { return enable_bitmap(graph, arguments, enabled, transaction); };
+  const auto found = find_bitmap(graph, arguments.node, arguments.name);
+  const auto bitmap = found ? found->bitmap->shared_from_this() : nullptr;
+  bool begun = false;
+  const auto action = [&](Transaction& transaction) {
+    const bool begins = enabled && bitmap && !bitmap->enabled();
+    const Result<> done = enable_bitmap(graph, arguments, enabled, transaction);
+    begun = begins && done;
+    return done;
+  };
   const Saving saving = if_persistent(graph, arguments.node, arguments.name, enabled ? Saving::needed : Saving::tried);
   const Result<> done = co_await carry_out(graph, arguments.node, saving, action).result();
-  const auto there = find_bitmap(graph, arguments.node, arguments.name);
-  if (!done && begins && there) there->bitmap->set_enabled(false);
-  co_await unwrap(done);
+  if (done || (begun && !is_there(*found->node, *bitmap))) co_return;
+  if (begun) bitmap->set_enabled(false);
+  co_await done.error();
 }
 
 Task<> merge(Graph& graph, const schema::BlockDirtyBitmapMerge& arguments, const ForeignBits& foreign) {

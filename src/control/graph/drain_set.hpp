@@ -1,4 +1,4 @@
-// DrainSet: nodes held drained together, on whatever threads they are.
+// DrainSet: nodes held drained together, on whatever threads they are, and their bitmaps where they are (Graph::bitmap_changes).
 //
 // While it holds them no request of a guest is under way on any of them, so all that is done to them
 // meanwhile is done at one moment.  release() is awaited on every path.
@@ -13,7 +13,7 @@ class DrainSet {
  public:
   explicit DrainSet(Homes& homes) : homes_(homes) {}
   DrainSet(const DrainSet&) = delete;
-  ~DrainSet() { TM_ASSERT(held_.empty()); }
+  ~DrainSet() { TM_ASSERT(held_.empty() && turns_.empty()); }
 
   // Nodes that do not exist are passed over: who uses them says so.  Errc::timed_out when one does not
   // come to rest.
@@ -25,7 +25,13 @@ class DrainSet {
     Place* place;
     Graph::DrainGuard guard;
   };
+  struct Turn {
+    Place* place;
+    Mutex::Guard guard;
+  };
+  Task<> take_turn(Place& place);
   Homes& homes_;
+  std::vector<Turn> turns_;
   std::vector<Held> held_;
 };
 
