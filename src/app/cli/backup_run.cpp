@@ -168,11 +168,7 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
     if (choice.name.empty()) choice.name = choice.node;
     choice.node = co_await unwrap(written_image_of(disks, choice.node));
   }
-  if (options_.disks.empty()) {
-    for (const ExportedDisk& disk : exported_writable(disks)) add_exported(disk, disks.nodes);
-    if (options_.disks.empty())
-      co_await Error(Errc::not_found, "the daemon exports no writable disk; name the nodes to back up with --disk");
-  }
+  if (options_.disks.empty()) co_await choose_exported(disks);
   for (const DiskChoice& choice : options_.disks) {
     RunDisk disk;
     disk.choice = choice;
@@ -190,12 +186,21 @@ Task<> BackupRun::choose_disks(const Disks& disks) {
 }
 
 // What has no size and never had one here has nothing to be kept.
-void BackupRun::add_exported(const ExportedDisk& disk, const Json& nodes) {
-  const std::string name = name_here(disk.names);
-  const auto& points = directory_.points();
-  const bool known = std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(name) != nullptr; });
-  if (known || size_of(*find_by(nodes, "node-name", disk.node)) != 0) return options_.disks.push_back({disk.node, name});
-  if (!context_.json) print_error(Error(Errc::invalid_format, fmt::format("disk '{}' has no size: it is left out", name)), false);
+Task<> BackupRun::choose_exported(const Disks& disks) {
+  std::vector<std::string> empty;
+  for (const ExportedDisk& disk : exported_writable(disks)) {
+    const std::string name = name_here(disk.names);
+    const auto& points = directory_.points();
+    const bool known = std::any_of(points.begin(), points.end(), [&](const PointManifest& point) { return point.find(name) != nullptr; });
+    if (known || size_of(*find_by(disks.nodes, "node-name", disk.node)) != 0) options_.disks.push_back({disk.node, name});
+    else empty.push_back(name);
+  }
+  std::string why = "the daemon exports no writable disk";
+  if (!empty.empty()) why = fmt::format("disk '{}' has no size, nor has any other", empty.front());
+  if (options_.disks.empty()) co_await Error(Errc::not_found, why + "; name the nodes to back up with --disk");
+  if (context_.json) co_return;
+  for (const std::string& name : empty)
+    print_error(Error(Errc::invalid_format, fmt::format("disk '{}' has no size: it is left out", name)), false);
 }
 
 // Of a disk's names the one that the newest point has it by, or else the first that can name it.

@@ -65,7 +65,7 @@ class BackupRun {
   Task<> delete_checkpoint(CheckpointNote note);
   Task<> plan_one(RunDisk& disk, const Json& nodes);
   Task<> check_base(RunDisk& disk);
-  void add_exported(const ExportedDisk& disk, const Json& nodes);
+  Task<> choose_exported(const Disks& disks);
   std::string name_here(const std::vector<std::string>& names) const;
   Task<> take_point();
   Task<> prepare(RunDisk& disk);

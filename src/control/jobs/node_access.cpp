@@ -28,6 +28,10 @@ Task<> NodeAccess::uncover(BlockNode& image, Range range) {
   co_await static_cast<Qcow2Driver&>(image.driver()).uncover(range);
 }
 
+Task<> NodeAccess::give_back(BlockNode& image) {
+  if (image.driver().name() == "qcow2") co_await static_cast<Qcow2Driver&>(image.driver()).give_back_if_much();
+}
+
 Task<std::string> NodeAccess::name_to_keep(BlockNode& node) { return name_to_keep_of(node); }
 
 Result<> NodeAccess::check_size_change(const BlockNode& node) { return check_no_bitmaps_above(node); }

@@ -11,6 +11,7 @@ class NodeAccess final : public ChainAccess {
   Task<> make_writable(BlockNode& node) override;
   Task<> make_read_only(BlockNode& node) override;
   Task<> uncover(BlockNode& image, Range range) override;
+  Task<> give_back(BlockNode& image) override;
   Task<std::string> name_to_keep(BlockNode& node) override;
   Result<> check_size_change(const BlockNode& node) override;
   Task<> prepare_bitmaps(BlockNode& from, BlockNode& to) override;

@@ -132,7 +132,9 @@ class Qcow2Driver final : public MappedDriver {
   Task<> reserve(std::uint64_t from, Qcow2Preallocation preallocation, CancelToken interrupted = {});
   // Gives up what the disk has here in whole clusters of a range: it reads as what is below.  Nobody writes there meanwhile.
   Task<> uncover(Range range);
-  // Of all of it; durable when it returns.
+  // What is freed by that goes back to the file with later requests, a little each, and, where it is much, by this.
+  Task<> give_back_if_much();
+  // uncover() of all of it; durable when it returns.
   Task<> empty();
 
   // The bitmaps that the image holds and that count.  They are replaced while nothing else is under way.
@@ -211,7 +213,6 @@ class Qcow2Driver final : public MappedDriver {
   // Clusters that nobody uses any more, to the allocator and to the file: that may take long where the file is told.
   static constexpr Duration without_limit = Duration::max();
   Task<> give_back(Duration at_most);
-  Task<> give_back_if_much();
   template <class T>
   Task<T> watch(Task<T> work);
   Task<> mark_corrupt();

@@ -43,7 +43,6 @@ Task<> Qcow2Driver::uncover(Range range) {
   if (range.end() == size()) range.length = align_up(range.end(), cluster) - range.offset;
   range = range.narrowed(cluster);
   co_await watch(zero_clusters(range, Zeroing::uncover));
-  co_await give_back_if_much();
 }
 
 Task<> Qcow2Driver::empty() {

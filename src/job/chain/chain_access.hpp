@@ -17,6 +17,8 @@ class ChainAccess {
   virtual Task<> make_read_only(BlockNode& node) = 0;
   // The image gives up what it holds there, in whole clusters: what is below it shows, which is the same, durably.
   virtual Task<> uncover(BlockNode& image, Range range) = 0;
+  // Much that it has freed by that goes back to the file system, while guests go on; by default when the image sees to it.
+  virtual Task<> give_back(BlockNode&) { co_return; }
   // By which an image's header leads to it as it is open, with the options that change what it reads as; by default its file's.
   virtual Task<std::string> name_to_keep(BlockNode& node);
   // Whether all that shows the node can be shown another size.

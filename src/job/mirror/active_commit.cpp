@@ -99,21 +99,26 @@ Task<> ActiveCommit::take_out_layers() {
 }
 
 Task<> ActiveCommit::give_up(MirrorTop& filter, Edge& through, std::function<bool()> enough) {
-  BlockNode& image = skip_filters(top_);
-  const DirtyBitmap& dirty = filter.dirty();
-  for (std::uint64_t at = 0; at < dirty.size() && !(enough && enough()); at += area_max) {
-    const Range area{at, std::min(area_max, dirty.size() - at)};
+  for (std::uint64_t at = 0; at < filter.size() && !(enough && enough()); at += area_max) {
+    const Range area{at, std::min(area_max, filter.size() - at)};
+    co_await give_up_area(filter, through, area);
     const InFlight under_way = co_await through.enter();
-    auto alone = filter.locks().hold(area, RangeLock::Mode::exclusive);
-    co_await alone;
-    for (auto from = dirty.next_clean(at); from && *from < area.end();) {
-      const std::uint64_t end = std::min(dirty.next_dirty(*from).value_or(dirty.size()), area.end());
-      const Range clean{*from, end - *from};
-      co_await options_.access->uncover(image, clean);
-      from = end < area.end() ? dirty.next_clean(end) : std::nullopt;
-    }
+    co_await options_.access->give_back(skip_filters(top_));
   }
   co_await through.flush();
+}
+
+Task<> ActiveCommit::give_up_area(MirrorTop& filter, Edge& through, Range area) {
+  const DirtyBitmap& dirty = filter.dirty();
+  const InFlight under_way = co_await through.enter();
+  auto alone = filter.locks().hold(area, RangeLock::Mode::exclusive);
+  co_await alone;
+  for (auto from = dirty.next_clean(area.offset); from && *from < area.end();) {
+    const std::uint64_t end = std::min(dirty.next_dirty(*from).value_or(dirty.size()), area.end());
+    const Range clean{*from, end - *from};
+    co_await options_.access->uncover(skip_filters(top_), clean);
+    from = end < area.end() ? dirty.next_clean(end) : std::nullopt;
+  }
 }
 
 Task<> ActiveCommit::prepare_pivot() {

@@ -72,6 +72,7 @@ class ActiveCommit {
   Task<> close_base();
 
  private:
+  Task<> give_up_area(MirrorTop& filter, Edge& through, Range area);
   bool stands_on_others() const noexcept;        // than the base
 
   BlockNode &top_, &base_;
