@@ -50,6 +50,9 @@ Content content_of(const DirtyBitmap& bitmap, std::uint64_t index) {
   return content;
 }
 
+// Where no file reaches.
+constexpr std::uint64_t nowhere = max_disk_size - segment_bytes_max;
+
 bool possible(const Segment& s, std::uint64_t next, std::uint64_t segments, Range data) {
   if (s.index < next || s.count == 0 || !fits(s.index, s.count, segments)) return false;
   switch (s.kind) {
@@ -58,15 +61,33 @@ bool possible(const Segment& s, std::uint64_t next, std::uint64_t segments, Rang
     case Segment::Kind::sparse: if (s.length == 0 || s.length % 2 != 0 || s.length >= segment_bytes_max) return false; break;
     default: return false;
   }
-  return s.count == 1 && s.position >= data.offset && fits(s.position, s.length, data.end());
+  return s.count == 1 && s.position >= data.offset && fits(s.position, s.length, max_disk_size);
+}
+
+Segment as_stored(Segment s) {
+  if (s.kind != Segment::Kind::missing) return s;
+  s.kind = Segment::Kind::dense;
+  s.length = segment_bytes_max;
+  s.position = nowhere;
+  return s;
+}
+
+Segment as_found(Segment s, Range data) {
+  if (s.length == 0 || fits(s.position, s.length, data.end())) return s;
+  Segment missing;
+  missing.kind = Segment::Kind::missing;
+  missing.index = s.index;
+  return missing;
 }
 
 }  // namespace
 
 void encode_table(Encoder& to, const SegmentTable& table) {
   to.put(std::uint64_t{table.size()});
-  for (const Segment& s : table)
+  for (const Segment& segment : table) {
+    const Segment s = as_stored(segment);
     to.put(s.index).put(s.count).put(static_cast<std::uint32_t>(s.kind)).put(s.length).put(s.position).put(s.sum);
+  }
 }
 
 Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range data) {
@@ -85,7 +106,7 @@ Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range d
     s.sum = from.get<std::uint64_t>();
     if (!possible(s, next, segments, data)) return Error(Errc::corrupt, "entry of a segment makes no sense");
     next = s.index + s.count;
-    table.push_back(s);
+    table.push_back(as_found(s, data));
   }
   return table;
 }
@@ -133,6 +154,7 @@ bool load_segment(DirtyBitmap& bitmap, const Segment& segment, Bytes bytes, std:
     bitmap.set(range);
     return true;
   }
+  if (segment.kind == Segment::Kind::missing) return false;
   if (bytes.size() != segment.length || checksum(bytes, store_id) != segment.sum) return false;
   const std::uint64_t first = segment.index * segment_granules;
   if (segment.kind == Segment::Kind::dense) {

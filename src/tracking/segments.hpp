@@ -19,7 +19,8 @@ static_assert(segment_granules == 32768, "of the format");
 inline constexpr std::size_t segment_bytes_max = segment_granules / 8;
 
 struct Segment {
-  enum class Kind : std::uint8_t { dirty, dense, sparse } kind = Kind::dirty;
+  // missing: its bytes lie where the file, which was cut short, does not reach any more.
+  enum class Kind : std::uint8_t { dirty, dense, sparse, missing } kind = Kind::dirty;
   std::uint64_t index = 0;                // the first segment
   std::uint64_t count = 1;                // of segments; 1 unless wholly dirty
   std::uint32_t length = 0;               // bytes stored
@@ -30,7 +31,7 @@ struct Segment {
 using SegmentTable = std::vector<Segment>;        // by index, not overlapping
 
 void encode_table(Encoder& to, const SegmentTable& table);
-// Checks what a reader relies on: order, lengths, places below `file_end`.
+// Checks what a reader relies on: order, lengths, places in `data`, which is all of the file that segments may be in.
 Result<SegmentTable> decode_table(Decoder& from, std::uint64_t segments, Range data);
 
 // The table of a bitmap, which stays as it is meanwhile, entry by entry.  A segment that is as it was in `before` keeps its

@@ -65,6 +65,35 @@ TEST(Segments, AreLoadedAsStored) {
   }
 }
 
+// What a file that was cut short has no more is dirtied, and what it has is right; also when that was written down before it was read.
+TEST(Segments, AreMissingBehindTheEndOfTheFile) {
+  Prng prng(4);
+  const std::uint64_t size = 8 * segment_granules * 512;
+  const DirtyBitmap bitmap = random_bitmap(prng, size, 512);
+  Stored stored;
+  const SegmentTable table = stored.store(bitmap);
+  for (const bool again : {false, true})
+    for (std::uint64_t end = stored.next; end >= 4096; end -= std::min<std::uint64_t>(end, 1024)) {
+      SegmentTable read = table;
+      for (int times = 0; times < (again ? 2 : 1); ++times) {
+        Encoder to;
+        encode_table(to, read);
+        Decoder from(to.bytes());
+        const auto decoded = decode_table(from, segments_of(bitmap), {4096, end - 4096});
+        ASSERT_TRUE(decoded.ok());
+        read = *decoded;
+      }
+      ASSERT_EQ(read.size(), table.size());
+      for (std::size_t i = 0; i < table.size(); ++i) {
+        const bool there = table[i].position + table[i].length <= end;
+        EXPECT_EQ(read[i].kind, there ? table[i].kind : Segment::Kind::missing);
+        EXPECT_EQ(read[i].index, table[i].index);
+        DirtyBitmap loaded(size, 512);
+        EXPECT_EQ(load_segment(loaded, read[i], stored.at[read[i].position], id), there);
+      }
+    }
+}
+
 // As a job's frozen bits and those marked since are, after a crash.
 TEST(Segments, AddToWhatIsThere) {
   Prng prng(2);

@@ -185,7 +185,9 @@ Task<Catalogue> StoreFile::read_catalogue(const Superblock& root) {
     }
     const Bytes bytes = buffer->bytes().first(place.length);
     if (checksum(bytes, root.store_id) != root.catalogue_sum) continue;
-    co_return co_await unwrap(Catalogue::decode(bytes, data));
+    auto catalogue = Catalogue::decode(bytes, data);
+    if (!catalogue) co_await catalogue.error().with_context("tracking store '" + path_ + "'");
+    co_return *std::move(catalogue);
   }
   if (!why) why = Error(Errc::corrupt, "tracking store '" + path_ + "': its catalogue is damaged");
   co_await *why;

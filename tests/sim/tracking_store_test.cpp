@@ -196,6 +196,22 @@ TEST_F(TrackingStoreTest, WithBothRootsRottenItIsDamagedAndMadeAnew) {
   EXPECT_EQ(look().dirty, 4096u);
 }
 
+// What its end held is dirty, and nothing else is lost.
+TEST_F(TrackingStoreTest, CutShortItMarksWhatIsMissing) {
+  make();
+  const auto whole = file(store);
+  unsigned marked = 0;
+  for (std::size_t size = whole.size(); size >= 4096; size -= std::min<std::size_t>(size, 4096)) {
+    world.disk().import_file(store, std::vector<std::byte>(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
+    const Found found = look();
+    if (found.there) EXPECT_GE(found.dirty, 4096u) << size;
+    else EXPECT_TRUE(reported(StoreReport::Kind::damaged)) << size;
+    marked += found.there && found.dirty == disk.size;
+    reports.clear();
+  }
+  EXPECT_GT(marked, 0u);
+}
+
 // It may be anybody's, so it is for its owner to remove; that is said at once.
 TEST_F(TrackingStoreTest, WhatCannotBeKnownForAStoreIsToBeRemovedByHand) {
   make();
