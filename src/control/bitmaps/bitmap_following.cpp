@@ -154,7 +154,6 @@ Task<> continue_bitmaps(BlockNode& node, BlockNode& overlay, Transaction& undo) 
 }
 
 Task<> bring_following_bitmaps(BlockNode& from, BlockNode& to) {
-  const auto turn = co_await from.graph().bitmap_changes().lock();
   BlockNode& image = skip_filters(to);
   const Bitmaps bitmaps = following(from);
   image.remember_size(from.size_largest());

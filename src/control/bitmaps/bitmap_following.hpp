@@ -18,7 +18,8 @@ Task<> prepare_to_follow(BlockNode& from, BlockNode& to);
 // What is persistent is durable when the overlay's tracking has been saved.
 Task<> continue_bitmaps(BlockNode& node, BlockNode& overlay, Transaction& undo);
 
-// `to` holds what `from` shows and is about to take its place; both are at rest.  Durable.  On error nothing has changed.
+// `to` holds what `from` shows and is about to take its place; both are at rest, and bitmaps stay where they are until they are dropped
+// (Graph::bitmap_changes).  Durable.  On error nothing has changed.
 Task<> bring_following_bitmaps(BlockNode& from, BlockNode& to);
 // It has taken it.
 void drop_following_bitmaps(BlockNode& from) noexcept;

@@ -177,6 +177,7 @@ Task<> move_disk(BlockNode& disk, BlockNode& target) {
   const auto still = co_await disk.graph().drain(disk);
   const auto target_still = co_await disk.graph().drain(target);
   co_await prepare_to_follow(disk, target);
+  const auto bitmaps_stay = co_await disk.graph().bitmap_changes().lock();
   co_await bring_following_bitmaps(disk, target);
   co_await unwrap(disk.graph().replace(disk, target));
   drop_following_bitmaps(disk);

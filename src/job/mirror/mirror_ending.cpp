@@ -94,6 +94,7 @@ Task<> MirrorJob::pivot() {
   BlockNode* replaced = &source;
   if (options_.replaces) replaced = co_await unwrap(find_replaced(options_));
   if (commit_) co_await commit_->prepare_pivot();
+  auto bitmaps_stay = co_await graph().bitmap_changes().lock();          // until they have gone over
   if (brings_bitmaps()) co_await options_.access->bring_bitmaps(*replaced, target);
   edge_.reset();
   top().retire();
@@ -107,6 +108,7 @@ Task<> MirrorJob::pivot() {
   if (commit_) co_await commit_->part_from_base();
   if (commit_) commit_->hand_over();
   if (options_.access) options_.access->drop_bitmaps(*replaced);         // filters above it are on the target by now
+  bitmaps_stay.unlock();
   // So that both are let go of with it.
   const Result<> kept = top().file().retarget(source);
   TM_ASSERT(kept.ok());
